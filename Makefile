@@ -1,0 +1,36 @@
+# Each target sets itself up in .venv from a fresh clone. Another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
+
+.PHONY: demo test lint tiny clean
+
+demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
+	.venv/bin/perakit demo $(DEMO)
+
+test: .venv/test-ready ## the whole test suite
+	.venv/bin/python -m pytest $(TESTS)
+
+lint: .venv/test-ready ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
+	.venv/bin/python -m perakit.toy.pretrain build/tiny
+
+clean:
+	rm -rf .venv build perakit-demo
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "perakit needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make demo PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+.venv/demo-ready: pyproject.toml .ci/constraints.txt | .venv/bin/python
+	@echo "installing perakit and its dependencies into .venv ..."
+	$(PIP) -e .
+	@touch $@
+
+.venv/test-ready: pyproject.toml .ci/constraints.txt | .venv/bin/python
+	@echo "installing perakit with its test extras into .venv ..."
+	$(PIP) -e ".[test]"
+	@touch $@

@@ -1,0 +1,185 @@
+"""What every method is: a frozen description (Method), and the module that holds its parameters (Adapter).
+
+An adapter is a map W0 -> W0 + ΔW. An additive method gives `factors()`, whose product is ΔW with the scale included;
+a method whose ΔW depends on W0 gives `delta(W0)` instead. Forward, merge, save and reports follow from that one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perakit.adapters.forward import adapted_linear
+from perakit.errors import PerakitError
+from perakit.formulas import check_count
+
+SCALINGS = ("standard", "rslora")
+INITS = ("zero_B", "zero_A")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to adapt a layer; the arguments that all methods share.
+
+    rank: r, columns of B and rows of A; alpha: the update is multiplied by alpha/rank, None = rank (scale 1);
+    scaling: "standard" alpha/r, or "rslora" alpha/√r (arXiv 2312.03732); dropout: chance that an input feature of
+    the update (not of W0) is dropped in training; init: which factor starts at zero, so that ΔW does: "zero_B" with
+    Kaiming-uniform A (LoRA, PEFT, PERA's released code), or "zero_A" with Gaussian B (PERA's paper).
+    """
+
+    # Each subclass in perakit.adapters, or of a user's own, is found by its name: load and the command line ask here.
+    registry: ClassVar[dict[str, type[Method]]] = {}
+    name: ClassVar[str]
+    adapter: ClassVar[type[Adapter]]
+
+    rank: int
+    alpha: float | None = None
+    scaling: str = "standard"
+    dropout: float = 0.0
+    init: str = "zero_B"
+
+    def __init_subclass__(cls) -> None:
+        name = cls.__dict__.get("name")
+        other = Method.registry.get(str(name))
+        if not isinstance(name, str) or (other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__)):
+            raise PerakitError(f"{cls.__qualname__} needs a name of its own, a string, not {name!r}: files find the method by it")
+        Method.registry[name] = cls
+
+    def __post_init__(self) -> None:
+        check_count("rank", self.rank)
+        if self.alpha is not None:
+            check_positive("alpha", self.alpha, "or None, which means alpha = rank")
+        check_choice("scaling", self.scaling, SCALINGS)
+        check_choice("init", self.init, INITS)
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise PerakitError(f"dropout={self.dropout!r} must be a number in [0, 1): the share of inputs to drop")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the update: α/r, or α/√r for rsLoRA."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return float(alpha / (self.rank if self.scaling == "standard" else math.sqrt(self.rank)))
+
+    def shapes(self, m: int, n: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every trainable parameter on an (m, n) layer."""
+        return {"A": (self.rank, n), "B": (m, self.rank)}
+
+    def rank_bound(self, m: int, n: int) -> int:
+        """The largest rank that ΔW can have by construction."""
+        return min(m, n, self.rank)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON, with the method's name; `from_dict` reads it back."""
+        return {"method": self.name, **asdict(self)}
+
+    @staticmethod
+    def from_dict(config: Any) -> Method:
+        """The method that `to_dict` wrote; PerakitError on anything unknown."""
+        options = dict(config) if isinstance(config, dict) else {}
+        name = options.pop("method", None)
+        if not isinstance(name, str) or name not in Method.registry:
+            raise PerakitError(f"unknown method {name!r}: known here are {', '.join(sorted(Method.registry))}")
+        try:
+            return Method.registry[name](**options)
+        except TypeError as error:
+            raise PerakitError(f"method {name!r} does not take these options ({error}): was it written by another version?") from error
+
+
+class Adapter(nn.Module):
+    """The parameters of one method on one layer, and the ΔW they make.
+
+    method: the description; W0 (m, n): the frozen weight, which gives shape, dtype and device. Parameters have dtype
+    `promote_types(W0.dtype, float32)`: an update is too small for half precision.
+    A subclass overrides `delta` (or `factors`, see Additive) and, where its start differs, `reset`.
+    """
+
+    def __init__(self, method: Any, W0: Tensor) -> None:
+        super().__init__()
+        self.method = method
+        dtype = torch.promote_types(W0.dtype, torch.float32)
+        for name, shape in method.shapes(*W0.shape).items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=W0.device)))
+
+    def reset(self, W0: Tensor) -> None:
+        """Draw the start values, with which ΔW is exactly zero."""
+        raise NotImplementedError
+
+    def delta(self, W0: Tensor) -> Tensor:
+        """ΔW (m, n), scale included, for the frozen weight W0 (m, n)."""
+        raise NotImplementedError
+
+    def product(self, W0: Tensor) -> Sequence[Tensor]:
+        """Matrices whose product is ΔW, for the forward pass to multiply in the order it likes."""
+        return (self.delta(W0),)
+
+    def forward(self, x: Tensor, W0: Tensor, bias: Tensor | None) -> Tensor:
+        """The adapted layer: x (..., n) -> (..., m)."""
+        active = self.training and self.method.dropout > 0
+        dropped = F.dropout(x, self.method.dropout) if active else None
+        return adapted_linear(x, W0, bias, self.product(W0), dropped)
+
+    def extra_repr(self) -> str:
+        return repr(self.method)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
+        """`model.half()` and `.to(bfloat16)` move an adapter but leave it in float32."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            low = moved.is_floating_point() and moved.dtype.itemsize < 4
+            return tensor.to(moved.device) if low else moved
+
+        super()._apply(keep, recurse)
+        return self
+
+
+class Additive(Adapter):
+    """An adapter whose ΔW = B_hat A_hat does not depend on W0, with the parameters `A` (r, n) and `B` (m, r)."""
+
+    A: nn.Parameter
+    B: nn.Parameter
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(B_hat (m, K), A_hat (K, n)), whose product is ΔW, scale included."""
+        raise NotImplementedError
+
+    def delta(self, W0: Tensor | None = None) -> Tensor:
+        B_hat, A_hat = self.factors()
+        return B_hat @ A_hat
+
+    def product(self, W0: Tensor) -> Sequence[Tensor]:
+        return self.factors()
+
+    def reset(self, W0: Tensor) -> None:
+        """One factor random, the other zero.
+
+        "zero_B": A uniform in ±1/√n (Kaiming-uniform with a = √5, as LoRA's code); "zero_A": B Gaussian with the
+        same variance, 1/(3m): the paper gives no variance.
+        """
+        with torch.no_grad():
+            if self.method.init == "zero_B":
+                nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+                self.B.zero_()
+            else:
+                self.B.normal_(std=1 / math.sqrt(3 * self.B.shape[0]))
+                self.A.zero_()
+
+
+def check_positive(name: str, value: Any, remedy: str = "") -> None:
+    """Refuse anything but a finite number > 0."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise PerakitError(f"{name}={value!r} must be a finite number > 0 {remedy}".rstrip())
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse anything but one of `choices`."""
+    if value not in choices:
+        raise PerakitError(f"{name}={value!r} is unknown: choose from {', '.join(map(repr, choices))}")

@@ -1,0 +1,25 @@
+"""LoRA, arXiv 2106.09685."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from perakit.adapters.base import Additive, Method
+
+
+class LoRAAdapter(Additive):
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return self.method.scale * self.B, self.A
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """Low-rank adaptation: ΔW = s B A, s = α/r (or α/√r), with B (m, r) and A (r, n).
+
+    Arguments as in `Method`; r(m+n) trainable parameters a layer. Rule: `formulas.lora`.
+    """
+
+    name = "lora"
+    adapter = LoRAAdapter

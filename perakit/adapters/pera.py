@@ -1,0 +1,61 @@
+"""PERA, Polynomial Expansion Rank Adaptation, arXiv 2604.11841."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from perakit import formulas
+from perakit.adapters.base import Additive, Method, check_positive
+
+
+class PERAAdapter(Additive):
+    h: nn.Parameter
+
+    def __init__(self, method: PERA, W0: Tensor) -> None:
+        super().__init__(method, W0)
+        for d, indices in enumerate(formulas.monomials(method.rank, method.terms, method.degree), start=2):
+            self.register_buffer(f"degree_{d}", torch.as_tensor(indices, device=W0.device), persistent=False)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        method = self.method
+        index = [getattr(self, f"degree_{d}") for d in range(2, method.degree + 1)]
+        B_hat, A_hat = formulas.expand(self.B, self.A, method.feature_scale * self.h, method.terms, method.degree, index)
+        return method.scale * B_hat, A_hat
+
+    def reset(self, W0: Tensor) -> None:
+        super().reset(W0)
+        nn.init.zeros_(self.h)
+
+
+@dataclass(frozen=True)
+class PERA(Method):
+    """Polynomial expansion of LoRA's factors: ΔW = s (B A + Σ_{i<=j} h_ij (b_i∘b_j)(a_i∘a_j)ᵀ).
+
+    Polynomial in the parameters, linear in the input: ΔW is a fixed matrix of rank up to K = r(r+3)/2.
+    terms: "full", "square" (i = j) or "cross" (i < j); degree: highest degree of a product, 2 in the paper;
+    feature_scale: constant factor of the polynomial part, 1 in the paper (at 1 that part can be nearly inert: watch
+    `perakit.theory.order_share`); the other arguments as in `Method`. h starts at zero and is trained:
+    r(m+n) + r(r+1)/2 parameters a layer. Rule: `formulas.pera`.
+    """
+
+    name = "pera"
+    adapter = PERAAdapter
+
+    terms: str = "full"
+    degree: int = 2
+    feature_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        formulas.rank_bound(self.rank, self.terms, self.degree)  # refuses unknown terms and degrees
+        check_positive("feature_scale", self.feature_scale, "(for no polynomial part, use LoRA)")
+
+    def shapes(self, m: int, n: int) -> dict[str, tuple[int, ...]]:
+        products = formulas.rank_bound(self.rank, self.terms, self.degree) - self.rank
+        return super().shapes(m, n) | {"h": (products,)}
+
+    def rank_bound(self, m: int, n: int) -> int:
+        return min(m, n, formulas.rank_bound(self.rank, self.terms, self.degree))

@@ -1,0 +1,174 @@
+"""The mathematics, written once: each update rule is a pure function of arrays.
+
+Read with NumPy floats a rule is the reference, with torch tensors the layer, with object arrays of sympy symbols
+the derivation. Shapes: W0 and ΔW (m, n) = (d_out, d_in), B (m, r), A (r, n). Updates are unscaled: alpha belongs
+to the layer. Sources: LoRA arXiv 2106.09685; PERA arXiv 2604.11841, whose equations are cited below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
+from typing import Any, TypeVar
+
+import numpy as np
+
+from perakit.errors import PerakitError
+
+Array = Any  # numpy.ndarray (of floats or of sympy expressions) or torch.Tensor
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+TERMS = ("full", "square", "cross")
+_counts: dict[str, Callable[..., int]] = {}
+
+
+def trainable(count: Callable[..., int]) -> Callable[[Rule], Rule]:
+    """State, beside an update rule, how many parameters it trains: a function of (m, n, rank, **options)."""
+
+    def remember(rule: Rule) -> Rule:
+        _counts[rule.__name__] = count
+        return rule
+
+    return remember
+
+
+def parameter_count(m: int, n: int, rank: int, method: str, **options: Any) -> int:
+    """Trainable parameters of `method` on one (m, n) layer.
+
+    method: the name of its rule here, "lora", "pera" ...; options: what the rule takes besides arrays (PERA:
+    terms, degree). LoRA has r(m+n), PERA r(m+n) + r(r+1)/2 (arXiv 2604.11841, section 3).
+    """
+    if method not in _counts:
+        raise PerakitError(f"unknown method {method!r}: choose from {', '.join(sorted(_counts))}")
+    return _counts[method](m, n, rank, **options)
+
+
+# --- monomials -------------------------------------------------------------------------------------------------
+
+
+def monomials(rank: int, terms: str = "full", degree: int = 2) -> list[np.ndarray]:
+    """Which columns are multiplied: for each d = 2 ... degree an index array (d, K_d), in lexicographic order.
+
+    terms: "full" takes every monomial of degree d, "square" those with all indices equal (b_i∘b_i, and b_i∘b_i∘b_i
+    at degree 3), "cross" the others.
+    """
+    _check_terms(rank, terms, degree)
+    found = []
+    for d in range(2, degree + 1):
+        rows = [
+            row for row in combinations_with_replacement(range(rank), d) if terms == "full" or (row[0] == row[-1]) == (terms == "square")
+        ]
+        found.append(np.array(rows, dtype=np.int64).reshape(-1, d).T)
+    return found
+
+
+def pairs(rank: int, terms: str = "full") -> tuple[np.ndarray, np.ndarray]:
+    """Index arrays (i, j) of the products b_i∘b_j, in the order of `np.triu_indices`: the order of h.
+
+    terms: "full" i <= j (r(r+1)/2 pairs), "square" i = j (r), "cross" i < j (r(r-1)/2).
+    """
+    i, j = monomials(rank, terms)[0]
+    return i, j
+
+
+def rank_bound(rank: int, terms: str = "full", degree: int = 2) -> int:
+    """K, the number of rank-one terms of a PERA update, hence a bound on its rank.
+
+    K = C(r+k, k) - 1 at degree k (full), so r(r+3)/2 at k = 2; rk (square only); C(r+k, k) - 1 - r(k-1) (cross only).
+    LoRA's bound is r itself.
+    """
+    _check_terms(rank, terms, degree)
+    full, square = math.comb(rank + degree, degree) - 1, rank * degree
+    return {"full": full, "square": square, "cross": full - square + rank}[terms]
+
+
+def _check_terms(rank: int, terms: str, degree: int) -> None:
+    check_count("rank", rank)
+    check_count("degree", degree, least=2)
+    if terms not in TERMS:
+        raise PerakitError(f"terms={terms!r} is unknown: choose from {', '.join(map(repr, TERMS))}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse anything but an integer >= least: 4.0 and True are not ranks."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
+        raise PerakitError(f"{name}={value!r} must be an integer >= {least}")
+
+
+# --- update rules ----------------------------------------------------------------------------------------------
+
+
+@trainable(lambda m, n, rank: rank * (m + n))
+def lora(B: Array, A: Array) -> Array:
+    """LoRA: ΔW = B A.
+
+    B (m, r), A (r, n); returns ΔW (m, n), unscaled. Source: arXiv 2106.09685, Eq. 3; arXiv 2604.11841, Eq. 8.
+    """
+    _check_factors(B, A)
+    return B @ A
+
+
+@trainable(lambda m, n, rank, terms="full", degree=2: rank * (m + n) + rank_bound(rank, terms, degree) - rank)
+def pera(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2) -> Array:
+    """PERA: ΔW = B A + Σ_{i<=j} h_ij (b_i∘b_j)(a_i∘a_j)ᵀ.
+
+    B (m, r) with columns b_i, A (r, n) with rows a_i, h (K - r,) one coefficient for each product, in the order of
+    `monomials`; h = 0 is LoRA. terms: "full", "square" (Eq. 10) or "cross" (Eq. 11); degree: highest degree of a
+    product, 2 in the paper. Polynomial in the parameters, linear in the layer's input.
+    Returns ΔW (m, n), unscaled. Source: arXiv 2604.11841, Eq. 9.
+    """
+    B_hat, A_hat = expand(B, A, h, terms, degree)
+    return B_hat @ A_hat
+
+
+def expand(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, index: Sequence[Array] | None = None) -> tuple[Array, Array]:
+    """PERA's factors: Poly(B) = [b_i ; b_i∘b_j] (m, K) and Poly_H(A) = [a_i ; h_ij (a_i∘a_j)] (K, n).
+
+    Arguments as in `pera`; linear features come first. index: `monomials(rank, terms, degree)` as arrays of B's
+    kind, for callers that keep them (a compiled layer); None computes them.
+    Returns (B_hat (m, K), A_hat (K, n)), whose product is `pera(B, A, h)`. Source: arXiv 2604.11841, Eq. 2-5.
+    """
+    rank = _check_factors(B, A)
+    count = rank_bound(rank, terms, degree) - rank
+    if tuple(h.shape) != (count,):
+        raise PerakitError(f"h has shape {tuple(h.shape)}: rank {rank}, terms={terms!r}, degree {degree} need ({count},)")
+    columns, rows = [B], [A]
+    for indices in monomials(rank, terms, degree) if index is None else index:  # (d, K_d)
+        columns.append(_product(B, indices, axis=1))  # (m, K_d)
+        rows.append(_product(A, indices, axis=0))  # (K_d, n)
+    A_poly = _join(rows[1:], axis=0)
+    return _join(columns, axis=1), _join([A, h[:, None] * A_poly], axis=0)
+
+
+def _check_factors(B: Array, A: Array) -> int:
+    if len(B.shape) != 2 or len(A.shape) != 2 or B.shape[1] != A.shape[0]:
+        raise PerakitError(f"B {tuple(B.shape)} and A {tuple(A.shape)} do not match: need (m, r) and (r, n)")
+    return int(A.shape[0])
+
+
+# The two array operations whose name differs between NumPy and torch. Only a caller that holds a tensor reaches the
+# torch branch, so this module imports without torch.
+
+
+def _product(X: Array, indices: Array, axis: int) -> Array:
+    """Elementwise product of the slices of X along `axis` that the rows of `indices` (d, K_d) name."""
+    if isinstance(X, np.ndarray):
+        slices = [np.take(X, row, axis) for row in indices]
+    else:
+        import torch
+
+        # index_select, since the backward of X[i] adds in an order that threads decide
+        slices = [X.index_select(axis, torch.as_tensor(row, device=X.device)) for row in indices]
+    product = slices[0]
+    for factor in slices[1:]:
+        product = product * factor
+    return product
+
+
+def _join(parts: Sequence[Array], axis: int) -> Array:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts, axis)
+    import torch
+
+    return torch.cat(list(parts), dim=axis)

@@ -1,0 +1,121 @@
+"""A layer with an adapter, and how to find such layers in a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perakit.adapters import Adapter
+from perakit.models.layers import LayerKind
+
+
+class AdaptedLayer(nn.Module):
+    """Stands where `base` stood: W0 x + b + ΔW x.
+
+    base: the original layer, whose W0 is never written; adapter: gives ΔW; kind: how base stores W0.
+    enabled: False answers with base alone; merged: W0 + ΔW once merged, else None, kept out of the state dict.
+    """
+
+    merged: Tensor | None
+
+    def __init__(self, base: nn.Module, adapter: Adapter, kind: type[LayerKind]) -> None:
+        super().__init__()
+        self.base, self.adapter, self.kind = base, adapter, kind
+        self.enabled = True
+        self.register_buffer("merged", None, persistent=False)
+        self.register_load_state_dict_post_hook(_merge_again)
+        self.train(base.training)
+
+    @property
+    def W0(self) -> Tensor:
+        """The frozen weight (m, n)."""
+        return self.kind.weight(self.base)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight in effect, stored as base stores it, for code that reads a layer's weight instead of calling it."""
+        if not self.enabled:
+            return self.base.get_parameter("weight")
+        W = self.W0 + self.adapter.delta(self.W0).to(self.W0.dtype) if self.merged is None else self.merged
+        return self.kind.matrix(W)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias (m,), or None."""
+        return self.kind.bias(self.base)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., n) -> (..., m), by whichever of W0, W0 + ΔW and W0 with factors is in effect."""
+        if not self.enabled:
+            return self.base(x)
+        if self.merged is not None:
+            return F.linear(x, self.merged, self.bias)
+        return self.adapter(x, self.W0, self.bias)
+
+    @torch.no_grad()
+    def exact_delta(self) -> Tensor:
+        """ΔW (m, n) in float64 on a CPU, in float32 at least elsewhere: expanded and multiplied in that precision."""
+        W0 = self.W0
+        wide = torch.float64 if W0.device.type == "cpu" else torch.promote_types(W0.dtype, torch.float32)
+        return copy.deepcopy(self.adapter).to(wide).delta(W0.to(wide))
+
+    @torch.no_grad()
+    def sum_with(self, delta: Tensor) -> Tensor:
+        """W0 + `delta`, added in delta's precision and rounded once to W0's dtype, in W0's memory layout."""
+        return torch.empty_like(self.W0).copy_(self.W0.to(delta.dtype) + delta)
+
+
+def _merge_again(layer: nn.Module, _: Any) -> None:
+    """After load_state_dict, a merged layer follows what was loaded."""
+    assert isinstance(layer, AdaptedLayer)
+    if layer.merged is not None:
+        layer.merged = layer.sum_with(layer.exact_delta())
+
+
+def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, by the name it has without adapters; an AdaptedLayer is not entered."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield prefix, module
+    if not isinstance(module, AdaptedLayer):
+        for name, child in module._modules.items():
+            if child is not None:
+                yield from walk(child, f"{prefix}.{name}" if prefix else name, seen)
+
+
+def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """Name (without adapters) -> adapted layer, in the model's order."""
+    return {name: module for name, module in walk(model) if isinstance(module, AdaptedLayer)}
+
+
+def adapters(model: nn.Module) -> dict[str, Adapter]:
+    """Name -> the adapter on it."""
+    return {name: layer.adapter for name, layer in adapted_layers(model).items()}
+
+
+@torch.no_grad()
+def delta_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> ΔW (d_out, d_in), scale included, in the adapter's dtype."""
+    return {name: layer.adapter.delta(layer.W0) for name, layer in adapted_layers(model).items()}
+
+
+def tied_to(model: nn.Module, layer: nn.Module) -> str | None:
+    """Name of another module that uses the weight of `layer`, or None."""
+    weight = layer.get_parameter("weight")
+    for name, module in walk(model):
+        other = module.base if isinstance(module, AdaptedLayer) else module
+        for parameter in other._parameters.values():
+            if other is not layer and parameter is not None and _same_memory(parameter, weight):
+                return name
+    return None
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.device == b.device and a.device.type != "meta" and a.numel() > 0 and a.data_ptr() == b.data_ptr())

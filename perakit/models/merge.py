@@ -1,0 +1,122 @@
+"""Add the update to the weight: for inference (merge, and bitwise back) or for good (bake).
+
+The sum is formed in float64 (float32 off the CPU) and rounded once; W0 is kept, never recovered by subtraction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from perakit.errors import PerakitError
+from perakit.models.adapted import AdaptedLayer, adapted_layers, tied_to
+from perakit.models.attach import detach
+from perakit.table import Table
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What the one rounding of W0 + ΔW to the base's dtype did, layer by layer.
+
+    rows: (layer, dtype, ‖ΔW‖/‖W0‖, error, unchanged): error is ‖round(W0 + ΔW) − (W0 + ΔW)‖ / ‖ΔW‖ in Frobenius
+    norm, the share of the update that rounding lost (0 where ΔW = 0); unchanged is the share of the weights that
+    ΔW should move and rounding left where they were. Both are near 1 where a dtype is too coarse for the update.
+    """
+
+    rows: list[tuple[str, str, float, float, float]]
+
+    @property
+    def worst(self) -> float:
+        """The largest error of a layer."""
+        return max((row[3] for row in self.rows), default=0.0)
+
+    def table(self) -> Table:
+        """The report as a table, to print or to show in a notebook."""
+        columns = ("layer", "dtype", "update / weight", "lost in rounding", "weights unchanged")
+        cells = [[name, dtype, f"{size:.2e}", f"{error:.2e}", f"{same:.2%}"] for name, dtype, size, error, same in self.rows]
+        foot = "" if cells else "nothing to do: every adapter is merged already"
+        return Table(columns, cells, foot)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def merge(model: nn.Module) -> MergeReport:
+    """Answer with one matrix W0 + ΔW per layer: the cost of the base model, to rounding the same output.
+
+    W0 stays, so `unmerge` is bitwise and a state dict or `save` is the same merged or not. Layers that are merged
+    already are left alone. Training a merged model changes nothing: its factors are not in the forward pass.
+    Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not finite or a
+    layer's weight is shared with another.
+    """
+    layers = {name: layer for name, layer in _some(model).items() if layer.merged is None}
+    sums, report = _sums(model, layers)
+    for name, layer in layers.items():
+        layer.merged = sums[name]
+    return report
+
+
+def unmerge(model: nn.Module) -> None:
+    """Answer with W0 and the factors again, bitwise as before `merge`; a no-op where nothing is merged."""
+    for layer in adapted_layers(model).values():
+        layer.merged = None
+
+
+def bake(model: nn.Module) -> MergeReport:
+    """Write W0 + ΔW into the plain layers for good and drop the adapters: the model that ships.
+
+    Raises as `merge` does, with nothing written; returns the same report.
+    """
+    layers = _some(model)
+    sums, report = _sums(model, layers)
+    for name, layer in layers.items():
+        layer.kind.write(layer.base, sums[name])
+    detach(model)
+    return report
+
+
+def _some(model: nn.Module) -> dict[str, AdaptedLayer]:
+    layers = adapted_layers(model)
+    if not layers:
+        raise PerakitError("the model has no adapter: pk.attach(model, pk.PERA(rank=8), targets) or pk.load first")
+    return layers
+
+
+def _sums(model: nn.Module, layers: dict[str, AdaptedLayer]) -> tuple[dict[str, Tensor], MergeReport]:
+    """round(W0 + ΔW) of every layer, and what the rounding did; nothing in the model changes."""
+    sums, rows = {}, []
+    for name, layer in layers.items():
+        other = tied_to(model, layer.base)
+        if other is not None:
+            raise PerakitError(
+                f"cannot merge layer {name!r}: its weight is shared with {other!r}, which must not change; "
+                "untie them (give the layer a clone of the weight) or leave the adapter unmerged"
+            )
+        delta = layer.exact_delta()
+        _check_finite(layer, name, delta)
+        sums[name] = layer.sum_with(delta)
+        rows.append((name, str(layer.W0.dtype).removeprefix("torch."), *_rounding(layer.W0, delta, sums[name])))
+    return sums, MergeReport(rows)
+
+
+def _check_finite(layer: AdaptedLayer, name: str, delta: Tensor) -> None:
+    bad = [key for key, parameter in layer.adapter.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
+    if not layer.sum_with(delta).isfinite().all():
+        raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to float32 first")
+
+
+def _rounding(W0: Tensor, delta: Tensor, rounded: Tensor) -> tuple[float, float, float]:
+    """(‖ΔW‖/‖W0‖, ‖rounding error‖/‖ΔW‖, share of weights that should move and do not)."""
+    wide = W0.to(delta.dtype)
+    size, update = torch.linalg.norm(wide).item(), torch.linalg.norm(delta).item()
+    error = torch.linalg.norm(rounded.to(delta.dtype) - (wide + delta)).item()
+    moved = delta != 0
+    same = ((rounded == W0) & moved).sum().item() / max(moved.sum().item(), 1)
+    return update / size if size else 0.0, error / update if update else 0.0, same

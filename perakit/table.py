@@ -1,0 +1,40 @@
+"""A small table: plain text in a terminal, HTML in a notebook, Markdown in a report."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: their titles; rows: one string a cell; foot: a line below, or empty."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    foot: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[c]) for line in lines) for c in range(len(self.columns))]
+        text = ["  ".join(self._pad(line[c], widths[c], c) for c in range(len(widths))).rstrip() for line in lines]
+        text.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([*text, self.foot] if self.foot else text)
+
+    def markdown(self) -> str:
+        """The table for a Markdown page."""
+        rule = [":--" if c == 0 else "--:" for c in range(len(self.columns))]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (self.columns, rule, *self.rows)]
+        return "\n".join([*lines, "", self.foot] if self.foot else lines)
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        body = row(self.columns, "th") + "".join(row(cells, "td") for cells in self.rows)
+        return f"<table>{body}</table>" + (f"<p>{html.escape(self.foot)}</p>" if self.foot else "")
+
+    @staticmethod
+    def _pad(cell: str, width: int, column: int) -> str:
+        return cell.ljust(width) if column == 0 else cell.rjust(width)

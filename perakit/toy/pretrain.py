@@ -1,0 +1,65 @@
+"""Train the tiny model that perakit ships: `python -m perakit.toy.pretrain OUT` (resumable; about an hour on 2 cores).
+
+The text is docstring prose that is on every user's disk: the standard library's and that of perakit's own
+dependencies. OUT receives config.json, model.safetensors and card.json, the three files of `perakit/toy/weights`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as to_safetensors
+
+from perakit.files import write_atomically
+from perakit.toy import corpus
+from perakit.toy.gpt2 import GPT2, Config
+from perakit.toy.training import Recipe, bits_per_byte, train
+
+TEXT = "prose+prose:numpy+prose:scipy+prose:sympy+prose:matplotlib+prose:torch"
+CONFIG = Config(n_embd=192, n_layer=4, n_head=6, n_positions=256)
+RECIPE = Recipe(
+    steps=12000,
+    batch=8,
+    lr=3e-3,
+    warmup=300,
+    weight_decay=0.1,
+    beta2=0.95,
+    bf16=True,
+    eval_every=500,
+    checkpoint_every=500,
+)
+
+
+def main(out: Path) -> None:
+    """Train with the settings above and write the model and its card to `out`."""
+    text = corpus.load(TEXT)
+    torch.manual_seed(RECIPE.seed)
+    model = GPT2(CONFIG)
+    run = train(model, text, RECIPE, out / "run", label="pretrain")
+    model.eval()
+    stdlib = corpus.load("prose")
+    card = {
+        "model": "perakit tiny: a byte-level GPT-2",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "command": "python -m perakit.toy.pretrain OUT",
+        "data": text.describe(),
+        "recipe": vars(RECIPE),
+        "heldout_bits_per_byte": round(bits_per_byte(model, text.heldout), 4),
+        "heldout_bits_per_byte_standard_library": round(bits_per_byte(model, stdlib.heldout), 4),
+        "training_seconds": round(run.seconds),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "hardware": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
+    }
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    write_atomically(out / "model.safetensors", to_safetensors(state, {"format": "pt"}))
+    write_atomically(out / "config.json", (json.dumps(CONFIG.to_dict(), indent=2) + "\n").encode())
+    write_atomically(out / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    print(json.dumps(card, indent=2))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,287 @@
+"""A training loop for small experiments: seeded, measured, and resumable to the bit.
+
+Nothing random is carried from step to step: the batch and the dropout of step t are drawn from (seed, t). A
+checkpoint therefore holds only the trainable parameters and AdamW's two moments, and a run that is killed and
+resumed ends with the same bits, on one CPU with one number of threads, as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from perakit.errors import PerakitError
+from perakit.files import write_atomically
+from perakit.toy.corpus import Corpus
+from perakit.toy.tokens import Bytes, Tokenizer
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: AdamW, linear warm-up then linear decay to zero.
+
+    steps, batch (windows a step), context (tokens a window); lr: peak learning rate; warmup: steps;
+    clip: largest gradient norm; eval_every, checkpoint_every: steps; eval_windows: held-out windows per
+    evaluation; bf16: autocast the forward pass; seed: of batches and dropout.
+    """
+
+    steps: int = 120
+    batch: int = 8
+    context: int = 256
+    lr: float = 5e-3
+    warmup: int = 10
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+    eval_every: int = 40
+    eval_windows: int = 64
+    checkpoint_every: int = 40
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "context", "eval_every", "eval_windows", "checkpoint_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise PerakitError(f"{name}={value!r} must be an integer >= 1")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise PerakitError(f"{name}={getattr(self, name)!r} must be a positive number")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0 ... steps-1."""
+        rise = (step + 1) / max(self.warmup, 1)
+        fall = (self.steps - step) / max(self.steps - self.warmup, 1)
+        return self.lr * min(rise, fall, 1.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What training left behind: one dict a step and a held-out row now and then, and the wall time."""
+
+    metrics: list[dict[str, Any]]
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """(step, training loss in bits per token)."""
+        return [(row["step"], row["loss"]) for row in self.metrics if "loss" in row]
+
+    @property
+    def heldout(self) -> list[tuple[int, float]]:
+        """(steps done, held-out bits per byte)."""
+        return [(row["step"], row["heldout_bits_per_byte"]) for row in self.metrics if "heldout_bits_per_byte" in row]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps, over all sittings."""
+        return sum(row.get("seconds", 0.0) for row in self.metrics)
+
+
+def _logits(model: nn.Module, ids: Tensor) -> Tensor:
+    output = model(ids)
+    return output if isinstance(output, Tensor) else output.logits  # transformers wraps its logits
+
+
+def _windows(ids: Tensor, starts: Tensor, context: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (windows, context), shifted by one token."""
+    rows = ids[starts[:, None] + torch.arange(context + 1)].long().to(device)
+    return rows[:, :-1], rows[:, 1:]
+
+
+def _check_length(ids: Tensor, context: int, what: str) -> None:
+    if len(ids) < context + 1:
+        raise PerakitError(f"{what} has {len(ids)} tokens, a window needs {context + 1}: bring a longer text or a shorter context")
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: nn.Module, text: bytes, context: int = 256, windows: int | None = None, batch: int = 16, tokenizer: Tokenizer | None = None
+) -> float:
+    """Mean cost of a byte of `text` under `model`, in bits: the lower, the better; 8 is knowing nothing.
+
+    The text is cut into windows of `context` predicted tokens that do not overlap, so that early tokens of each
+    see little before them; windows: use this many, evenly spread (None: all).
+    """
+    ids = (tokenizer or Bytes()).encode(text)
+    _check_length(ids, context, "held-out text")
+    device = next(model.parameters()).device
+    starts = torch.arange(0, len(ids) - context, context)
+    if windows is not None and windows < len(starts):
+        starts = starts[torch.linspace(0, len(starts) - 1, windows).long()]
+    was_training = model.training
+    model.eval()
+    try:
+        nats = 0.0
+        for part in starts.split(batch):
+            x, y = _windows(ids, part, context, device)
+            nats += F.cross_entropy(_logits(model, x).float().flatten(0, 1), y.flatten(), reduction="sum").item()
+    finally:
+        model.train(was_training)
+    return nats / (len(starts) * context) / math.log(2) * len(ids) / len(text)
+
+
+def train(
+    model: nn.Module,
+    corpus: Corpus,
+    recipe: Recipe,
+    out: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    label: str = "train",
+    after_step: Callable[[int], None] | None = None,
+) -> Run:
+    """Train what requires grad in `model`, in place, on `corpus.train`.
+
+    out: folder for `metrics.jsonl` and `checkpoint.safetensors`; where it holds an unfinished run of exactly this
+    model, text and recipe, that run goes on from its last checkpoint. None: nothing is written.
+    label: text before the progress bar (stderr); after_step: called with the number of steps done.
+    Returns the metrics; raises PerakitError on short text, a foreign checkpoint, or a loss that is not finite.
+    """
+    tokenizer = tokenizer or Bytes()
+    ids = tokenizer.encode(corpus.train)
+    _check_length(ids, recipe.context, "training text")
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise PerakitError("no parameter requires grad: attach an adapter first, or unfreeze the model")
+    device = next(iter(trainable.values())).device
+    optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
+    log = _Log(out, _fingerprint(model, corpus, recipe) if out else "")
+    start = log.resume(trainable, optimizer)
+    was_training = model.training
+    model.train()
+    bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False)
+    with torch.random.fork_rng(), bar:
+        if start == 0:
+            log.write({"step": 0, "heldout_bits_per_byte": _evaluate(model, corpus, recipe, tokenizer)})
+        for step in range(start, recipe.steps):
+            began = time.perf_counter()
+            torch.manual_seed(_step_seed(recipe.seed, step))
+            x, y = _windows(ids, torch.randint(len(ids) - recipe.context, (recipe.batch,)), recipe.context, device)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr_at(step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+                loss = F.cross_entropy(_logits(model, x).float().flatten(0, 1), y.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
+            if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+                raise PerakitError(f"loss {loss.item():g}, gradient norm {norm.item():g} at step {step}: lower lr={recipe.lr:g}")
+            optimizer.step()
+            done = step + 1
+            row = {"step": done, "loss": loss.item() / math.log(2), "lr": recipe.lr_at(step), "grad_norm": norm.item()}
+            log.write(row | {"seconds": round(time.perf_counter() - began, 4)})
+            if done % recipe.eval_every == 0 or done == recipe.steps:
+                log.write({"step": done, "heldout_bits_per_byte": _evaluate(model, corpus, recipe, tokenizer)})
+            if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+                log.checkpoint(done, trainable, optimizer)
+            bar.set_postfix_str(f"loss {row['loss']:.3f} bits", refresh=False)
+            bar.update()
+            if after_step:
+                after_step(done)
+    model.train(was_training)
+    return Run(log.rows)
+
+
+def _evaluate(model: nn.Module, corpus: Corpus, recipe: Recipe, tokenizer: Tokenizer) -> float:
+    return bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7], "big")
+
+
+def _fingerprint(model: nn.Module, corpus: Corpus, recipe: Recipe) -> str:
+    """Hash of all that decides a run: the model's state before step 0, the text, the recipe but its reports."""
+    silent = replace(recipe, eval_every=1, eval_windows=1, checkpoint_every=1)
+    digest = hashlib.sha256(json.dumps([asdict(silent), corpus.sha256], sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.requires_grad}".encode())
+    return digest.hexdigest()
+
+
+class _Log:
+    """The metrics and the checkpoint of one run, in memory and, given a folder, on disk."""
+
+    def __init__(self, out: Path | None, fingerprint: str) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.fingerprint = fingerprint
+        self.metrics = out and out / "metrics.jsonl"
+        self.saved = out and out / "checkpoint.safetensors"
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if self.metrics:
+            try:
+                self.metrics.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.metrics, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise PerakitError(f"cannot write {str(self.metrics)!r}: {error.strerror}; choose a folder that can be written") from error
+
+    def checkpoint(self, step: int, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        if self.saved:
+            tensors = {f"parameter/{name}": p.detach() for name, p in trainable.items()}
+            for name, p in trainable.items():
+                tensors |= {f"{key}/{name}": optimizer.state[p][key] for key in ADAM_STATE if p in optimizer.state}
+            meta = {"step": str(step), "fingerprint": self.fingerprint}
+            write_atomically(self.saved, to_safetensors({k: t.contiguous().cpu() for k, t in tensors.items()}, meta))
+
+    def resume(self, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+        """Put the last checkpoint back, if there is one, and return the number of steps done."""
+        step = 0
+        if self.saved and self.saved.exists():
+            try:
+                with safe_open(self.saved, "pt") as file:
+                    meta = file.metadata() or {}
+                    tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            except (SafetensorError, OSError) as error:
+                raise PerakitError(f"cannot read checkpoint {str(self.saved)!r} ({error}): delete it to start again") from error
+            if meta.get("fingerprint") != self.fingerprint:
+                raise PerakitError(
+                    f"{str(self.saved.parent)!r} holds a run of another model, text or recipe: choose another folder or delete it"
+                )
+            step = int(meta["step"])
+            with torch.no_grad():
+                for name, p in trainable.items():
+                    p.copy_(tensors[f"parameter/{name}"])
+                    optimizer.state[p] = {
+                        key: tensors[f"{key}/{name}"].to(p.device if key != "step" else "cpu")
+                        for key in ADAM_STATE
+                        if f"{key}/{name}" in tensors
+                    }
+        if self.metrics:
+            self.rows = _read_rows(self.metrics, step)
+            write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        return step
+
+
+def _read_rows(path: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of `path` up to `step`; what a killed run wrote after its last checkpoint is dropped."""
+    if step == 0 or not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the kill came in the middle of a line
+            break
+        if row["step"] <= step:
+            rows.append(row)
+    return rows
