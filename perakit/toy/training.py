@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.toy.corpus import Corpus
+from perakit.toy.memory import peak_bytes, reset_peak
 from perakit.toy.tokens import Bytes, Tokenizer
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -72,7 +73,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """What training left behind: one dict a step and a held-out row now and then, and the wall time."""
+    """What training left behind: metrics, one dict a step, and one for each look at the held-out text."""
 
     metrics: list[dict[str, Any]]
 
@@ -90,6 +91,11 @@ class Run:
     def seconds(self) -> float:
         """Time spent in training steps, over all sittings."""
         return sum(row.get("seconds", 0.0) for row in self.metrics)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory held while training: on CUDA by torch, else by the whole process."""
+        return max(row.get("peak_bytes", 0) for row in self.metrics)
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Tensor:
@@ -161,12 +167,18 @@ def train(
     optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
     log = _Log(out, _fingerprint(model, corpus, recipe) if out else "")
     start = log.resume(trainable, optimizer)
+
+    def evaluate(done: int) -> None:
+        bits = bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
+        log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
+
     was_training = model.training
     model.train()
     bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False)
+    reset_peak(device)
     with torch.random.fork_rng(), bar:
         if start == 0:
-            log.write({"step": 0, "heldout_bits_per_byte": _evaluate(model, corpus, recipe, tokenizer)})
+            evaluate(0)
         for step in range(start, recipe.steps):
             began = time.perf_counter()
             torch.manual_seed(_step_seed(recipe.seed, step))
@@ -185,7 +197,7 @@ def train(
             row = {"step": done, "loss": loss.item() / math.log(2), "lr": recipe.lr_at(step), "grad_norm": norm.item()}
             log.write(row | {"seconds": round(time.perf_counter() - began, 4)})
             if done % recipe.eval_every == 0 or done == recipe.steps:
-                log.write({"step": done, "heldout_bits_per_byte": _evaluate(model, corpus, recipe, tokenizer)})
+                evaluate(done)
             if done % recipe.checkpoint_every == 0 or done == recipe.steps:
                 log.checkpoint(done, trainable, optimizer)
             bar.set_postfix_str(f"loss {row['loss']:.3f} bits", refresh=False)
@@ -194,10 +206,6 @@ def train(
                 after_step(done)
     model.train(was_training)
     return Run(log.rows)
-
-
-def _evaluate(model: nn.Module, corpus: Corpus, recipe: Recipe, tokenizer: Tokenizer) -> float:
-    return bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
 
 
 def _step_seed(seed: int, step: int) -> int:

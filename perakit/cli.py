@@ -1,0 +1,149 @@
+"""The `perakit` command: thin, it reads arguments and calls the library. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from perakit import __version__
+from perakit.adapters import PERA, LoRA, Method
+from perakit.errors import PerakitError
+
+DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth of it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 2 for a PerakitError, printed as one sentence."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except PerakitError as error:
+        print(f"perakit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nperakit: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from perakit.toy import Recipe, corpus, finetune, load
+
+    recipe = Recipe(seed=arguments.seed)
+    if arguments.small:
+        recipe = replace(recipe, steps=12, eval_every=6, checkpoint_every=6, eval_windows=8)
+    model = load("tiny")
+    pera = finetune.uniform(model, PERA(arguments.rank), "all-linear")
+    trials = [finetune.uniform(model, LoRA(arguments.rank), "all-linear"), pera, finetune.matched_lora(model, pera)]
+    _say("reading the standard library: docstring prose is the old domain, code the new one")
+    new, old = corpus.load("code", DEMO_LIMIT), corpus.load("prose", DEMO_LIMIT)
+    result = finetune.compare("tiny", trials, new, old, recipe, arguments.out, arguments.device)
+    print("Fine-tuning the tiny GPT-2 from prose to code\n")
+    _finish(result, arguments.out)
+
+
+def _finetune(arguments: argparse.Namespace) -> None:
+    from perakit.toy import Recipe, corpus, finetune, load
+
+    model = load(arguments.model)
+    targets = arguments.targets.split(",") if arguments.targets != "all-linear" else "all-linear"
+    trials = [finetune.uniform(model, _method(text, arguments), targets, f"{text} r={arguments.rank}") for text in arguments.method]
+    new = corpus.load(arguments.text, arguments.limit)
+    old = corpus.load(arguments.old, arguments.limit) if arguments.old else None
+    names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
+    recipe = Recipe(**{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every)
+    result = finetune.compare(arguments.model, trials, new, old, recipe, arguments.out, arguments.device)
+    print(f"Fine-tuning {arguments.model} on {arguments.text}\n")
+    _finish(result, arguments.out)
+
+
+def _finish(result: Any, out: Path) -> None:
+    print(result.table())
+    print(f"\nIn {out}/: report.md, loss.png, metrics.jsonl, results.json, and an adapter in each method's folder.")
+
+
+def _params(arguments: argparse.Namespace) -> None:
+    from perakit.models import catalogue
+
+    architecture = catalogue.describe(arguments.model)
+    methods = [_method(text, arguments) for text in arguments.method]
+    targets = arguments.targets.split(",") if arguments.targets else None
+    print(catalogue.table(architecture, methods, arguments.targets))
+
+
+def _method(text: str, arguments: argparse.Namespace) -> Method:
+    """A method from `name` or `name:option=value,...`, with the rank and alpha of the command line."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for option in filter(None, rest.split(",")):
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise PerakitError(f"method option {option!r} has no value: write {name}:{option}=VALUE")
+        options[key] = _value(value)
+    common = {"method": name, "rank": arguments.rank, "alpha": arguments.alpha}
+    return Method.from_dict(common | options)
+
+
+def _value(text: str) -> Any:
+    """A number where `text` is one, else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _say(text: str) -> None:
+    print(f"perakit: {text}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="perakit", description="PERA and LoRA from first principles.")
+    parser.add_argument("--version", action="version", version=f"perakit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="fine-tune the tiny model from prose to code with LoRA and PERA, offline")
+    demo.add_argument(
+        "--out", type=Path, default=Path("perakit-demo"), help="folder for report, figure and adapters (default: %(default)s)"
+    )
+    demo.add_argument("--small", action="store_true", help="only 12 steps: does everything, learns little")
+    _common(demo)
+    demo.set_defaults(run=_demo)
+
+    tune = commands.add_parser("finetune", help="fine-tune a GPT-2 on your text with one or more methods")
+    tune.add_argument("--model", default="tiny", help="tiny, gpt2, gpt2-medium ..., or a checkpoint folder (default: %(default)s)")
+    tune.add_argument("--text", required=True, help="a text file, or prose, code, prose:PACKAGE, package:PACKAGE, synthetic")
+    tune.add_argument("--old", help="another such text, whose held-out cost is watched (forgetting)")
+    tune.add_argument("--limit", type=int, help="keep at most this many bytes of training text")
+    tune.add_argument("--out", type=Path, required=True, help="folder for report, figure and adapters; run again to resume")
+    tune.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME[:OPTION=VALUE,...]", help="default: lora pera")
+    tune.add_argument("--targets", default="all-linear", help="layer names separated by commas (default: %(default)s)")
+    tune.add_argument("--alpha", type=float, help="scale numerator; default: the rank, so that the scale is 1")
+    tune.add_argument("--steps", type=int, default=120)
+    tune.add_argument("--batch", type=int, default=8, help="windows a step")
+    tune.add_argument("--context", type=int, default=256, help="tokens a window")
+    tune.add_argument("--lr", type=float, default=5e-3, help="peak learning rate")
+    tune.add_argument("--warmup", type=int, default=10, help="steps")
+    tune.add_argument("--eval-every", type=int, default=40, help="steps between held-out costs, and checkpoints")
+    tune.add_argument("--bf16", action="store_true", help="autocast the forward pass to bfloat16")
+    _common(tune)
+    tune.set_defaults(run=_finetune)
+
+    params = commands.add_parser("params", help="trainable parameters of each method on a well-known model")
+    params.add_argument("--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json")
+    params.add_argument("--rank", type=int, default=8)
+    params.add_argument("--alpha", type=float, help=argparse.SUPPRESS)
+    params.add_argument("--targets", help="projections separated by commas: q,k,v,o,gate,up,down, or layer names")
+    params.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME[:OPTION=VALUE,...]", help="default: lora pera")
+    params.set_defaults(run=_params)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rank", type=int, default=8, help="rank r of the factors (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of factors, batches and dropout (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
