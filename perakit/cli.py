@@ -72,7 +72,6 @@ def _params(arguments: argparse.Namespace) -> None:
 
     architecture = catalogue.describe(arguments.model)
     methods = [_method(text, arguments) for text in arguments.method]
-    targets = arguments.targets.split(",") if arguments.targets else None
     print(catalogue.table(architecture, methods, arguments.targets))
 
 

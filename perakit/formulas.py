@@ -20,6 +20,7 @@ Array = Any  # numpy.ndarray (of floats or of sympy expressions) or torch.Tensor
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 TERMS = ("full", "square", "cross")
+LARGEST_RANK, LARGEST_DEGREE = 2**20, 64  # beyond these a number is a mistake, or a file that lies
 _counts: dict[str, Callable[..., int]] = {}
 
 
@@ -84,16 +85,19 @@ def rank_bound(rank: int, terms: str = "full", degree: int = 2) -> int:
 
 
 def _check_terms(rank: int, terms: str, degree: int) -> None:
-    check_count("rank", rank)
-    check_count("degree", degree, least=2)
+    check_count("rank", rank, most=LARGEST_RANK)
+    check_count("degree", degree, least=2, most=LARGEST_DEGREE)
     if terms not in TERMS:
         raise PerakitError(f"terms={terms!r} is unknown: choose from {', '.join(map(repr, TERMS))}")
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Refuse anything but an integer >= least: 4.0 and True are not ranks."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuse anything but an integer from `least` to `most`: 4.0 and True are not ranks."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
         raise PerakitError(f"{name}={value!r} must be an integer >= {least}")
+    if most is not None and value > most:
+        raise PerakitError(f"{name}={value!r} must be an integer <= {most}")
 
 
 # --- update rules ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from perakit.adapters.forward import adapted_linear
 from perakit.errors import PerakitError
-from perakit.formulas import check_count
+from perakit.formulas import LARGEST_RANK, check_count
 
 SCALINGS = ("standard", "rslora")
 INITS = ("zero_B", "zero_A")
@@ -53,7 +53,7 @@ class Method:
         Method.registry[name] = cls
 
     def __post_init__(self) -> None:
-        check_count("rank", self.rank)
+        check_count("rank", self.rank, most=LARGEST_RANK)
         if self.alpha is not None:
             check_positive("alpha", self.alpha, "or None, which means alpha = rank")
         check_choice("scaling", self.scaling, SCALINGS)
@@ -77,7 +77,8 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON, with the method's name; `from_dict` reads it back."""
-        return {"method": self.name, **asdict(self)}
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in asdict(self).items()}
+        return {"method": self.name, **plain}
 
     @staticmethod
     def from_dict(config: Any) -> Method:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,13 @@ def _read(path: Path, limit: int) -> bytes:
     """The bytes of a file of at most `limit` bytes."""
     try:
         with open(path, "rb") as file:
-            data = file.read(limit + 1)
+            if os.fstat(file.fileno()).st_size > limit:
+                raise PerakitError(
+                    f"{str(path)!r} is larger than the {limit:,} bytes that its adapter needs: it was not written by pk.save"
+                )
+            return file.read()
     except OSError as error:
         raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; is this a folder that pk.save wrote?") from error
-    if len(data) > limit:
-        raise PerakitError(f"{str(path)!r} is larger than the {limit:,} bytes that its adapter needs: it was not written by pk.save")
-    return data
 
 
 def _read_config(path: Path) -> dict[str, Any]:

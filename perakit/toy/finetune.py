@@ -29,7 +29,7 @@ from perakit.toy.pretrained import load, tokenizer
 from perakit.toy.tokens import Tokenizer
 from perakit.toy.training import Recipe, Run, bits_per_byte, train
 
-SAMPLE_PROMPT, SAMPLE_TOKENS = 96, 160
+SAMPLE_PROMPT, SAMPLE_TOKENS = 96, 120
 NOTE = (
     "order share = ‖high-order part‖ / ‖linear part‖ of the update: near 0 means that the update is, numerically, LoRA's. "
     "One seed and one learning rate for all: differences of a few thousandths of a bit are noise."
@@ -153,7 +153,8 @@ def compare(
     write_atomically(out / "recipe.json", (json.dumps(asdict(recipe), indent=2) + "\n").encode())  # fails early where out cannot be written
     model = load(source).to(device)
     tokens = tokenizer(source, model)
-    ids = tokens.encode(new.heldout[:4096])[:SAMPLE_PROMPT].long()[None].to(device)
+    prompt = min(SAMPLE_PROMPT, model.config.n_positions // 2)
+    ids = tokens.encode(new.heldout[:4096])[:prompt].long()[None].to(device)
     before = _costs(model, new, old, recipe, tokens)
     sample_before = _sample(model, ids, tokens)
     outcomes, runs = [], {}

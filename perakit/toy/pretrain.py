@@ -36,7 +36,7 @@ FIRST = Recipe(
 )
 STAGES = {
     "all": (TEXT, FIRST),
-    "prose": ("prose+" * 5 + TEXT, replace(FIRST, steps=5000, lr=1.5e-3, warmup=100, seed=1)),
+    "prose": ("prose+" * 5 + TEXT, replace(FIRST, steps=3500, lr=1.5e-3, warmup=100, seed=1)),
 }
 
 
