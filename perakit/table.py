@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """columns: their titles; rows: one string a cell; foot: a line below, or empty."""
+    """columns: their titles; rows: one string a cell; foot: lines below, or empty."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -26,14 +26,14 @@ class Table:
         """The table for a Markdown page."""
         rule = [":--" if c == 0 else "--:" for c in range(len(self.columns))]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (self.columns, rule, *self.rows)]
-        return "\n".join([*lines, "", self.foot] if self.foot else lines)
+        return "\n".join([*lines, "", self.foot.replace("\n", "  \n")] if self.foot else lines)  # two blanks: a new line
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
         body = row(self.columns, "th") + "".join(row(cells, "td") for cells in self.rows)
-        return f"<table>{body}</table>" + (f"<p>{html.escape(self.foot)}</p>" if self.foot else "")
+        return f"<table>{body}</table>" + "".join(f"<p>{html.escape(line)}</p>" for line in self.foot.splitlines())
 
     @staticmethod
     def _pad(cell: str, width: int, column: int) -> str:
