@@ -58,14 +58,16 @@ class Method:
             check_positive("alpha", self.alpha, "or None, which means alpha = rank")
         check_choice("scaling", self.scaling, SCALINGS)
         check_choice("init", self.init, INITS)
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+        if not 0 < self.scale < math.inf:
+            raise PerakitError(f"alpha={self.alpha!r} makes the scale {self.scale!r}: choose one nearer to the rank {self.rank}")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise PerakitError(f"dropout={self.dropout!r} must be a number in [0, 1): the share of inputs to drop")
 
     @property
     def scale(self) -> float:
         """Factor of the update: α/r, or α/√r for rsLoRA."""
         alpha = self.rank if self.alpha is None else self.alpha
-        return float(alpha / (self.rank if self.scaling == "standard" else math.sqrt(self.rank)))
+        return float(alpha) / (self.rank if self.scaling == "standard" else math.sqrt(self.rank))
 
     def shapes(self, m: int, n: int) -> dict[str, tuple[int, ...]]:
         """Name and shape of every trainable parameter on an (m, n) layer."""
@@ -113,12 +115,12 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def delta(self, W0: Tensor) -> Tensor:
-        """ΔW (m, n), scale included, for the frozen weight W0 (m, n)."""
+        """ΔW (m, n), scale included, for the frozen weight W0 (m, n), which comes in float32 at least."""
         raise NotImplementedError
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
         """Matrices whose product is ΔW, for the forward pass to multiply in the order it likes."""
-        return (self.delta(W0),)
+        return (self.delta(W0.to(torch.promote_types(W0.dtype, torch.float32))),)
 
     def forward(self, x: Tensor, W0: Tensor, bias: Tensor | None) -> Tensor:
         """The adapted layer: x (..., n) -> (..., m)."""
@@ -175,9 +177,14 @@ class Additive(Adapter):
 
 def check_positive(name: str, value: Any, remedy: str = "") -> None:
     """Refuse anything but a finite number > 0."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not _is_number(value) or not 0 < value < math.inf:
         raise PerakitError(f"{name}={value!r} must be a finite number > 0 {remedy}".rstrip())
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63  # a larger one need not fit a float
+    return isinstance(value, float | np.integer | np.floating)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -41,8 +41,13 @@ class AdaptedLayer(nn.Module):
         """The weight in effect, stored as base stores it, for code that reads a layer's weight instead of calling it."""
         if not self.enabled:
             return self.base.get_parameter("weight")
-        W = self.W0 + self.adapter.delta(self.W0).to(self.W0.dtype) if self.merged is None else self.merged
+        W = (self.W0 + self.delta).to(self.W0.dtype) if self.merged is None else self.merged
         return self.kind.matrix(W)
+
+    @property
+    def delta(self) -> Tensor:
+        """ΔW (m, n), scale included, in the adapter's dtype."""
+        return self.adapter.delta(self.W0.to(torch.promote_types(self.W0.dtype, torch.float32)))
 
     @property
     def bias(self) -> Tensor | None:
@@ -103,7 +108,7 @@ def adapters(model: nn.Module) -> dict[str, Adapter]:
 @torch.no_grad()
 def delta_weights(model: nn.Module) -> dict[str, Tensor]:
     """Name -> ΔW (d_out, d_in), scale included, in the adapter's dtype."""
-    return {name: layer.adapter.delta(layer.W0) for name, layer in adapted_layers(model).items()}
+    return {name: layer.delta for name, layer in adapted_layers(model).items()}
 
 
 def tied_to(model: nn.Module, layer: nn.Module) -> str | None:

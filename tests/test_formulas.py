@@ -1,0 +1,265 @@
+"""The formulas against oracles that share no code with them: loops, another form of the sum, exact rationals."""
+
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import perakit as pk
+from perakit import formulas, strategies
+
+TERMS_AND_DEGREES = [(terms, degree) for terms in formulas.TERMS for degree in (2, 3, 4)]
+every_expansion = pytest.mark.parametrize(("terms", "degree"), TERMS_AND_DEGREES)
+
+
+def products(rank, terms, degree):
+    """The multi-indices of PERA in order, by a filter on all tuples."""
+    for d in range(2, degree + 1):
+        for row in itertools.product(range(rank), repeat=d):
+            ordered, same = all(a <= b for a, b in itertools.pairwise(row)), len(set(row)) == 1
+            if ordered and (terms == "full" or same == (terms == "square")):
+                yield row
+
+
+def loop(B, A, h, terms, degree):
+    """ΔW[p, q] = φ_h(u), u = B[p] ∘ A[:, q], by a triple loop in Python numbers; and the sum of absolute terms."""
+    (m, rank), n = B.shape, A.shape[1]
+    delta, size = np.zeros((m, n), dtype=object), np.zeros((m, n))
+    for p, q in itertools.product(range(m), range(n)):
+        u = [B[p, i] * A[i, q] for i in range(rank)]
+        terms_ = u + [h[k] * math.prod(u[i] for i in row) for k, row in enumerate(products(rank, terms, degree))]
+        delta[p, q], size[p, q] = sum(terms_), sum(map(abs, terms_))
+    return delta, size
+
+
+# --- monomials -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 7, 16])
+def test_pairs_come_in_the_order_of_triu_indices(rank):
+    i, j = formulas.pairs(rank)
+    rows, columns = np.triu_indices(rank)
+    assert np.array_equal(i, rows)
+    assert np.array_equal(j, columns)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 7])
+def test_square_and_cross_pairs_divide_the_full_ones(rank):
+    full, square, cross = (list(zip(*formulas.pairs(rank, terms), strict=True)) for terms in formulas.TERMS)
+    assert square == [(i, i) for i in range(rank)]
+    assert cross == [(i, j) for i in range(rank) for j in range(i + 1, rank)]
+    assert sorted(square + cross) == full
+
+
+def test_degree_three_has_every_monomial_of_degree_three():
+    two, three = formulas.monomials(2, degree=3)
+    assert two.T.tolist() == [[0, 0], [0, 1], [1, 1]]
+    assert three.T.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]
+    assert formulas.monomials(2, "square", 3)[1].T.tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert formulas.monomials(2, "cross", 3)[1].T.tolist() == [[0, 0, 1], [0, 1, 1]]
+
+
+@every_expansion
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+def test_monomials_are_the_filtered_tuples(rank, terms, degree):
+    found = [tuple(row) for block in formulas.monomials(rank, terms, degree) for row in block.T.tolist()]
+    assert found == list(products(rank, terms, degree))
+
+
+@pytest.mark.parametrize(("rank", "bound"), [(1, 2), (2, 5), (4, 14), (8, 44), (16, 152), (32, 560)])
+def test_rank_bound_is_the_papers_k(rank, bound):
+    assert formulas.rank_bound(rank) == bound == rank * (rank + 3) // 2
+
+
+@every_expansion
+@given(data=st.data())
+def test_rank_bound_is_the_number_of_columns(terms, degree, data):
+    B, A, h = data.draw(strategies.factors(terms=terms, degree=degree, integers=True))
+    B_hat, A_hat = formulas.expand(B, A, h, terms, degree)
+    K = formulas.rank_bound(B.shape[1], terms, degree)
+    assert B_hat.shape == (B.shape[0], K)
+    assert A_hat.shape == (K, A.shape[1])
+    assert np.array_equal(B_hat[:, : B.shape[1]], B)  # linear features first
+    assert np.array_equal(A_hat[: A.shape[0]], A)
+
+
+# --- the update ------------------------------------------------------------------------------------------------------
+
+
+@every_expansion
+@given(data=st.data())
+def test_pera_is_the_entrywise_polynomial_exactly_on_integers(terms, degree, data):
+    """ΔW[p, q] = φ_h(B[p] ∘ A[:, q]): one polynomial read at mn points (mathematics.md, section 2)."""
+    B, A, h = data.draw(strategies.factors(terms=terms, degree=degree, integers=True))
+    expected, _ = loop(B.astype(object), A.astype(object), h.astype(object), terms, degree)
+    assert np.array_equal(formulas.pera(B, A, h, terms, degree), expected)
+
+
+@every_expansion
+@given(data=st.data())
+def test_pera_is_the_triple_loop_on_floats(terms, degree, data):
+    """To 1e-12 of the sum of absolute terms, which bounds the rounding of any order of adding them."""
+    B, A, h = data.draw(strategies.factors(terms=terms, degree=degree))
+    expected, size = loop(B, A, h, terms, degree)
+    assert (np.abs(formulas.pera(B, A, h, terms, degree) - expected) <= 1e-12 * size + 1e-300).all()
+
+
+@every_expansion
+@given(data=st.data())
+def test_torch_reads_what_numpy_reads(terms, degree, data):
+    """Also with the indices handed in as tensors, as the layer does it."""
+    B, A, h = data.draw(strategies.factors(terms=terms, degree=degree))
+    tensors = [torch.as_tensor(x) for x in (B, A, h)]
+    index = [torch.as_tensor(rows) for rows in formulas.monomials(B.shape[1], terms, degree)]
+    for given_index in (None, index):
+        for numpy_part, torch_part in zip(
+            formulas.expand(B, A, h, terms, degree), formulas.expand(*tensors, terms, degree, given_index), strict=True
+        ):
+            assert np.array_equal(numpy_part, torch_part.numpy())  # products alone: the same bits
+    _, size = loop(B, A, h, terms, degree)
+    error = np.abs(formulas.pera(*tensors, terms, degree).numpy() - formulas.pera(B, A, h, terms, degree))
+    assert (error <= 1e-12 * size + 1e-300).all()
+
+
+@every_expansion
+@given(data=st.data())
+def test_sympy_reads_exactly_what_numpy_reads(terms, degree, data):
+    """At rational points, thirds and quarters, with == and no tolerance: symbols, then values; Fractions; the loop."""
+    B, A, h = data.draw(strategies.factors(st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 1, 3)]), terms=terms, degree=degree, integers=True))
+    symbols = [np.array(sympy.symbols(f"{name}:{x.size}"), dtype=object).reshape(x.shape) for name, x in zip("bah", (B, A, h), strict=True)]
+    rationals = [np.array([sympy.Rational(int(v), q) for v in x.flat], dtype=object).reshape(x.shape) for x, q in ((B, 3), (A, 4), (h, 5))]
+    values = {s: v for S, X in zip(symbols, rationals, strict=True) for s, v in zip(S.flat, X.flat, strict=True)}
+    read_at_values = formulas.pera(*rationals, terms, degree)
+    read_then_valued = np.vectorize(lambda entry: entry.subs(values), otypes=[object])(formulas.pera(*symbols, terms, degree))
+    expected, _ = loop(*rationals, terms, degree)
+    assert np.array_equal(read_at_values, expected)
+    assert np.array_equal(read_then_valued, expected)
+    floats = formulas.pera(B / 3, A / 4, h / 5, terms, degree)
+    assert np.allclose(floats, expected.astype(float), rtol=1e-12, atol=1e-13)
+
+
+@every_expansion
+@given(data=st.data())
+def test_h_zero_is_lora(terms, degree, data):
+    B, A, h = data.draw(strategies.factors(terms=terms, degree=degree, integers=True))
+    assert np.array_equal(formulas.pera(B, A, 0 * h, terms, degree), formulas.lora(B, A))
+    assert np.array_equal(formulas.lora(B, A), np.einsum("mr,rn->mn", B, A))
+
+
+def test_the_identity_is_a_rank_one_pera():
+    """b = a = (1, -1)/√2, h = 2 gives the 2 x 2 identity, exactly: LoRA of rank 1 cannot."""
+    root = sympy.sqrt(2) / 2
+    b = np.array([[root], [-root]], dtype=object)
+    delta = formulas.pera(b, b.T, np.array([sympy.Integer(2)], dtype=object))
+    assert delta.tolist() == [[1, 0], [0, 1]]
+
+
+@given(strategies.factors(integers=True), st.integers(-3, 3))
+def test_kernel_special_case(factors, c):
+    """h_ii = c, h_ij = 2c: ΔW = BA + c (BA)∘(BA), the inhomogeneous quadratic kernel of the factors' rows."""
+    B, A, _ = factors
+    i, j = formulas.pairs(B.shape[1])
+    linear = B @ A
+    assert np.array_equal(formulas.pera(B, A, np.where(i == j, c, 2 * c)), linear + c * linear * linear)
+
+
+@given(strategies.factors(integers=True))
+def test_full_is_square_and_cross_together(factors):
+    B, A, h = factors
+    i, j = formulas.pairs(B.shape[1])
+    square, cross = (formulas.pera(B, A, h[mask], terms) for terms, mask in (("square", i == j), ("cross", i != j)))
+    assert np.array_equal(formulas.pera(B, A, h), square + cross - formulas.lora(B, A))
+
+
+# --- parameter counts ------------------------------------------------------------------------------------------------
+
+
+@given(strategies.methods("lora", "pera"), strategies.shapes())
+def test_parameter_count_is_what_an_adapter_has(method, shape):
+    m, n, _ = shape
+    model = torch.nn.Sequential(torch.nn.Linear(n, m))
+    report = pk.attach(model, method, "all-linear")
+    options = {"terms": method.terms, "degree": method.degree} if method.name == "pera" else {}
+    count = formulas.parameter_count(m, n, method.rank, method.name, **options)
+    assert count == sum(p.numel() for p in pk.adapters(model)["0"].parameters()) == report.trainable
+
+
+def test_parameter_count_of_the_papers():
+    assert formulas.parameter_count(768, 768, 8, "lora") == 8 * (768 + 768)
+    assert formulas.parameter_count(768, 768, 8, "pera") == 8 * (768 + 768) + 36
+    assert formulas.parameter_count(5, 3, 4, "pera", terms="square") == 4 * 8 + 4
+    assert formulas.parameter_count(5, 3, 4, "pera", terms="cross") == 4 * 8 + 6
+    assert formulas.parameter_count(5, 3, 2, "pera", degree=3) == 2 * 8 + 3 + 4
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+B, A, H = np.ones((5, 2)), np.ones((2, 3)), np.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: formulas.pairs(0), "rank=0 must be an integer >= 1"),
+        (lambda: formulas.pairs(-1), "rank=-1 must be an integer >= 1"),
+        (lambda: formulas.rank_bound(2.5), "rank=2.5 must be an integer >= 1"),
+        (lambda: formulas.rank_bound(True), "rank=True must be an integer >= 1"),
+        (lambda: formulas.rank_bound("8"), "rank='8' must be an integer >= 1"),
+        (lambda: formulas.rank_bound(2, degree=1), "degree=1 must be an integer >= 2"),
+        (lambda: formulas.rank_bound(2, degree=2.0), "degree=2.0 must be an integer >= 2"),
+        (lambda: formulas.pairs(2, "diag"), "terms='diag' is unknown: choose from 'full', 'square', 'cross'"),
+        (lambda: formulas.pera(B, A, H, "diag"), "terms='diag' is unknown: choose from 'full', 'square', 'cross'"),
+        (lambda: formulas.pera(B, A, H, degree=1), "degree=1 must be an integer >= 2"),
+        (lambda: formulas.pera(B, A, H[:2]), "h has shape (2,): rank 2, terms='full', degree 2 need (3,)"),
+        (lambda: formulas.pera(B, A, H[:1]), "h has shape (1,): rank 2, terms='full', degree 2 need (3,)"),  # would broadcast
+        (lambda: formulas.pera(B, A, H[None]), "h has shape (1, 3): rank 2, terms='full', degree 2 need (3,)"),
+        (lambda: formulas.pera(B, A, H, "cross"), "h has shape (3,): rank 2, terms='cross', degree 2 need (1,)"),
+        (lambda: formulas.pera(B, A, H, degree=3), "h has shape (3,): rank 2, terms='full', degree 3 need (7,)"),
+        (lambda: formulas.pera(B, A.T, H), "B (5, 2) and A (3, 2) do not match: need (m, r) and (r, n)"),
+        (lambda: formulas.lora(B, A[:1]), "B (5, 2) and A (1, 3) do not match: need (m, r) and (r, n)"),
+        (lambda: formulas.lora(B[0], A), "B (2,) and A (2, 3) do not match: need (m, r) and (r, n)"),
+        (lambda: formulas.lora(torch.ones(5, 2), torch.ones(3, 3)), "B (5, 2) and A (3, 3) do not match: need (m, r) and (r, n)"),
+    ],
+)
+def test_bad_arguments_are_refused_with_the_value_and_the_remedy(call, message):
+    with pytest.raises(pk.PerakitError) as error:
+        call()
+    assert str(error.value) == message
+
+
+def test_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(pk.PerakitError, match=r"^unknown method 'lorra': choose from .*lora.*, .*pera"):
+        formulas.parameter_count(5, 3, 2, "lorra")
+
+
+@pytest.mark.parametrize("rank", [np.int64(2), np.int32(2)])
+def test_numpy_integers_are_ranks(rank):
+    assert formulas.rank_bound(rank) == 5
+
+
+def test_formulas_need_neither_torch_nor_sympy():
+    """The NumPy reading is a reference that runs anywhere: loaded alone, beside errors.py, without the package's __init__."""
+    code = """
+import sys, types
+package = types.ModuleType("perakit")
+package.__path__ = [sys.argv[1]]
+sys.modules["perakit"] = package
+import numpy as np
+from perakit import formulas
+delta = formulas.pera(np.ones((5, 2)), np.ones((2, 3)), np.ones(3))
+assert (delta == 5).all()
+print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "sympy", "scipy", "matplotlib", "hypothesis"}))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(Path(formulas.__file__).parent)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.stderr == ""
+    assert result.stdout.strip() == "[]"
