@@ -24,7 +24,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
         raise PerakitError(
-            f"cannot write {str(path)!r}: {error.strerror}; choose a folder that can be written and has room for {len(data):,} bytes"
+            f"cannot write {str(path)!r}: {reason}; choose a folder that can be written and has room for {len(data):,} bytes"
         ) from error

@@ -72,7 +72,21 @@ class AdaptedLayer(nn.Module):
     @torch.no_grad()
     def sum_with(self, delta: Tensor) -> Tensor:
         """W0 + `delta`, added in delta's precision and rounded once to W0's dtype, in W0's memory layout."""
-        return torch.empty_like(self.W0).copy_(self.W0.to(delta.dtype) + delta)
+        return torch.empty_like(self.W0).copy_(_to_odd(self.W0.to(delta.dtype) + delta, self.W0.dtype))
+
+
+def _to_odd(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """`total` such that copying it to `dtype` rounds once.
+
+    torch goes from float64 to a half precision by way of float32, which rounds twice where the first step lands on
+    a tie. Rounding that step to the neighbour with an odd last bit keeps the side on which `total` was.
+    """
+    if dtype.itemsize > 2 or total.dtype != torch.float64:
+        return total
+    near = total.float()
+    other = near.nextafter(torch.where(total > near, torch.inf, -torch.inf).float())
+    odd = near.view(torch.int32) % 2 != 0
+    return torch.where((near == total) | odd, near, other)
 
 
 def _merge_again(layer: nn.Module, _: Any) -> None:
@@ -123,4 +137,12 @@ def tied_to(model: nn.Module, layer: nn.Module) -> str | None:
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.device == b.device and a.device.type != "meta" and a.numel() > 0 and a.data_ptr() == b.data_ptr())
+    """Do the bytes that the two tensors span overlap?"""
+    if a is b or a.device != b.device or a.device.type == "meta" or not a.numel():
+        return a is b
+    return a.data_ptr() < _end(b) and b.data_ptr() < _end(a)
+
+
+def _end(tensor: Tensor) -> int:
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr() + (last + 1) * tensor.element_size()

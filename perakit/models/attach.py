@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from perakit.adapters import Method
 from perakit.errors import PerakitError
@@ -64,11 +65,11 @@ def attach(model: nn.Module, method: Method, targets: Targets) -> AttachReport:
 
     method: `pk.LoRA(rank=8)`, `pk.PERA(rank=8)` ...; targets: a list of exact names or dotted suffixes
     (["c_attn", "mlp.c_proj"]), a regular expression that must match the full name, "all-linear" (every Linear and
-    Conv1D but the output head), or a predicate (name, module) -> bool. The new layers start as a no-op and inherit
-    device and training mode; `detach` undoes all of it. Returns a report to print.
+    Conv1D but the output head and layers that share their weight), or a predicate (name, module) -> bool. The new
+    layers start as a no-op and inherit device and training mode; `detach` undoes all of it. Returns a report to print.
     Raises PerakitError, with the model untouched, where nothing matches or a match cannot be adapted.
     """
-    if not isinstance(method, Method):
+    if not isinstance(method, Method) or type(method) is Method:
         raise PerakitError(f"method={method!r} is not a method: pass one such as pk.PERA(rank=8)")
     adapt(model, dict.fromkeys(select(model, targets), method))
     return report(model)
@@ -77,6 +78,9 @@ def attach(model: nn.Module, method: Method, targets: Targets) -> AttachReport:
 def adapt(model: nn.Module, methods: dict[str, Method], draw: bool = True) -> None:
     """Attach to layers by exact name, each with a method of its own; draw=False leaves the factors at zero."""
     modules = dict(walk(model))
+    lazy = [name for name, parameter in model.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    if lazy:
+        raise PerakitError(f"parameter {lazy[0]!r} has no shape yet: pass one batch through the model first")
     fresh: dict[int, AdaptedLayer] = {}
     for name, method in methods.items():
         module, kind = modules[name], _kind(name, modules[name])
@@ -138,7 +142,7 @@ def select(model: nn.Module, targets: Targets) -> list[str]:
     if targets == "all-linear":
         head = getattr(model, "get_output_embeddings", lambda: None)()
         chosen = [name for name in layers if not (plain[name] is head or _is_head(model, name, plain[name]))]
-    elif callable(targets):
+    elif callable(targets) and not isinstance(targets, type):
         chosen = [name for name in _weighted(plain) if targets(name, plain[name])]
     elif isinstance(targets, str):
         try:
@@ -157,7 +161,7 @@ def select(model: nn.Module, targets: Targets) -> list[str]:
     return chosen
 
 
-def _named(plain: dict[str, nn.Module], layers: list[str], targets: Iterable[str]) -> list[str]:
+def _named(plain: dict[str, nn.Module], layers: list[str], targets: object) -> list[str]:
     """Layers whose name is, or ends in, one of `targets`; each target must match."""
     wanted = list(targets) if isinstance(targets, Iterable) else [targets]
     found: set[str] = set()
@@ -202,6 +206,10 @@ def _kind(name: str, module: nn.Module) -> type[LayerKind]:
             f"target its layers {', '.join(inside[:4])}" if inside else f"perakit adapts {supported} layers with a floating-point weight"
         )
         raise PerakitError(f"layer {name!r} ({type(module).__name__}) cannot be adapted: {remedy}")
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise PerakitError(
+            f"layer {name!r} has forward hooks, which its adapter would pass by: remove them, and hook the layer after attach"
+        )
     if not name:
         raise PerakitError(f"the model is itself a {kind.name}, which cannot be replaced in place: wrap it in torch.nn.Sequential")
     return kind

@@ -69,12 +69,17 @@ class Conv1D(LayerKind):
         return stored.T
 
 
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of weights that can be adapted
 KINDS: tuple[type[LayerKind], ...] = (Linear, Conv1D)
 
 
 def kind_of(module: nn.Module) -> type[LayerKind] | None:
-    """The kind of a layer that can be adapted, else None (also where the weight is computed, as by weight_norm)."""
+    """The kind of a layer that can be adapted, else None.
+
+    None also where the layer's own W x + b would not be what runs: a weight computed from others (weight_norm), or a
+    forward replaced on the object.
+    """
     weight = module._parameters.get("weight")
-    if weight is None or weight.ndim != 2 or not weight.is_floating_point():
+    if weight is None or weight.dtype not in DTYPES or weight.ndim != 2 or "forward" in vars(module):
         return None
     return next((kind for kind in KINDS if kind.fits(module)), None)

@@ -109,7 +109,7 @@ def _check_finite(layer: AdaptedLayer, name: str, delta: Tensor) -> None:
     if bad:
         raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
     if not layer.sum_with(delta).isfinite().all():
-        raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to float32 first")
+        raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to a wider dtype first")
 
 
 def _rounding(W0: Tensor, delta: Tensor, rounded: Tensor) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.models.adapted import AdaptedLayer, adapted_layers, walk
 from perakit.models.attach import AttachReport, adapt, report
-from perakit.models.layers import kind_of
+from perakit.models.layers import DTYPES, kind_of
 
 FORMAT, VERSION = "perakit-adapter", 1
 JSON_NAME = "adapter.json"
 TENSORS_NAME = re.compile(r"adapter-[0-9a-f]{16}\.safetensors")
+# Tensors of an adapter that was replaced, and what a killed save left behind.
+LEFTOVER = re.compile(rf"{TENSORS_NAME.pattern}|\.adapter(-[0-9a-f]{{16}}\.safetensors|\.json)\.\d+\.tmp")
 JSON_LIMIT = 16 * 2**20  # bytes; a model of 10,000 adapted layers needs 2 MiB
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor
 
@@ -67,8 +70,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     text = json.dumps(config | {"checksum": _checksum(config)}, indent=2) + "\n"
     write_atomically(folder / JSON_NAME, text.encode())
     for old in folder.iterdir():
-        if TENSORS_NAME.fullmatch(old.name) and old.name != config["tensors"]:
-            old.unlink(missing_ok=True)
+        if LEFTOVER.fullmatch(old.name) and old.name != config["tensors"]:
+            with suppress(OSError):  # the new adapter is in place; an old file that stays does no harm
+                old.unlink()
     return folder
 
 
@@ -86,7 +90,7 @@ def load(model: nn.Module, folder: str | Path) -> AttachReport:
     expected = {
         f"{name}.{key}": shape for name, method in methods.items() for key, shape in method.shapes(*config["layers"][name]["shape"]).items()
     }
-    tensors = _read_tensors(folder / config["tensors"], config["sha256"], expected)
+    tensors = _read_tensors(folder / config["tensors"], config.get("sha256"), expected)
     for name, method in methods.items():
         target = torch.promote_types(_weight(model, name).dtype, torch.float32)
         for key in method.shapes(*config["layers"][name]["shape"]):
@@ -128,6 +132,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     damaged = f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
     try:
         config = json.loads(_read(path, JSON_LIMIT))
+        checksum = config.pop("checksum", None) if isinstance(config, dict) else None
+        unaltered = checksum == _checksum(config)
     except (ValueError, RecursionError) as error:
         raise PerakitError(f"{damaged} ({type(error).__name__})") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -135,8 +141,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     version = config.get("version")
     if isinstance(version, int) and version > VERSION:
         raise PerakitError(f"{str(path)!r} has format version {version}, this perakit reads up to {VERSION}: upgrade perakit")
-    checksum = config.pop("checksum", None)
-    if checksum != _checksum(config) or version != VERSION:
+    if not unaltered or version != VERSION:
         raise PerakitError(damaged)
     layers = config.get("layers")
     if not isinstance(layers, dict) or not layers or not all(map(_is_entry, layers.values())):
@@ -201,7 +206,7 @@ def _read_tensors(path: Path, sha256: Any, expected: dict[str, tuple[int, ...]])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PerakitError(f"{damaged} ({error})") from error
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if found != expected or not all(tensor.is_floating_point() for tensor in tensors.values()):
+    if found != expected or not all(tensor.dtype in DTYPES for tensor in tensors.values()):
         odd = sorted(set(found.items()) ^ set(expected.items()))
         raise PerakitError(f"{str(path)!r} does not hold the tensors that {JSON_NAME} announces: {odd[:4]}; save the adapter again")
     return tensors
