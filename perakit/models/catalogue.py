@@ -80,7 +80,7 @@ def table(architecture: Architecture, methods: Sequence[Method], targets: str | 
     rows = []
     for method in methods:
         trainable, percent = count(architecture, method, wanted)
-        rows.append([_label(method, len(ranks) > 1), layers, f"{trainable:,}", f"{architecture.total + trainable:,}", f"{percent:.4f}"])
+        rows.append([_label(method, len(ranks) > 1), layers, f"{trainable:,}", f"{architecture.total + trainable:,}", f"{percent:.5f}"])
     foot = f"{architecture.name}, rank {', '.join(map(str, ranks))}, targets {','.join(wanted)}; {CONVENTION}"
     return Table(("method", "layers", "trainable", "total", "percent"), rows, foot)
 

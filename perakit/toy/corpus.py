@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import platform
 import random
 import sysconfig
@@ -65,12 +66,14 @@ def load(spec: str, limit: int | None = None) -> Corpus:
     Files, not passages, are held out, chosen by a hash of their path; a passage that stands in both is left
     out of the held-out text. A text file of the user's is cut once, its last tenth held out.
     """
-    found = [_file(Path(spec))] if Path(spec).is_file() else [_find(part, limit) for part in spec.split("+")]
+    if limit is not None and limit < 1:
+        raise PerakitError(f"limit={limit!r} must be an integer >= 1: bytes of training text to keep")
+    found = [_file(Path(spec))] if os.path.isfile(spec) else [_find(part, limit) for part in spec.split("+")]
     trained = {passage for part in found for passage in part.train}
-    train = b"\n\n".join(_cut(part.train, limit) for part in found)
+    train = [part.train for part in found]
+    heldout = [[passage for passage in part.heldout if passage not in trained] for part in found]
     heldout_limit = None if limit is None else limit // (HELD_OUT_SHARE - 1)
-    heldout = b"\n\n".join(_cut([p for p in part.heldout if p not in trained], heldout_limit) for part in found)
-    return Corpus(spec, train, heldout, "; ".join(part.source for part in found))
+    return Corpus(spec, _join(train, limit), _join(heldout, heldout_limit), "; ".join(part.source for part in found))
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,10 @@ class _Passages:
     source: str
 
 
-def _cut(passages: list[bytes], limit: int | None) -> bytes:
-    return b"\n\n".join(passages)[:limit]
+def _join(parts: list[list[bytes]], limit: int | None) -> bytes:
+    """The passages of all parts; each part gets an equal share of the limit."""
+    share = None if limit is None else -(-limit // len(parts))
+    return b"\n\n".join(b"\n\n".join(passages)[:share] for passages in parts)[:limit]
 
 
 def _find(spec: str, limit: int | None) -> _Passages:
@@ -160,20 +165,23 @@ def _passages(path: Path, prose: bool) -> list[bytes]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     # A node that has a docstring begins with the expression statement that holds it.
     owners: list[Any] = [node for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node, clean=False)]
-    docstrings = [owner.body[0].value for owner in owners]
     if prose:
-        cleaned = (inspect.cleandoc(node.value) for node in docstrings)
+        cleaned = (inspect.cleandoc(owner.body[0].value.value) for owner in owners)
         return [passage.encode() for passage in cleaned if len(passage) >= SHORTEST_DOCSTRING]
-    lines = text.split("\n")
-    for node in docstrings:
-        lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-    code = "\n".join(line for line in lines if line.strip())
-    return [code.encode()] if code else []
+    lines = text.encode().split(b"\n")  # bytes: the columns of ast count them
+    for owner in owners:
+        node = owner.body[0]
+        first, last = node.lineno - 1, node.end_lineno - 1
+        before, after = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+        needed = len(owner.body) == 1 or before.strip() or after.strip()  # something must stand there
+        lines[first : last + 1] = [before + (b"pass" if needed else b"") + after] + [b""] * (last - first)
+    code = b"\n".join(line for line in lines if line.strip())
+    return [code] if code else []
 
 
 def _synthetic(seed: str) -> _Passages:
     """Lines such as `sort 30412 -> 01234`: a task with an answer, the same for the same seed everywhere."""
-    if seed and not seed.isdigit():
+    if seed and not (seed.isascii() and seed.isdigit()):
         raise PerakitError(f"synthetic:SEED needs a whole number, got {seed!r}")
     draw = random.Random(int(seed or 0))
 

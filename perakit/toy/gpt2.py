@@ -6,6 +6,7 @@ A laboratory animal: no dropout, no key/value cache, nothing but the forward pas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -26,6 +27,8 @@ FIXED = {
     "tie_word_embeddings": True,
 }
 
+SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -44,12 +47,15 @@ class Config:
     layer_norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
+        for name in SIZES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise PerakitError(f"GPT-2 {name}={value!r} must be an integer >= 1: correct config.json")
         if self.n_inner is not None and (isinstance(self.n_inner, bool) or not isinstance(self.n_inner, int) or self.n_inner < 1):
             raise PerakitError(f"GPT-2 n_inner={self.n_inner!r} must be null or an integer >= 1: correct config.json")
+        epsilon = self.layer_norm_epsilon
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+            raise PerakitError(f"GPT-2 layer_norm_epsilon={epsilon!r} must be a positive number: correct config.json")
         if self.n_embd % self.n_head:
             raise PerakitError(f"GPT-2 n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: correct config.json")
 
@@ -62,6 +68,9 @@ class Config:
                     f"config.json has {name}={config[name]!r}; this GPT-2 implements only {value!r}: "
                     "load the model with transformers instead"
                 )
+        for name in SIZES:
+            if name not in config:
+                raise PerakitError(f"config.json has no {name}: add it, an integer >= 1")
         return cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,6 +182,10 @@ class GPT2(nn.Module):
 
         temperature: below 1 favours likely tokens, 0 always takes the likeliest; seed: fixes the draw.
         """
+        if not 0 <= temperature < math.inf:
+            raise PerakitError(f"temperature={temperature!r} must be a number >= 0; 0 takes the likeliest token")
+        if ids.shape[1] == 0:
+            raise PerakitError("the prompt has no token: give at least one")
         generator = torch.Generator().manual_seed(seed)
         for _ in range(tokens):
             logits = self(ids[:, -self.config.n_positions :])[:, -1].float().cpu()  # (b, vocab)

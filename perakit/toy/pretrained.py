@@ -51,7 +51,7 @@ def _from_folder(folder: Path) -> GPT2:
         state = load_file(folder / "model.safetensors")
     except OSError as error:
         raise PerakitError(f"{str(folder)!r} is not a checkpoint folder ({error}): it needs config.json and model.safetensors") from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise PerakitError(f"the checkpoint in {str(folder)!r} is damaged ({error}): copy it again") from error
     if not isinstance(config, dict):
         raise PerakitError(f"config.json in {str(folder)!r} is not a JSON object: copy the checkpoint again")

@@ -45,9 +45,11 @@ class Pretrained:
             raise PerakitError(f"the tokenizer of {str(source)!r} needs transformers: pip install 'perakit[hf]'") from error
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(source), local_files_only=Path(source).is_dir())
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a damaged file raises whatever its parser meets: KeyError, TypeError, Exception
             raise PerakitError(f"no tokenizer at {str(source)!r}: put tokenizer.json beside the checkpoint") from error
         self.vocab_size = len(self._tokenizer)
+        if not self.encode(b"text").numel():  # beside a config.json alone, transformers makes an empty one
+            raise PerakitError(f"no tokenizer at {str(source)!r}: put tokenizer.json beside the checkpoint")
 
     def encode(self, text: bytes) -> Tensor:
         ids = self._tokenizer(text.decode(errors="replace"), verbose=False)["input_ids"]

@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,13 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise PerakitError(f"{name}={value!r} must be an integer >= 1")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise PerakitError(f"{name}={getattr(self, name)!r} must be a positive number")
+        for name in ("lr", "clip", "weight_decay", "beta2", "warmup"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            if name in ("lr", "clip") and not (number and value > 0):
+                raise PerakitError(f"{name}={value!r} must be a positive number")
+            if not number or (name == "beta2" and value >= 1):
+                raise PerakitError(f"{name}={value!r} must be a number {'in [0, 1)' if name == 'beta2' else '>= 0'}")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0 ... steps-1."""
@@ -114,6 +119,18 @@ def _check_length(ids: Tensor, context: int, what: str) -> None:
         raise PerakitError(f"{what} has {len(ids)} tokens, a window needs {context + 1}: bring a longer text or a shorter context")
 
 
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Within the block the model trains or evaluates; then every part of it is in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
 @torch.no_grad()
 def bits_per_byte(
     model: nn.Module, text: bytes, context: int = 256, windows: int | None = None, batch: int = 16, tokenizer: Tokenizer | None = None
@@ -129,15 +146,11 @@ def bits_per_byte(
     starts = torch.arange(0, len(ids) - context, context)
     if windows is not None and windows < len(starts):
         starts = starts[torch.linspace(0, len(starts) - 1, windows).long()]
-    was_training = model.training
-    model.eval()
-    try:
-        nats = 0.0
+    nats = 0.0
+    with _mode(model, training=False):
         for part in starts.split(batch):
             x, y = _windows(ids, part, context, device)
             nats += F.cross_entropy(_logits(model, x).float().flatten(0, 1), y.flatten(), reduction="sum").item()
-    finally:
-        model.train(was_training)
     return nats / (len(starts) * context) / math.log(2) * len(ids) / len(text)
 
 
@@ -165,18 +178,16 @@ def train(
         raise PerakitError("no parameter requires grad: attach an adapter first, or unfreeze the model")
     device = next(iter(trainable.values())).device
     optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
-    log = _Log(out, _fingerprint(model, corpus, recipe) if out else "")
+    log = _Log(out, _fingerprint(model, corpus, recipe, ids) if out else "")
     start = log.resume(trainable, optimizer)
 
     def evaluate(done: int) -> None:
         bits = bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
         log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
 
-    was_training = model.training
-    model.train()
     bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False)
     reset_peak(device)
-    with torch.random.fork_rng(), bar:
+    with torch.random.fork_rng(), bar, _mode(model, training=True):
         if start == 0:
             evaluate(0)
         for step in range(start, recipe.steps):
@@ -204,7 +215,6 @@ def train(
             bar.update()
             if after_step:
                 after_step(done)
-    model.train(was_training)
     return Run(log.rows)
 
 
@@ -212,10 +222,12 @@ def _step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7], "big")
 
 
-def _fingerprint(model: nn.Module, corpus: Corpus, recipe: Recipe) -> str:
-    """Hash of all that decides a run: the model's state before step 0, the text, the recipe but its reports."""
+def _fingerprint(model: nn.Module, corpus: Corpus, recipe: Recipe, ids: Tensor) -> str:
+    """Hash of all that decides a run: the model and its state before step 0, text and tokens, the recipe but its reports."""
     silent = replace(recipe, eval_every=1, eval_windows=1, checkpoint_every=1)
     digest = hashlib.sha256(json.dumps([asdict(silent), corpus.sha256], sort_keys=True).encode())
+    digest.update(f"{model!r} {getattr(model, 'config', None)!r}".encode())  # alpha, dropout, heads: in no tensor
+    digest.update(ids.contiguous().view(torch.uint8).numpy().tobytes())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -254,6 +266,8 @@ class _Log:
     def resume(self, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
         """Put the last checkpoint back, if there is one, and return the number of steps done."""
         step = 0
+        for stale in self.saved.parent.glob(".*.tmp") if self.saved else ():  # of a sitting that was killed while it wrote
+            stale.unlink(missing_ok=True)
         if self.saved and self.saved.exists():
             try:
                 with safe_open(self.saved, "pt") as file:

@@ -1,0 +1,345 @@
+"""Text from the disk: what is read, how it is split, and what is said when it is not there."""
+
+import ast
+import hashlib
+import sysconfig
+
+import pytest
+
+from perakit import PerakitError
+from perakit.toy import corpus
+
+DOCSTRING = "The quick brown fox jumps over the lazy dog, as in file number {}."
+MODULE = '''"""{doc} Module."""
+import os  # a comment stays
+
+
+@property
+class Thing(dict):
+    """{doc} Class.
+
+    With a second paragraph.
+    """
+
+    size = """not a docstring"""
+
+    def method(self):
+        r"""{doc} Method."""
+        return "neither is this"
+
+    async def later(self):
+        "short one"
+        return {n}
+
+
+def outer():
+    def inner():
+        ("{doc} Inner.")
+        return 1
+
+    return inner
+'''
+
+
+def write_package(folder, files=40, name="fablebook"):
+    """A package of `files` modules, each with text of its own."""
+    root = folder / name
+    root.mkdir()
+    for n in range(files):
+        (root / f"m{n}.py").write_text(MODULE.format(doc=DOCSTRING.format(n), n=n))
+    (root / "__init__.py").write_text("")
+    return root
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return write_package(tmp_path)
+
+
+def numbers(text):
+    """The files that a piece of text comes from."""
+    return {int(word.split(b".")[0]) for word in text.split(b"file number ")[1:]}
+
+
+def documented(tree):
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(tree) if isinstance(node, owners) and ast.get_docstring(node) is not None]
+
+
+class TestProse:
+    def test_it_is_the_docstrings_cleaned(self, package):
+        found = corpus.load("prose:fablebook")
+        passages = (found.train + b"\n\n" + found.heldout).decode()
+        for n in range(40):
+            doc = DOCSTRING.format(n)
+            wanted = [f"{doc} Module.", f"{doc} Class.\n\nWith a second paragraph.", f"{doc} Method.", f"{doc} Inner."]
+            assert all(passage in passages for passage in wanted)
+        assert "short one" not in passages
+        assert "import" not in passages
+        assert "not a docstring" not in passages
+        assert found.source == "docstrings of 40 files, package fablebook of unknown version, split by file"
+
+    def test_whole_files_are_held_out(self, package):
+        found = corpus.load("prose:fablebook")
+        train, heldout = numbers(found.train), numbers(found.heldout)
+        assert heldout == {n for n in range(40) if int(hashlib.sha256(f"m{n}.py".encode()).hexdigest(), 16) % 10 == 0}
+        assert 2 <= len(heldout) <= 6
+        assert not train & heldout
+        assert train | heldout == set(range(40))
+
+    def test_the_split_follows_the_path_not_the_text(self, package):
+        before = corpus.load("prose:fablebook")
+        for path in package.glob("m*.py"):
+            path.write_text(path.read_text().replace("lazy", "sleepy"))
+        (package / "new.py").write_text(MODULE.format(doc=DOCSTRING.format(99), n=99))
+        after = corpus.load("prose:fablebook")
+        assert numbers(after.train) - {99} == numbers(before.train)
+        assert numbers(after.heldout) - {99} == numbers(before.heldout)
+
+    def test_a_passage_on_both_sides_leaves_the_heldout_text(self, package):
+        repeated = f'"""{"This notice stands in every single file of the package."}"""\n'
+        for path in package.glob("m*.py"):
+            path.write_text(path.read_text() + f"\ndef notice():\n    {repeated}\n")
+        found = corpus.load("prose:fablebook")
+        assert found.train.count(b"This notice stands") == 1
+        assert b"This notice stands" not in found.heldout
+        assert numbers(found.heldout)
+
+    def test_also_across_joined_parts(self, package, tmp_path):
+        twin = write_package(tmp_path, files=60, name="otherbook")
+        for n in range(60):  # m0 says what m59 says in the other package: a held-out file here, a training file there
+            (twin / f"m{n}.py").write_text(MODULE.format(doc=DOCSTRING.format(59 - n), n=n))
+        alone = corpus.load("prose:otherbook")
+        assert numbers(corpus.load("prose:fablebook").train) & numbers(alone.heldout)
+        found = corpus.load("prose:fablebook+prose:otherbook")
+        passages = set(found.train.split(b"\n\n"))
+        assert not passages.intersection(set(found.heldout.split(b"\n\n")) - {b"With a second paragraph."})
+
+    def test_unreadable_files_are_skipped(self, package):
+        wanted = corpus.load("prose:fablebook")
+        (package / "syntax.py").write_text(f'"""{DOCSTRING}"""\nthis is no python')
+        (package / "latin.py").write_bytes(b'# -*- coding: latin-1 -*-\n"""' + "é".encode("latin-1") * 60 + b'"""')
+        (package / "null.py").write_bytes(b'"""' + b"a" * 60 + b'"""\x00')
+        (package / "folder.py").mkdir()
+        (package / "dangling.py").symlink_to(package / "nowhere.py")
+        (package / "deep.py").write_text(f'"""{DOCSTRING}"""\nx = ' + "(" * 5000 + ")" * 5000)
+        assert corpus.load("prose:fablebook") == wanted
+
+    def test_tests_and_caches_are_skipped(self, package):
+        wanted = corpus.load("prose:fablebook")
+        for name in ("tests", "test", "__pycache__", "site-packages"):
+            (package / name).mkdir()
+            (package / name / "x.py").write_text(MODULE.format(doc=DOCSTRING.format(77), n=77))
+        assert corpus.load("prose:fablebook") == wanted
+
+    def test_odd_escapes_do_not_warn(self, package):
+        (package / "escape.py").write_text(f'"""{DOCSTRING.format(55)} \\d"""\n')
+        found = corpus.load("prose:fablebook")
+        assert 55 in numbers(found.train + found.heldout)
+
+
+class TestCode:
+    def test_it_is_the_source_without_docstrings(self, package):
+        found = corpus.load("package:fablebook")
+        files = (found.train + b"\n\n" + found.heldout).split(b"\n\n")
+        assert len(files) == 40
+        for text in files:
+            tree = ast.parse(text)
+            assert not documented(tree)
+            assert DOCSTRING[:20].encode() not in text
+            assert b"a comment stays" in text
+            assert b'size = """not a docstring"""' in text
+            assert b"@property" in text
+        assert b"".join(files).count(b"return 17") == 1
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            'class Error(Exception):\n    """Nothing but a docstring stands in this class."""\n\n\nx = 1\n',
+            'def f():\n    """Nothing but a docstring stands in this function."""\n',
+            'def f(): "A docstring on the line of its function."; return 1\n',
+            'class C: "A docstring on the line of its class, all alone."\n',
+            'class C:\n    """A docstring with a remark"""  # noqa\n',
+            'def f():\n    """A docstring before a semicolon."""; return "é"\n',
+            '"""A module that is a docstring."""; x = 1\n',
+            'def f():\n    ("In parentheses "\n     "on two lines, all of it.")\n    return 2\n',
+        ],
+    )
+    def test_what_is_left_is_still_python(self, package, source):
+        for path in package.glob("m*.py"):
+            path.write_text(source + f"file_number = {path.stem[1:]}\n")
+        found = corpus.load("package:fablebook")
+        for text in (found.train + b"\n\n" + found.heldout).split(b"\n\n"):
+            tree = ast.parse(text)
+            assert not documented(tree)
+            assert b"docstring" not in text
+            kept = {type(node) for node in ast.walk(ast.parse(source))} - {ast.Expr, ast.Constant}
+            assert kept <= {type(node) for node in ast.walk(tree)}  # nothing but the docstring has gone
+
+    def test_the_standard_library(self):
+        found = corpus.load("code", limit=90_000)
+        assert found.source.startswith("code without docstrings of ")
+        assert b"def " in found.train
+        assert b"\n\n\n" not in found.train
+        assert corpus.load("code", limit=90_000) == found
+
+    def test_prose_and_code_hold_out_the_same_files(self, package):
+        prose, code = corpus.load("prose:fablebook"), corpus.load("package:fablebook")
+        returned = {int(part.split()[0]) for part in code.heldout.split(b"async def later(self):\n        return ")[1:]}
+        assert returned == numbers(prose.heldout)
+
+
+class TestSynthetic:
+    def test_every_line_is_a_sorted_number(self):
+        found = corpus.load("synthetic")
+        lines = (found.train + found.heldout).decode().splitlines()
+        assert len(lines) == 6600
+        for line in lines:
+            verb, digits, arrow, answer = line.split()
+            assert (verb, arrow) == ("sort", "->")
+            assert answer == "".join(sorted(digits))
+
+    def test_the_seed_decides(self):
+        assert corpus.load("synthetic") == corpus.load("synthetic")
+        assert corpus.load("synthetic").train == corpus.load("synthetic:0").train
+        assert corpus.load("synthetic:1").train != corpus.load("synthetic:0").train
+
+    def test_it_is_the_same_on_every_machine(self):
+        assert corpus.load("synthetic").train.startswith(b"sort ")
+        assert hashlib.sha256(corpus.load("synthetic").train).hexdigest()[:16] == "d6c9ef89543ab864"
+
+
+class TestFile:
+    def test_the_last_tenth_is_held_out(self, tmp_path):
+        text = bytes(range(256)) * 5
+        path = tmp_path / "a+b.txt"  # a path first, then a list of parts
+        path.write_bytes(text)
+        found = corpus.load(str(path))
+        assert found.train + found.heldout == text
+        assert len(found.heldout) == 128
+        assert found.source == "file a+b.txt, last tenth held out"
+
+    def test_an_empty_file(self, tmp_path):
+        (tmp_path / "empty.txt").write_bytes(b"")
+        found = corpus.load(str(tmp_path / "empty.txt"))
+        assert (found.train, found.heldout) == (b"", b"")
+
+
+class TestLimit:
+    @pytest.mark.parametrize("spec", ["prose:fablebook", "package:fablebook", "synthetic"])
+    def test_at_most_so_many_bytes(self, package, spec):
+        full, cut = corpus.load(spec), corpus.load(spec, limit=900)
+        assert len(cut.train) == 900
+        assert len(cut.heldout) == 100
+        assert full.train.startswith(cut.train)
+        assert full.heldout.startswith(cut.heldout)
+
+    def test_of_all_joined_parts_together(self, package):
+        cut = corpus.load("prose:fablebook+synthetic", limit=900)
+        assert len(cut.train) <= 900
+        assert len(cut.heldout) <= 100
+        assert b"quick brown" in cut.train
+        assert b"sort " in cut.train
+
+    def test_a_file(self, tmp_path):
+        (tmp_path / "text.txt").write_bytes(b"a" * 900 + b"b" * 100)
+        cut = corpus.load(str(tmp_path / "text.txt"), limit=90)
+        assert (cut.train, cut.heldout) == (b"a" * 90, b"b" * 10)
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    def test_it_must_be_positive(self, limit):
+        with pytest.raises(PerakitError, match=rf"limit={limit}"):
+            corpus.load("synthetic", limit=limit)
+
+
+def test_joined_texts():
+    one, two = corpus.load("synthetic:1"), corpus.load("synthetic:2")
+    both = corpus.load("synthetic:1+synthetic:2")
+    assert both.name == "synthetic:1+synthetic:2"
+    assert both.train == one.train + b"\n\n" + two.train
+    assert both.source == "made-up sorting task, seed 1; made-up sorting task, seed 2"
+
+
+def test_describe():
+    found = corpus.load("synthetic", limit=90)
+    assert found.describe() == {
+        "text": "synthetic",
+        "source": "made-up sorting task, seed 0",
+        "train_bytes": 90,
+        "heldout_bytes": 10,
+        "sha256": hashlib.sha256(b"90:" + found.train + found.heldout).hexdigest(),
+    }
+
+
+def test_the_hash_follows_the_text(package):
+    before = corpus.load("prose:fablebook").sha256
+    assert corpus.load("prose:fablebook").sha256 == before
+    heldout = numbers(corpus.load("prose:fablebook").heldout).pop()
+    path = package / f"m{heldout}.py"
+    path.write_text(path.read_text().replace("lazy", "daft"))
+    assert corpus.load("prose:fablebook").sha256 != before
+    assert corpus.Corpus("x", b"ab", b"c", "").sha256 != corpus.Corpus("x", b"a", b"bc", "").sha256
+
+
+def test_prose_is_the_standard_library():
+    found = corpus.load("prose", limit=9000)
+    assert found.source.startswith("docstrings of ")
+    assert "standard library of Python 3." in found.source
+    assert (len(found.train), len(found.heldout)) == (9000, 1000)
+
+
+def test_an_installed_package_has_a_version():
+    assert ", package hypothesis " in corpus.load("prose:hypothesis", limit=5000).source
+    assert "unknown" not in corpus.load("prose:hypothesis", limit=5000).source
+
+
+def test_no_sources_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    with pytest.raises(
+        PerakitError, match=r"standard library of Python 3.* has too few Python source files on this machine: choose another"
+    ):
+        corpus.load("prose")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "no text file ''"),
+        ("nowhere.txt", "no text file 'nowhere.txt': give prose, code, prose:PACKAGE, package:PACKAGE, synthetic"),
+        (".", "no text file '.'"),
+        ("proze", "no text file 'proze'"),
+        ("synthetic+nowhere.txt", "no text file 'nowhere.txt'"),
+        pytest.param("a long text that is no path " * 20, "no text file", id="text instead of a path"),
+        ("package:", "package: needs a name, for example package:sympy"),
+        ("package:no_such_thing", "no installed package 'no_such_thing' with Python source: install it or name another"),
+        ("prose:no_such_thing", "no installed package 'no_such_thing'"),
+        ("package:a.b", "no installed package 'a.b'"),
+        ("package:../etc", "no installed package '../etc'"),
+        ("package:math", "no installed package 'math'"),  # compiled
+        ("package:json", "too few Python source files"),  # five files, none of them in the held-out tenth
+        ("synthetic:x", "synthetic:SEED needs a whole number, got 'x'"),
+        ("synthetic:-1", "synthetic:SEED needs a whole number, got '-1'"),
+        ("synthetic:²", "synthetic:SEED needs a whole number, got '²'"),
+    ],
+)
+def test_a_text_that_is_not_there(spec, message):
+    with pytest.raises(PerakitError, match=message):
+        corpus.load(spec)
+
+
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "secret.txt"
+    path.write_text("x")
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    with pytest.raises(PerakitError, match=r"cannot read text '.*secret.txt': Permission denied; give prose"):
+        corpus.load(str(path))
+
+
+def test_a_package_is_read_not_imported(package):
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    assert corpus.load("prose:fablebook").train
