@@ -13,7 +13,10 @@ from typing import Any
 from perakit import __version__
 from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
+from perakit.models import catalogue
+from perakit.toy import Recipe, corpus, finetune, load
 
+METHODS_HELP = "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora pera)"
 DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth of it
 
 
@@ -32,8 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from perakit.toy import Recipe, corpus, finetune, load
-
     recipe = Recipe(seed=arguments.seed)
     if arguments.small:
         recipe = replace(recipe, steps=12, eval_every=6, checkpoint_every=6, eval_windows=8)
@@ -48,11 +49,10 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
-    from perakit.toy import Recipe, corpus, finetune, load
-
     model = load(arguments.model)
     targets = arguments.targets.split(",") if arguments.targets != "all-linear" else "all-linear"
-    trials = [finetune.uniform(model, _method(text, arguments), targets, f"{text} r={arguments.rank}") for text in arguments.method]
+    methods = [(text, _method(text, arguments)) for text in arguments.method]
+    trials = [finetune.uniform(model, method, targets, f"{text} r={method.rank}") for text, method in methods]
     new = corpus.load(arguments.text, arguments.limit)
     old = corpus.load(arguments.old, arguments.limit) if arguments.old else None
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
@@ -68,8 +68,6 @@ def _finish(result: Any, out: Path) -> None:
 
 
 def _params(arguments: argparse.Namespace) -> None:
-    from perakit.models import catalogue
-
     architecture = catalogue.describe(arguments.model)
     methods = [_method(text, arguments) for text in arguments.method]
     print(catalogue.table(architecture, methods, arguments.targets))
@@ -103,7 +101,9 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="perakit", description="PERA and LoRA from first principles.")
     parser.add_argument("--version", action="version", version=f"perakit {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(run=lambda _: parser.print_help())
+    recipe = Recipe()
 
     demo = commands.add_parser("demo", help="fine-tune the tiny model from prose to code with LoRA and PERA, offline")
     demo.add_argument(
@@ -119,25 +119,27 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--old", help="another such text, whose held-out cost is watched (forgetting)")
     tune.add_argument("--limit", type=int, help="keep at most this many bytes of training text")
     tune.add_argument("--out", type=Path, required=True, help="folder for report, figure and adapters; run again to resume")
-    tune.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME[:OPTION=VALUE,...]", help="default: lora pera")
+    tune.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME", help=METHODS_HELP)
     tune.add_argument("--targets", default="all-linear", help="layer names separated by commas (default: %(default)s)")
     tune.add_argument("--alpha", type=float, help="scale numerator; default: the rank, so that the scale is 1")
-    tune.add_argument("--steps", type=int, default=120)
-    tune.add_argument("--batch", type=int, default=8, help="windows a step")
-    tune.add_argument("--context", type=int, default=256, help="tokens a window")
-    tune.add_argument("--lr", type=float, default=5e-3, help="peak learning rate")
-    tune.add_argument("--warmup", type=int, default=10, help="steps")
-    tune.add_argument("--eval-every", type=int, default=40, help="steps between held-out costs, and checkpoints")
+    tune.add_argument("--steps", type=int, default=recipe.steps, help="default: %(default)s")
+    tune.add_argument("--batch", type=int, default=recipe.batch, help="windows a step (default: %(default)s)")
+    tune.add_argument("--context", type=int, default=recipe.context, help="tokens a window (default: %(default)s)")
+    tune.add_argument("--lr", type=float, default=recipe.lr, help="peak learning rate, the same for every method (default: %(default)s)")
+    tune.add_argument("--warmup", type=int, default=recipe.warmup, help="steps of rising learning rate (default: %(default)s)")
+    tune.add_argument(
+        "--eval-every", type=int, default=recipe.eval_every, help="steps between held-out costs, and checkpoints (default: %(default)s)"
+    )
     tune.add_argument("--bf16", action="store_true", help="autocast the forward pass to bfloat16")
     _common(tune)
     tune.set_defaults(run=_finetune)
 
     params = commands.add_parser("params", help="trainable parameters of each method on a well-known model")
     params.add_argument("--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json")
-    params.add_argument("--rank", type=int, default=8)
+    params.add_argument("--rank", type=int, default=8, help="default: %(default)s")
     params.add_argument("--alpha", type=float, help=argparse.SUPPRESS)
-    params.add_argument("--targets", help="projections separated by commas: q,k,v,o,gate,up,down, or layer names")
-    params.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME[:OPTION=VALUE,...]", help="default: lora pera")
+    params.add_argument("--targets", help="separated by commas: q,k,v,o,gate,up,down, or layer names (default: q,k,v,up,down)")
+    params.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME", help=METHODS_HELP)
     params.set_defaults(run=_params)
     return parser
 
