@@ -100,7 +100,7 @@ class Run:
     @property
     def peak_bytes(self) -> int:
         """Most memory held while training: on CUDA by torch, else by the whole process."""
-        return max(row.get("peak_bytes", 0) for row in self.metrics)
+        return max((row.get("peak_bytes", 0) for row in self.metrics), default=0)
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def train(
     model: nn.Module,
     corpus: Corpus,
     recipe: Recipe,
-    out: Path | None = None,
+    out: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     label: str = "train",
     after_step: Callable[[int], None] | None = None,
@@ -178,7 +178,7 @@ def train(
         raise PerakitError("no parameter requires grad: attach an adapter first, or unfreeze the model")
     device = next(iter(trainable.values())).device
     optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
-    log = _Log(out, _fingerprint(model, corpus, recipe, ids) if out else "")
+    log = _Log(out and Path(out), _fingerprint(model, corpus, recipe, ids) if out else "")
     start = log.resume(trainable, optimizer)
 
     def evaluate(done: int) -> None:
