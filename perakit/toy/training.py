@@ -178,7 +178,7 @@ def train(
         raise PerakitError("no parameter requires grad: attach an adapter first, or unfreeze the model")
     device = next(iter(trainable.values())).device
     optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
-    log = _Log(out and Path(out), _fingerprint(model, corpus, recipe, ids) if out else "")
+    log = _Log(Path(out) if out else None, _fingerprint(model, corpus, recipe, ids) if out else "")
     start = log.resume(trainable, optimizer)
 
     def evaluate(done: int) -> None:
