@@ -42,18 +42,18 @@ class Recipe:
     evaluation; bf16: autocast the forward pass; seed: of batches and dropout.
     """
 
-    steps: int = 120
+    steps: int = 100
     batch: int = 8
     context: int = 256
-    lr: float = 5e-3
+    lr: float = 1e-2
     warmup: int = 10
     weight_decay: float = 0.0
     beta2: float = 0.999
     clip: float = 1.0
     seed: int = 0
-    eval_every: int = 40
+    eval_every: int = 25
     eval_windows: int = 64
-    checkpoint_every: int = 40
+    checkpoint_every: int = 25
     bf16: bool = False
 
     def __post_init__(self) -> None:
