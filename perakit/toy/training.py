@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,7 +186,8 @@ def train(
         bits = bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
         log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
 
-    bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False)
+    pace = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; a log file wants few
+    bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False, mininterval=pace)
     reset_peak(device)
     with torch.random.fork_rng(), bar, _mode(model, training=True):
         if start == 0:
