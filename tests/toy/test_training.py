@@ -340,7 +340,7 @@ class TestErrors:
 
     def test_a_loss_that_is_not_a_number(self):
         model = Noisy()
-        with pytest.raises(PerakitError, match=f"loss nan, gradient norm nan at step 0: lower lr={Recipe().lr:g}"):
+        with pytest.raises(PerakitError, match=f"loss nan, gradient norm nan at step 0: lower lr={toy.Recipe().lr:g}"):
             toy.train(model, TEXT, RECIPE)
         assert torch.equal(model.bias, torch.zeros(256))  # stopped before the step
 
