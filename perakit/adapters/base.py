@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,9 +41,9 @@ class Method:
 
     rank: int
     alpha: float | None = None
-    scaling: str = "standard"
-    dropout: float = 0.0
-    init: str = "zero_B"
+    scaling: str = field(default="standard", kw_only=True)
+    dropout: float = field(default=0.0, kw_only=True)
+    init: str = field(default="zero_B", kw_only=True)
 
     def __init_subclass__(cls) -> None:
         name = cls.__dict__.get("name")

@@ -23,3 +23,8 @@ class LoRA(Method):
 
     name = "lora"
     adapter = LoRAAdapter
+
+    # Declared again so that LoRA, which has no options of its own, takes them by position too.
+    scaling: str = "standard"
+    dropout: float = 0.0
+    init: str = "zero_B"

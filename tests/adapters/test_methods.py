@@ -302,3 +302,8 @@ def test_numpy_numbers_are_accepted_and_can_be_saved(tmp_path):
     bare = nn.Sequential(strategies.make_layer("Linear", 5, 3)).eval()
     pk.load(bare, tmp_path)
     assert torch.equal(bare(torch.ones(1, 3)), model(torch.ones(1, 3)))
+
+
+def test_options_by_position_come_in_the_documented_order():
+    assert pk.LoRA(4, 8, "rslora", 0.1, "zero_A") == pk.LoRA(rank=4, alpha=8, scaling="rslora", dropout=0.1, init="zero_A")
+    assert pk.PERA(4, 8, "square", 3, 2.0) == pk.PERA(rank=4, alpha=8, terms="square", degree=3, feature_scale=2.0)
