@@ -42,7 +42,12 @@ def parameter_count(m: int, n: int, rank: int, method: str, **options: Any) -> i
     """
     if method not in _counts:
         raise PerakitError(f"unknown method {method!r}: choose from {', '.join(sorted(_counts))}")
-    return _counts[method](m, n, rank, **options)
+    for name, value in (("m", m), ("n", n), ("rank", rank)):
+        check_count(name, value)
+    try:
+        return _counts[method](m, n, rank, **options)
+    except TypeError as error:
+        raise PerakitError(f"{method} does not take the options {', '.join(options)}: pass those of its rule") from error
 
 
 # --- monomials -------------------------------------------------------------------------------------------------

@@ -42,7 +42,10 @@ def test_the_two_blocks_of_the_page_make_a_method(tmp_path):
     with open(tmp_path / "perakit/formulas.py", "a") as formulas:
         formulas.write("\n\n" + function)
     (tmp_path / "perakit/adapters/adalora.py").write_text(file)
-    for command in (["-c", USE], ["-m", "perakit", "params", "--model", "gpt2", "--method", "adalora"]):
+    shutil.copytree(ROOT / "tests/adapters", tmp_path / "tests/adapters")
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests")
+    laws = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests/adapters/test_laws.py", "-k", "adalora"]
+    for command in (laws, ["-c", USE], ["-m", "perakit", "params", "--model", "gpt2", "--method", "adalora"]):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
     assert "adalora" in done.stdout

@@ -66,7 +66,7 @@ MISTAKES = [
     (["--method", "dorra"], "unknown method 'dorra': known here are lora, pera"),
     (["--method", "pera:terms"], "method option 'terms' has no value"),
     (["--method", "pera:terms=odd"], "terms='odd' is unknown: choose from 'full', 'square', 'cross'"),
-    (["--method", "lora:terms=full"], "does not take these options"),
+    (["--method", "lora:terms=full"], "method 'lora' has no option terms: it takes rank, alpha, scaling, dropout, init"),
     (["--method", "lora", "lora"], "two trials have the same name"),
     (["--rank", "0"], "rank=0 must be an integer >= 1"),
     (["--alpha", "nan"], "alpha=nan must be a finite number > 0"),

@@ -263,3 +263,15 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "sympy", "
     )
     assert result.stderr == ""
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("m", "n", "rank"), [(0, 5, 1), (4, 5, 0), (4, 5, -1), (4, 5, 1.5), (4.5, 5, 2), (4, 5, True)])
+@pytest.mark.parametrize("method", ["lora", "pera"])
+def test_counts_of_impossible_sizes_are_refused(m, n, rank, method):
+    with pytest.raises(pk.PerakitError, match="must be an integer >= 1"):
+        formulas.parameter_count(m, n, rank, method)
+
+
+def test_counts_with_an_unknown_option_are_refused():
+    with pytest.raises(pk.PerakitError, match="lora does not take the options terms"):
+        formulas.parameter_count(4, 5, 1, "lora", terms="full")

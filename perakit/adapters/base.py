@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -89,10 +89,12 @@ class Method:
         name = options.pop("method", None)
         if not isinstance(name, str) or name not in Method.registry:
             raise PerakitError(f"unknown method {name!r}: known here are {', '.join(sorted(Method.registry))}")
-        try:
-            return Method.registry[name](**options)
-        except TypeError as error:
-            raise PerakitError(f"method {name!r} does not take these options ({error}): was it written by another version?") from error
+        known = [f.name for f in fields(Method.registry[name])]
+        unknown = [str(option) for option in options if option not in known]
+        if unknown or "rank" not in options:
+            wrong = f"has no option {', '.join(unknown)}" if unknown else "needs a rank"
+            raise PerakitError(f"method {name!r} {wrong}: it takes {', '.join(known)}")
+        return Method.registry[name](**options)
 
 
 class Adapter(nn.Module):
@@ -112,11 +114,11 @@ class Adapter(nn.Module):
 
     def reset(self, W0: Tensor) -> None:
         """Draw the start values, with which ΔW is exactly zero."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define reset(W0)")
 
     def delta(self, W0: Tensor) -> Tensor:
         """ΔW (m, n), scale included, for the frozen weight W0 (m, n), which comes in float32 at least."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define delta(W0) -> (m, n)")
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
         """Matrices whose product is ΔW, for the forward pass to multiply in the order it likes."""
@@ -151,7 +153,7 @@ class Additive(Adapter):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(B_hat (m, K), A_hat (K, n)), whose product is ΔW, scale included."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define factors() -> (B_hat (m, K), A_hat (K, n))")
 
     def delta(self, W0: Tensor | None = None) -> Tensor:
         B_hat, A_hat = self.factors()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perakit.adapters import Adapter
+from perakit.errors import PerakitError
 from perakit.models.layers import LayerKind
 
 
@@ -62,6 +63,23 @@ class AdaptedLayer(nn.Module):
             return F.linear(x, self.merged, self.bias)
         return self.adapter(x, self.W0, self.bias)
 
+    def __getattr__(self, name: str) -> Any:
+        """What the layer itself lacks (in_features, nf ...) is read from the base."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("base", "_modules"):  # not there yet, while a copy is being made
+                raise
+            return getattr(self.base, name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
+        """A merged layer that is moved to another dtype merges again: a rounded sum cannot be unrounded."""
+        before = None if self.merged is None else self.merged.dtype
+        super()._apply(fn, recurse)
+        if self.merged is not None and self.merged.dtype != before:
+            self.merged = self.sum_with(self.exact_delta())
+        return self
+
     @torch.no_grad()
     def exact_delta(self) -> Tensor:
         """ΔW (m, n) in float64 on a CPU, in float32 at least elsewhere: expanded and multiplied in that precision."""
@@ -94,6 +112,12 @@ def _merge_again(layer: nn.Module, _: Any) -> None:
     assert isinstance(layer, AdaptedLayer)
     if layer.merged is not None:
         layer.merged = layer.sum_with(layer.exact_delta())
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is not a model, such as a folder given first."""
+    if not isinstance(model, nn.Module):
+        raise PerakitError(f"the first argument is the model, a torch.nn.Module, not {model!r}")
 
 
 def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:

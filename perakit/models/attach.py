@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from perakit.adapters import Method
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, adapted_layers, tied_to, walk
+from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, tied_to, walk
 from perakit.models.layers import KINDS, LayerKind, kind_of
 from perakit.table import Table
 
@@ -50,7 +50,10 @@ class AttachReport:
             [name, kind, f"{m} x {n}", str(rank), str(bound), f"{count:,}", f"{100 * count / total:.4f}"]
             for name, kind, (m, n), rank, bound, count in self.rows
         ]
-        foot = f"{len(self.rows)} layers: {self.trainable:,} trainable of {total:,} parameters ({self.percent:.4f} %)"
+        layers = "1 layer" if len(self.rows) == 1 else f"{len(self.rows)} layers"
+        foot = (
+            f"{layers}: {self.trainable:,} trainable of {total:,} parameters ({self.percent:.4f} %)\nK: the largest rank that ΔW can have"
+        )
         return Table(("layer", "kind", "shape", "rank", "K", "trainable", "percent"), cells, foot)
 
     def __str__(self) -> str:
@@ -69,6 +72,7 @@ def attach(model: nn.Module, method: Method, targets: Targets) -> AttachReport:
     layers start as a no-op and inherit device and training mode; `detach` undoes all of it. Returns a report to print.
     Raises PerakitError, with the model untouched, where nothing matches or a match cannot be adapted.
     """
+    check_model(model)
     if not isinstance(method, Method) or type(method) is Method:
         raise PerakitError(f"method={method!r} is not a method: pass one such as pk.PERA(rank=8)")
     adapt(model, dict.fromkeys(select(model, targets), method))
@@ -151,7 +155,9 @@ def select(model: nn.Module, targets: Targets) -> list[str]:
             raise PerakitError(f"targets={targets!r} is no regular expression ({error}): mend it or pass a list of names") from error
         chosen = [name for name in _weighted(plain) if pattern.fullmatch(name)]
     else:
-        chosen = _named(plain, layers, targets)
+        first = {id(module): name for name, module in modules.items()}
+        names = {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False) if id(module) in first}
+        chosen = _named(names, layers, targets)
     if not chosen:
         raise PerakitError(_no_match(targets, layers))
     for name in chosen:
@@ -161,18 +167,21 @@ def select(model: nn.Module, targets: Targets) -> list[str]:
     return chosen
 
 
-def _named(plain: dict[str, nn.Module], layers: list[str], targets: object) -> list[str]:
-    """Layers whose name is, or ends in, one of `targets`; each target must match."""
+def _named(names: dict[str, str], layers: list[str], targets: object) -> list[str]:
+    """Layers whose name is, or ends in, one of `targets`; each target must match.
+
+    names: every name that a module has -> its first name; a module may stand in two places.
+    """
     wanted = list(targets) if isinstance(targets, Iterable) else [targets]
     found: set[str] = set()
     for target in wanted:
         if not isinstance(target, str) or not target:
             raise PerakitError(f"targets={targets!r}: pass layer names, a regular expression, 'all-linear' or a predicate")
-        matches = {name for name in plain if name == target or name.endswith(f".{target}")}
+        matches = {first for name, first in names.items() if name == target or name.endswith(f".{target}")}
         if not matches:
             raise PerakitError(_no_match(target, layers))
         found |= matches
-    return [name for name in plain if name in found]
+    return [name for name in dict.fromkeys(names.values()) if name in found]
 
 
 def _weighted(plain: dict[str, nn.Module]) -> list[str]:
@@ -185,6 +194,8 @@ def _is_head(model: nn.Module, name: str, module: nn.Module) -> bool:
 
 
 def _no_match(target: object, layers: list[str]) -> str:
+    if not layers:
+        return f"no layer matches {target!r}: the model has no {' or '.join(kind.name for kind in KINDS)} layer to adapt"
     endings = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in layers))
     near = difflib.get_close_matches(target, [*endings, *layers], n=3, cutoff=0.4) if isinstance(target, str) else []
     text = f"no layer matches {target!r}"
@@ -193,7 +204,7 @@ def _no_match(target: object, layers: list[str]) -> str:
     elif near:
         text += f"; nearest: {', '.join(near)}"
     shown = ", ".join(endings[:12]) + (" ..." if len(endings) > 12 else "")
-    return f"{text}; layers that can be adapted: {shown or 'none'}"
+    return f"{text}; layers that can be adapted: {shown}"
 
 
 def _kind(name: str, module: nn.Module) -> type[LayerKind]:
@@ -206,10 +217,8 @@ def _kind(name: str, module: nn.Module) -> type[LayerKind]:
             f"target its layers {', '.join(inside[:4])}" if inside else f"perakit adapts {supported} layers with a floating-point weight"
         )
         raise PerakitError(f"layer {name!r} ({type(module).__name__}) cannot be adapted: {remedy}")
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise PerakitError(
-            f"layer {name!r} has forward hooks, which its adapter would pass by: remove them, and hook the layer after attach"
-        )
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        raise PerakitError(f"layer {name!r} has hooks, which its adapter would pass by: remove them, and hook the layer after attach")
     if not name:
         raise PerakitError(f"the model is itself a {kind.name}, which cannot be replaced in place: wrap it in torch.nn.Sequential")
     return kind

@@ -51,7 +51,8 @@ def merge(model: nn.Module) -> MergeReport:
 
     W0 stays, so `unmerge` is bitwise and a state dict or `save` is the same merged or not. Layers that are merged
     already are left alone. Training a merged model changes nothing: its factors are not in the forward pass.
-    Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not finite or a
+    Before transformers' `save_pretrained`, use `bake`: a model with adapters has names that `from_pretrained` does not
+    know. Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not finite or a
     layer's weight is shared with another.
     """
     layers = {name: layer for name, layer in _some(model).items() if layer.merged is None}
@@ -108,6 +109,8 @@ def _check_finite(layer: AdaptedLayer, name: str, delta: Tensor) -> None:
     bad = [key for key, parameter in layer.adapter.named_parameters() if not parameter.isfinite().all()]
     if bad:
         raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
+    if not layer.W0.isfinite().all():
+        raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in its own weight W0; load a good base model")
     if not layer.sum_with(delta).isfinite().all():
         raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to a wider dtype first")
 

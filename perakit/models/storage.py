@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from perakit.adapters import Method
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
-from perakit.models.adapted import AdaptedLayer, adapted_layers, walk
+from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, walk
 from perakit.models.attach import AttachReport, adapt, report
 from perakit.models.layers import DTYPES, kind_of
 
@@ -61,7 +61,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         "written_with": {"torch": str(torch.__version__)},
         "tensors": f"adapter-{digest[:16]}.safetensors",
         "sha256": digest,
-        "layers": {
+        "layers": {  # kind is for the reader: the same adapter fits a Linear and a Conv1D of its shape
             name: {"kind": layer.kind.name, "shape": list(layer.W0.shape), **layer.adapter.method.to_dict()}
             for name, layer in layers.items()
         },
@@ -69,9 +69,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     write_atomically(folder / str(config["tensors"]), data)
     text = json.dumps(config | {"checksum": _checksum(config)}, indent=2) + "\n"
     write_atomically(folder / JSON_NAME, text.encode())
-    for old in folder.iterdir():
-        if LEFTOVER.fullmatch(old.name) and old.name != config["tensors"]:
-            with suppress(OSError):  # the new adapter is in place; an old file that stays does no harm
+    with suppress(OSError):  # the new adapter is in place; an old file that stays does no harm
+        for old in folder.iterdir():
+            if LEFTOVER.fullmatch(old.name) and old.name != config["tensors"]:
                 old.unlink()
     return folder
 
@@ -80,8 +80,10 @@ def load(model: nn.Module, folder: str | Path) -> AttachReport:
     """Read the adapters in `folder` into `model`, attaching them first where the model is bare.
 
     Strict: layers, shapes and methods must be exactly the model's; a file that is cut, altered or of a newer
-    format is refused. Raises PerakitError with the model untouched; returns the report on what is attached.
+    format is refused. Which weights the base has is not checked. Raises PerakitError with the model untouched;
+    returns the report on what is attached.
     """
+    check_model(model)
     folder = Path(folder)
     config = _read_config(folder / JSON_NAME)
     methods = {name: Method.from_dict(_options(entry)) for name, entry in config["layers"].items()}
@@ -139,9 +141,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise PerakitError(f"{str(path)!r} is not a perakit adapter: pass a folder that pk.save wrote")
     version = config.get("version")
-    if isinstance(version, int) and version > VERSION:
+    if type(version) is int and version > VERSION:
         raise PerakitError(f"{str(path)!r} has format version {version}, this perakit reads up to {VERSION}: upgrade perakit")
-    if not unaltered or version != VERSION:
+    if not unaltered or type(version) is not int or version != VERSION:
         raise PerakitError(damaged)
     layers = config.get("layers")
     if not isinstance(layers, dict) or not layers or not all(map(_is_entry, layers.values())):

@@ -38,6 +38,8 @@ def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> 
     the update is LoRA's to that precision, whatever the method is called (arXiv 2604.11841 reports no such number).
     """
     if isinstance(model_or_factors, tuple | list):
+        if len(model_or_factors) != 3:
+            raise PerakitError(f"{len(model_or_factors)} factors given: pass (B, A, h), or a model with adapters")
         B, A, h = (_array(x) for x in model_or_factors)
         parts = {"factors": _norms(*formulas.expand(B, A, h, terms, degree), rank=B.shape[1])}
     else:

@@ -118,16 +118,19 @@ def uniform(model: GPT2, method: Method, targets: Any, label: str | None = None)
 def matched_lora(model: GPT2, trial: Trial) -> Trial:
     """LoRA with as many trainable parameters as `trial`, or as few less as whole ranks allow.
 
-    Starts from the trial's ranks, with its scale, and gives one more rank to a layer after another, the cheapest first.
+    Starts from the trial's ranks, with its scale, and gives one more rank to layer after layer, the cheapest first,
+    until not even the cheapest fits.
     """
     shapes = {name: _shape(model, name) for name in trial.methods}
     room = sum(_count(method, *shapes[name]) for name, method in trial.methods.items())
     ranks = {name: method.rank for name, method in trial.methods.items()}
     room -= sum(_count(LoRA(rank), *shapes[name]) for name, rank in ranks.items())
-    for name in sorted(ranks, key=lambda name: sum(shapes[name])):
-        if sum(shapes[name]) <= room:
-            room -= sum(shapes[name])
-            ranks[name] += 1
+    by_cost = sorted(ranks, key=lambda name: sum(shapes[name]))
+    while room >= sum(shapes[by_cost[0]]):
+        for name in by_cost:
+            if sum(shapes[name]) <= room:
+                room -= sum(shapes[name])
+                ranks[name] += 1
     methods = {name: LoRA(rank, alpha=trial.methods[name].scale * rank) for name, rank in ranks.items()}
     low, high = min(ranks.values()), max(ranks.values())
     return Trial(f"LoRA r={low}" + (f"-{high}" if high > low else "") + " (matched)", methods)
@@ -151,7 +154,6 @@ def compare(
         raise PerakitError(f"two trials have the same name: {', '.join(trial.label for trial in trials)}; leave one out")
     if device != "cpu" and not torch.cuda.is_available():
         raise PerakitError(f"device {device!r} is not available here: use --device cpu")
-    write_atomically(out / "recipe.json", (json.dumps(asdict(recipe), indent=2) + "\n").encode())  # fails early where out cannot be written
     model = load(source).to(device)
     tokens = tokenizer(source, model)
     prompt = min(SAMPLE_PROMPT, model.config.n_positions // 2)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perakit.errors import PerakitError
+from perakit.formulas import check_count
 
 # Settings of a GPT-2 config.json that change the function computed, with the one value implemented here.
 FIXED = {
@@ -28,6 +29,7 @@ FIXED = {
 }
 
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+LARGEST = 2**24  # beyond this a size is a mistake, or a file that lies
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,9 @@ class Config:
     layer_norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in SIZES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PerakitError(f"GPT-2 {name}={value!r} must be an integer >= 1: correct config.json")
-        if self.n_inner is not None and (isinstance(self.n_inner, bool) or not isinstance(self.n_inner, int) or self.n_inner < 1):
-            raise PerakitError(f"GPT-2 n_inner={self.n_inner!r} must be null or an integer >= 1: correct config.json")
+        for name in (*SIZES, "n_inner"):
+            if name != "n_inner" or self.n_inner is not None:
+                check_count(f"GPT-2 {name}", getattr(self, name), most=LARGEST)
         epsilon = self.layer_norm_epsilon
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
             raise PerakitError(f"GPT-2 layer_norm_epsilon={epsilon!r} must be a positive number: correct config.json")
@@ -87,6 +86,9 @@ class Conv1D(nn.Module):
         self.weight = nn.Parameter(torch.empty(nx, nf))
         self.bias = nn.Parameter(torch.zeros(nf))
         nn.init.normal_(self.weight, std=0.02)
+
+    def extra_repr(self) -> str:
+        return f"nf={self.nf}, nx={self.nx}"
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.addmm(self.bias, x.view(-1, self.nx), self.weight)  # (T, n) @ (n, m) -> (T, m)

@@ -64,7 +64,10 @@ def _from_hub(name: str) -> GPT2:
     except ImportError as error:
         raise PerakitError(f"model {name!r} comes through transformers: pip install 'perakit[hf]', or give a checkpoint folder") from error
     try:
-        theirs = GPT2LMHeadModel.from_pretrained(name)
+        try:
+            theirs = GPT2LMHeadModel.from_pretrained(name, local_files_only=True)  # the cache, without asking the hub
+        except OSError:
+            theirs = GPT2LMHeadModel.from_pretrained(name)
     except OSError as error:
         raise PerakitError(f"model {name!r} is not in the local cache and the hub cannot be reached: give a checkpoint folder") from error
     return _build(Config.from_dict(theirs.config.to_dict()), theirs.state_dict(), name)
@@ -72,6 +75,8 @@ def _from_hub(name: str) -> GPT2:
 
 def _build(config: Config, state: dict[str, Tensor], source: str) -> GPT2:
     """A GPT2 around the tensors of a checkpoint, whose names and shapes must all fit."""
+    if config.n_layer > len(state):  # before so many layers are made
+        raise PerakitError(f"config.json of {source!r} claims {config.n_layer} layers, its weights are {len(state)} tensors: copy it again")
     with torch.device("meta"):
         model = GPT2(config)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if name != "lm_head.weight"}

@@ -27,6 +27,8 @@ from tqdm.auto import tqdm
 
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
+from perakit.formulas import check_count
+from perakit.models.adapted import adapted_layers
 from perakit.toy.corpus import Corpus
 from perakit.toy.memory import peak_bytes, reset_peak
 from perakit.toy.tokens import Bytes, Tokenizer
@@ -59,10 +61,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "context", "eval_every", "eval_windows", "checkpoint_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PerakitError(f"{name}={value!r} must be an integer >= 1")
-        for name in ("lr", "clip", "weight_decay", "beta2", "warmup"):
+            check_count(name, getattr(self, name))
+        for name in ("seed", "warmup"):
+            check_count(name, getattr(self, name), least=0, most=2**63 - 1)
+        for name in ("lr", "clip", "weight_decay", "beta2"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
             if name in ("lr", "clip") and not (number and value > 0):
@@ -175,6 +177,8 @@ def train(
     ids = tokenizer.encode(corpus.train)
     _check_length(ids, recipe.context, "training text")
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if any(layer.merged is not None for layer in adapted_layers(model).values()):
+        raise PerakitError("the model is merged, its factors are not in the forward pass: pk.unmerge(model) first")
     if not trainable:
         raise PerakitError("no parameter requires grad: attach an adapter first, or unfreeze the model")
     device = next(iter(trainable.values())).device
@@ -262,20 +266,21 @@ class _Log:
             tensors = {f"parameter/{name}": p.detach() for name, p in trainable.items()}
             for name, p in trainable.items():
                 tensors |= {f"{key}/{name}": optimizer.state[p][key] for key in ADAM_STATE if p in optimizer.state}
-            meta = {"step": str(step), "fingerprint": self.fingerprint}
-            write_atomically(self.saved, to_safetensors({k: t.contiguous().cpu() for k, t in tensors.items()}, meta))
+            state = json.dumps({"step": step, "fingerprint": self.fingerprint})  # one key: safetensors does not order several
+            write_atomically(self.saved, to_safetensors({k: t.contiguous().cpu() for k, t in tensors.items()}, {"run": state}))
 
     def resume(self, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
         """Put the last checkpoint back, if there is one, and return the number of steps done."""
         step = 0
-        for stale in self.saved.parent.glob(".*.tmp") if self.saved else ():  # of a sitting that was killed while it wrote
-            stale.unlink(missing_ok=True)
+        for path in (self.saved, self.metrics) if self.saved and self.metrics else ():
+            for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a sitting that was killed while it wrote
+                stale.unlink(missing_ok=True)
         if self.saved and self.saved.exists():
             try:
                 with safe_open(self.saved, "pt") as file:
-                    meta = file.metadata() or {}
+                    meta = json.loads((file.metadata() or {}).get("run", "{}"))
                     tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            except (SafetensorError, OSError) as error:
+            except (SafetensorError, OSError, ValueError) as error:
                 raise PerakitError(f"cannot read checkpoint {str(self.saved)!r} ({error}): delete it to start again") from error
             if meta.get("fingerprint") != self.fingerprint:
                 raise PerakitError(

@@ -51,6 +51,12 @@ def same(before, after):
         assert torch.equal(value.view(torch.uint8), after[2][name][2].view(torch.uint8)), name
 
 
+def backward_hooked():
+    model = nn.Sequential(nn.Linear(4, 3))
+    model[0].register_full_backward_hook(print)
+    return model
+
+
 def hooked():
     model = nn.Sequential(nn.Linear(4, 3))
     model[0].register_forward_hook(print)
@@ -169,7 +175,8 @@ def test_report_prints():
         "-----  ------  -----  ----  -  ---------  -------\n"
         "0      Linear  5 x 7     3  3         36  33.6449\n"
         "3      Linear  3 x 1     3  1         12  11.2150\n"
-        "2 layers: 48 trainable of 107 parameters (44.8598 %)"
+        "2 layers: 48 trainable of 107 parameters (44.8598 %)\n"
+        "K: the largest rank that ΔW can have"
     )
 
 
@@ -177,7 +184,7 @@ def test_report_in_a_notebook_is_escaped():
     html = pk.attach(nn.ModuleDict({"<script>": nn.Linear(3, 2)}), LORA, "all-linear")._repr_html_()
     assert "<td>&lt;script&gt;</td>" in html
     assert "<script>" not in html
-    assert "1 layers: 15 trainable of 23 parameters" in html
+    assert "1 layer: 15 trainable of 23 parameters" in html
 
 
 # --- what changes ----------------------------------------------------------------------------------------------
@@ -425,7 +432,7 @@ BAD = {
     "typo": (gpt2, LORA, ["c_atn"], f"{NONE} 'c_atn'", "nearest: c_attn"),
     "typo among good names": (gpt2, LORA, ["c_attn", "mlp.c_porj"], f"{NONE} 'mlp.c_porj'", "c_proj"),
     "nothing near": (gpt2, LORA, ["zzz"], f"{NONE} 'zzz'", "layers that can be adapted: c_attn, c_proj, c_fc, lm_head"),
-    "no layer at all": (lambda: nn.Sequential(nn.ReLU()), LORA, "all-linear", "layers that can be adapted: none"),
+    "no layer at all": (lambda: nn.Sequential(nn.ReLU()), LORA, "all-linear", "the model has no Linear or Conv1D layer to adapt"),
     "empty list": (gpt2, LORA, [], f"{NONE} []", "layers that can be adapted: c_attn"),
     "empty name": (gpt2, LORA, [""], "targets=['']", "layer names"),
     "predicate says no": (gpt2, LORA, lambda name, module: False, NONE),
@@ -439,14 +446,15 @@ BAD = {
     "regex with LayerNorm": (gpt2, LORA, r".*h\.0.*", "'transformer.h.0.ln_1' (LayerNorm) cannot be adapted"),
     "container": (gpt2, LORA, ["attn"], "(Attention) cannot be adapted", "target its layers c_attn, c_proj"),
     "quantised": (quantised, LORA, ["0"], "'0' (Quantised) cannot be adapted"),
-    "quantised, all-linear": (quantised, LORA, "all-linear", "layers that can be adapted: none"),
+    "quantised, all-linear": (quantised, LORA, "all-linear", "the model has no Linear or Conv1D layer to adapt"),
     "forward of its own": (own_forward, LORA, ["0"], "'0' (Linear) cannot be adapted"),
     "weight_norm": (lambda: nn.Sequential(weight_norm(nn.Linear(4, 3))), LORA, ["0"], "cannot be adapted"),
     "integer weight": (integer, LORA, ["0"], "'0' (Linear) cannot be adapted", "floating-point weight"),
     "float8 weight": (lambda: mlp().to(torch.float8_e4m3fn), LORA, ["0"], "'0' (Linear) cannot be adapted"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)), LORA, ["0"], "cannot be adapted"),
     "lazy elsewhere": (lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)), LORA, ["1"], "'0.weight'", "batch"),
-    "hooked": (hooked, LORA, ["0"], "'0' has forward hooks", "after attach"),
+    "hooked": (hooked, LORA, ["0"], "'0' has hooks", "after attach"),
+    "backward hook": (backward_hooked, LORA, ["0"], "'0' has hooks", "after attach"),
     "model is a Linear": (lambda: nn.Linear(4, 3), LORA, "all-linear", "itself a Linear", "torch.nn.Sequential"),
     "model is a Conv1D": (lambda: Conv1D(4, 3), LORA, lambda name, module: True, "itself a Conv1D"),
 }
@@ -458,3 +466,25 @@ def test_refusals_say_why_and_change_nothing(case):
     model = make()
     with refused(model, *fragments):
         pk.attach(model, method, targets)
+
+
+def test_a_layer_in_two_places_answers_to_both_names():
+    model = nn.Module()
+    model.a = model.b = nn.Linear(4, 3)
+    pk.attach(model, LORA, ["b"])
+    assert model.a is model.b
+    assert list(pk.adapters(model)) == ["a"]
+
+
+def test_the_size_of_an_adapted_layer_is_that_of_its_base():
+    model = nn.Sequential(nn.Linear(4, 3), Conv1D(5, 3))
+    pk.attach(model, LORA, "all-linear")
+    assert (model[0].in_features, model[0].out_features, model[1].nf, model[1].nx) == (4, 3, 5, 3)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        model[0].no_such_thing  # noqa: B018
+
+
+def test_what_is_not_a_model_is_refused(tmp_path):
+    for call in (lambda: pk.attach(3, LORA, ["0"]), lambda: pk.load(str(tmp_path), mlp())):
+        with pytest.raises(pk.PerakitError, match=r"the first argument is the model, a torch\.nn\.Module, not "):
+            call()

@@ -355,3 +355,31 @@ def test_parts_of_one_buffer_that_do_not_overlap_can_be_merged():
     model[0].weight, model[1].weight = nn.Parameter(whole[:4]), nn.Parameter(whole[4:])
     pk.attach(model, PERA, ["0", "1"])
     assert len(pk.merge(model).rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(torch.float32, torch.float64), (torch.bfloat16, torch.float32), (torch.float64, torch.bfloat16)]
+)
+def test_a_merged_model_moved_to_another_dtype_merges_again(before, after):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5)).to(before)
+    pk.attach(model, pk.PERA(rank=3), ["0"])
+    with torch.no_grad():
+        for parameter in model[0].adapter.parameters():
+            parameter.normal_()
+    pk.merge(model)
+    model.to(after)
+    moved = model[0].merged
+    pk.unmerge(model)
+    pk.merge(model)
+    assert moved.dtype == after
+    assert torch.equal(moved, model[0].merged)
+
+
+def test_a_base_that_is_not_finite_is_named_as_the_cause():
+    model = nn.Sequential(nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+    pk.attach(model, pk.LoRA(rank=1), ["0"])
+    with pytest.raises(pk.PerakitError, match=r"cannot merge layer '0': NaN or inf in its own weight W0"):
+        pk.merge(model)

@@ -154,3 +154,8 @@ def test_an_update_that_is_no_sum_of_orders_is_refused(monkeypatch):
         pk.PerakitError, match=r"^layer '0' carries .*Multiply\(rank=2.*its update has no linear and high-order part to compare$"
     ):
         order_share(model_of(Multiply(rank=2)))
+
+
+def test_two_factors_are_not_enough():
+    with pytest.raises(pk.PerakitError, match=r"2 factors given: pass \(B, A, h\)"):
+        pk.theory.order_share((np.ones((2, 1)), np.ones((1, 3))))

@@ -12,7 +12,7 @@ def model():
     return GPT2(Config(n_embd=24, n_layer=2, n_head=2))
 
 
-@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("rank", [1, 3, 8, 64])
 def test_matched_lora_has_as_many_parameters_as_whole_ranks_allow(model, rank):
     trial = finetune.uniform(model, pk.PERA(rank, alpha=5.0), "all-linear")
     matched = finetune.matched_lora(model, trial)

@@ -172,13 +172,13 @@ class TestGenerate:
 @pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "4", None])
 def test_sizes_must_be_positive_integers(name, value):
-    with pytest.raises(PerakitError, match=rf"GPT-2 {name}={value!r} must be an integer >= 1: correct config.json"):
+    with pytest.raises(PerakitError, match=rf"GPT-2 {name}={value!r} must be an integer >= 1"):
         toy.Config(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "4"])
 def test_n_inner_must_be_null_or_a_positive_integer(value):
-    with pytest.raises(PerakitError, match=rf"GPT-2 n_inner={value!r} must be null or an integer >= 1"):
+    with pytest.raises(PerakitError, match=rf"GPT-2 n_inner={value!r} must be an integer >= 1"):
         toy.Config(n_inner=value)
 
 
@@ -189,7 +189,7 @@ def test_the_epsilon_must_be_a_positive_number(value):
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(PerakitError, match=r"GPT-2 n_embd=10 must be a multiple of n_head=4: correct config.json"):
+    with pytest.raises(PerakitError, match=r"GPT-2 n_embd=10 must be a multiple of n_head=4"):
         toy.Config(n_embd=10, n_head=4)
 
 

@@ -179,7 +179,7 @@ class TestHub:
     def test_what_transformers_finds_is_read(self, model, folder, monkeypatch):
         transformers = pytest.importorskip("transformers")
         found = transformers.GPT2LMHeadModel.from_pretrained(folder)
-        monkeypatch.setattr(transformers.GPT2LMHeadModel, "from_pretrained", lambda name: found)
+        monkeypatch.setattr(transformers.GPT2LMHeadModel, "from_pretrained", lambda name, **options: found)
         loaded = toy.load("gpt2")
         assert same(loaded, model)
         assert loaded.config == CONFIG
@@ -248,3 +248,12 @@ class TestTiny:
         words = [word for row in written for word in re.findall(r"[a-z]{2,}", reader.decode(row[17:]).lower())]
         assert len(words) > 15
         assert sum(word.encode() in known for word in words) / len(words) > 0.8
+
+
+@pytest.mark.parametrize(("name", "value"), [("vocab_size", 10**30), ("n_embd", 10**12), ("n_layer", 10**6)])
+def test_a_config_that_claims_huge_sizes_is_refused_at_once(tmp_path, name, value):
+    config = json.loads((TINY / "config.json").read_text()) | {name: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").symlink_to(TINY / "model.safetensors")
+    with pytest.raises(PerakitError, match=str(value)):
+        toy.load(tmp_path)

@@ -627,3 +627,24 @@ def test_killed_runs_leave_no_litter(killed_runs):
 
 if __name__ == "__main__":
     worker(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("seed", [None, "a", -1, 2**63, 1.5])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(PerakitError, match=r"seed=.* must be an integer"):
+        toy.Recipe(seed=seed)
+
+
+def test_a_merged_model_is_not_trained():
+    model = toy.GPT2(CONFIG)
+    pk.attach(model, pk.LoRA(2), "all-linear")
+    pk.merge(model)
+    with pytest.raises(PerakitError, match=r"the model is merged.*pk\.unmerge\(model\) first"):
+        toy.train(model, TEXT, RECIPE)
+
+
+def test_only_its_own_leftovers_are_removed(tmp_path):
+    (tmp_path / ".mine.tmp").write_text("kept")
+    (tmp_path / ".checkpoint.safetensors.123.tmp").write_text("left by a kill")
+    toy.train(toy.GPT2(CONFIG), TEXT, RECIPE, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".mine.tmp", "metrics.jsonl", "checkpoint.safetensors"}
