@@ -219,6 +219,7 @@ MUTATIONS = [
     Mutation("rank bound 2r", testing.law_11_rank, (pk.PERA, "rank_bound"), too_low_bound),
     Mutation("rank bound min(m, n)", testing.law_11_rank, (pk.PERA, "rank_bound"), loose_bound, method=pk.PERA(rank=1)),
     Mutation("scale forgotten", testing.law_3_dense_forward, (LoRAAdapter, "factors"), unscaled, LORA),
+    Mutation("scale forgotten, no oracle", testing.law_3_scale, (LoRAAdapter, "factors"), unscaled, LORA),
     Mutation("scale forgotten, reading", testing.law_10_readings, (LoRAAdapter, "factors"), unscaled, LORA),
     Mutation("scale forgotten, merged", testing.law_4_merge, (LoRAAdapter, "factors"), unscaled, LORA),
     Mutation("bias passed twice", testing.law_3_dense_forward, (base, "adapted_linear"), bias_twice),

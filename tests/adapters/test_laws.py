@@ -61,6 +61,11 @@ def test_law_3_dense_forward(name, kind, dtype, data):
 
 
 @each(0.3)
+def test_law_3_scale(name, kind, dtype, data):
+    testing.law_3_scale(*case(data, name, kind, dtype))
+
+
+@each(0.3)
 def test_law_4_merge(name, kind, dtype, data):
     testing.law_4_merge(*case(data, name, kind, dtype))
 
