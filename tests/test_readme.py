@@ -1,0 +1,39 @@
+"""The README runs, and its numbers are those of the files beside it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import perakit as pk
+from perakit.models import catalogue
+from perakit.toy.pretrained import TINY
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_first_block_runs_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL).group(1)
+    names = {}
+    exec(block, names)
+    assert "12 layers" in capsys.readouterr().out
+    fresh = pk.toy.load("tiny")
+    pk.load(fresh, "my-adapter")
+    assert pk.adapters(fresh).keys() == pk.adapters(names["model"]).keys()
+
+
+def test_the_tiny_model_is_as_its_card_says():
+    card = json.loads((TINY / "card.json").read_text())
+    assert f"{card['parameters']:,} parameters" in README
+    bits = card["heldout_bits_per_byte"]
+    assert f"**{bits['all held-out prose']:.2f} bits per byte**" in README
+    assert f"{bits['of which standard library']:.2f} on the standard library's alone" in README
+    assert f"({(TINY / 'model.safetensors').stat().st_size / 2**20:.1f} MiB)" in README
+
+
+@pytest.mark.parametrize("method", [pk.LoRA(16), pk.PERA(16)])
+def test_the_percentages_are_those_of_params(method):
+    _, percent = catalogue.count(catalogue.describe("llama3-8b"), method, "q,k,v,up,down")
+    assert f"{type(method).__name__} {percent:.5f} %" in README
