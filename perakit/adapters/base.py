@@ -166,7 +166,7 @@ class Additive(Adapter):
         """One factor random, the other zero.
 
         "zero_B": A uniform in ±1/√n (Kaiming-uniform with a = √5, as LoRA's code); "zero_A": B Gaussian with the
-        same variance, 1/(3m): the paper gives no variance.
+        same variance, 1/(3m), which is our choice.
         """
         with torch.no_grad():
             if self.method.init == "zero_B":
