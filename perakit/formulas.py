@@ -38,7 +38,7 @@ def parameter_count(m: int, n: int, rank: int, method: str, **options: Any) -> i
     """Trainable parameters of `method` on one (m, n) layer.
 
     method: the name of its rule here, "lora", "pera" ...; options: what the rule takes besides arrays (PERA:
-    terms, degree). LoRA has r(m+n), PERA r(m+n) + r(r+1)/2 (arXiv 2604.11841, section 3).
+    terms, degree). LoRA has r(m+n), PERA r(m+n) + r(r+1)/2.
     """
     if method not in _counts:
         raise PerakitError(f"unknown method {method!r}: choose from {', '.join(sorted(_counts))}")

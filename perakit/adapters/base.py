@@ -73,6 +73,10 @@ class Method:
         """Name and shape of every trainable parameter on an (m, n) layer."""
         return {"A": (self.rank, n), "B": (m, self.rank)}
 
+    def count(self, m: int, n: int) -> int:
+        """Trainable parameters on an (m, n) layer."""
+        return sum(map(math.prod, self.shapes(m, n).values()))
+
     def rank_bound(self, m: int, n: int) -> int:
         """The largest rank that ΔW can have by construction."""
         return min(m, n, self.rank)

@@ -68,7 +68,8 @@ class AdaptedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in ("base", "_modules"):  # not there yet, while a copy is being made
+            # Not there yet while a copy is being made; and the base's special methods would answer for the base alone.
+            if name in ("base", "_modules") or name.startswith("__"):
                 raise
             return getattr(self.base, name)
 
@@ -136,6 +137,15 @@ def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> I
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
     """Name (without adapters) -> adapted layer, in the model's order."""
     return {name: module for name, module in walk(model) if isinstance(module, AdaptedLayer)}
+
+
+def require_adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """`adapted_layers`, of which there must be one."""
+    check_model(model)
+    layers = adapted_layers(model)
+    if not layers:
+        raise PerakitError("the model has no adapter: pk.attach(model, pk.PERA(rank=8), targets) or pk.load(model, folder) first")
+    return layers
 
 
 def adapters(model: nn.Module) -> dict[str, Adapter]:

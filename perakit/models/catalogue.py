@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ def select(architecture: Architecture, targets: str | Iterable[str] | None = Non
 
 def count(architecture: Architecture, method: Method, targets: str | Iterable[str] | None = None) -> tuple[int, float]:
     """Trainable parameters of `method` on `targets`, and their percentage 100 trainable / (total + trainable)."""
-    trainable = sum(math.prod(shape) for _, m, n in select(architecture, targets) for shape in method.shapes(m, n).values())
+    trainable = sum(method.count(m, n) for _, m, n in select(architecture, targets))
     return trainable, 100 * trainable / (architecture.total + trainable)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, adapted_layers, tied_to
+from perakit.models.adapted import AdaptedLayer, adapted_layers, require_adapters, tied_to
 from perakit.models.attach import detach
 from perakit.table import Table
 
@@ -55,7 +55,7 @@ def merge(model: nn.Module) -> MergeReport:
     know. Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not finite or a
     layer's weight is shared with another.
     """
-    layers = {name: layer for name, layer in _some(model).items() if layer.merged is None}
+    layers = {name: layer for name, layer in require_adapters(model).items() if layer.merged is None}
     sums, report = _sums(model, layers)
     for name, layer in layers.items():
         layer.merged = sums[name]
@@ -73,19 +73,12 @@ def bake(model: nn.Module) -> MergeReport:
 
     Raises as `merge` does, with nothing written; returns the same report.
     """
-    layers = _some(model)
+    layers = require_adapters(model)
     sums, report = _sums(model, layers)
     for name, layer in layers.items():
         layer.kind.write(layer.base, sums[name])
     detach(model)
     return report
-
-
-def _some(model: nn.Module) -> dict[str, AdaptedLayer]:
-    layers = adapted_layers(model)
-    if not layers:
-        raise PerakitError("the model has no adapter: pk.attach(model, pk.PERA(rank=8), targets) or pk.load first")
-    return layers
 
 
 def _sums(model: nn.Module, layers: dict[str, AdaptedLayer]) -> tuple[dict[str, Tensor], MergeReport]:
@@ -99,19 +92,19 @@ def _sums(model: nn.Module, layers: dict[str, AdaptedLayer]) -> tuple[dict[str, 
                 "untie them (give the layer a clone of the weight) or leave the adapter unmerged"
             )
         delta = layer.exact_delta()
-        _check_finite(layer, name, delta)
         sums[name] = layer.sum_with(delta)
+        _check_finite(layer, name, sums[name])
         rows.append((name, str(layer.W0.dtype).removeprefix("torch."), *_rounding(layer.W0, delta, sums[name])))
     return sums, MergeReport(rows)
 
 
-def _check_finite(layer: AdaptedLayer, name: str, delta: Tensor) -> None:
+def _check_finite(layer: AdaptedLayer, name: str, total: Tensor) -> None:
     bad = [key for key, parameter in layer.adapter.named_parameters() if not parameter.isfinite().all()]
     if bad:
         raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
     if not layer.W0.isfinite().all():
         raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in its own weight W0; load a good base model")
-    if not layer.sum_with(delta).isfinite().all():
+    if not total.isfinite().all():
         raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to a wider dtype first")
 
 

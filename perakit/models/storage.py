@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from perakit.adapters import Method
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
-from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, walk
+from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, require_adapters, walk
 from perakit.models.attach import AttachReport, adapt, report
 from perakit.models.layers import DTYPES, kind_of
 
@@ -44,9 +44,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     Merged or not, disabled or not, the files are the same. An adapter that is in the folder already is replaced in
     one step, or stays whole where writing fails (PerakitError). Returns the folder.
     """
-    layers = adapted_layers(model)
-    if not layers:
-        raise PerakitError("nothing to save, the model has no adapter: pk.attach(model, pk.PERA(rank=8), targets) first")
+    layers = require_adapters(model)
     folder = Path(folder)
     tensors = {
         f"{name}.{key}": parameter.detach().cpu().contiguous()
@@ -175,9 +173,9 @@ def _check_layers(model: nn.Module, layers: dict[str, AdaptedLayer], saved: dict
     missing, unexpected = sorted(here - set(saved)), sorted(set(saved) - here)
     problems = []
     if unexpected:
-        problems.append(f"the file has layers that the model lacks: {_some(unexpected)}")
+        problems.append(f"the file has layers that the model lacks: {_listed(unexpected)}")
     if missing:
-        problems.append(f"the model has adapters that the file lacks: {_some(missing)}")
+        problems.append(f"the model has adapters that the file lacks: {_listed(missing)}")
     for name in sorted(here & set(saved)):
         m, n = _weight(model, name).shape
         if [m, n] != saved[name]["shape"]:
@@ -191,7 +189,7 @@ def _check_layers(model: nn.Module, layers: dict[str, AdaptedLayer], saved: dict
         raise PerakitError(f"layer {merged[0]!r} is merged, loading would leave it stale: pk.unmerge(model) first")
 
 
-def _some(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 

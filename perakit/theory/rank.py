@@ -50,13 +50,11 @@ def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> 
 
 def _model_norms(model: Any) -> dict[str, tuple[float, float]]:
     from perakit.adapters import Additive
-    from perakit.models import adapters
+    from perakit.models.adapted import require_adapters
 
-    found = adapters(model)
-    if not found:
-        raise PerakitError("the model has no adapter: pk.attach(model, pk.PERA(rank=8), targets) first")
     parts = {}
-    for name, adapter in found.items():
+    for name, layer in require_adapters(model).items():
+        adapter = layer.adapter
         if not isinstance(adapter, Additive):
             raise PerakitError(f"layer {name!r} carries {adapter.method}: its update has no linear and high-order part to compare")
         parts[name] = _norms(*adapter.factors(), rank=adapter.method.rank)

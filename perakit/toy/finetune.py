@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from perakit.adapters import Additive, LoRA, Method
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.models import adapters, merge, save, unmerge
-from perakit.models.attach import adapt, report, select
+from perakit.models.attach import Targets, adapt, report, select
 from perakit.models.layers import kind_of
 from perakit.plots import training_figure
 from perakit.table import Table
@@ -110,7 +110,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def uniform(model: GPT2, method: Method, targets: Any, label: str | None = None) -> Trial:
+def uniform(model: GPT2, method: Method, targets: Targets, label: str | None = None) -> Trial:
     """The same method on every targeted layer."""
     return Trial(label or f"{type(method).__name__} r={method.rank}", dict.fromkeys(select(model, targets), method))
 
@@ -122,9 +122,9 @@ def matched_lora(model: GPT2, trial: Trial) -> Trial:
     until not even the cheapest fits.
     """
     shapes = {name: _shape(model, name) for name in trial.methods}
-    room = sum(_count(method, *shapes[name]) for name, method in trial.methods.items())
+    room = sum(method.count(*shapes[name]) for name, method in trial.methods.items())
     ranks = {name: method.rank for name, method in trial.methods.items()}
-    room -= sum(_count(LoRA(rank), *shapes[name]) for name, rank in ranks.items())
+    room -= sum(LoRA(rank).count(*shapes[name]) for name, rank in ranks.items())
     by_cost = sorted(ranks, key=lambda name: sum(shapes[name]))
     while room >= sum(shapes[by_cost[0]]):
         for name in by_cost:
@@ -228,10 +228,6 @@ def _shape(model: nn.Module, name: str) -> tuple[int, int]:
     return m, n
 
 
-def _count(method: Method, m: int, n: int) -> int:
-    return sum(torch.Size(shape).numel() for shape in method.shapes(m, n).values())
-
-
 def _facts(source: str | Path, new: Corpus, old: Corpus | None, recipe: Recipe, device: str) -> dict[str, Any]:
     return {
         "model": str(source),
@@ -239,7 +235,7 @@ def _facts(source: str | Path, new: Corpus, old: Corpus | None, recipe: Recipe, 
         "old domain": old.describe() if old else "not watched",
         "recipe": asdict(recipe),
         "seed": recipe.seed,
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": sys.modules["numpy"].__version__},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "hardware": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
     }
 

@@ -488,3 +488,13 @@ def test_what_is_not_a_model_is_refused(tmp_path):
     for call in (lambda: pk.attach(3, LORA, ["0"]), lambda: pk.load(str(tmp_path), mlp())):
         with pytest.raises(pk.PerakitError, match=r"the first argument is the model, a torch\.nn\.Module, not "):
             call()
+
+
+def test_a_copy_is_of_the_adapted_layer_even_where_the_base_copies_itself_its_own_way():
+    class Stubborn(nn.Linear):
+        def __deepcopy__(self, memo):
+            return nn.Linear(4, 3)
+
+    model = nn.Sequential(Stubborn(4, 3))
+    pk.attach(model, LORA, ["0"])
+    assert isinstance(copy.deepcopy(model)[0], AdaptedLayer)

@@ -178,7 +178,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def save(self):
         if not self.attached:
-            with pytest.raises(pk.PerakitError, match="nothing to save"):
+            with pytest.raises(pk.PerakitError, match="the model has no adapter"):
                 pk.save(self.model, self.folder / "bare")
             return
         folder = pk.save(self.model, self.folder / str(len(self.saved) % 2))  # now and then over an old one
