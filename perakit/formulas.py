@@ -150,6 +150,51 @@ def expand(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, i
     return _join(columns, axis=1), _join([A, h[:, None] * A_poly], axis=0)
 
 
+@trainable(lambda m, n, rank: rank * (m + n))
+def hira(W0: Array, B: Array, A: Array) -> Array:
+    """HiRA: ΔW = W0∘(B A).
+
+    W0 (m, n) frozen, B (m, r), A (r, n); returns ΔW (m, n), of rank up to rank(W0)·r. Source: HiRA, ICLR 2025.
+    """
+    _check_factors(B, A)
+    _check_weight(W0, B, A)
+    return W0 * (B @ A)
+
+
+@trainable(lambda m, n, rank: rank * (m + n) + m)
+def dora(W0: Array, B: Array, A: Array, magnitude: Array, scale: float = 1.0, norm: Array | None = None) -> Array:
+    """DoRA: ΔW = diag(g / ‖V‖_row) V - W0 with V = W0 + s B A.
+
+    W0 (m, n) frozen, B (m, r), A (r, n), magnitude g (m,): the length of each row of the new weight; scale: s;
+    norm (m,): the row lengths of V, where a caller holds them constant (DoRA detaches them in its gradient); None
+    computes them. A zero row stays zero. Returns ΔW (m, n). Source: arXiv 2402.09353, Eq. 5, rows as PEFT has them.
+    """
+    _check_factors(B, A)
+    _check_weight(W0, B, A)
+    V = W0 + scale * (B @ A)
+    length = row_norm(V) if norm is None else norm
+    if tuple(magnitude.shape) != (V.shape[0],) or tuple(length.shape) != (V.shape[0],):
+        raise PerakitError(f"magnitude {tuple(magnitude.shape)} and norm {tuple(length.shape)} need one entry per row: ({V.shape[0]},)")
+    return (magnitude / length)[:, None] * V - W0
+
+
+def row_norm(V: Array) -> Array:
+    """Euclidean length of each row of V (m, n), with a floor of 1e-18 for floats: a zero row can be divided by it. Returns (m,)."""
+    squares = (V * V).sum(1)
+    if not isinstance(V, np.ndarray):
+        return squares.clamp(min=1e-36).sqrt()
+    if V.dtype == object:
+        import sympy
+
+        return np.array([sympy.sqrt(square) for square in squares], dtype=object)
+    return np.sqrt(np.maximum(squares, 1e-36))
+
+
+def _check_weight(W0: Array, B: Array, A: Array) -> None:
+    if tuple(W0.shape) != (B.shape[0], A.shape[1]):
+        raise PerakitError(f"W0 {tuple(W0.shape)} does not match B A, which is ({B.shape[0]}, {A.shape[1]})")
+
+
 def _check_factors(B: Array, A: Array) -> int:
     if len(B.shape) != 2 or len(A.shape) != 2 or B.shape[1] != A.shape[0]:
         raise PerakitError(f"B {tuple(B.shape)} and A {tuple(A.shape)} do not match: need (m, r) and (r, n)")

@@ -26,12 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from perakit import formulas, models
+from perakit import models
 from perakit.adapters import Additive, Method
 from perakit.errors import PerakitError
 from perakit.models.adapted import AdaptedLayer
 from perakit.models.layers import kind_of
 from perakit.strategies import DTYPES, LAYERS, make_layer, move
+from perakit.theory.exact import exact_rank
 
 Formula = Callable[[Any, dict[str, Any], Any], Any]
 
@@ -74,17 +75,7 @@ def _outer(parameters: dict[str, Any], i: int) -> Any:
     return parameters["B"][:, i, None] * parameters["A"][None, i]
 
 
-def _lora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
-    return method.scale * formulas.lora(parameters["B"], parameters["A"])
-
-
-def _pera(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
-    h = method.feature_scale * parameters["h"]
-    return method.scale * formulas.pera(parameters["B"], parameters["A"], h, method.terms, method.degree)
-
-
 ORACLES: dict[str, Formula] = {"lora": hadamard_lora, "pera": hadamard_pera}
-READINGS: dict[str, Formula] = {"lora": _lora, "pera": _pera}  # of `formulas`, which takes any arrays
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -109,21 +100,9 @@ def inputs(layer: nn.Module, seed: int, leading: tuple[int, ...] = (4,)) -> Tens
     return torch.randn(*leading, W0.shape[1], generator=generator).to(W0.dtype)
 
 
-def exact_rank(matrix: Any) -> int:
-    """Rank of a matrix of integers, Fractions or floats (read as the rationals they are), by exact elimination."""
-    rows = [[Fraction(entry) for entry in row] for row in np.asarray(matrix).tolist()]
-    rank = 0
-    for column in range(len(rows[0]) if rows else 0):
-        pivot = next((row for row in range(rank, len(rows)) if rows[row][column]), None)
-        if pivot is None:
-            continue
-        rows[rank], rows[pivot] = rows[pivot], rows[rank]
-        for row in range(rank + 1, len(rows)):
-            ratio = rows[row][column] / rows[rank][column]
-            if ratio:
-                rows[row] = [a - ratio * b for a, b in zip(rows[row], rows[rank], strict=True)]
-        rank += 1
-    return rank
+def _reading(method: Method) -> Formula | None:
+    """The method's own rule in `formulas`, which takes any arrays; None for a method that does not say."""
+    return None if type(method).update is Method.update else lambda method, parameters, W0: method.update(W0, **parameters)
 
 
 def _layer(model: nn.Sequential) -> AdaptedLayer:
@@ -340,7 +319,7 @@ def law_10_readings(method: Method, layer: nn.Module, seed: int = 0, formula: Fo
     import sympy
 
     model = adapted(method, layer, seed)
-    formula = formula or READINGS.get(method.name)
+    formula = formula or _reading(method)
     for point in ("float", "rational"):
         if point == "rational":
             generator = np.random.default_rng(seed)

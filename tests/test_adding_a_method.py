@@ -32,6 +32,7 @@ pk.detach(model)
 assert torch.equal(model(x), before)
 pk.load(model, "saved")
 assert torch.equal(model(x), after)
+assert pk.theory.measured_dimension(9, 7, AdaLoRA(rank=2)) == 2 * (9 + 7 - 2)
 """
 
 

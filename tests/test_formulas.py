@@ -275,3 +275,71 @@ def test_counts_of_impossible_sizes_are_refused(m, n, rank, method):
 def test_counts_with_an_unknown_option_are_refused():
     with pytest.raises(pk.PerakitError, match="lora does not take the options terms"):
         formulas.parameter_count(4, 5, 1, "lora", terms="full")
+
+
+# --- updates that depend on W0 -----------------------------------------------------------------------------------------
+
+
+@given(strategies.shapes(), strategies.seeds())
+def test_hira_and_dora_by_loops(shape, seed):
+    m, n, rank = shape
+    generator = np.random.default_rng(seed)
+    W0, B, A = (generator.normal(size=size) for size in ((m, n), (m, rank), (rank, n)))
+    g, scale = generator.uniform(0.5, 2, m), 0.75
+    hira, dora = np.zeros((m, n)), np.zeros((m, n))
+    for p in range(m):
+        row = [W0[p, q] + scale * sum(B[p, i] * A[i, q] for i in range(rank)) for q in range(n)]
+        length = math.sqrt(sum(entry * entry for entry in row))
+        for q in range(n):
+            hira[p, q] = W0[p, q] * sum(B[p, i] * A[i, q] for i in range(rank))
+            dora[p, q] = g[p] * row[q] / length - W0[p, q]
+    tensors = [torch.from_numpy(array) for array in (W0, B, A, g)]
+    for expected, numpy, torch_ in (
+        (hira, formulas.hira(W0, B, A), formulas.hira(*tensors[:3])),
+        (dora, formulas.dora(W0, B, A, g, scale), formulas.dora(*tensors, scale)),
+    ):
+        np.testing.assert_allclose(numpy, expected, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(torch_.numpy(), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_dora_in_symbols():
+    """W0 = (3, 4), B A = 0: length 5, so magnitude 10 doubles the row; exact, no floats."""
+    W0, B, A = (
+        np.array(x, dtype=object)
+        for x in ([[sympy.Integer(3), sympy.Integer(4)]], [[sympy.Integer(0)]], [[sympy.Integer(1), sympy.Integer(1)]])
+    )
+    assert formulas.dora(W0, B, A, np.array([sympy.Integer(10)], dtype=object)).tolist() == [[3, 4]]
+    g = np.array([sympy.Symbol("g")], dtype=object)
+    assert formulas.dora(W0, B, A, g)[0, 1] == sympy.Symbol("g") * 4 / 5 - 4
+
+
+def test_dora_of_a_zero_row_is_finite_and_its_norm_can_be_held():
+    W0, B, A = np.zeros((2, 3)), np.zeros((2, 1)), np.ones((1, 3))
+    assert not formulas.dora(W0, B, A, np.ones(2)).any()
+    half = torch.zeros(2, 3, requires_grad=True)
+    formulas.dora(half, torch.zeros(2, 1), torch.ones(1, 3), torch.zeros(2)).sum().backward()
+    assert torch.isfinite(half.grad).all()
+    V = np.array([[3.0, 4.0]])
+    held = formulas.dora(V, np.zeros((1, 1)), np.ones((1, 2)), np.array([1.0]), norm=np.array([2.0]))
+    np.testing.assert_allclose(held, V / 2 - V)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: formulas.hira(np.ones((3, 3)), np.ones((3, 2)), np.ones((2, 4))), r"W0 \(3, 3\) does not match B A, which is \(3, 4\)"),
+        (lambda: formulas.dora(np.ones((3, 4)), np.ones((3, 2)), np.ones((3, 4)), np.ones(3)), r"B \(3, 2\) and A \(3, 4\) do not match"),
+        (
+            lambda: formulas.dora(np.ones((3, 4)), np.ones((3, 2)), np.ones((2, 4)), np.ones(4)),
+            r"magnitude \(4,\) and norm \(3,\) need one entry per row: \(3,\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_match_are_refused(call, message):
+    with pytest.raises(pk.PerakitError, match="^" + message):
+        call()
+
+
+def test_hira_and_dora_count_their_parameters():
+    assert formulas.parameter_count(7, 5, 2, "hira") == 24
+    assert formulas.parameter_count(7, 5, 2, "dora") == 31

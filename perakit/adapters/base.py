@@ -81,6 +81,13 @@ class Method:
         """The largest rank that ΔW can have by construction."""
         return min(m, n, self.rank)
 
+    def update(self, W0: Any, **factors: Any) -> Any:
+        """ΔW (m, n), scale included, by the rule in `perakit.formulas`, of arrays of any kind named as in `shapes`.
+
+        What theory and tests read; W0 may be None where the rule does not depend on it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define update(W0, **factors) -> (m, n)")
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON, with the method's name; `from_dict` reads it back."""
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in asdict(self).items()}
@@ -106,7 +113,7 @@ class Adapter(nn.Module):
 
     method: the description; W0 (m, n): the frozen weight, which gives shape, dtype and device. Parameters have dtype
     `promote_types(W0.dtype, float32)`: an update is too small for half precision.
-    A subclass overrides `delta` (or `factors`, see Additive) and, where its start differs, `reset`.
+    A subclass overrides `reset` and, where ΔW is a product, `factors` (see Additive).
     """
 
     def __init__(self, method: Any, W0: Tensor) -> None:
@@ -122,7 +129,7 @@ class Adapter(nn.Module):
 
     def delta(self, W0: Tensor) -> Tensor:
         """ΔW (m, n), scale included, for the frozen weight W0 (m, n), which comes in float32 at least."""
-        raise NotImplementedError(f"{type(self).__name__} must define delta(W0) -> (m, n)")
+        return self.method.update(W0, **dict(self.named_parameters()))
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
         """Matrices whose product is ΔW, for the forward pass to multiply in the order it likes."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from perakit import formulas
 from perakit.adapters.base import Additive, Method
 
 
@@ -28,3 +30,6 @@ class LoRA(Method):
     scaling: str = "standard"
     dropout: float = 0.0
     init: str = "zero_B"
+
+    def update(self, W0: Any, **factors: Any) -> Any:
+        return self.scale * formulas.lora(**factors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,3 +60,7 @@ class PERA(Method):
 
     def rank_bound(self, m: int, n: int) -> int:
         return min(m, n, formulas.rank_bound(self.rank, self.terms, self.degree))
+
+    def update(self, W0: Any, **factors: Any) -> Any:
+        h = self.feature_scale * factors.pop("h")
+        return self.scale * formulas.pera(**factors, h=h, terms=self.terms, degree=self.degree)

@@ -1,4 +1,4 @@
-"""How much of an update is high-order, and of what rank it is."""
+"""Of what rank an update is, what its spectrum looks like, and how much of it is high-order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,140 @@ import numpy as np
 
 from perakit import formulas
 from perakit.errors import PerakitError
+from perakit.formulas import check_count
+from perakit.theory.exact import EXACT, modular_rank
+from perakit.theory.families import RANGES, Family, as_family, check_matrix, evaluate, whole_array, whole_factors
+
+GAP = 1e3  # a numerical rank is called clear where the last counted singular value is this much larger than the next
+
+# --- rank ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NumericalRank:
+    """How many singular values lie above a tolerance, and how clear that is.
+
+    rank; tolerance: the bound, absolute; gap: last counted singular value over the next (inf where none is left, or the
+    next is 0); clear: gap >= 1000. Where it is not clear the number depends on the tolerance: ask `exact_rank`.
+    """
+
+    rank: int
+    tolerance: float
+    gap: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether another tolerance nearby would give the same rank."""
+        return self.gap >= GAP
+
+    def __str__(self) -> str:
+        doubt = "" if self.clear else "; not clear: use exact_rank"
+        return f"rank {self.rank} (singular values above {self.tolerance:.1e}, gap {self.gap:.1e}{doubt})"
+
+
+def numerical_rank(matrix: Any, tolerance: float | None = None) -> NumericalRank:
+    """Rank up to rounding: the number of singular values above `tolerance`.
+
+    matrix: (m, n) of finite numbers; tolerance: absolute, None means max(m, n) · 2.2e-16 · σ₁, what rounding may do to
+    a float64 matrix. It cannot see diag(1, 1e-17) as rank 2; `exact_rank` can.
+    """
+    values = spectrum(matrix)
+    if tolerance is None:
+        tolerance = max(np.shape(matrix)) * np.finfo(np.float64).eps * float(values[0])
+    elif not 0 <= tolerance < math.inf:
+        raise PerakitError(f"tolerance={tolerance!r} must be a finite number >= 0: an absolute bound on singular values")
+    rank = int((values > tolerance).sum())
+    following = values[rank] if rank < values.size else 0.0
+    last = values[rank - 1] if rank else tolerance
+    return NumericalRank(rank, float(tolerance), float(last / following) if following else math.inf)
+
+
+def measured_rank(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0) -> int:
+    """Generic rank of ΔW, measured: the exact rank of one update made from random whole factors.
+
+    rank: r, with `terms` ("none": LoRA) and `degree`, or any family. For PERA it is min(m, n, K). Elimination runs
+    modulo a prime, so the number is a lower bound on the generic rank, and below it only by a rare accident of the draw
+    (`seed`). A rule that does not give whole numbers of whole factors is measured by `numerical_rank`.
+    """
+    family = as_family(m, n, rank, terms, degree)
+    generator = np.random.default_rng(seed)
+    for size in RANGES:
+        factors, W0 = whole_factors(family, m, n, size, None, generator), whole_array(generator, (m, n), size)
+        delta = evaluate(family, W0, factors, (m, n))
+        largest = evaluate(family, abs(W0), {name: abs(value) for name, value in factors.items()}, (m, n))
+        if np.abs(largest).max() < EXACT and (delta == np.rint(delta)).all():
+            return modular_rank(delta)
+    return numerical_rank(delta).rank
+
+
+# --- spectra ---------------------------------------------------------------------------------------------------------
+
+
+def spectrum(update: Any) -> np.ndarray:
+    """Singular values, in falling order.
+
+    update: a matrix (m, n), which gives min(m, n) of them; or its factors (B_hat (m, K), A_hat (K, n)), which give
+    min(m, n, K) without the product being formed: those of the (K, K) core R_B R_Aᵀ of two thin QR decompositions.
+    """
+    if isinstance(update, tuple) and len(update) == 2 and np.ndim(update[0]) == 2:
+        B_hat, A_hat = (check_matrix(name, factor) for name, factor in zip(("B_hat", "A_hat"), update, strict=True))
+        if B_hat.shape[1] != A_hat.shape[0]:
+            raise PerakitError(f"B_hat {B_hat.shape} and A_hat {A_hat.shape} do not match: need (m, K) and (K, n)")
+        left, right = np.linalg.qr(B_hat)[1], np.linalg.qr(A_hat.T)[1]
+        return np.linalg.svd(left @ right.T, compute_uv=False)
+    return np.linalg.svd(check_matrix("the matrix", update), compute_uv=False)
+
+
+def stable_rank(update: Any) -> float:
+    """‖ΔW‖_F² / ‖ΔW‖₂² = Σ σ² / σ₁²: at most the rank, and not moved by small singular values; 0 for a zero matrix.
+
+    update: as in `spectrum`.
+    """
+    values = spectrum(update)
+    return float(np.sum(np.square(values / values[0]))) if values[0] else 0.0
+
+
+def effective_rank(update: Any) -> float:
+    """exp(-Σ p log p) with p = σ / Σ σ: the number of equal singular values of the same entropy; 0 for a zero matrix.
+
+    update: as in `spectrum`. Source: Roy and Vetterli, EUSIPCO 2007.
+    """
+    values = spectrum(update)
+    p = values[values > 0] / values.sum() if values[0] else values[:0]
+    return float(np.exp(-np.sum(p * np.log(p)))) if p.size else 0.0
+
+
+def subspace_similarity(X: Any, Y: Any, i: int, j: int) -> float:
+    """How much of the first i left singular directions of X lies in the first j of Y: ‖U_iᵀ V_j‖_F² / min(i, j), in [0, 1].
+
+    X (m, k), Y (m, l): matrices with m rows; i <= min(m, k), j <= min(m, l). For the right singular directions of A, the
+    LoRA paper's choice, pass Aᵀ. Source: arXiv 2106.09685, Eq. 4.
+    """
+    X, Y = check_matrix("X", X), check_matrix("Y", Y)
+    if X.shape[0] != Y.shape[0]:
+        raise PerakitError(f"X {X.shape} and Y {Y.shape} must have as many rows: their columns are compared")
+    for name, count, matrix in (("i", i, X), ("j", j, Y)):
+        check_count(name, count, most=min(matrix.shape))
+    left, right = np.linalg.svd(X, full_matrices=False)[0][:, :i], np.linalg.svd(Y, full_matrices=False)[0][:, :j]
+    return float(np.sum(np.square(left.T @ right)) / min(i, j))
+
+
+def amplification(delta: Any, W0: Any, rank: int) -> float:
+    """How much an update amplifies directions that W0 hardly uses: ‖ΔW‖_F / ‖Uᵀ W0 V‖_F.
+
+    delta, W0 (m, n); U (m, rank), V (n, rank): the first singular directions of ΔW; inf where W0 has nothing there.
+    Source: arXiv 2106.09685, section 7.3.
+    """
+    delta, W0 = check_matrix("delta", delta), check_matrix("W0", W0)
+    if delta.shape != W0.shape:
+        raise PerakitError(f"delta {delta.shape} and W0 {W0.shape} must have one shape")
+    check_count("rank", rank, most=min(delta.shape))
+    U, _, Vt = np.linalg.svd(delta, full_matrices=False)
+    used = float(np.linalg.norm(U[:, :rank].T @ W0 @ Vt[:rank].T))
+    return float(np.linalg.norm(delta)) / used if used else math.inf
+
+
+# --- the share of high orders ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -77,3 +211,44 @@ def _ratio(linear: float, high: float) -> float:
 def _array(x: Any) -> np.ndarray:
     detached = x.detach().cpu() if hasattr(x, "detach") else x
     return np.asarray(detached, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class PredictedShare:
+    """A band for the order share after `steps` of Adam: entries that drift at random below, all one way above."""
+
+    steps: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"order share after {self.steps} steps: predicted {self.low:.2e} ... {self.high:.2e}"
+
+
+def predicted_share(n: int, rank: int, lr: float, steps: int, feature_scale: float = 1.0, terms: str = "full") -> PredictedShare:
+    """The order share to expect of PERA trained from its published start, from sizes alone.
+
+    n: inputs of the layer; rank: r; lr: learning rate of Adam; steps: taken so far; feature_scale, terms: as in
+    `perakit.PERA`, degree 2. Entries of A keep their start, uniform of variance α² = 1/(3n); B and h start at zero and
+    move by at most about lr a step, h from the second step on (its first gradient is zero with B): β = lr·steps^p and
+    χ = lr·(steps - 1)^p, p = 1 if every step goes one way, p = 1/2 if they are a random walk. For independent entries
+
+        share = feature_scale · χ β α √((r-1)/2 + κ)     κ = 9/5 · κ_B, the fourth moments of the squares,
+
+    κ_B = 1 (all entries of one size) below, 3 (Gaussian) above; square terms only √κ, cross terms only √((r-1)/2).
+    At steps = 0 (or 1) it is zero. A forecast of size, not a bound: training may correlate h with the products, and the
+    first few steps are smaller. lr: of a schedule, its mean.
+    """
+    check_count("n", n)
+    check_count("rank", rank)
+    check_count("steps", steps, least=0)
+    formulas.rank_bound(rank, terms)
+    if not 0 < lr < math.inf or not 0 < feature_scale < math.inf:
+        raise PerakitError(f"lr={lr!r} and feature_scale={feature_scale!r} must be finite numbers > 0")
+
+    def share(power: float, kurtosis: float) -> float:
+        squares, products = {"full": (1, 1), "square": (1, 0), "cross": (0, 1)}[terms]
+        size = lr**2 * steps**power * max(steps - 1, 0) ** power / math.sqrt(3 * n)
+        return feature_scale * size * math.sqrt(products * (rank - 1) / 2 + squares * 9 / 5 * kurtosis)
+
+    return PredictedShare(steps, share(0.5, 1.0), share(1.0, 3.0))

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import perakit as pk
 from perakit import strategies, testing
+from perakit.theory.exact import exact_rank
 
 KINDS = {name: name for name in strategies.LAYERS}
 if importlib.util.find_spec("transformers"):
@@ -255,17 +256,17 @@ def test_sign_factors_do_not_attain_the_bound():
     adapter.B.data.copy_(torch.cat([signs, signs[:1]]))
     adapter.A.data.copy_(torch.cat([signs, signs[:3]]).T)
     adapter.h.data.copy_(torch.arange(1, 11))
-    rank = testing.exact_rank(pk.delta_weights(model)["0"].numpy())
+    rank = exact_rank(pk.delta_weights(model)["0"].numpy())
     assert method.rank_bound(17, 19) == 14
     assert rank == 4 + 6 + 1  # the columns, their products, and one square for all
 
 
 def test_exact_rank_is_not_fooled_by_size():
     """Numerical rank is: diag(1, 1e-17) reads as rank 1."""
-    assert testing.exact_rank(np.diag([1.0, 1e-17])) == 2
-    assert testing.exact_rank(np.array([[1, 2, 3], [2, 4, 6]])) == 1
-    assert testing.exact_rank(np.zeros((2, 3))) == 0
-    assert testing.exact_rank(np.array([[0, 1], [1, 0]])) == 2
+    assert exact_rank(np.diag([1.0, 1e-17])) == 2
+    assert exact_rank(np.array([[1, 2, 3], [2, 4, 6]])) == 1
+    assert exact_rank(np.zeros((2, 3))) == 0
+    assert exact_rank(np.array([[0, 1], [1, 0]])) == 2
 
 
 def test_strategies_make_the_same_layer_twice_and_leave_the_global_generator_alone():

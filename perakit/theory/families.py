@@ -1,0 +1,145 @@
+"""Families of updates: what the probes ask questions about.
+
+A family is the set {ΔW = update(factors)} of everything that a rule can make on an (m, n) layer. Every method
+(`perakit.PERA(2)`) is one; `Formula` makes one of a rule of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from perakit import formulas
+from perakit.errors import PerakitError
+from perakit.formulas import Array
+
+Shapes = Mapping[str, tuple[int, ...]]
+Factors = Mapping[str, Array]
+RANGES = (99, 31, 9, 3)  # random whole factors are 1 ... range in size: probes take the first at which float64 is exact
+FAMILIES = (*formulas.TERMS, "none")
+
+
+@runtime_checkable
+class Family(Protocol):
+    """What a probe needs to know of an update rule; `perakit.Method` has it."""
+
+    def shapes(self, m: int, n: int) -> Shapes:
+        """Name and shape of every factor on an (m, n) layer."""
+
+    def update(self, W0: Array, **factors: Array) -> Array:
+        """ΔW (m, n) of arrays of any kind; W0 may be None where the rule does not read it."""
+
+    def rank_bound(self, m: int, n: int) -> int:
+        """The largest rank that ΔW can have by construction."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A rule of your own as a family: `Formula(my_rule, lambda m, n: {"B": (m, 2), "A": (2, n)})`.
+
+    rule: takes the factors by name and returns ΔW (m, n); written with operators that NumPy and torch share, as in
+    `perakit.formulas`. factors: (m, n) -> name and shape of each. bound: (m, n) -> largest possible rank; None means
+    min(m, n). A rule that reads W0 takes it by `functools.partial`.
+    """
+
+    rule: Callable[..., Array]
+    factors: Callable[[int, int], Shapes]
+    bound: Callable[[int, int], int] | None = None
+
+    def shapes(self, m: int, n: int) -> Shapes:
+        """As `Family.shapes`."""
+        return self.factors(m, n)
+
+    def update(self, W0: Array, **factors: Array) -> Array:
+        """As `Family.update`."""
+        return self.rule(**factors)
+
+    def rank_bound(self, m: int, n: int) -> int:
+        """As `Family.rank_bound`."""
+        return min(m, n) if self.bound is None else min(m, n, self.bound(m, n))
+
+
+def pera(rank: int, terms: str = "full", degree: int = 2) -> Formula:
+    """PERA's family, unscaled, or LoRA's: terms="none" has no products. Rules: `formulas.pera`, `formulas.lora`."""
+    if terms == "none":
+        formulas.check_count("rank", rank)
+        return Formula(formulas.lora, lambda m, n: {"B": (m, rank), "A": (rank, n)}, lambda m, n: rank)
+    if terms not in FAMILIES:
+        raise PerakitError(f"terms={terms!r} is unknown: choose from {', '.join(map(repr, FAMILIES))}")
+    bound = formulas.rank_bound(rank, terms, degree)
+    return Formula(
+        partial(formulas.pera, terms=terms, degree=degree),
+        lambda m, n: {"B": (m, rank), "A": (rank, n), "h": (bound - rank,)},
+        lambda m, n: bound,
+    )
+
+
+def as_family(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2) -> Family:
+    """The family that a probe's arguments name: a rank with `terms` and `degree`, or a family itself."""
+    if isinstance(rank, Family):
+        check_layer(m, n)
+        return rank
+    check_layer(m, n, rank)
+    return pera(rank, terms, degree)
+
+
+def evaluate(family: Family, W0: Array, factors: Mapping[str, Array], shape: tuple[int, int]) -> Array:
+    """ΔW of `factors`, refused unless it has `shape`."""
+    delta = family.update(W0, **factors)
+    found = tuple(getattr(delta, "shape", ()))
+    if found != shape:
+        raise PerakitError(f"the formula returned shape {found} where the layer is {shape}: return ΔW (m, n), one entry per weight")
+    return delta
+
+
+def check_layer(m: int, n: int, rank: int | None = None) -> None:
+    """Refuse sizes that are no counts, and a rank above min(m, n)."""
+    formulas.check_count("m", m)
+    formulas.check_count("n", n)
+    if rank is not None:
+        formulas.check_count("rank", rank)
+        if rank > min(m, n):
+            raise PerakitError(f"rank={rank} is above min(m, n) = {min(m, n)} of a {m} x {n} layer: choose a smaller rank")
+
+
+def check_matrix(name: str, matrix: Any) -> np.ndarray:
+    """A real matrix as float64; refuses anything that is not two-dimensional, non-empty and finite."""
+    array = matrix.detach().cpu() if hasattr(matrix, "detach") else matrix
+    try:
+        array = np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PerakitError(f"{name} is no matrix of real numbers ({error}): pass an array (m, n)") from error
+    if array.ndim != 2 or not array.size:
+        raise PerakitError(f"{name} has shape {array.shape}: pass a non-empty matrix (m, n)")
+    if not np.isfinite(array).all():
+        where = tuple(int(k) for k in np.argwhere(~np.isfinite(array))[0])
+        raise PerakitError(f"{name}{list(where)} is {array[where]}: every entry must be finite")
+    return array
+
+
+def whole_factors(family: Family, m: int, n: int, size: int, at: Factors | None, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random factors of whole numbers of size 1 ... size, as float64; those in `at` are held at their values."""
+    shapes, held = dict(family.shapes(m, n)), dict(at or {})
+    unknown = set(held) - set(shapes)
+    if unknown:
+        raise PerakitError(f"at={sorted(unknown)} names no factor: the family has {', '.join(shapes)}")
+    try:
+        return {
+            name: np.broadcast_to(np.asarray(held[name], dtype=np.float64), shape).copy()
+            if name in held
+            else whole_array(generator, shape, size)
+            for name, shape in shapes.items()
+        }
+    except ValueError as error:
+        raise PerakitError(f"at has shapes {({name: np.shape(x) for name, x in held.items()})} where the factors have {shapes}") from error
+
+
+def whole_array(generator: np.random.Generator, shape: tuple[int, ...], size: int) -> np.ndarray:
+    """Random whole numbers of size 1 ... size, of different sizes while there are enough: equal rows or columns lower the rank."""
+    count = int(np.prod(shape))
+    sizes = 1 + (generator.permutation(size)[:count] if count <= size else generator.integers(0, size, count))
+    return (sizes.reshape(shape) * generator.choice((-1, 1), shape)).astype(np.float64)

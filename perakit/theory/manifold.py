@@ -1,0 +1,144 @@
+"""The shape of a family of updates: its dimension, its symmetries, its curvature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.func import jacfwd, jvp
+
+from perakit import formulas
+from perakit.errors import PerakitError
+from perakit.formulas import Array
+from perakit.theory.families import Factors, Family, check_layer, check_matrix, pera
+from perakit.theory.jacobian import jacobian_rank
+
+TANGENT = 1e-9  # singular values of the Jacobian below this share of the largest span no tangent direction
+
+
+def dimension(m: int, n: int, rank: int, terms: str = "full", degree: int = 2) -> int:
+    """Dimension of the set of updates, in closed form.
+
+    PERA: min(mn, r(m+n) + K - 2r), which at degree 2 is r(m+n) + r(r-1)/2 (full), r(m+n) (square) and
+    r(m+n) - r + r(r-1)/2 (cross); terms="none", LoRA: r(m+n) - r². m, n: the layer, (m, n) = (d_out, d_in);
+    rank: r <= min(m, n). Verified against `measured_dimension`, not proved in general.
+    """
+    check_layer(m, n, rank)
+    bound = pera(rank, terms, degree).rank_bound(10**9, 10**9)
+    return rank * (m + n - rank) if terms == "none" else min(m * n, rank * (m + n) + bound - 2 * rank)
+
+
+def measured_dimension(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0) -> int:
+    """Dimension of the set of updates, measured: the rank of the rule's Jacobian at random whole factors.
+
+    rank: r, with `terms` and `degree` as in `dimension`; or any family, `perakit.PERA(2)` or a `Formula` of your own.
+    Returns `jacobian_rank(...).rank`.
+    """
+    return jacobian_rank(m, n, rank, terms, degree, seed=seed).rank
+
+
+def tangent_dimension(m: int, n: int, rank: int, terms: str = "full", degree: int = 2, at: str = "lora") -> int:
+    """How many directions the parameters of PERA can move ΔW in at a special point, in closed form.
+
+    at: "lora", h = 0 and generic factors: min(mn, r(m+n) - r² + K - r), which at degree 2 is r² - r short of the
+    dimension while that is below mn; "start", where B = 0 and h = 0: mr (nr where A is the factor that starts at zero).
+    The other arguments as in `dimension`. Verified against `jacobian_rank(..., at={"h": 0})`.
+    """
+    check_layer(m, n, rank)
+    coefficients = formulas.rank_bound(rank, terms, degree) - rank
+    points = {"lora": min(m * n, rank * (m + n - rank) + coefficients), "start": m * rank}
+    if at not in points:
+        raise PerakitError(f"at={at!r} is unknown: choose from {', '.join(map(repr, points))}")
+    return points[at]
+
+
+# --- symmetries ----------------------------------------------------------------------------------------------------
+
+
+def gauge_orbit(
+    B: Array, A: Array, h: Array, scales: Array, permutation: Sequence[int] | None = None, terms: str = "full", degree: int = 2
+) -> tuple[Array, Array, Array]:
+    """Other factors of the same update: B P D, D⁻¹ Pᵀ A, and h in the order of the new products, otherwise unchanged.
+
+    B (m, r), A (r, n), h: PERA's factors; scales (r,): the diagonal of D, no entry zero; permutation: new column k is
+    the old column permutation[k], None keeps the order; terms, degree: as in `formulas.pera`. Returns (B, A, h).
+    PERA has these r dimensions of symmetry, LoRA all of GL(r).
+    """
+    rank = A.shape[0]
+    order = list(range(rank)) if permutation is None else [int(k) for k in permutation]
+    if sorted(order) != list(range(rank)) or np.shape(scales) != (rank,) or any(not scale for scale in scales):
+        raise PerakitError(f"scales {scales} and permutation {order} do not fit rank {rank}: need {rank} nonzero scales, each column once")
+    products = [tuple(column) for indices in formulas.monomials(rank, terms, degree) for column in indices.T]
+    old = {product: k for k, product in enumerate(products)}
+    moved = [old[tuple(sorted(order[k] for k in product))] for product in products]
+    return B[:, order] * scales, A[order] / scales[:, None], h[moved]
+
+
+@dataclass(frozen=True)
+class GaugePath:
+    """Along B exp(tX), exp(-tX) A: t (N,); factors (N,): Frobenius distance of the factors from their place; update (N,): that of ΔW."""
+
+    t: np.ndarray
+    factors: np.ndarray
+    update: np.ndarray
+
+
+def gauge_path(B: Array, A: Array, h: Array, X: Array, t: Sequence[float], terms: str = "full", degree: int = 2) -> GaugePath:
+    """How far factors and update move along a gauge direction of LoRA.
+
+    B (m, r), A (r, n), h: factors as floats; X (r, r): the direction; t: where to look. With h = 0 the update stays, for
+    any X. With h != 0 it stays for diagonal X only: PERA's products break the rest of LoRA's symmetry.
+    """
+    from scipy.linalg import expm
+
+    X = check_matrix("X", X)
+    if X.shape != (A.shape[0],) * 2:
+        raise PerakitError(f"X has shape {X.shape}: a direction of rank-{A.shape[0]} factors is ({A.shape[0]}, {A.shape[0]})")
+    start = formulas.pera(B, A, h, terms, degree)
+    factors, update = [], []
+    for time in t:
+        moved_B, moved_A = B @ expm(time * X), expm(-time * X) @ A
+        factors.append(np.hypot(np.linalg.norm(moved_B - B), np.linalg.norm(moved_A - A)))
+        update.append(np.linalg.norm(formulas.pera(moved_B, moved_A, h, terms, degree) - start))
+    return GaugePath(np.asarray(t, dtype=float), np.array(factors), np.array(update))
+
+
+# --- curvature -----------------------------------------------------------------------------------------------------
+
+
+def curvature(family: Family, factors: Factors, direction: Factors, W0: Array | None = None) -> float:
+    """How sharply the set of updates bends along a direction: ‖N f''(v, v)‖_F / ‖f'(v)‖_F².
+
+    f: the update as a function of the factors; v: `direction`, arrays shaped as `factors`; N: the part orthogonal to
+    every f'(w). Returns inf where f'(v) = 0 but f'' leaves the tangent space, 0 for a straight line. At a point of LoRA
+    (h = 0) with v = (s δB, s δA, δh), (δB, δA) = (B X, -X A) and X not diagonal, f'(v) does not depend on s and the
+    curvature grows with it without bound: these points are singular.
+    """
+    from scipy.linalg import orth
+
+    shapes = {name: tuple(np.shape(value)) for name, value in factors.items()}
+    if {name: tuple(np.shape(value)) for name, value in direction.items()} != shapes:
+        raise PerakitError(
+            f"direction { ({name: np.shape(value) for name, value in direction.items()}) } needs the factors' shapes {shapes}"
+        )
+    point, v = (tuple(torch.as_tensor(np.asarray(x[name], dtype=np.float64)) for name in shapes) for x in (factors, direction))
+
+    def update(*values: torch.Tensor) -> torch.Tensor:
+        return family.update(W0, **dict(zip(shapes, values, strict=True)))
+
+    def velocity(*values: torch.Tensor) -> torch.Tensor:
+        return jvp(update, values, v)[1]
+
+    speed, acceleration = jvp(velocity, point, v)[:2]
+    derivatives = jacfwd(update, tuple(range(len(point))))(*point)
+    columns = np.concatenate([d.reshape(speed.numel(), -1).numpy() for d in derivatives], axis=1)
+    tangent = orth(columns, rcond=TANGENT)
+    bend = acceleration.numpy().ravel()
+    normal = float(np.linalg.norm(bend - tangent @ (tangent.T @ bend)))
+    if normal <= TANGENT * float(np.linalg.norm(bend)):
+        return 0.0
+    length = float(torch.linalg.norm(speed))
+    return normal / length**2 if length > TANGENT * float(np.linalg.norm(columns)) else math.inf
