@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from perakit import __version__
 from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
 from perakit.models import catalogue
+from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
+from perakit.theory.report import verify
 from perakit.toy import Recipe, corpus, finetune, load
 
 METHODS_HELP = "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora pera)"
@@ -71,6 +76,35 @@ def _params(arguments: argparse.Namespace) -> None:
     architecture = catalogue.describe(arguments.model)
     methods = [_method(text, arguments) for text in arguments.method]
     print(catalogue.table(architecture, methods, arguments.targets))
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    wanted = [claims[id] for id in arguments.claims] or list(claims.values())
+    if arguments.list:
+        width = max(len(claim.id) for claim in wanted)
+        print("\n".join(f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}" for claim in wanted))
+        return
+    quiet = arguments.json or arguments.markdown
+    with tqdm(total=len(wanted), desc="checking", unit="claim", leave=False) as bar:
+
+        def show(evidence: Evidence) -> None:
+            bar.update()
+            if not quiet:
+                bar.write(_evidence(claims[evidence.claim], evidence, in_full=bool(arguments.claims)), file=sys.stdout)
+
+        report = verify([claim.id for claim in wanted], arguments.seed, arguments.examples, show)
+    if arguments.json:
+        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print(report.markdown() if arguments.markdown else report, end="" if arguments.markdown else "\n")
+    if report.failed:
+        raise PerakitError(f"the verdict does not stand for {', '.join(report.failed)}: see the evidence")
+
+
+def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:
+    if in_full:
+        return f"{claim.title}\n  {claim.statement}\n  source: {claim.source}\n{evidence}\n"
+    return f"{claim.verdict if evidence.holds else 'FAILS':<10} {claim.id}: {claim.title}\n{'':<10} {evidence.summary}"
 
 
 def _method(text: str, arguments: argparse.Namespace) -> Method:
@@ -133,6 +167,16 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--bf16", action="store_true", help="autocast the forward pass to bfloat16")
     _common(tune)
     tune.set_defaults(run=_finetune)
+
+    check = commands.add_parser("verify", help="check every claim about PERA and its relatives: statement, verdict, evidence")
+    check.add_argument("claims", nargs="*", metavar="ID", help="claims to check in full (default: all, in brief)")
+    check.add_argument("--list", action="store_true", help="only show ids, verdicts and titles")
+    check.add_argument("--examples", type=int, default=EXAMPLES, help="tried for each verified claim (default: %(default)s)")
+    check.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    form = check.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the report as JSON, with seed, versions and the hash of formulas.py")
+    form.add_argument("--markdown", action="store_true", help="the report as a page: docs/claims.md")
+    check.set_defaults(run=_verify)
 
     params = commands.add_parser("params", help="trainable parameters of each method on a well-known model")
     params.add_argument("--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json")

@@ -162,7 +162,7 @@ def hira(W0: Array, B: Array, A: Array) -> Array:
 
 
 @trainable(lambda m, n, rank: rank * (m + n) + m)
-def dora(W0: Array, B: Array, A: Array, magnitude: Array, scale: float = 1.0, norm: Array | None = None) -> Array:
+def dora(W0: Array, B: Array, A: Array, magnitude: Array, scale: float = 1, norm: Array | None = None) -> Array:
     """DoRA: ΔW = diag(g / ‖V‖_row) V - W0 with V = W0 + s B A.
 
     W0 (m, n) frozen, B (m, r), A (r, n), magnitude g (m,): the length of each row of the new weight; scale: s;

@@ -1,11 +1,14 @@
 """Figures draw the numbers they are given, on the Axes they are given, and change nothing else."""
 
+from typing import NamedTuple
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
-from perakit import plots
+from perakit import PerakitError, plots
 from perakit.toy import Run
 
 
@@ -43,3 +46,205 @@ def test_the_training_figure_needs_no_pyplot_state(runs):
     figure = plots.training_figure(runs)
     assert len(figure.axes) == 2
     assert plt.get_fignums() == []
+
+
+# --- theory ----------------------------------------------------------------------------------------------------------
+
+
+class Fit(NamedTuple):
+    rank: int
+    parameters: int
+    error: float
+
+
+def tail(values, k):
+    return sum(value**2 for value in values[k:]) ** 0.5
+
+
+CURVES = {"LoRA": [Fit(1, 7, 0.5), Fit(2, 14, 0.25)], "PERA": [Fit(1, 8, 0.4), Fit(2, 17, 0.1)]}
+DRAWN = {
+    "spectra": lambda ax: plots.plot_spectra({"LoRA": [2.0, 1.0, 0.0]}, rank=1, bound=2, ax=ax),
+    "dimension": lambda ax: plots.plot_dimension(5, 7, [1, 2], ax=ax),
+    "sandwich": lambda ax: plots.plot_sandwich([3.0, 2.0, 1.0], [1, 2], [2.1, 0.5], ax=ax),
+    "approximation": lambda ax: plots.plot_approximation(CURVES, ax=ax),
+    "interaction": lambda ax: plots.plot_interaction(np.eye(3), ax=ax),
+    "entry polynomial": lambda ax: plots.plot_entry_polynomial([0.5, -1.0, 0.5], ax=ax),
+    "entry polynomial, rank 1": lambda ax: plots.plot_entry_polynomial([0.5], 1, ax=ax),
+}
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_axes_given_are_used_and_nothing_else_changes(name):
+    before = dict(matplotlib.rcParams)
+    figure, given = plt.subplots()
+    assert DRAWN[name](given) is given
+    assert plt.get_fignums() == [figure.number]
+    assert given.get_title(loc="left") + given.get_title()
+    assert given.get_xlabel()
+    assert given.get_ylabel()
+    new = DRAWN[name](None)
+    assert new.figure.number != figure.number
+    assert dict(matplotlib.rcParams) == before
+    figure.canvas.draw()  # labels that mathtext cannot read fail here
+    new.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_lines_have_the_colours_and_legends_of_the_style(given):
+    """Okabe and Ito's palette and no frame, also on Axes that the caller made with another style."""
+    ax = plots.plot_approximation(CURVES, ax=plt.subplots()[1] if given else None)
+    assert [to_hex(line.get_color()) for line in ax.lines] == ["#0072b2", "#d55e00"]
+    assert not ax.get_legend().get_frame_on()
+
+
+def lines(ax):
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines}
+
+
+def test_spectra_are_drawn_as_given():
+    ax = plots.plot_spectra({"LoRA": [8.0, 1e-16], "PERA": [4.0, 2.0, 0.0], "none": [0.0, 0.0]}, rank=1, bound=2)
+    drawn = lines(ax)
+    assert drawn["LoRA"] == ([1, 2], [8.0, 1e-16])
+    assert drawn["PERA"] == ([1, 2, 3], [4.0, 2.0, 0.0])
+    assert drawn["none (all zero)"] == ([1, 2], [0.0, 0.0])
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylim()[0] < 1e-16
+    assert [line.get_xdata()[0] for line in ax.lines[3:]] == [1.5, 2.5]
+    assert [text.get_text().strip() for text in ax.texts] == ["r = 1", "K = 2"]
+
+
+def test_nothing_but_zeros_can_be_drawn():
+    for ax in (
+        plots.plot_spectra({"start": [0.0, 0.0]}),
+        plots.plot_sandwich([0.0, 0.0], [1], [0.0]),
+        plots.plot_approximation({"LoRA": [Fit(1, 7, 0.0)]}),
+    ):
+        ax.figure.canvas.draw()
+        assert ax.get_yscale() == "linear"
+        assert ax.get_ylim()[0] <= 0 <= ax.get_ylim()[1]
+    assert plots.plot_interaction(np.zeros((2, 2))).images[0].get_clim() == (0.0, 1.0)
+
+
+def test_dimensions_are_the_closed_forms():
+    """On 5 x 7: K = 2, 5, so r(m+n) + r(r-1)/2 and its relatives; from K = 5 on every matrix has rank <= K."""
+    ax = plots.plot_dimension(5, 7, [1, 2, 3])
+    drawn = {name: y for name, (x, y) in lines(ax).items() if x == [1, 2, 3]}
+    assert drawn == {
+        "PERA": [12, 25, 35],
+        "PERA, squares only": [12, 24, 35],
+        "PERA, cross terms only": [11, 23, 35],
+        "LoRA": [11, 20, 27],
+        "all of rank ≤ K, K = r(r+3)/2": [2 * (5 + 7 - 2), 35, 35],
+    }
+    assert list(ax.lines[0].get_ydata()) == [35, 35]
+    assert ax.texts[0].get_text() == "all matrices: mn = 35"
+    styles = [(line.get_linestyle(), line.get_linewidth()) for line in ax.lines[2:]]
+    assert len({style for style, _ in styles}) == 4
+    assert [width for _, width in styles] == sorted({width for _, width in styles}, reverse=True)
+
+
+@pytest.mark.parametrize(("options", "bounds"), [({}, (2, 5)), ({"terms": "cross"}, (1, 3)), ({"degree": 3}, (3, 9))])
+def test_the_sandwich_is_eckart_and_young(options, bounds):
+    values = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25]
+    ax = plots.plot_sandwich(values, [1, 2], [5.0, 1.5], **options)
+    drawn = lines(ax)
+    assert drawn["upper bound: best of rank r (LoRA)"][1] == pytest.approx([tail(values, 1), tail(values, 2)])
+    assert drawn["lower bound: best of rank K"][1] == pytest.approx([tail(values, K) for K in bounds])
+    assert drawn["best PERA found"] == ([1, 2], [5.0, 1.5])
+    (band,) = ax.collections
+    corners = {(x, round(y, 9)) for x, y in band.get_paths()[0].vertices}
+    assert {(2, round(tail(values, 2), 9)), (1, round(tail(values, bounds[0]), 9))} <= corners
+
+
+def test_what_a_log_axis_cannot_show_is_written():
+    """An exact fit, and a lower bound of 0, since K = 5 > 3: both at the foot, as numbers, and not squeezing the rest."""
+    ax = plots.plot_sandwich([4.0, 2.0, 1.0], [1, 2], [1.5, 2e-15])
+    assert [text.get_text() for text in ax.texts] == ["↓ 2e-15", "↓ 0"]
+    assert {text.get_position()[0] for text in ax.texts} == {2}
+    assert 1e-10 < ax.get_ylim()[0] < 1e-8
+
+
+@pytest.mark.parametrize(("against", "x"), [("rank", [[1, 2], [1, 2]]), ("parameters", [[7, 14], [8, 17]])])
+def test_approximation_curves_are_the_fits(against, x):
+    ax = plots.plot_approximation(CURVES, against=against)
+    drawn = lines(ax)
+    assert list(drawn) == ["LoRA", "PERA"]
+    assert [drawn["LoRA"][0], drawn["PERA"][0]] == x
+    assert [drawn["LoRA"][1], drawn["PERA"][1]] == [[0.5, 0.25], [0.4, 0.1]]
+    assert against in ax.get_title(loc="left")
+    assert ax.get_yscale() == "log"
+
+
+def test_approximation_against_something_else():
+    with pytest.raises(PerakitError, match="against='time' is unknown: choose 'rank' or 'parameters'"):
+        plots.plot_approximation(CURVES, against="time")
+
+
+def test_the_heat_map_is_the_matrix():
+    strength = np.array([[1.0, 2.0], [2.0, 0.0]])
+    ax = plots.plot_interaction(strength)
+    assert np.array_equal(ax.images[0].get_array(), strength)
+    assert ax.images[0].get_clim() == (0.0, 2.0)
+    assert "S_{ij}" in ax.images[0].colorbar.ax.get_ylabel()
+
+
+def polynomial(h, u, v):
+    return u + v + h[0] * u * u + h[1] * u * v + h[2] * v * v
+
+
+def test_contours_are_level_sets():
+    """On each drawn PERA contour φ_h = 0, on each of LoRA's lines u + v is one of the levels; h = 0 makes them meet."""
+    h = (0.5, -1.0, 0.25)
+    ax = plots.plot_entry_polynomial(h, span=1.5)
+    _, zero, plane = ax.collections
+    points = np.concatenate([path.vertices for path in zero.get_paths()])
+    assert len(points) > 20
+    assert np.abs(polynomial(h, *points.T)).max() < 1e-2
+    straight = [path.vertices.sum(1) for path in plane.get_paths() if len(path.vertices)]
+    assert len(straight) > 3
+    assert max(np.ptp(sums) for sums in straight) < 1e-9
+    assert np.abs(points).max() <= 1.5
+    lora = plots.plot_entry_polynomial((0, 0, 0)).collections[1]
+    assert np.abs(lora.get_paths()[0].vertices.sum(1)).max() < 1e-9
+
+
+def test_a_surface_and_its_plane(monkeypatch):
+    h = (0.5, -1.0, 0.25)
+    given, surfaces = plt.figure().add_subplot(projection="3d"), []
+    plot_surface = given.plot_surface
+    monkeypatch.setattr(given, "plot_surface", lambda *xyz, **style: surfaces.append(xyz) or plot_surface(*xyz, **style))
+    ax = plots.plot_entry_polynomial(h, ax=given)
+    assert ax is given
+    (u, v, phi), (x, y, plane) = surfaces
+    assert np.ptp(u) == np.ptp(v) == 4.0
+    assert np.allclose(phi, polynomial(h, u, v))
+    assert np.allclose(plane, x + y)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["PERA", "LoRA (h = 0): a plane"]
+
+
+@pytest.mark.parametrize(("options", "h"), [({}, [0.5]), ({"degree": 3}, [0.5, 0.0]), ({"terms": "square"}, [0.5])])
+def test_rank_one_is_two_curves(options, h):
+    drawn = lines(plots.plot_entry_polynomial(h, 1, **options))
+    (u, phi), (v, flat) = drawn["PERA"], drawn["LoRA (h = 0)"]
+    assert u == v == flat
+    assert np.allclose(phi, np.array(u) + 0.5 * np.array(u) ** 2)
+
+
+def test_a_higher_rank_shows_its_first_two_coordinates():
+    h = np.zeros(6)
+    h[[0, 1, 3]] = 0.5, -1.0, 0.25  # the order of h at rank 3: 00 01 02 11 12 22
+    zero = plots.plot_entry_polynomial(h, 3).collections[1]
+    points = np.concatenate([path.vertices for path in zero.get_paths()])
+    assert len(points) > 20
+    assert np.abs(polynomial((0.5, -1.0, 0.25), *points.T)).max() < 1e-2
+
+
+def test_h_must_fit_the_rank():
+    with pytest.raises(PerakitError, match=r"h has shape \(2,\): rank 2"):
+        plots.plot_entry_polynomial([1.0, 2.0])

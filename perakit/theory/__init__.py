@@ -1,7 +1,11 @@
-"""Questions about updates, answered with numbers."""
+"""Questions about updates, answered with derivations, exact ranks, measurements, and verdicts with their evidence."""
 
+from perakit.theory.approximation import Approximation, best_approximation, error_curve, targets
+from perakit.theory.claims import Claim, Evidence, Finding, claims
 from perakit.theory.exact import exact_rank
 from perakit.theory.families import Formula
+from perakit.theory.gradients import pera_gradients
+from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.manifold import curvature, dimension, gauge_orbit, gauge_path, measured_dimension, tangent_dimension
 from perakit.theory.rank import (
@@ -18,23 +22,34 @@ from perakit.theory.rank import (
 )
 
 __all__ = [
+    "Approximation",
+    "Claim",
+    "Evidence",
+    "Finding",
     "Formula",
     "OrderShare",
     "amplification",
+    "best_approximation",
+    "claims",
     "curvature",
     "dimension",
     "effective_rank",
+    "error_curve",
     "exact_rank",
     "gauge_orbit",
     "gauge_path",
+    "interaction_strength",
     "jacobian_rank",
+    "layer_interaction",
     "measured_dimension",
     "measured_rank",
     "numerical_rank",
     "order_share",
+    "pera_gradients",
     "predicted_share",
     "spectrum",
     "stable_rank",
     "subspace_similarity",
     "tangent_dimension",
+    "targets",
 ]

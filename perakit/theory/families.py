@@ -78,6 +78,13 @@ def pera(rank: int, terms: str = "full", degree: int = 2) -> Formula:
     )
 
 
+def products(rank: int, terms: str, degree: int) -> list[tuple[int, ...]]:
+    """The columns that each coefficient multiplies, in the order of h; none for LoRA."""
+    if terms == "none":
+        return []
+    return [tuple(row) for index in formulas.monomials(rank, terms, degree) for row in index.T.tolist()]
+
+
 def as_family(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2) -> Family:
     """The family that a probe's arguments name: a rank with `terms` and `degree`, or a family itself."""
     if isinstance(rank, Family):
@@ -135,7 +142,9 @@ def whole_factors(family: Family, m: int, n: int, size: int, at: Factors | None,
             for name, shape in shapes.items()
         }
     except ValueError as error:
-        raise PerakitError(f"at has shapes {({name: np.shape(x) for name, x in held.items()})} where the factors have {shapes}") from error
+        raise PerakitError(
+            f"at has shapes { ({name: np.shape(x) for name, x in held.items()}) } where the factors have {shapes}"
+        ) from error
 
 
 def whole_array(generator: np.random.Generator, shape: tuple[int, ...], size: int) -> np.ndarray:

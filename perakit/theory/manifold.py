@@ -13,7 +13,7 @@ from torch.func import jacfwd, jvp
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import Array
-from perakit.theory.families import Factors, Family, check_layer, check_matrix, pera
+from perakit.theory.families import Factors, Family, check_layer, check_matrix, pera, products
 from perakit.theory.jacobian import jacobian_rank
 
 TANGENT = 1e-9  # singular values of the Jacobian below this share of the largest span no tangent direction
@@ -48,7 +48,7 @@ def tangent_dimension(m: int, n: int, rank: int, terms: str = "full", degree: in
     The other arguments as in `dimension`. Verified against `jacobian_rank(..., at={"h": 0})`.
     """
     check_layer(m, n, rank)
-    coefficients = formulas.rank_bound(rank, terms, degree) - rank
+    coefficients = len(products(rank, terms, degree))
     points = {"lora": min(m * n, rank * (m + n - rank) + coefficients), "start": m * rank}
     if at not in points:
         raise PerakitError(f"at={at!r} is unknown: choose from {', '.join(map(repr, points))}")
@@ -71,9 +71,9 @@ def gauge_orbit(
     order = list(range(rank)) if permutation is None else [int(k) for k in permutation]
     if sorted(order) != list(range(rank)) or np.shape(scales) != (rank,) or any(not scale for scale in scales):
         raise PerakitError(f"scales {scales} and permutation {order} do not fit rank {rank}: need {rank} nonzero scales, each column once")
-    products = [tuple(column) for indices in formulas.monomials(rank, terms, degree) for column in indices.T]
-    old = {product: k for k, product in enumerate(products)}
-    moved = [old[tuple(sorted(order[k] for k in product))] for product in products]
+    rows = products(rank, terms, degree)
+    old = {row: k for k, row in enumerate(rows)}
+    moved = [old[tuple(sorted(order[k] for k in row))] for row in rows]
     return B[:, order] * scales, A[order] / scales[:, None], h[moved]
 
 

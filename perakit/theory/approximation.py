@@ -1,0 +1,501 @@
+"""How near a family of updates comes to a target E: the best update that an optimiser finds, between proven bounds.
+
+For a family that contains LoRA of rank r and only matrices of rank <= K, the infimum of ‖ΔW − E‖ lies between the tail
+of E's singular values beyond K and the tail beyond r, in any unitarily invariant norm: the sandwich. What the optimiser
+finds is an upper bound on the infimum, never a proof that it is the minimum; and there may be no minimum. With PERA,
+b = (1 − εx)/√ε, a = (1 − εy)/√ε, h = −ε comes as near as you like to x1ᵀ + 1yᵀ, while the factors diverge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from perakit import formulas
+from perakit.errors import PerakitError
+from perakit.theory.families import Family, check_layer, check_matrix, evaluate, pera
+
+DIVERGING = 100.0  # growth of an attained optimum is a few; of a sequence that runs away, thousands
+LARGEST = 2**27  # parameters x entries of E: the Jacobian of one start takes 1 GiB
+TIE = 1e-12  # errors this near to each other, relative to ‖E‖, are one error
+
+# (share of the starts that go on, iterations): most starts are hopeless, and soon known to be.
+ROUNDS = ((1.0, 40), (0.5, 40), (0.125, 220))
+GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """An update near to the target, and what its distance means; read `certificate` before you quote `error_fro`.
+
+    error_fro, error_spec: ‖ΔW − E‖ of this one solution, which was sought in Frobenius norm. factors, delta: the solution
+    (m, n). lower_fro, lower_spec: no update of the family is nearer, since its rank is at most `rank_bound`. upper_fro,
+    upper_spec: the infimum is not above it, since the family contains LoRA of that rank; inf where it does not.
+    errors: of every start, in the order of the starts, where it was left. exact: the bounds meet, so error_fro is the minimum.
+    growth: ‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖ over all parameters θ_k, the condition of ΔW in relative changes of the factors;
+    unchanged by b_i -> c b_i, a_i -> a_i/c, √2 for LoRA of rank 1, large where large terms cancel.
+    diverging: growth > 100, a sign and no proof that the error falls on while the factors run away.
+    settled: the optimiser came to rest; if not, the error was still falling, often because the factors run away slowly.
+    """
+
+    error_fro: float
+    error_spec: float
+    delta: np.ndarray = field(repr=False)
+    factors: dict[str, np.ndarray] = field(repr=False)
+    lower_fro: float
+    lower_spec: float
+    upper_fro: float
+    upper_spec: float
+    norm_fro: float
+    rank_bound: int
+    errors: tuple[float, ...]
+    growth: float
+    settled: bool
+    exact: bool
+    seed: int
+
+    @property
+    def diverging(self) -> bool:
+        """Whether the factors look as if they run away: growth > 100."""
+        return not self.exact and self.growth > DIVERGING
+
+    @property
+    def error(self) -> float:
+        """error_fro relative to ‖E‖."""
+        return self.error_fro / self.norm_fro if self.norm_fro else self.error_fro
+
+    @property
+    def certificate(self) -> str:
+        """What error_fro is, in one sentence."""
+        bound = f"lower bound {self.lower_fro:.4g}, from rank <= {self.rank_bound}" if self.lower_fro else "no lower bound but 0"
+        if self.exact:
+            return f"the minimum: the truncated SVD is in the family, and no matrix of rank <= {self.rank_bound} is nearer (Eckart-Young)"
+        if self.diverging:
+            return f"an upper bound on the infimum; {bound}; the factors diverge (growth {self.growth:.2g}), so it may not be attained"
+        if self.error <= TIE:
+            return "E is in the family, to rounding"
+        rest = "" if self.settled else "; the error was still falling when the optimiser was stopped"
+        return f"an upper bound on the infimum, the best of {len(self.errors)} starts; {bound}{rest}"
+
+    def __str__(self) -> str:
+        return f"error {self.error_fro:.6g} ({self.error:.2%} of ‖E‖), spectral {self.error_spec:.6g}: {self.certificate}"
+
+
+def best_approximation(E: Any, method: Family, seed: int = 0, starts: int = 8, W0: Any = None, progress: bool = False) -> Approximation:
+    """The update of a family nearest to a target, as near as a multi-start optimiser gets in Frobenius norm.
+
+    E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `families.Formula` of a rule of your own that
+    torch can differentiate; seed: of the starts, the same seed gives the same result; starts: more of them find lower
+    errors, in proportional time; W0 (m, n): the frozen weight, for rules that read it; progress: show a bar.
+    Where the family contains the truncated SVD, that is the first start, so the result is never worse than LoRA; and where no
+    update can be nearer (LoRA itself), it is returned as exact. Others are random, or large and nearly cancelling.
+    Computed in float64 by damped Newton steps on all starts at once; needs (parameters)² memory.
+    Raises PerakitError for a bad target, sizes, or a rule that torch cannot differentiate.
+    """
+    E = check_matrix("E", E)
+    formulas.check_count("starts", starts)
+    formulas.check_count("seed", seed, least=0)
+    problem = _Problem(E, method, W0)
+    sigma = np.linalg.svd(E, compute_uv=False)
+    bound = min(*E.shape, problem.bound)
+    lora = problem.lora_start()
+    rank = problem.rank if lora is not None else -1
+    lower, upper = _tail(sigma, bound), _tail(sigma, rank) if lora is not None else (math.inf, math.inf)
+    exact = lora is not None and upper[0] <= lower[0] + 1e-14 * problem.norm
+    if exact:
+        theta, settled = torch.as_tensor(lora)[None], torch.ones(1, dtype=torch.bool)
+    else:
+        theta, settled = _minimise(problem, torch.as_tensor(_starts(problem, lora, starts, np.random.default_rng(seed))), progress)
+    errors = [float(np.linalg.norm(problem.delta(t) - E)) for t in theta]
+    if not np.isfinite(errors).any():
+        raise PerakitError(f"the formula is not finite at any of {starts} starts: it must be defined for factors of any size")
+    best = min(e for e in errors if math.isfinite(e))
+    if best < lower[0] - 1e-9 * problem.norm:
+        raise PerakitError(f"rank_bound={bound} is too small: an update at {best:.4g} was found, below the {lower[0]:.4g} of that rank")
+    tied = [k for k, e in enumerate(errors) if e <= best + TIE * problem.norm]
+    growth = {k: problem.growth(theta[k]) for k in tied}
+    k = min(tied, key=lambda k: growth[k])
+    delta = problem.delta(theta[k])
+    return Approximation(
+        error_fro=errors[k],
+        error_spec=float(np.linalg.norm(delta - E, 2)),
+        delta=delta,
+        factors={name: factor.numpy().copy() for name, factor in problem.unflatten(theta[k]).items()},
+        lower_fro=lower[0],
+        lower_spec=lower[1],
+        upper_fro=upper[0],
+        upper_spec=upper[1],
+        norm_fro=float(np.linalg.norm(E)),
+        rank_bound=bound,
+        errors=tuple(errors),
+        growth=growth[k],
+        settled=bool(settled[k]),
+        exact=exact,
+        seed=int(seed),
+    )
+
+
+def _tail(sigma: np.ndarray, rank: int) -> tuple[float, float]:
+    """Frobenius and spectral distance to the matrices of rank <= rank (Eckart-Young)."""
+    rest = sigma[rank:]
+    rest = rest[rest > 1e-14 * sigma[0]]  # below it is rounding, which bounds nothing
+    return float(np.linalg.norm(rest)), float(rest.max(initial=0.0))
+
+
+# --- the problem, as functions of one flat vector ------------------------------------------------------------------
+
+
+class _Problem:
+    """‖ΔW(θ) − E‖² / 2‖E‖² and its derivatives, θ (p,) all factors in a row."""
+
+    def __init__(self, E: np.ndarray, method: Family, W0: Any) -> None:
+        self.E, self.method, self.shape = E, method, (E.shape[0], E.shape[1])
+        self.norm = float(np.linalg.norm(E)) or 1.0
+        self.target = torch.as_tensor(E / self.norm)
+        self.shapes = _check_shapes(method, *self.shape)
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.p = sum(self.sizes)
+        if self.p * E.size > LARGEST:
+            raise PerakitError(f"{self.p} parameters x {E.size} entries of E exceed {LARGEST}: take a block of E or a lower rank")
+        self.bound = method.rank_bound(*self.shape)
+        formulas.check_count("rank_bound", self.bound, least=0)
+        self.W0: Tensor | None = None
+        if W0 is not None:
+            self.W0 = torch.as_tensor(check_matrix("W0", W0))
+            if tuple(self.W0.shape) != self.shape:
+                raise PerakitError(f"W0 has shape {tuple(self.W0.shape)} and E {self.shape}: pass the weight that E is an update of")
+        m, n = self.shape
+        A, B = (self.shapes.get(name, ()) for name in "AB")
+        self.rank = A[0] if len(A) == len(B) == 2 and A[1] == n and (m, A[0]) == B else 0
+        if self.rank:
+            check_layer(m, n, self.rank)
+        self._check_rule()
+
+    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(theta, self.sizes)
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def update(self, theta: Tensor) -> Tensor:
+        delta: Tensor = self.method.update(self.W0, **self.unflatten(theta))
+        return delta / self.norm
+
+    def delta(self, theta: Tensor) -> np.ndarray:
+        return np.asarray(self.method.update(self.W0, **self.unflatten(theta)))
+
+    def loss(self, theta: Tensor) -> Tensor:
+        return (self.update(theta) - self.target).square().sum() / 2
+
+    def derivatives(self, theta: Tensor, newton: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient (p,), Hessian or JᵀJ (p, p), and squared norms of the Jacobian's columns (p,)."""
+
+        def gradient_and_update(theta: Tensor) -> tuple[Tensor, Tensor]:
+            return grad(self.loss)(theta), self.update(theta)
+
+        def along(v: Tensor) -> tuple[Tensor, Tensor]:
+            Hv, Jv = jvp(gradient_and_update, (theta,), (v,))[1]
+            return (Hv, Jv.square().sum()) if newton else (Hv, Jv.flatten())
+
+        # (p, p) and (p,) or (p, mn); in pieces, so that p Jacobian columns need not be held at once
+        H, J = vmap(along, chunk_size=max(1, 2**24 // self.E.size))(torch.eye(self.p, dtype=torch.float64))
+        return (grad(self.loss)(theta), H, J) if newton else (grad(self.loss)(theta), J @ J.T, J.square().sum(1))
+
+    def growth(self, theta: Tensor) -> float:
+        """‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖; 0 where both vanish."""
+        change = float((theta.square() * self.derivatives(theta)[2]).sum().sqrt())
+        size = float(self.update(theta).norm())
+        return change / size if size else (math.inf if change else 0.0)
+
+    def lora_start(self) -> np.ndarray | None:
+        """θ at the truncated SVD of E, all factors but B and A zero; None where the family does not contain it there."""
+        if not self.rank:
+            return None
+        r, parts = self.rank, {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        U, sigma, Vt = np.linalg.svd(self.E, full_matrices=False)
+        root = np.sqrt(sigma[:r])
+        parts["B"], parts["A"] = U[:, :r] * root, root[:, None] * Vt[:r]
+        wanted = parts["B"] @ parts["A"]
+        theta = np.concatenate([part.ravel() for part in parts.values()])
+        found = self.delta(torch.as_tensor(theta))
+        if not np.isfinite(found).all():
+            return None
+        scale = float((found * wanted).sum()) / (float((wanted**2).sum()) or 1.0) or 1.0  # alpha/r of a method
+        if not np.allclose(found, scale * wanted, rtol=0, atol=1e-12 * abs(scale) * self.norm):
+            return None
+        parts["B"] = parts["B"] / scale
+        return np.concatenate([part.ravel() for part in parts.values()])
+
+    def _check_rule(self) -> None:
+        remedy = "write it with operators that NumPy and torch share, without branches on the values"
+        theta = torch.linspace(0.5, 1.5, self.p, dtype=torch.float64, requires_grad=True)
+        try:
+            found = self.method.update(self.W0, **self.unflatten(theta))
+            if not isinstance(found, Tensor):
+                raise PerakitError(f"the formula made {type(found).__name__} of torch tensors, which cannot be differentiated: {remedy}")
+            evaluate(self.method, self.W0, self.unflatten(theta), self.shape)
+            if not found.requires_grad or found.dtype != torch.float64:
+                raise PerakitError(f"the formula detaches its result, or changes its type (to {found.dtype}): {remedy}")
+            vmap(lambda t: jvp(grad(self.loss), (t,), (t,)))(theta.detach()[None])
+        except PerakitError:
+            raise
+        except Exception as error:  # a user's rule may raise anything
+            raise PerakitError(f"torch cannot evaluate and differentiate the formula ({error}): {remedy}") from error
+
+
+def _check_shapes(method: Family, m: int, n: int) -> dict[str, tuple[int, ...]]:
+    shapes = method.shapes(m, n)
+    if not isinstance(shapes, Mapping) or not all(
+        isinstance(name, str) and isinstance(shape, tuple) and all(isinstance(k, int | np.integer) and k >= 0 for k in shape)
+        for name, shape in shapes.items()
+    ):
+        raise PerakitError(f"shapes({m}, {n}) returned {shapes!r}: return name -> tuple of sizes, as {{'B': (m, 2), 'A': (2, n)}}")
+    if not sum(map(math.prod, shapes.values())):
+        raise PerakitError(f"shapes({m}, {n}) returned {shapes!r}, no parameter at all: a family has at least one")
+    return dict(shapes)
+
+
+# --- starts ----------------------------------------------------------------------------------------------------------
+
+
+def _starts(problem: _Problem, lora: np.ndarray | None, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, p): the truncated SVD first, then in turn random factors, large ones that nearly cancel, and perturbed SVDs."""
+    rms = problem.norm / math.sqrt(problem.E.size)
+    border = any(len(shape) == 1 and shape[0] for shape in problem.shapes.values())
+    found = [] if lora is None else [lora]
+    for k in range(count - len(found)):
+        if k % 4 == 1 and border:
+            found.append(_border_start(problem, rms, (1e-5, 1e-3)[k // 4 % 2], rng))
+        elif k % 4 == 3 and lora is not None:
+            found.append(lora * (1 + 0.3 * rng.normal(size=problem.p)) + _random_start(problem, 0.01 * rms, rng, coefficients=0.003))
+        else:
+            plain = k // 2 % 2 == 0
+            size = rms if plain else rms * 10 ** rng.uniform(-1, 0.5)
+            found.append(_random_start(problem, size, rng, coefficients=0.0 if plain else 0.3))
+    return np.array(found)
+
+
+def _random_start(problem: _Problem, rms: float, rng: np.random.Generator, coefficients: float) -> np.ndarray:
+    """Gaussian factors whose product is of E's size; vectors (h) small beside 1/rms, at which B A and the rest are alike."""
+    parts = []
+    for shape in problem.shapes.values():
+        size = coefficients / rms if len(shape) == 1 else math.sqrt(rms / math.sqrt(min(shape, default=1) or 1))
+        parts.append(size * rng.normal(size=shape).ravel())
+    return np.concatenate(parts)
+
+
+def _border_start(problem: _Problem, rms: float, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """b and a near the constant √(rms/ε), h = −ε/rms: terms of size rms/ε that cancel, where best approximations run away."""
+    parts = []
+    for shape in problem.shapes.values():
+        if len(shape) == 1:
+            part = np.zeros(shape)
+            part[:1] = -epsilon / rms
+        else:
+            part = math.sqrt(rms / epsilon) * (1 + epsilon * rng.normal(size=shape))
+            if shape == problem.shapes.get("B"):
+                part[:, 1:] = math.sqrt(rms) * rng.normal(size=part[:, 1:].shape)
+            elif shape == problem.shapes.get("A"):
+                part[1:] = math.sqrt(rms) * rng.normal(size=part[1:].shape)
+        parts.append(part.ravel())
+    return np.concatenate(parts)
+
+
+# --- the optimiser ---------------------------------------------------------------------------------------------------
+
+
+def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
+    """Levenberg-Marquardt from every row of theta (starts, p), in the rounds of `ROUNDS`; no row ends above its start.
+
+    Returns theta, and for each row whether it came to rest, rather than being left while it still descended.
+    """
+    from tqdm import tqdm
+
+    runs = _Runs(problem, theta)
+    with tqdm(total=sum(steps for _, steps in ROUNDS), disable=not progress, desc="best approximation", leave=False) as bar:
+        for share, steps in ROUNDS:
+            runs.keep(math.ceil(share * len(theta)))
+            for _ in range(steps):
+                if runs.active.any():
+                    runs.step()
+                bar.update()
+    return runs.theta, runs.finished
+
+
+class _Runs:
+    """All starts, each with its own damping λ: steps −(H + λD)⁻¹ g with D = diag(JᵀJ), taken only where they descend.
+
+    H is JᵀJ at first, which finds the way from afar, then the exact Hessian: targets out of reach leave a large
+    residual, at which Gauss-Newton crawls.
+    """
+
+    def __init__(self, problem: _Problem, theta: Tensor) -> None:
+        S, p = theta.shape
+        self.problem, self.theta = problem, theta.clone()
+        self.loss_of = vmap(problem.loss)
+        self.loss = self.loss_of(theta)
+        self.gradient, self.columns = torch.zeros_like(theta), torch.zeros_like(theta)
+        self.hessian = torch.zeros(S, p, p, dtype=theta.dtype)
+        self.damping = torch.full((S,), 1e-2, dtype=theta.dtype)
+        self.stalled = torch.zeros(S, dtype=torch.int64)
+        self.active = torch.isfinite(self.loss)
+        self.finished = ~self.active
+        self.moved = self.active.clone()
+        self.steps = 0
+
+    def keep(self, count: int) -> None:
+        """Go on with the best `count` runs only."""
+        order = torch.where(torch.isfinite(self.loss), self.loss, torch.inf).argsort(stable=True)
+        self.active[:] = False
+        self.active[order[:count]] = True
+        self.active &= ~self.finished
+
+    def step(self) -> None:
+        """One trial step of every active run."""
+        if self.steps == GAUSS_NEWTON:
+            self.moved[:] = True
+        self._differentiate(self.steps >= GAUSS_NEWTON)
+        self.steps += 1
+        k = self.active.nonzero().flatten()
+        if not len(k):
+            return
+        step, predicted = self._solve(k)
+        trial = self.theta[k] + step
+        loss = self.loss_of(trial)
+        gain = self.loss[k] - loss
+        good = (gain > 0) & torch.isfinite(step).all(1)
+        ratio = gain / predicted
+        slow = ~good | (gain <= 1e-13 * self.loss[k])
+        self.theta[k] = torch.where(good[:, None], trial, self.theta[k])
+        self.loss[k] = torch.where(good, loss, self.loss[k])
+        factor = torch.where(good, torch.where(ratio > 0.75, 0.2, torch.where(ratio < 0.25, 2.0, 1.0)), 4.0)
+        self.damping[k] = (factor * self.damping[k]).clamp_min(1e-15)
+        self.moved[k] = good
+        self.stalled[k] = torch.where(slow, self.stalled[k] + good, 0)
+        self.finished[k] = (self.stalled[k] >= 3) | (self.damping[k] > 1e12) | (self.loss[k] < 1e-32)
+        self.active &= ~self.finished
+
+    def _differentiate(self, newton: bool) -> None:
+        k = (self.active & self.moved).nonzero().flatten()
+        if len(k):
+            chunk = max(1, 2**24 // (self.problem.p * self.problem.E.size))
+            derivatives = vmap(lambda theta: self.problem.derivatives(theta, newton), chunk_size=chunk)
+            self.gradient[k], self.hessian[k], columns = derivatives(self.theta[k])
+            self.columns[k] = torch.cat([_away_from_zero(part) for part in torch.split(columns, self.problem.sizes, dim=1)], dim=1)
+
+    def _solve(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Step (k, p) and the gain in loss (k,) that the quadratic model promises; NaN where H + λD is not positive."""
+        q = self.columns[k].rsqrt()
+        H = q[:, :, None] * self.hessian[k] * q[:, None, :]
+        L, failed = torch.linalg.cholesky_ex(H + torch.diag_embed(self.damping[k, None].expand_as(q)))
+        g = (q * self.gradient[k])[:, :, None]
+        step = -torch.cholesky_solve(g, L)  # (k, p, 1)
+        predicted = -(g * step).sum((1, 2)) - (step * (H @ step)).sum((1, 2)) / 2
+        return torch.where(failed[:, None] == 0, q * step[:, :, 0], torch.nan), predicted
+
+
+def _away_from_zero(columns: Tensor) -> Tensor:
+    """Not below 1e-12 of the largest of the same factor: factors have units, so E in other units takes the same path."""
+    largest = columns.amax(1, keepdim=True) if columns.shape[1] else columns
+    return torch.where(largest > 0, columns.maximum(1e-12 * largest), 1.0)
+
+
+# --- curves and targets ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """One family at one rank: relative errors ‖ΔW − E‖_F / ‖E‖_F, found and the lower bound, beside what they cost."""
+
+    family: str
+    rank: int
+    parameters: int
+    error: float
+    lower: float
+    exact: bool
+    diverging: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The errors of some families over some ranks, to be drawn against `rank` or against `parameters`."""
+
+    points: tuple[Point, ...]
+    shape: tuple[int, int]
+    seed: int
+    starts: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary of JSON values a point, each with the seed and the number of starts."""
+        return [asdict(point) | {"seed": self.seed, "starts": self.starts} for point in self.points]
+
+    def line(self, family: str) -> list[Point]:
+        """The points of one family, in the order of its ranks."""
+        found = [point for point in self.points if point.family == family]
+        if not found:
+            raise PerakitError(f"no family {family!r} in this curve: it has {', '.join(sorted({p.family for p in self.points}))}")
+        return found
+
+
+def error_curve(
+    E: Any,
+    families: Mapping[str, Callable[[int], Family]],
+    ranks: Iterable[int],
+    seed: int = 0,
+    starts: int = 8,
+    W0: Any = None,
+    progress: bool = False,
+) -> Curve:
+    """`best_approximation` for every family and rank: `error_curve(E, {"LoRA": pk.LoRA, "PERA": pk.PERA}, (1, 2, 4))`.
+
+    E: target (m, n), for example one of `targets`, or a trained update, of `perakit.delta_weights(model)`; families: name ->
+    rank -> family; the other arguments as in `best_approximation`. Each point is found by itself: but for exact families an
+    error may rise with the rank, which says that the optimiser failed there, not that the family is worse.
+    """
+    from tqdm import tqdm
+
+    E = check_matrix("E", E)
+    ranks = list(ranks)
+    if not families or not ranks:
+        raise PerakitError(f"{len(families)} families and {len(ranks)} ranks make no curve: give at least one of each")
+    for rank in ranks:
+        check_layer(E.shape[0], E.shape[1], rank)
+    cases = [(name, make, rank) for name, make in families.items() for rank in sorted(set(ranks))]
+    points = []
+    for name, make, rank in tqdm(cases, disable=not progress, desc="error curve"):
+        family = make(rank)
+        found = best_approximation(E, family, seed, starts, W0)
+        parameters = sum(map(math.prod, family.shapes(*E.shape).values()))
+        lower = found.lower_fro / (found.norm_fro or 1.0)
+        points.append(Point(name, int(rank), int(parameters), found.error, lower, found.exact, found.diverging))
+    return Curve(tuple(points), (E.shape[0], E.shape[1]), int(seed), int(starts))
+
+
+def targets(m: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Matrices (m, n) to approximate, each from a random stream of its own.
+
+    gaussian: N(0, 1) entries; power law: σ_k = 1/k in random orthogonal bases; identity; banded: N(0, 1) on the diagonal
+    and beside it; block: two diagonal blocks of rank 1; pera: made by a PERA of rank 2 with N(0, 1) factors.
+    """
+    check_layer(m, n)
+    formulas.check_count("seed", seed, least=0)
+    rngs = [np.random.default_rng((seed, k)) for k in range(5)]
+    k = min(m, n)
+    U, V = (np.linalg.qr(rngs[1].normal(size=(size, k)))[0] for size in (m, n))
+    row, column = np.indices((m, n))
+    halves = (row < (m + 1) // 2) == (column < (n + 1) // 2)
+    upper, lower = (np.outer(rngs[3].normal(size=m), rngs[3].normal(size=n)) for _ in range(2))
+    teacher = {name: rngs[4].normal(size=shape) for name, shape in pera(2).shapes(m, n).items()}
+    return {
+        "gaussian": rngs[0].normal(size=(m, n)),
+        "power law": (U / np.arange(1, k + 1)) @ V.T,
+        "identity": np.eye(m, n),
+        "banded": rngs[2].normal(size=(m, n)) * (abs(row - column) <= 1),
+        "block": np.where(halves, np.where(row < (m + 1) // 2, upper, lower), 0.0),
+        "pera": pera(2).update(None, **teacher),
+    }

@@ -1,0 +1,8 @@
+"""What is claimed, a chapter a file; importing this fills the registry `perakit.theory.claims`, in this order."""
+
+from importlib import import_module
+
+CHAPTERS = ("definitions", "ranks", "dimensions", "theorem", "relatives", "practice")
+
+for chapter in CHAPTERS:
+    import_module(f"{__name__}.{chapter}")

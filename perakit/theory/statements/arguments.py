@@ -1,0 +1,86 @@
+"""Pieces that arguments are made of: small exact examples to draw, symbolic differences, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from perakit import strategies
+from perakit.formulas import Array
+from perakit.theory.claims import Finding, search
+from perakit.theory.derivation import Derivation
+from perakit.theory.families import Formula, pera
+
+PAPER = "arXiv 2604.11841"
+SHAPES = ((2, 3, 2), (3, 1, 1), (1, 2, 3))  # of symbolic identities: (m, n, r), none square
+AT = "in symbols at " + ", ".join(f"{m} x {n} r = {rank}" for m, n, rank in SHAPES)
+
+
+def factors(terms: str = "full", degree: int = 2) -> st.SearchStrategy[dict[str, np.ndarray]]:
+    """{B, A, h} of small whole numbers, for which every update is exact."""
+    return strategies.factors(terms=terms, degree=degree, integers=True).map(lambda drawn: dict(zip("BAh", drawn, strict=True)))
+
+
+def weights_and_factors() -> st.SearchStrategy[dict[str, np.ndarray]]:
+    """{W0, B, A} of small whole numbers."""
+
+    def with_weight(drawn: dict[str, np.ndarray]) -> st.SearchStrategy[dict[str, np.ndarray]]:
+        shape = (drawn["B"].shape[0], drawn["A"].shape[1])
+        weights = hnp.arrays(np.int64, shape, elements=st.integers(-3, 3))
+        return weights.map(lambda W0: {"W0": W0, "B": drawn["B"], "A": drawn["A"]})
+
+    return factors().flatmap(with_weight)
+
+
+def verified(drawn: Any, holds: Callable[..., bool], seed: int, examples: int, what: str) -> Finding:
+    """No counterexample in N examples, or the smallest one."""
+    found, tried = search(drawn, holds, seed, examples)
+    summary = f"no counterexample in {tried} examples: {what}" if found is None else f"falsified: not so that {what}"
+    return Finding(found is None, summary, {}, tried, found)
+
+
+def fails(summary: str, counterexample: Mapping[Any, Any] | None = None) -> Finding:
+    """The verdict does not stand, and on what."""
+    return Finding(False, summary, counterexample=counterexample)
+
+
+def symbolically(what: str) -> Finding:
+    """An identity that was found to be so in every shape of SHAPES."""
+    return Finding(True, f"{what}, {AT}")
+
+
+def derived(derivations: Iterable[Derivation], what: str) -> Finding:
+    """Every derivation holds, or the first step that fails."""
+    for derivation in derivations:
+        for step in derivation.steps:
+            if step.holds is False:
+                return fails(f"fails: {step.text}", {derivation.title: step.expression})
+    return Finding(True, what)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal shapes, and entries equal up to float rounding (exactly for integers)."""
+    left, right = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    return left.shape == right.shape and np.allclose(left, right, rtol=1e-9, atol=1e-9)
+
+
+def family(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
+    """The family of a rule called as `formulas.pera` (as `formulas.lora` where terms is "none")."""
+    known = pera(rank, terms, degree)
+
+    def update(**named: Array) -> Array:
+        arrays = [named[name] for name in ("B", "A", "h") if name in named]
+        options = {} if terms == "none" or (terms, degree) == ("full", 2) else {"terms": terms, "degree": degree}
+        return rule(*arrays, **options)
+
+    return Formula(update, known.factors, known.bound)
+
+
+def layers(generator: np.random.Generator, count: int, largest: int = 8) -> list[tuple[int, int, int]]:
+    """Random (m, n, r), r <= min(m, n, 3)."""
+    sizes = generator.integers(1, largest + 1, (count, 2))
+    return [(int(m), int(n), int(generator.integers(1, min(m, n, 3) + 1))) for m, n in sizes]

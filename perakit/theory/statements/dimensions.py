@@ -1,0 +1,169 @@
+"""Claims about the size and the shape of the set of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from perakit import formulas
+from perakit.theory import symbolic
+from perakit.theory.claims import Finding, claims
+from perakit.theory.jacobian import jacobian_rank
+from perakit.theory.manifold import dimension, tangent_dimension
+from perakit.theory.statements.arguments import PAPER, derived, family, verified
+
+SIZES = st.integers(1, 9).flatmap(
+    lambda m: st.integers(1, 9).flatmap(
+        lambda n: st.fixed_dictionaries({"m": st.just(m), "n": st.just(n), "rank": st.integers(1, min(m, n, 3))}),
+    ),
+)
+JACOBIAN = "the exact rank of the Jacobian at random factors is the closed form"
+
+
+def _measured(
+    formula: Any, terms: str, degree: int, seed: int, examples: int, at: dict[str, int] | None, stated: Callable[..., int]
+) -> Finding:
+    def agrees(m: int, n: int, rank: int) -> bool:
+        measured = jacobian_rank(m, n, family(formula, rank, terms, degree), at=at, seed=seed)
+        return measured.exact and measured.rank == stated(m, n, rank)
+
+    return verified(SIZES, agrees, seed, examples, JACOBIAN)
+
+
+def _dimension(id: str, title: str, terms: str, degree: int, statement: str, equation: str) -> None:
+    @claims.register(
+        id,
+        title=title,
+        statement=statement,
+        source=f"follows from {PAPER}, {equation}",
+        verdict="verified",
+        about=formulas.lora if terms == "none" else formulas.pera,
+    )
+    def measured(formula: Any, seed: int, examples: int) -> Finding:
+        return _measured(formula, terms, degree, seed, examples, None, lambda m, n, rank: dimension(m, n, rank, terms, degree))
+
+
+_dimension("dimension", "Dimension of PERA", "full", 2, r"$\dim S_{\mathrm{PERA}}(r) = \min(mn,\; r(m+n) + r(r-1)/2)$", "Eq. 9")
+_dimension("dimension-square", "Dimension with square terms only", "square", 2, r"$\dim = \min(mn,\; r(m+n))$", "Eq. 10")
+_dimension("dimension-cross", "Dimension with cross terms only", "cross", 2, r"$\dim = \min(mn,\; r(m+n) - r + r(r-1)/2)$", "Eq. 11")
+_dimension("dimension-lora", "Dimension of LoRA", "none", 2, r"$\dim S_{\mathrm{LoRA}}(r) = r(m+n) - r^2$", "Eq. 8")
+_dimension(
+    "dimension-degree-three",
+    "Dimension at degree three",
+    "full",
+    3,
+    r"$\dim = \min(mn,\; r(m+n) + K_3 - 2r)$, $K_k = \binom{r+k}{k} - 1$",
+    "Eq. 9, extended",
+)
+
+
+@claims.register(
+    "dimension-gap",
+    title="Most matrices of rank K are out of reach",
+    statement=r"$\dim S_{\mathrm{PERA}}(r) < \dim\{\operatorname{rank}\le K\} = K(m+n-K)$ for $K \le \min(m,n)$, except $r = 1$, $m "
+    r"= n = 2$",
+    source="dimension count",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _dimension_gap(formula: Any, seed: int, examples: int) -> Finding:
+    """The gap (K-r)(m+n) - K² - r(r-1)/2 grows with m + n >= 2K; there it is (K-1) r(r-1)/2, zero at r = 1 only, where it is m + n - 4."""
+    import sympy
+
+    r, s = sympy.symbols("r s", positive=True)
+    K = r * (r + 3) / 2
+    gap = (K - r) * s - K**2 - r * (r - 1) / 2
+    least = sympy.expand(gap.subs(s, 2 * K) - (K - 1) * r * (r - 1) / 2)
+    at_one = sympy.expand(gap.subs(r, 1) - (s - 4))
+    bound = _measured(formula, "full", 2, seed, 20, None, lambda m, n, rank: dimension(m, n, rank))  # dim <= P - r, here with equality
+    holds = least == 0 and at_one == 0 and bound.holds
+    summary = f"gap (K-1) r(r-1)/2 or more, and m + n - 4 at r = 1, in symbols; 3 x 3, r = 1: {dimension(3, 3, 1)} < {2 * (3 + 3 - 2)}"
+    return Finding(holds, summary if holds else "the count fails: the dimension is another", {}, 0, bound.counterexample)
+
+
+@claims.register(
+    "gauge-group",
+    title="PERA's symmetries are r-dimensional, LoRA's r²",
+    statement=r"$B \to BPD,\ A \to D^{-1}P^\top A$, $h$ permuted, leaves $\Delta W$; near generic factors no other continuous change does",
+    source=f"follows from {PAPER}, Eq. 9",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _gauge_group(formula: Any, seed: int, examples: int) -> Finding:
+    cases = ((3, 4, 1), (4, 5, 2), (6, 7, 3))
+    what = "invariance in symbols; the null space of an exact Jacobian is spanned by the r scalings; 3 x 4 r = 1, 4 x 5 r = 2, 6 x 7 r = 3"
+    return derived((symbolic.gauge(m, n, rank, formula=formula) for m, n, rank in cases), what)
+
+
+@claims.register(
+    "free-dimensions",
+    title="Of what PERA gains, h pays for part and broken symmetry gives the rest",
+    statement=r"$\dim S_{\mathrm{PERA}} - \dim S_{\mathrm{LoRA}} = r(3r-1)/2 = r(r+1)/2 + (r^2 - r)$ while below $mn$",
+    source="dimension count",
+    verdict="verified",
+    about=formulas.pera,
+)
+def _free_dimensions(formula: Any, seed: int, examples: int) -> Finding:
+    def balanced(rank: int, more: int) -> bool:
+        m, n = 4 * rank + more, 4 * rank + 1
+        gain = jacobian_rank(m, n, family(formula, rank), seed=seed).rank - jacobian_rank(m, n, rank, "none", seed=seed).rank
+        return gain == rank * (3 * rank - 1) // 2 == rank * (rank + 1) // 2 + rank**2 - rank
+
+    sizes = st.fixed_dictionaries({"rank": st.integers(1, 4), "more": st.integers(1, 8)})
+    return verified(sizes, balanced, seed, min(examples, 30), "the measured gain over LoRA is r(3r-1)/2")
+
+
+@claims.register(
+    "lora-is-critical",
+    title="LoRA sits on a critical set of PERA's parametrisation",
+    statement=r"At $h = 0$ and generic $B, A$ the Jacobian has rank $\min(mn,\; r(m+n) - r^2 + r(r+1)/2)$: $r^2 - r$ short of generic",
+    source=f"follows from {PAPER}, Eq. 9",
+    verdict="verified",
+    about=formulas.pera,
+)
+def _lora_is_critical(formula: Any, seed: int, examples: int) -> Finding:
+    return _measured(formula, "full", 2, seed, examples, {"h": 0}, lambda m, n, rank: tangent_dimension(m, n, rank, at="lora"))
+
+
+@claims.register(
+    "start-directions",
+    title="At the usual start only B is seen",
+    statement=r"At $B = 0,\ h = 0$ the Jacobian has rank $mr$: the directions $\delta B\,A$, those of LoRA",
+    source=f"follows from {PAPER}, Eq. 9",
+    verdict="verified",
+    about=formulas.pera,
+)
+def _start_directions(formula: Any, seed: int, examples: int) -> Finding:
+    return _measured(formula, "full", 2, seed, examples, {"B": 0, "h": 0}, lambda m, n, rank: m * rank)
+
+
+@claims.register(
+    "lora-is-singular",
+    title="Curvature is unbounded at points of LoRA",
+    statement=r"At $h = 0$ along $(s\,BX, -s\,XA, \delta h)$ the velocity does not depend on $s$, the normal curvature grows like "
+    r"$|s|$ unless $X$ is diagonal",
+    source=f"follows from {PAPER}, Eq. 9",
+    verdict="verified",
+    about=formulas.pera,
+)
+def _lora_is_singular(formula: Any, seed: int, examples: int) -> Finding:
+    from perakit.strategies import seeds
+    from perakit.theory.manifold import curvature
+
+    def grows(draw: int) -> bool:
+        generator = np.random.default_rng(draw)
+        B, A, h, X = (generator.normal(size=size) for size in ((7, 2), (2, 6), (3,), (2, 2)))
+        rule, point = family(formula, 2), {"B": B, "A": A, "h": 0 * h}
+        bent = [curvature(rule, point, {"B": s * B @ Y, "A": -s * Y @ A, "h": h}) for s, Y in ((1, X), (8, X), (1, np.diag(np.diag(X))))]
+        return bent[0] > 0 and abs(bent[1] / bent[0] - 8) < 1e-5 and bent[2] == 0
+
+    return verified(
+        st.fixed_dictionaries({"draw": seeds()}),
+        grows,
+        seed,
+        min(examples, 20),
+        "curvature at 8 s is 8 times that at s, and 0 for diagonal X",
+    )

@@ -1,0 +1,184 @@
+"""Claims about the rank of the update, and about which set of updates contains which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from perakit import formulas, strategies
+from perakit.theory import measured_rank, symbolic
+from perakit.theory.claims import Finding, claims
+from perakit.theory.exact import exact_rank
+from perakit.theory.statements.arguments import PAPER, SHAPES, factors, fails, family, same, symbolically, verified
+
+
+@claims.register(
+    "lora-inside-pera",
+    title="PERA contains LoRA, strictly",
+    statement=r"$S_{\mathrm{LoRA}}(r) \subsetneq S_{\mathrm{PERA}}(r)$",
+    source=f"{PAPER}, section 3.3; strictness by example",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _lora_inside_pera(formula: Any, seed: int, examples: int) -> Finding:
+    for m, n, rank in SHAPES:
+        made = symbolic.symbols(m, n, rank)
+        if symbolic.difference(formula(made["B"], made["A"], 0 * made["h"]), formulas.lora(made["B"], made["A"])) != 0:
+            return fails("h = 0 does not give LoRA: the inclusion fails", {"shape": (m, n, rank)})
+    delta = formula(*_identity_factors())
+    strict = exact_rank(delta) > 1
+    return Finding(strict, f"h = 0 gives every LoRA update; an update of rank-1 factors has rank {exact_rank(delta)}", {"ΔW": delta})
+
+
+def _identity_factors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    import sympy
+
+    half = sympy.sqrt(2) / 2
+    return np.array([[half], [-half]], dtype=object), np.array([[half, -half]], dtype=object), np.array([sympy.Integer(2)], dtype=object)
+
+
+@claims.register(
+    "identity",
+    title="The 2 x 2 identity is a PERA of rank 1",
+    statement=r"$b = a = (1, -1)^\top/\sqrt2,\; h = 2 \;\Rightarrow\; \Delta W = I_2$, of rank 2",
+    source=f"example for {PAPER}, Eq. 9",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _identity(formula: Any, seed: int, examples: int) -> Finding:
+    delta = formula(*_identity_factors())
+    exact = symbolic.difference(delta, np.eye(2, dtype=int).astype(object)) == 0
+    return Finding(exact, "ΔW = I exactly" if exact else "ΔW is not I", {}, 0, None if exact else {"ΔW": delta})
+
+
+@claims.register(
+    "rank-bound",
+    title="The rank is at most K",
+    statement=r"$\operatorname{rank}\Delta W \le K = r(r+3)/2$",
+    source=f"{PAPER}, section 3.3",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _rank_bound(formula: Any, seed: int, examples: int) -> Finding:
+    for m, n, rank in SHAPES:
+        made = symbolic.symbols(m, n, rank)
+        B_hat, A_hat = formulas.expand(made["B"], made["A"], made["h"])
+        if B_hat.shape[1] != rank * (rank + 3) // 2 or symbolic.difference(B_hat @ A_hat, formula(**made)) != 0:
+            found = verified(
+                factors(), lambda B, A, h: exact_rank(formula(B, A, h)) <= B.shape[1] * (B.shape[1] + 3) // 2, seed, examples, ""
+            )
+            return fails("the update is no product of (m, K) and (K, n) factors", found.counterexample)
+    return symbolically("ΔW is a product of (m, K) and (K, n) factors")
+
+
+@claims.register(
+    "generic-rank",
+    title="Generic factors reach the bound",
+    statement=r"$\operatorname{rank}\Delta W = \min(m, n, K)$ for generic $B, A, h$",
+    source=f"follows from {PAPER}, Eq. 9",
+    verdict="verified",
+    about=formulas.pera,
+)
+def _generic_rank(formula: Any, seed: int, examples: int) -> Finding:
+    def attained(m: int, n: int, rank: int) -> bool:
+        return measured_rank(m, n, family(formula, rank), seed=seed) == min(m, n, formulas.rank_bound(rank))
+
+    sizes = st.fixed_dictionaries({"m": st.integers(1, 40), "n": st.integers(1, 40), "rank": st.integers(1, 4)})
+    return verified(sizes, attained, seed, examples, "the rank of a random update, by exact elimination, is min(m, n, K)")
+
+
+@claims.register(
+    "hadamard-square-rank",
+    title="Rank of an elementwise square",
+    statement=r"$\operatorname{rank}\bigl((BA)\circ(BA)\bigr) \le r(r+1)/2$",
+    source="classical (Khatri-Rao products)",
+    verdict="proved",
+    about=formulas.lora,
+)
+def _hadamard_square_rank(formula: Any, seed: int, examples: int) -> Finding:
+    for m, n, rank in SHAPES:
+        made = symbolic.symbols(m, n, rank)
+        i, j = formulas.pairs(rank)
+        features = made["B"][:, i] * made["B"][:, j], (1 + (i < j))[:, None] * made["A"][i] * made["A"][j]  # (m, r(r+1)/2), (r(r+1)/2, n)
+        if symbolic.difference(formula(made["B"], made["A"]) ** 2, features[0] @ features[1]) != 0:
+            return fails("the square is no product of r(r+1)/2 features", {"shape": (m, n, rank)})
+    return symbolically("(BA)∘(BA) is a product of r(r+1)/2 features")
+
+
+@claims.register(
+    "sign-factors",
+    title="On special sets the bound is not reached",
+    statement=r"$B, A \in \{\pm1\} \;\Rightarrow\; \operatorname{rank}\Delta W \le r(r+1)/2 + 1 < K$ for $r \ge 3$: every square is "
+    r"the all-ones matrix",
+    source=f"follows from {PAPER}, Eq. 9",
+    verdict="verified",
+    about=formulas.pera,
+)
+def _sign_factors(formula: Any, seed: int, examples: int) -> Finding:
+    signs = st.fixed_dictionaries({"m": st.integers(1, 12), "n": st.integers(1, 12), "rank": st.integers(1, 3), "draw": strategies.seeds()})
+
+    def short(m: int, n: int, rank: int, draw: int) -> bool:
+        generator = np.random.default_rng(draw)
+        B, A = generator.choice((-1, 1), (m, rank)), generator.choice((-1, 1), (rank, n))
+        return exact_rank(formula(B, A, generator.integers(-9, 10, rank * (rank + 1) // 2))) <= rank * (rank + 1) // 2 + 1
+
+    return verified(signs, short, seed, examples, "factors of signs give rank at most r(r+1)/2 + 1, exactly")
+
+
+@claims.register(
+    "without-increasing-rank",
+    title='"Without increasing rank"',
+    statement=r"The factors keep $r$ columns; the update's rank does not stay $\le r$: it is $\min(m, n, K)$, $K = r(r+3)/2$",
+    source=f"{PAPER}, abstract",
+    verdict="qualified",
+    about=formulas.pera,
+)
+def _without_increasing_rank(formula: Any, seed: int, examples: int) -> Finding:
+    found = {rank: measured_rank(40, 50, family(formula, rank), seed=seed) for rank in (1, 2, 4)}
+    larger = all(found[rank] == formulas.rank_bound(rank) > rank for rank in found)
+    summary = "true of the factors (r columns), not of the update: rank " + ", ".join(f"{k} at r = {r}" for r, k in found.items())
+    return Finding(larger, summary, {"rank of a 40 x 50 update": found}, 0, None if larger else found)
+
+
+@claims.register(
+    "pera-inside-rank-K",
+    title="A PERA update is a LoRA update of rank K, not conversely",
+    statement=r"$S_{\mathrm{PERA}}(r) \subsetneq S_{\mathrm{LoRA}}(K)$ wherever $\dim S_{\mathrm{PERA}}(r) < K(m+n-K)$",
+    source="inclusion by the expanded factors; strictness by dimension",
+    verdict="proved",
+    about=formulas.expand,
+)
+def _pera_inside_rank_K(formula: Any, seed: int, examples: int) -> Finding:
+    from perakit.theory.theorem1 import dimensions
+
+    def lora(B: np.ndarray, A: np.ndarray, h: np.ndarray) -> bool:
+        B_hat, A_hat = formula(B, A, h)
+        return B_hat.shape[1] == formulas.rank_bound(B.shape[1]) and same(formulas.lora(B_hat, A_hat), formulas.pera(B, A, h))
+
+    found = verified(factors(), lora, seed, examples, "lora(*expand(B, A, h)) is the update, and K its rank")
+    count = dimensions(64, 48, 4)
+    summary = f"expanded factors are LoRA factors of rank K ({found.summary}); {count}"
+    return Finding(found.holds and count.theorem_fails, summary, {}, found.examples, found.counterexample)
+
+
+@claims.register(
+    "more-than-lora",
+    title='"Strictly greater representational power"',
+    statement=r"Than LoRA of the same rank $r$: yes. Than LoRA of rank $r+1$: no, neither contains the other",
+    source=f"{PAPER}, section 3.3 and abstract (enhanced expressive capacity)",
+    verdict="qualified",
+    about=formulas.pera,
+)
+def _more_than_lora(formula: Any, seed: int, examples: int) -> Finding:
+    from perakit.theory import theorem1
+
+    outside = theorem1.certificate(formula=formula)  # of rank 2 = LoRA's r + 1, not in PERA's closure
+    inside = measured_rank(40, 50, family(formula, 2), seed=seed)  # PERA at r = 2 beyond LoRA at r + 1 = 3
+    summary = (
+        f"at equal rank the inclusion is strict; a matrix of rank 2 is outside the closure of PERA's r = 1 "
+        f"({outside.nonzero} of 36 resultants"
+        f" nonzero), and PERA's r = 2 has updates of rank {inside}, which LoRA's r = 3 has not"
+    )
+    return Finding(outside.holds and inside > 3, summary, {"nonzero resultants": outside.nonzero, "rank at r = 2": inside})

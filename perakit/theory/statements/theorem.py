@@ -1,0 +1,128 @@
+"""The paper's Theorem 1, and what is true in its place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from perakit import formulas
+from perakit.strategies import seeds
+from perakit.theory import symbolic, theorem1
+from perakit.theory.approximation import best_approximation
+from perakit.theory.claims import Finding, claims
+from perakit.theory.statements.arguments import AT, PAPER, SHAPES, fails, family, verified
+
+
+@claims.register(
+    "theorem-1",
+    title="The paper's Theorem 1",
+    statement=r"$\min_{\Delta W \in S_{\mathrm{PERA}}(r)} \lVert \Delta W - E\rVert_2 \le \sigma_{K+1}(E)$ for every $E$",
+    source=f"{PAPER}, Theorem 1",
+    verdict="refuted",
+    about=formulas.pera,
+)
+def _theorem_1(formula: Any, seed: int, examples: int) -> Finding:
+    found = theorem1.certificate(formula=formula)
+    if not found.holds:
+        return fails(str(found))
+    bound = theorem1.lower_bound(formula=formula, norm="spectral")
+    summary = (
+        f"r = 1, E of rank {found.rank}, so σ_3 = 0; {found.nonzero} of 36 resultants that vanish on the closure of "
+        f"S_PERA(1) are nonzero at E;"
+        f" the spectral distance is at least {float(bound.distance):.2f}, by interval arithmetic"
+    )
+    numbers = {"nonzero resultants": found.nonzero, "spectral distance at least": float(bound.distance)}
+    return Finding(bound.distance > 0, summary, numbers, 0, {"E": [list(map(int, row)) for row in found.target]})
+
+
+@claims.register(
+    "theorem-1-generically",
+    title="Theorem 1 fails for almost every target of rank K",
+    statement=r"For $K \le \min(m,n)$, but $r = 1, m = n = 2$, almost every $E$ of rank $K$ has $\sigma_{K+1}(E) = 0 < \inf "
+    r"\lVert\Delta W - E\rVert$",
+    source="dimension count",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _theorem_1_generically(formula: Any, seed: int, examples: int) -> Finding:
+    """The closure of a semialgebraic set has its dimension, and a closed set of lower dimension misses almost all of {rank <= K}."""
+    from perakit.theory.jacobian import jacobian_rank
+
+    for m, n, rank in ((3, 3, 1), (6, 5, 2), (9, 10, 3)):
+        count = theorem1.dimensions(m, n, rank)
+        measured = jacobian_rank(m, n, family(formula, rank), seed=seed).rank
+        if measured > count.members or not count.theorem_fails:
+            return fails(f"{count}, but the set of updates has dimension {measured}", {"m": m, "n": n, "r": rank})
+    return Finding(True, f"the set of updates is too small: {theorem1.dimensions(3, 3, 1)}, and so on")
+
+
+@claims.register(
+    "sandwich",
+    title="The corrected Theorem 1",
+    statement=r"$\operatorname{dist}(E, \operatorname{rank}\le K) \le \operatorname{dist}(E, S_{\mathrm{PERA}}(r)) \le "
+    r"\operatorname{dist}(E, \operatorname{rank}\le r)$"
+    r" in every unitarily invariant norm; in the spectral norm $\sigma_{K+1} \le \inf \le \sigma_{r+1}$",
+    source="two inclusions and Eckart-Young-Mirsky",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _sandwich(formula: Any, seed: int, examples: int) -> Finding:
+    for m, n, rank in SHAPES:
+        made = symbolic.symbols(m, n, rank)
+        B_hat, A_hat = formulas.expand(made["B"], made["A"], made["h"])
+        outer = symbolic.difference(formula(**made), B_hat @ A_hat)
+        inner = symbolic.difference(formula(made["B"], made["A"], 0 * made["h"]), formulas.lora(made["B"], made["A"]))
+        if inner != 0 or outer != 0:
+            return fails("an inclusion fails: h = 0 must give LoRA, and the update be a product of rank K", {"shape": (m, n, rank)})
+
+    def between(draw: int) -> bool:
+        E = np.random.default_rng(draw).normal(size=(4, 3))
+        low, high = theorem1.sandwich(E, 1, 2).frobenius
+        return low - 1e-9 <= best_approximation(E, family(formula, 1), seed=draw, starts=2).error_fro <= high + 1e-9
+
+    found = verified(st.fixed_dictionaries({"draw": seeds()}), between, seed, min(examples, 5), "optimised errors lie between the bounds")
+    return Finding(found.holds, f"both inclusions, {AT}; {found.summary}", {}, found.examples, found.counterexample)
+
+
+@claims.register(
+    "infimum-not-attained",
+    title="A best PERA approximation need not exist",
+    statement=r"$E = x\mathbf 1^\top + \mathbf 1y^\top$ is a limit of rank-1 PERA updates with $h \to 0$ and diverging factors;"
+    r" for $E = [[1,2,3],[4,5,6],[7,8,9]]$ the infimum 0 is not attained",
+    source="the sequence $u = (1/ε)(1-εx)(1-εy)^\\top$, $h = -ε$",
+    verdict="proved",
+    about=formulas.pera,
+)
+def _infimum_not_attained(formula: Any, seed: int, examples: int) -> Finding:
+    found = theorem1.limit(formula=formula)
+    if not found.holds or found.attained is not False:
+        return fails(str(found))
+    return Finding(True, f"ΔW - E = O(ε) along the sequence, exactly; {found.roots}, where members have rank one: E is no member")
+
+
+@claims.register(
+    "optimisers-stop",
+    title="An optimiser's best value is an upper bound only",
+    statement=r"At $[[1,2,3],[4,5,6],[7,8,9]]$ the best local solves from ordinary starts stop at 0.4943, and the infimum is 0",
+    source="measured; the infimum by infimum-not-attained",
+    verdict="verified",
+    about=formulas.pera,
+)
+def _optimisers_stop(formula: Any, seed: int, examples: int) -> Finding:
+    from scipy.optimize import least_squares
+
+    E = np.arange(1.0, 10).reshape(3, 3)
+    generator = np.random.default_rng(seed)
+
+    def residual(theta: np.ndarray) -> np.ndarray:
+        return np.asarray(formula(theta[:3, None], theta[None, 3:6], theta[6:]) - E, dtype=float).ravel()
+
+    starts = min(examples, 24)
+    best = min(math.sqrt(2 * least_squares(residual, generator.normal(size=7), max_nfev=200).cost) for _ in range(starts))
+    reached = formula(*theorem1.limit_sequence((0.0, 3.0, 6.0), (1.0, 2.0, 3.0), 1e-6))
+    near = float(np.linalg.norm(np.asarray(reached, dtype=float) - E))
+    summary = f"best of {starts} Gaussian starts: {best:.4f}; the explicit sequence reaches {near:.1e} at ε = 1e-6"
+    return Finding(best > 0.494 and near < 1e-3, summary, {"best of the starts": best, "sequence reaches": near}, starts)

@@ -1,0 +1,521 @@
+"""The paper's Theorem 1, refuted exactly, and the inequality that takes its place.
+
+Let S(r) be the set of PERA updates of rank r and K = r(r+3)/2. Theorem 1 of arXiv 2604.11841 says that
+min over S(r) of ‖ΔW − E‖₂ <= σ_{K+1}(E) for every E. The inclusion S(r) ⊂ {rank <= K}, from which it is derived, gives
+>= instead. Here, for r = 1 and 3 x 3 matrices: a matrix of rank 2 outside the closure of S(1) by exact algebra
+(`certificate`), its distance from S(1) bounded from below (`lower_bound`), a matrix that is in the closure and not in
+S(1) (`limit`); for every r the count of dimensions (`dimensions`) and the corrected theorem (`sandwich`).
+
+Notation for r = 1: ΔW = u + h u∘u with u = b aᵀ, so t = h u satisfies t² + t = h ΔW entry by entry, and has rank one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from perakit import formulas
+from perakit.errors import PerakitError
+from perakit.formulas import Array
+from perakit.theory.families import check_layer, check_matrix
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+Rule = Callable[[Array, Array, Array], Array]
+
+COUNTEREXAMPLE = ((1, 2, 3), (4, 5, 7), (5, 7, 10))  # the third row is the sum of the others
+NEAREST = ((-1.5734, 2.6857, 3.1569), (0.1299, -0.16314, -0.19357), 28.249)  # b, a, h: the best factors found for it
+MINORS = [(i + j, i + q, p + j, p + q) for i, p in combinations((0, 3, 6), 2) for j, q in combinations(range(3), 2)]  # entries, row by row
+
+
+# --- (a) outside the closure, by resultants --------------------------------------------------------------------
+
+
+@functools.cache
+def quintic() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Q(h; w), the equation that one 2 x 2 minor (w11, w12, w21, w22) of a member of S(1) imposes on its h.
+
+    The norm N of t11 t22 − t12 t21 over the two roots t of each t² + t = h w has degree 16 in h and is divisible by
+    h¹¹: Q = N/h¹¹. The division is done with symbols, since the coefficient of h¹¹ vanishes at some w, where a numeric
+    N has a higher power of h: dividing by that would lose the root h = 0.
+    Returns (coefficients of Q in h, degree 5 first; the symbols w).
+    """
+    import sympy as sp
+
+    h, t, X, *w = sp.symbols("h t X w11 w12 w21 w22")
+
+    def products(p: Any, q: Any) -> Any:
+        """The polynomial in X whose four roots are the products of a root of t² + t = hp and one of t² + t = hq."""
+        return sp.resultant(t**2 + t - h * p, X**2 + t * X - h * q * t**2, t)
+
+    N = sp.Poly(sp.resultant(products(w[0], w[3]), products(w[1], w[2]), X), h)
+    lowest = N.monoms()[-1][0]
+    content = sp.Poly(N.as_expr(), h, *w).content()
+    if (N.degree(), lowest, content) != (16, 11, 1):  # part of the proof: it rests on this shape
+        raise AssertionError(f"the norm has degree {N.degree()}, order {lowest} and content {content} where 16, 11 and 1 are due")
+    return tuple(N.coeff_monomial(h**k) for k in range(16, 10, -1)), tuple(w)
+
+
+@functools.cache
+def _evaluator() -> Callable[..., list[Any]]:
+    import sympy as sp
+
+    coefficients, w = quintic()
+    evaluate: Callable[..., list[Any]] = sp.lambdify(w, coefficients, modules=[], cse=True)  # plain + and *: exact on Fractions
+    return evaluate
+
+
+def quintics(E: Any) -> list[list[Fraction]]:
+    """The coefficients, degree 5 first, of Q_M(h; E) for the nine minors M of a 3 x 3 matrix: exact."""
+    entries = [v for row in _exact(E) for v in row]
+    return [[Fraction(c) for c in _evaluator()(*(entries[k] for k in minor))] for minor in MINORS]
+
+
+def resultants(E: Any) -> list[Fraction]:
+    """The 36 resultants of two Q_M, as 10 x 10 Sylvester determinants at formal degree 5.
+
+    Each is a polynomial in the entries of E. It vanishes wherever the two Q_M share a root h, finite or infinite:
+    on S(1), hence on its closure.
+    """
+    from sympy import QQ
+    from sympy.polys.matrices import DomainMatrix
+
+    found = []
+    for p, q in combinations(quintics(E), 2):
+        forms = [[QQ(c.numerator, c.denominator) for c in form] for form in (p, q)]
+        sylvester = [[QQ(0)] * k + form + [QQ(0)] * (4 - k) for form in forms for k in range(5)]
+        value = DomainMatrix(sylvester, (10, 10), QQ).det()
+        found.append(Fraction(int(value.numerator), int(value.denominator)))
+    return found
+
+
+@dataclass(frozen=True)
+class CommonRoots:
+    """The real h, infinity included, at which all nine quintics of a matrix vanish: a member of S(1) has its own h there.
+
+    zero, infinity: multiplicities; elsewhere: how many other real roots. None at all: not in the closure of S(1).
+    Only zero and infinity: not in S(1), unless of rank one.
+    """
+
+    zero: int
+    infinity: int
+    elsewhere: int
+
+    def __str__(self) -> str:
+        where = [f"{name} ({count}-fold)" for name, count in (("h = 0", self.zero), ("h = ∞", self.infinity)) if count]
+        where += [f"{self.elsewhere} other real h"] if self.elsewhere else []
+        return f"common roots of the nine quintics: {', '.join(where) or 'none'}"
+
+
+def common_roots(E: Any) -> CommonRoots:
+    """Decide by the greatest common divisor of the nine quintics, without resultants, which h they share."""
+    import sympy as sp
+
+    h = sp.Symbol("h")
+    forms = quintics(E)
+    if not any(map(any, forms)):
+        return CommonRoots(5, 5, 5)  # zero forms vanish everywhere
+    shared = sp.Poly(0, h, domain=sp.QQ)
+    for form in forms:
+        shared = sp.gcd(shared, sp.Poly([sp.Rational(c.numerator, c.denominator) for c in form], h, domain=sp.QQ))
+    zero = shared.monoms()[-1][0]
+    infinity = min(next(k for k, c in enumerate(form) if c) for form in forms if any(form))
+    return CommonRoots(zero, infinity, shared.count_roots() - (zero > 0))
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Is E, of rank <= 2, outside the closure of S(1)? `holds` says that every step of the proof went through.
+
+    rank: of E, so σ₃(E) = 0 exactly when it is at most 2; resultants: 36, one nonzero suffices; identity: the formula
+    satisfies t² + t = h ΔW; controls: all resultants vanish at members, at LoRA points and at limits of members.
+    """
+
+    target: Matrix
+    rank: int
+    resultants: tuple[Fraction, ...]
+    identity: bool
+    controls: bool
+
+    @property
+    def nonzero(self) -> int:
+        """How many of the 36 resultants are nonzero."""
+        return sum(value != 0 for value in self.resultants)
+
+    @property
+    def holds(self) -> bool:
+        """Whether E refutes Theorem 1."""
+        return self.rank <= 2 and self.nonzero > 0 and self.identity and self.controls
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"E = {_show(self.target)} has rank {self.rank}",
+                f"t² + t = h ΔW: {_yes(self.identity)}; resultants vanish at members, LoRA points and limits: {_yes(self.controls)}",
+                f"resultants nonzero at E: {self.nonzero} of {len(self.resultants)}",
+                "E is outside the closure of S(1): Theorem 1 fails" if self.holds else "nothing is proved about E",
+            ]
+        )
+
+
+def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Certificate:
+    """Prove that a 3 x 3 matrix of rank <= 2 is not in the closure of S(1), so that Theorem 1 fails for it.
+
+    E: of integers, Fractions or floats (taken as the dyadic numbers they are). formula: (B, A, h) -> ΔW, default
+    `formulas.pera`; with any other formula the proof's premises are tested and found wanting.
+    """
+    target, rule = _exact(E), formula or formulas.pera
+    controls = all(not any(resultants(member)) for member in _controls(rule))
+    return Certificate(target, _rank(target), tuple(resultants(target)), _identity(rule), controls)
+
+
+def _identity(rule: Rule) -> bool:
+    import sympy as sp
+
+    B, A, h = (np.array(sp.symbols(names), dtype=object) for names in ("b:2", "a:2", "h:1"))
+    t = h[0] * B[:, None] * A[None, :]
+    return all(sp.expand(gap) == 0 for gap in (t**2 + t - h[0] * rule(B[:, None], A[None, :], h)).flat)
+
+
+def _controls(rule: Rule) -> Iterator[Array]:
+    """Random rational members of S(1), LoRA points, and limits x1ᵀ + 1yᵀ."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Array:
+        return np.vectorize(lambda k: Fraction(int(k), 6) + Fraction(1, 12), otypes=[object])(rng.integers(-30, 30, shape))  # never 0
+
+    for h in (draw(1), draw(1), np.array([Fraction(0)], dtype=object)):
+        yield rule(draw(3, 1), draw(1, 3), h)
+    yield draw(3, 1) + draw(1, 3)
+    yield np.arange(1, 10).reshape(3, 3)
+
+
+# --- (b) how far away: a lower bound ---------------------------------------------------------------------------
+
+BITS = 40  # numbers below are integers in units of 2^-BITS, every operation rounded outward
+ONE = 1 << BITS
+NORMS = ("frobenius", "spectral", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    lo: int
+    hi: int
+
+    def __add__(self, other: _Interval) -> _Interval:
+        return _Interval(self.lo + other.lo, self.hi + other.hi)
+
+    def __sub__(self, other: _Interval) -> _Interval:
+        return _Interval(self.lo - other.hi, self.hi - other.lo)
+
+    def __mul__(self, other: _Interval) -> _Interval:
+        ends = (self.lo * other.lo, self.lo * other.hi, self.hi * other.lo, self.hi * other.hi)
+        return _Interval(min(ends) >> BITS, -(-max(ends) >> BITS))
+
+    @property
+    def largest(self) -> int:
+        return max(abs(self.lo), abs(self.hi))
+
+    @property
+    def smallest(self) -> int:
+        return max(self.lo, -self.hi, 0)
+
+    def halves(self) -> tuple[_Interval, _Interval]:
+        middle = (self.lo + self.hi) // 2
+        return _Interval(self.lo, middle), _Interval(middle, self.hi)
+
+
+class _Entry(NamedTuple):
+    """The small root w of an entry at E and in the box around it, and a bound of its derivative there."""
+
+    root: _Interval
+    around: _Interval
+    slope: int
+
+
+@dataclass(frozen=True)
+class LowerBound:
+    """dist(E, closure of S(1)) >= distance in `norm`, proved on `pieces` intervals of h; 0 where nothing is proved."""
+
+    target: Matrix
+    norm: str
+    distance: Fraction
+    pieces: int
+
+    def __str__(self) -> str:
+        return f"{self.norm} distance from S(1) to {_show(self.target)} >= {float(self.distance):.2f}, on {self.pieces} intervals"
+
+
+def lower_bound(E: Any = COUNTEREXAMPLE, norm: str = "frobenius", *, formula: Rule | None = None) -> LowerBound:
+    """The largest distance, in hundredths, from a positive 3 x 3 matrix to S(1) that `excluded` proves: a few seconds.
+
+    norm: "frobenius", "spectral" or "max" (the largest entry).
+    """
+    target, pieces = _exact(E), {0: 0}
+    least = min(map(min, target))
+    if least <= 0:
+        raise PerakitError(f"the smallest entry of E is {least}: the proof is for positive matrices")
+    low, high = 0, math.ceil(100 * least) if _identity(formula or formulas.pera) else 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        pieces[middle] = excluded(target, Fraction(middle, 100), norm)
+        low, high = (middle, high) if pieces[middle] else (low, middle)
+    return LowerBound(target, norm, Fraction(low, 100), pieces[low])
+
+
+def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 12) -> int:
+    """Prove that no E' in the closure of S(1) has ‖E' − E‖ <= distance; the number of intervals used, 0 without proof.
+
+    By real branch and bound, independent of the resultants. A member is x u + y u∘u with u of rank one and
+    (x, y) = (1, h) for h <= 1, (1/√h, 1) for h >= 1, y = 1 and x = 0 being the limit h = ∞; h >= −1/(4 max E') since
+    x² + 4 y E' is a square. So (x, y) runs through two segments. There each entry E' > 0 has a small root
+    w = 2E'/(x + √(x² + 4yE')) and a large one −(x + yw)/y. For one of the 2⁹ choices of roots all minors of y u vanish,
+    and still do after division by their powers of y; in this form the conditions pass to the limit of any sequence,
+    h = 0 and ∞ included. Intervals of (x, y) are halved until each choice breaks one of them.
+    """
+    target = _exact(E)
+    entries = [v for row in target for v in row]
+    if norm not in NORMS:
+        raise PerakitError(f"norm={norm!r} is unknown: choose from {', '.join(map(repr, NORMS))}")
+    reach = math.ceil(distance * ONE)
+    E0 = [_Interval(math.floor(v * ONE), math.ceil(v * ONE)) for v in entries]
+    if not 0 < reach < min(v.lo for v in E0):
+        least = min(entries)
+        raise PerakitError(f"distance={distance} must lie between 0 and the smallest entry, {least}: the proof is for positive matrices")
+    one, unit = _Interval(ONE, ONE), _Interval(0, ONE)
+    first = -ONE * ONE // (4 * (max(v.lo for v in E0) - reach))
+    todo = [(one, _Interval(first, 0), depth), (one, unit, depth), (unit, one, depth)]
+    pieces = 0
+    while todo:
+        x, y, left = todo.pop()
+        if _no_member(x, y, E0, reach, norm):
+            pieces += 1
+        elif left == 0:
+            return 0
+        elif x is one:
+            todo += [(x, half, left - 1) for half in y.halves()]
+        else:
+            todo += [(half, y, left - 1) for half in x.halves()]
+    return pieces
+
+
+def _no_member(x: _Interval, y: _Interval, E0: list[_Interval], reach: int, norm: str) -> bool:
+    box = [_Interval(v.lo - reach, v.hi + reach) for v in E0]
+    if any(x.hi**2 + 4 * y.hi * v.lo < 0 for v in box):
+        return True  # no real root
+    entries = [_Entry(_small_root(x, y, v), _small_root(x, y, wide), _slope(x, y, wide)) for v, wide in zip(E0, box, strict=True)]
+    choices = list(product((False, True), repeat=9))  # True: the large root
+    for minor in MINORS:
+        if all(entries[k].slope for k in minor):
+            chosen = {
+                large: _may_vanish(x, y, [entries[k] for k in minor], large, reach, norm)
+                for large in {tuple(c[k] for k in minor) for c in choices}
+            }
+            choices = [choice for choice in choices if chosen[tuple(choice[k] for k in minor)]]
+    return not choices
+
+
+def _small_root(x: _Interval, y: _Interval, v: _Interval) -> _Interval:
+    """w = 2v/(x + √(x² + 4yv)), increasing in v > 0, decreasing in x and y; a square root beyond the reals counts as 0."""
+    low, high = (math.isqrt(max(0, a * a + 4 * b * c)) for a, b, c in ((x.hi, y.hi, v.lo), (x.lo, y.lo, v.hi)))
+    return _Interval(2 * v.lo * ONE // (x.hi + low + 1), -(-2 * v.hi * ONE // (x.lo + high)))
+
+
+def _slope(x: _Interval, y: _Interval, v: _Interval) -> int:
+    """An upper bound of dw/dv = 1/√(x² + 4yv), or 0 where there is none."""
+    root = math.isqrt(max(0, x.lo * x.lo + 4 * min(y.lo * v.lo, y.lo * v.hi)))
+    return -(-ONE * ONE // root) if root else 0
+
+
+def _may_vanish(x: _Interval, y: _Interval, entries: list[_Entry], large: tuple[bool, ...], reach: int, norm: str) -> bool:
+    """Can the minor f, of the roots that `large` chooses, be zero within reach?
+
+    By the mean value theorem not if |f(E)| > reach · dual norm of ∇f, with f at the centre and ∇f anywhere in the box.
+    """
+    centre = [entry.root for entry in entries]
+    roots, around = ([x + y * w if far else w for w, far in zip(ws, large, strict=True)] for ws in (centre, [e.around for e in entries]))
+    powers = [2 - large[0] - large[3], 2 - large[1] - large[2]]  # of y, in the two products of the minor
+    divided = 1 if all(large) else min(powers)
+    if all(large):  # (x + yw)(x + yw') − ...: x² cancels, and one y more
+        a, b, c, d = centre
+        f = x * (a + d - b - c) + y * (a * d - b * c)
+    else:
+        products = [roots[0] * roots[3], roots[1] * roots[2]]
+        for k, power in enumerate(powers):
+            for _ in range(power - divided):
+                products[k] = products[k] * y
+            if power == 1:  # one small, positive, and one large, negative
+                products[k] = _Interval(-products[k].hi, -products[k].lo)
+        f = products[0] - products[1]
+    gradient = []
+    for k in range(4):
+        partner = around[3 - k].largest
+        for _ in range(2 - large[3 - k] - divided):
+            partner = -(-partner * y.largest >> BITS)
+        gradient.append(-(-partner * entries[k].slope >> BITS))
+    squares = sum(g * g for g in gradient)
+    # of a 2 x 2 matrix the nuclear norm, dual to the spectral, is at most √2 times the Frobenius norm
+    dual_squared = {"frobenius": squares, "spectral": 2 * squares, "max": sum(gradient) ** 2}[norm]
+    return (f.smallest * ONE) ** 2 <= reach**2 * dual_squared
+
+
+# --- (c) infimum and minimum -----------------------------------------------------------------------------------
+
+
+def limit_sequence(x: Sequence[Any], y: Sequence[Any], eps: Any) -> tuple[Array, Array, Array]:
+    """Factors (B (m, 1), A (1, n), h (1,)) of a member of S(1) at distance O(eps) from x1ᵀ + 1yᵀ.
+
+    u = (1/ε)(1 − εx)(1 − εy)ᵀ and h = −ε: as ε -> 0 the factors diverge and h vanishes. Exact where x, y, eps are
+    (Fractions, sympy), floats where they are.
+    """
+    if eps == 0:
+        raise PerakitError("eps=0: the factors diverge there; pass a small number, or ask `limit`")
+    dtype = np.float64 if isinstance(eps, float) else object
+    B = np.array([[(1 - eps * v) / eps] for v in x], dtype=dtype)
+    A = np.array([[1 - eps * v for v in y]], dtype=dtype)
+    return B, A, np.array([-eps], dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """x1ᵀ + 1yᵀ as a limit of members of S(1), and whether it is one.
+
+    expansion: ΔW(ε) as {power of ε: coefficient matrix}; roots: what the quintics say of the limit; attained: False when
+    they prove that it is no member, True when it has rank one, None when they leave it open.
+    """
+
+    target: Matrix
+    expansion: dict[int, Matrix]
+    roots: CommonRoots
+    attained: bool | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether ΔW(ε) -> target."""
+        return min(self.expansion, default=0) >= 0 and self.expansion.get(0, _exact(np.zeros((3, 3)))) == self.target
+
+    def __str__(self) -> str:
+        error = math.sqrt(sum(v * v for row in self.expansion.get(1, ()) for v in row))
+        verdict = {None: "open", True: "yes", False: "no: infimum 0, no minimum"}[self.attained]
+        gap = f"distance {error:.1f} ε + O(ε²)" if self.holds else "not the limit of this formula's updates"
+        return f"{_show(self.target)}: {gap}\n{self.roots}\nattained: {verdict}"
+
+
+def limit(x: Sequence[Any] = (0, 3, 6), y: Sequence[Any] = (1, 2, 3), *, formula: Rule | None = None) -> Limit:
+    """Expand ΔW along `limit_sequence` in ε, exactly, and ask whether the limit x1ᵀ + 1yᵀ (3 x 3) is attained."""
+    import sympy as sp
+
+    eps = sp.Symbol("eps", positive=True)
+    target = _exact([[Fraction(p) + Fraction(q) for q in y] for p in x])
+    delta = (formula or formulas.pera)(*limit_sequence([sp.Rational(v) for v in x], [sp.Rational(v) for v in y], eps))
+    terms = [[dict(reversed(term.as_coeff_exponent(eps)) for term in sp.Add.make_args(sp.expand(v))) for v in row] for row in delta]
+    powers = sorted({int(power) for row in terms for entry in row for power, c in entry.items() if c})
+    expansion = {k: _exact([[entry.get(k, 0) for entry in row] for row in terms]) for k in powers}
+    roots = common_roots(target)
+    attained = True if _rank(target) <= 1 else None if roots.elsewhere else False
+    return Limit(target, expansion, roots, attained)
+
+
+# --- (d) why it is no accident ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """members: an upper bound of dim S(r); targets: dim {rank <= K}. See `dimensions`."""
+
+    m: int
+    n: int
+    rank: int
+    members: int
+    targets: int
+
+    @property
+    def theorem_fails(self) -> bool:
+        """Whether the count alone refutes Theorem 1, for almost every target of rank K; if not, it says nothing."""
+        return self.members < self.targets
+
+    def __str__(self) -> str:
+        sign = "<" if self.theorem_fails else "="
+        return f"{self.m} x {self.n}, r = {self.rank}: dim S(r) <= {self.members} {sign} {self.targets} = dim {{rank <= K}}"
+
+
+def dimensions(m: int, n: int, rank: int) -> Dimensions:
+    """Count both sides: dim S(r) <= min(mn, r(m+n) + r(r−1)/2) against K(m+n−K), K capped at min(m, n).
+
+    S(r) is a polynomial image of R^p, p = r(m+n) + r(r+1)/2; scaling b_i by d_i and a_i by 1/d_i moves the parameters
+    and not ΔW, so generic fibres have dimension >= r and the image at most p − r. It is semialgebraic, and so is its
+    closure, of the same dimension. {rank <= K} is irreducible, and in it a semialgebraic set of lower dimension is
+    nowhere dense and of measure zero: σ_{K+1} = 0 and inf > 0 for almost every target. For K <= min(m, n) the count is
+    strict unless r = 1, m = n = 2: as m + n >= 2K, the gap (K−r)(m+n) − K² − r(r−1)/2 is at least (K−1) r(r−1)/2, zero
+    at r = 1 only, where the gap is m + n − 4.
+    """
+    check_layer(m, n, rank)
+    K = min(formulas.rank_bound(rank), m, n)
+    return Dimensions(m, n, rank, min(m * n, rank * (m + n) + rank * (rank - 1) // 2), K * (m + n - K))
+
+
+# --- (e) the corrected theorem ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """(lower, upper) bounds of dist(E, S) in the spectral and in the Frobenius norm."""
+
+    inner: int
+    outer: int
+    spectral: tuple[float, float]
+    frobenius: tuple[float, float]
+
+    def __str__(self) -> str:
+        rows = (("spectral", self.spectral), ("Frobenius", self.frobenius))
+        return "\n".join(f"{low:.4g} <= dist(E, S) <= {high:.4g} ({norm})" for norm, (low, high) in rows)
+
+
+def sandwich(E: Any, inner: int, outer: int) -> Sandwich:
+    """Bound the distance from E to any family S between {rank <= inner} and {rank <= outer}: PERA's r and K.
+
+    dist(E, rank <= K) <= dist(E, S(r)) <= dist(E, rank <= r) in every unitarily invariant norm, by the inclusions
+    S_LoRA(r) ⊂ S(r) ⊂ {rank <= K}; the ends are tails of singular values (Eckart–Young–Mirsky): σ_{K+1} and σ_{r+1} in
+    the spectral norm, their root sums of squares in Frobenius'.
+    """
+    formulas.check_count("inner", inner, least=0)
+    formulas.check_count("outer", outer, least=inner)
+    sigma = np.linalg.svd(check_matrix("E", E), compute_uv=False)
+    tails = [sigma[k:] for k in (outer, inner)]
+    spectral, frobenius = ([float(np.linalg.norm(tail, order)) if tail.size else 0.0 for tail in tails] for order in (np.inf, 2))
+    return Sandwich(inner, outer, (spectral[0], spectral[1]), (frobenius[0], frobenius[1]))
+
+
+# --- exact matrices --------------------------------------------------------------------------------------------
+
+
+def _exact(E: Any) -> Matrix:
+    """A 3 x 3 matrix as Fractions; floats become the dyadic numbers they are."""
+    try:
+        rows = tuple(tuple(Fraction(int(v.numerator), int(v.denominator)) for v in map(Fraction, row)) for row in E)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PerakitError(f"E is no matrix of rational numbers ({error}): pass integers, Fractions or finite floats") from error
+    if len(rows) != 3 or any(len(row) != 3 for row in rows):
+        raise PerakitError(f"E has rows of length {[len(row) for row in rows]}: the proof is for 3 x 3 matrices")
+    return rows
+
+
+def _rank(E: Matrix) -> int:
+    from sympy import QQ
+    from sympy.polys.matrices import DomainMatrix
+
+    return int(DomainMatrix([[QQ(v.numerator, v.denominator) for v in row] for row in E], (3, 3), QQ).rank())
+
+
+def _show(E: Matrix) -> str:
+    return "[" + ", ".join("[" + ", ".join(map(str, row)) + "]" for row in E) + "]"
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "NO"
