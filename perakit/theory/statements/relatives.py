@@ -102,7 +102,7 @@ def _hira_rank(formula: Any, seed: int, examples: int) -> Finding:
 
     found = verified(weights_and_factors(), bounded, seed, examples, "the rank is at most rank(W0) r, exactly, on whole numbers")
     generator = np.random.default_rng(seed)
-    W0, B, A = (generator.integers(-9, 10, size) for size in ((7, 6), (7, 1), (1, 6)))
+    W0, B, A = (generator.integers(1, 100, size) for size in ((7, 6), (7, 1), (1, 6)))
     reached = exact_rank(formula(W0, B, A))
     holds = found.holds and reached == exact_rank(W0)
     return Finding(holds, f"{found.summary}; rank {reached} at r = 1", {"rank at r = 1": reached}, found.examples, found.counterexample)

@@ -1,0 +1,306 @@
+"""Every verdict stands, and every check can fail: for each claim a wrong rule that it catches."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import perakit as pk
+from perakit import formulas
+from perakit.theory import claims
+from perakit.theory.claims import VERDICTS, Claims, Evidence, Finding, search
+from perakit.theory.report import verify
+
+# --- wrong rules -------------------------------------------------------------------------------------------------------
+# Mistakes that somebody makes: a forgotten coefficient, a doubled one, a product of the wrong columns, a third factor.
+
+
+def pera(B, A, h, terms="full", degree=2):
+    return formulas.pera(B, A, h, terms, degree)
+
+
+def twice_h(B, A, h, terms="full", degree=2):
+    return pera(B, A, 2 * h, terms, degree)
+
+
+def without_h(B, A, h, terms="full", degree=2):
+    return pera(B, A, 0 * h + 1, terms, degree)
+
+
+def shifted_h(B, A, h, terms="full", degree=2):
+    return pera(B, A, h + 1, terms, degree)
+
+
+def without_products(B, A, h, terms="full", degree=2):
+    return formulas.lora(B, A)
+
+
+def ignores_terms(B, A, h, terms="full", degree=2):
+    rank = A.shape[0]
+    coefficients = h if len(h) else 0 * B.reshape(-1)[:1]
+    return pera(B, A, coefficients[[k % len(coefficients) for k in range(rank * (rank + 1) // 2)]])
+
+
+def squares_only(B, A, h, terms="full", degree=2):
+    i, j = formulas.pairs(A.shape[0])
+    return pera(B, A, h * (1 - (i < j))) if (terms, degree) == ("full", 2) else formulas.lora(B, A)
+
+
+def crosses_only(B, A, h, terms="full", degree=2):
+    i, j = formulas.pairs(A.shape[0])
+    return pera(B, A, h * (1 * (i < j))) if (terms, degree) == ("full", 2) else formulas.lora(B, A)
+
+
+def wrong_pair(B, A, h, terms="full", degree=2):
+    """(b_i∘b_j) meets the rows of A in another order."""
+    return formulas.lora(B, A) + pera(B, A[::-1], h, terms, degree) - formulas.lora(B, A[::-1])
+
+
+def cubic(B, A, h, terms="full", degree=2):
+    return pera(B, A, h, terms, degree) + formulas.lora(B, A) ** 3
+
+
+def with_free_h(B, A, h, terms="full", degree=2):
+    """The coefficients act although B is zero."""
+    return pera(B, A, h, terms, degree) + h.sum()
+
+
+def with_positions(B, A, h, terms="full", degree=2):
+    return pera(B, A, h, terms, degree) + np.outer(np.arange(len(B)) ** 2, np.arange(A.shape[1]))
+
+
+def rank_K(B, A, h, terms="full", degree=2):
+    """Free factors of rank 2 instead of products at r = 1: all of {rank <= K}."""
+    return formulas.lora(B, A) + formulas.lora(B[::-1], A) * h[0]
+
+
+def of_a_row(B, A, h, terms="full", degree=2):
+    """One coefficient more a row: h depends on B's first column."""
+    return pera(B, A, h, terms, degree) * (1 + B[:, :1])
+
+
+def swapped_expansion(B, A, h, terms="full", degree=2):
+    B_hat, A_hat = formulas.expand(B, A, h, terms, degree)
+    return np.concatenate([B_hat[:, 1:], B_hat[:, :1]], 1), A_hat
+
+
+def padded_expansion(B, A, h, terms="full", degree=2):
+    """One feature too many, although of zeros."""
+    B_hat, A_hat = formulas.expand(B, A, h, terms, degree)
+    join = torch.cat if isinstance(B, torch.Tensor) else np.concatenate
+    return join([B_hat, 0 * B_hat[:, :1]], 1), join([A_hat, A_hat[:1]], 0)
+
+
+def input_squared(x, B, A, h):
+    """Polynomial in the input: no matrix to merge."""
+    return formulas.lora(B, A) @ x**2
+
+
+def squared_layer(x, W0, B, A, h):
+    return (x @ (W0 + formulas.pera(B, A, h)).T) ** 2
+
+
+def lora_plus(B, A):
+    return formulas.lora(B, A) + 1
+
+
+def lora_of_a_row(B, A):
+    return formulas.lora(B, A) * (1 + B[:, :1])
+
+
+def lora_with_squares(B, A):
+    return B @ A + B**2 @ A**2
+
+
+def dora_without_norm(W0, B, A, magnitude, scale=1, norm=None):
+    return magnitude[:, None] * (B @ A)
+
+
+def dora_by_columns(W0, B, A, magnitude, scale=1, norm=None):
+    V = W0 + B @ A
+    return magnitude[:, None] * V / np.maximum(np.sqrt((V * V).sum(0)), 1e-9) - W0
+
+
+def hira_with_one(W0, B, A):
+    return W0 * (1 + B @ A) + np.eye(*W0.shape, dtype=int)
+
+
+def hira_squared(W0, B, A):
+    return W0 * (B @ A) ** 2
+
+
+def count_without_h(m, n, rank, method, **options):
+    return rank * (m + n)
+
+
+MUTANTS = {
+    "expanded-factors": swapped_expansion,
+    "lora-equation": shifted_h,
+    "hadamard-series": twice_h,
+    "square-only": ignores_terms,
+    "cross-only": ignores_terms,
+    "degree-three": squares_only,
+    "entry-polynomial": wrong_pair,
+    "total-degree": without_h,
+    "kernel": squares_only,
+    "gradients": twice_h,
+    "first-step": with_free_h,
+    "linear-in-the-input": input_squared,
+    "readings": wrong_pair,
+    "lora-inside-pera": without_products,
+    "identity": twice_h,
+    "rank-bound": cubic,
+    "generic-rank": crosses_only,
+    "hadamard-square-rank": lora_plus,
+    "sign-factors": with_positions,
+    "without-increasing-rank": without_products,
+    "pera-inside-rank-K": padded_expansion,
+    "more-than-lora": rank_K,
+    "dimension": without_h,
+    "dimension-square": without_products,
+    "dimension-cross": without_products,
+    "dimension-lora": lora_with_squares,
+    "dimension-degree-three": squares_only,
+    "dimension-gap": of_a_row,
+    "gauge-group": wrong_pair,
+    "free-dimensions": without_h,
+    "lora-is-critical": without_h,
+    "start-directions": with_free_h,
+    "lora-is-singular": without_products,
+    "theorem-1": rank_K,
+    "theorem-1-generically": of_a_row,
+    "sandwich": cubic,
+    "infimum-not-attained": twice_h,
+    "optimisers-stop": rank_K,
+    "lora-rank": lora_plus,
+    "lora-gauge": lora_of_a_row,
+    "dora-is-not-linear": dora_without_norm,
+    "dora-row-lengths": dora_by_columns,
+    "hira-rank": hira_with_one,
+    "hira-is-bilinear": hira_squared,
+    "orders": cubic,
+    "parameter-count": count_without_h,
+    "no-inference-cost": padded_expansion,
+    "interaction-vanishes": squared_layer,
+    "share-at-the-start": shifted_h,
+    "square-terms-matter-most": ignores_terms,
+    "gain-is-high-order": twice_h,
+}
+
+
+def test_every_claim_has_a_wrong_rule():
+    assert set(MUTANTS) == set(claims)
+
+
+@pytest.mark.parametrize("id", claims)
+def test_every_verdict_stands(id):
+    evidence = claims[id].check(seed=1, examples=30)
+    assert evidence.holds, evidence
+    assert evidence.verdict == claims[id].verdict
+    assert (claims[id].verdict == "verified") <= (evidence.finding.examples > 0)
+    json.dumps(evidence.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("id", claims)
+def test_every_check_can_fail(id):
+    evidence = claims[id].check(formula=MUTANTS[id])
+    assert not evidence.holds, evidence
+    assert "DOES NOT STAND" in str(evidence)
+    json.dumps(evidence.to_dict())
+
+
+# --- the registry ------------------------------------------------------------------------------------------------------
+
+
+def test_the_registry_is_a_mapping():
+    assert len(claims) == len(list(claims)) >= 24
+    assert [claim.id for claim in claims.values()] == list(claims)
+    assert "theorem-1" in claims
+    assert "nope" not in claims
+    assert pk.theory.claims is claims
+    assert {claim.verdict for claim in claims.values()} == set(VERDICTS)
+    for claim in claims.values():
+        assert claim.title
+        assert claim.source
+        assert claim.statement.count("$") % 2 == 0, claim.id
+        assert claim.title in claim._repr_latex_()
+        assert str(claim).startswith(f"{claim.id}: {claim.title}")
+
+
+def test_a_claim_of_your_own_and_its_shrunk_counterexample():
+    mine = Claims()
+
+    @mine.register("sum", title="h adds up", statement="$x$", source="me", verdict="verified", about=formulas.pera)
+    def always_small(formula, seed, examples):
+        drawn = st.fixed_dictionaries({"h": st.integers(0, 100)})
+        found, tried = search(drawn, lambda h: formula(np.ones((1, 1)), np.ones((1, 1)), np.array([h]))[0, 0] < 50, seed, examples)
+        return Finding(found is None, "smaller than 50", {"limit": 50}, tried, found)
+
+    mine._loaded = True
+    evidence = mine["sum"].check()
+    assert not evidence.holds
+    assert evidence.counterexample == {"h": 49}  # 1 + h >= 50: the smallest
+    assert "counterexample:\n  h = 49" in str(evidence)
+    assert mine["sum"].check(formula=lambda B, A, h: 0 * B).holds
+    with pytest.raises(pk.PerakitError, match=r"^the claim 'sum' exists already: choose another id$"):
+        mine.register("sum", title="", statement="", source="", verdict="open", about=len)(always_small)
+
+
+def test_a_counterexample_is_shrunk():
+    evidence = claims["readings"].check(formula=wrong_pair)
+    B, A, h = (evidence.counterexample[name] for name in "BAh")
+    assert B.shape == (1, 2)  # two columns are the fewest that show it
+    assert A.shape == (2, 1)
+    assert sum(np.abs(array).sum() for array in (B, A, h)) <= 6
+    assert not np.array_equal(wrong_pair(B, A, h), formulas.pera(B, A, h))
+
+
+def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
+    seen = []
+
+    def recording(B, A, h):
+        seen.append(B.tolist())
+        return formulas.pera(B, A, h)
+
+    for seed in (0, 0, 5):
+        assert claims["readings"].check(seed, 20, recording).finding.examples == 20
+    assert seen[:20] == seen[20:40] != seen[40:]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: claims["theorem1"], r"unknown claim 'theorem1': did you mean theorem-1, .*\? `perakit verify --list` shows all \d+"),
+        (lambda: claims[""], r"unknown claim '': `perakit verify --list` shows all"),
+        (lambda: claims["readings"].check(seed=-1), r"seed=-1 must be an integer >= 0"),
+        (lambda: claims["readings"].check(examples=0), r"examples=0 must be an integer >= 1"),
+        (lambda: claims["readings"].check(formula=3), r"formula=3 cannot be called: pass a function like pera, or None"),
+        (
+            lambda: claims["hadamard-series"].check(formula=lambda B, A, h: B),
+            r"the formula returned shape \(2, 2\) where the layer is \(2, 3\)",
+        ),
+        (lambda: claims["dimension"].check(formula=lambda B, A, h: B[:, :1]), r"the formula returned shape"),
+        (lambda: claims["readings"].check(formula=lambda B, A: B @ A), r".*<lambda> raised TypeError: .*called with arrays of shape"),
+        (lambda: verify(["readings", "no-such-claim"]), r"unknown claim 'no-such-claim'"),
+        (lambda: pk.theory.Claim("x", "", "", "", "true", len, len), r"verdict='true' is unknown: choose from 'proved', 'verified'"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(pk.PerakitError, match="^" + message):
+        call()
+
+
+def test_a_report_says_what_failed(monkeypatch):
+    broken = Evidence("readings", "verified", Finding(False, "no"), 0, 0.0)
+    monkeypatch.setattr(pk.theory.Claim, "check", lambda self, seed, examples: broken)
+    report = verify(["readings"])
+    assert report.failed == ["readings"]
+    assert str(report) == "1 claims: 1 verified; 1 do not stand: readings (0 s)"
+    assert "**verified, DOES NOT STAND**: no" in report.markdown()
+    entry = report.to_dict()["claims"][0]
+    assert entry["holds"] is False
+    assert entry["title"] == claims["readings"].title
+    assert math.isclose(entry["seconds"], 0)
