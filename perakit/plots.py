@@ -180,10 +180,12 @@ def plot_sandwich(
     singular_values: of the target E; ranks: r; errors: ‖ΔW − E‖_F of the best fit found at each rank, an upper bound on
     the infimum; terms, degree: of that fit, they set K. The bounds are Eckart and Young's (Σ_{i>k} σ_i²)^½, k = K and r.
     """
+    from perakit.theory.rank import tail
+
     ax = ax or _new_axes()
-    values = np.asarray(singular_values, dtype=float)
-    upper = np.array([_tail(values, r) for r in ranks])
-    lower = np.array([_tail(values, formulas.rank_bound(r, terms, degree)) for r in ranks])
+    values = np.sort(np.asarray(singular_values, dtype=float))[::-1]
+    upper = np.array([tail(values, r)[0] for r in ranks])
+    lower = np.array([tail(values, formulas.rank_bound(r, terms, degree))[0] for r in ranks])
     found = np.asarray(errors, dtype=float)
     drawn = np.concatenate([upper, lower, found])
     top = drawn.max() or 1.0
@@ -293,11 +295,6 @@ def _draw_surfaces(ax: Any, X: np.ndarray, Y: np.ndarray, curved: np.ndarray, fl
     ax.locator_params(nbins=5)
     handles = [Patch(color="#7f63ab", label="PERA"), Patch(color="0.7", label="LoRA (h = 0): a plane")]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.02), ncols=2)
-
-
-def _tail(values: np.ndarray, k: int) -> float:
-    """Frobenius distance to the nearest matrix of rank k."""
-    return float(np.linalg.norm(np.sort(values)[::-1][k:]))
 
 
 def _layer(k: int, count: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Questions about updates, answered with derivations, exact ranks, measurements, and verdicts with their evidence."""
 
-from perakit.theory.approximation import Approximation, best_approximation, error_curve, targets
+from perakit.theory.approximation import Approximation, best_approximation
 from perakit.theory.claims import Claim, Evidence, Finding, claims
+from perakit.theory.curves import error_curve, targets
 from perakit.theory.exact import exact_rank
 from perakit.theory.families import Formula
 from perakit.theory.gradients import pera_gradients

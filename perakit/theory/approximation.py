@@ -9,8 +9,8 @@ b = (1 − εx)/√ε, a = (1 − εy)/√ε, h = −ε comes as near as you lik
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from torch.func import grad, jvp, vmap
 
 from perakit import formulas
 from perakit.errors import PerakitError
-from perakit.theory.families import Family, check_layer, check_matrix, evaluate, pera
+from perakit.theory.families import Family, check_layer, check_matrix, evaluate
+from perakit.theory.rank import spectrum, tail
 
 DIVERGING = 100.0  # growth of an attained optimum is a few; of a sequence that runs away, thousands
 LARGEST = 2**27  # parameters x entries of E: the Jacobian of one start takes 1 GiB
@@ -103,11 +104,12 @@ def best_approximation(E: Any, method: Family, seed: int = 0, starts: int = 8, W
     formulas.check_count("starts", starts)
     formulas.check_count("seed", seed, least=0)
     problem = _Problem(E, method, W0)
-    sigma = np.linalg.svd(E, compute_uv=False)
+    sigma = spectrum(E)
+    sigma[sigma <= 1e-14 * sigma[0]] = 0  # rounding, which bounds nothing
     bound = min(*E.shape, problem.bound)
     lora = problem.lora_start()
     rank = problem.rank if lora is not None else -1
-    lower, upper = _tail(sigma, bound), _tail(sigma, rank) if lora is not None else (math.inf, math.inf)
+    lower, upper = tail(sigma, bound), tail(sigma, rank) if lora is not None else (math.inf, math.inf)
     exact = lora is not None and upper[0] <= lower[0] + 1e-14 * problem.norm
     if exact:
         theta, settled = torch.as_tensor(lora)[None], torch.ones(1, dtype=torch.bool)
@@ -140,13 +142,6 @@ def best_approximation(E: Any, method: Family, seed: int = 0, starts: int = 8, W
         exact=exact,
         seed=int(seed),
     )
-
-
-def _tail(sigma: np.ndarray, rank: int) -> tuple[float, float]:
-    """Frobenius and spectral distance to the matrices of rank <= rank (Eckart-Young)."""
-    rest = sigma[rank:]
-    rest = rest[rest > 1e-14 * sigma[0]]  # below it is rounding, which bounds nothing
-    return float(np.linalg.norm(rest)), float(rest.max(initial=0.0))
 
 
 # --- the problem, as functions of one flat vector ------------------------------------------------------------------
@@ -403,99 +398,3 @@ def _away_from_zero(columns: Tensor) -> Tensor:
     """Not below 1e-12 of the largest of the same factor: factors have units, so E in other units takes the same path."""
     largest = columns.amax(1, keepdim=True) if columns.shape[1] else columns
     return torch.where(largest > 0, columns.maximum(1e-12 * largest), 1.0)
-
-
-# --- curves and targets ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Point:
-    """One family at one rank: relative errors ‖ΔW − E‖_F / ‖E‖_F, found and the lower bound, beside what they cost."""
-
-    family: str
-    rank: int
-    parameters: int
-    error: float
-    lower: float
-    exact: bool
-    diverging: bool
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The errors of some families over some ranks, to be drawn against `rank` or against `parameters`."""
-
-    points: tuple[Point, ...]
-    shape: tuple[int, int]
-    seed: int
-    starts: int
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dictionary of JSON values a point, each with the seed and the number of starts."""
-        return [asdict(point) | {"seed": self.seed, "starts": self.starts} for point in self.points]
-
-    def line(self, family: str) -> list[Point]:
-        """The points of one family, in the order of its ranks."""
-        found = [point for point in self.points if point.family == family]
-        if not found:
-            raise PerakitError(f"no family {family!r} in this curve: it has {', '.join(sorted({p.family for p in self.points}))}")
-        return found
-
-
-def error_curve(
-    E: Any,
-    families: Mapping[str, Callable[[int], Family]],
-    ranks: Iterable[int],
-    seed: int = 0,
-    starts: int = 8,
-    W0: Any = None,
-    progress: bool = False,
-) -> Curve:
-    """`best_approximation` for every family and rank: `error_curve(E, {"LoRA": pk.LoRA, "PERA": pk.PERA}, (1, 2, 4))`.
-
-    E: target (m, n), for example one of `targets`, or a trained update, of `perakit.delta_weights(model)`; families: name ->
-    rank -> family; the other arguments as in `best_approximation`. Each point is found by itself: but for exact families an
-    error may rise with the rank, which says that the optimiser failed there, not that the family is worse.
-    """
-    from tqdm import tqdm
-
-    E = check_matrix("E", E)
-    ranks = list(ranks)
-    if not families or not ranks:
-        raise PerakitError(f"{len(families)} families and {len(ranks)} ranks make no curve: give at least one of each")
-    for rank in ranks:
-        check_layer(E.shape[0], E.shape[1], rank)
-    cases = [(name, make, rank) for name, make in families.items() for rank in sorted(set(ranks))]
-    points = []
-    for name, make, rank in tqdm(cases, disable=not progress, desc="error curve"):
-        family = make(rank)
-        found = best_approximation(E, family, seed, starts, W0)
-        parameters = sum(map(math.prod, family.shapes(*E.shape).values()))
-        lower = found.lower_fro / (found.norm_fro or 1.0)
-        points.append(Point(name, int(rank), int(parameters), found.error, lower, found.exact, found.diverging))
-    return Curve(tuple(points), (E.shape[0], E.shape[1]), int(seed), int(starts))
-
-
-def targets(m: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Matrices (m, n) to approximate, each from a random stream of its own.
-
-    gaussian: N(0, 1) entries; power law: σ_k = 1/k in random orthogonal bases; identity; banded: N(0, 1) on the diagonal
-    and beside it; block: two diagonal blocks of rank 1; pera: made by a PERA of rank 2 with N(0, 1) factors.
-    """
-    check_layer(m, n)
-    formulas.check_count("seed", seed, least=0)
-    rngs = [np.random.default_rng((seed, k)) for k in range(5)]
-    k = min(m, n)
-    U, V = (np.linalg.qr(rngs[1].normal(size=(size, k)))[0] for size in (m, n))
-    row, column = np.indices((m, n))
-    halves = (row < (m + 1) // 2) == (column < (n + 1) // 2)
-    upper, lower = (np.outer(rngs[3].normal(size=m), rngs[3].normal(size=n)) for _ in range(2))
-    teacher = {name: rngs[4].normal(size=shape) for name, shape in pera(2).shapes(m, n).items()}
-    return {
-        "gaussian": rngs[0].normal(size=(m, n)),
-        "power law": (U / np.arange(1, k + 1)) @ V.T,
-        "identity": np.eye(m, n),
-        "banded": rngs[2].normal(size=(m, n)) * (abs(row - column) <= 1),
-        "block": np.where(halves, np.where(row < (m + 1) // 2, upper, lower), 0.0),
-        "pera": pera(2).update(None, **teacher),
-    }

@@ -94,6 +94,15 @@ def spectrum(update: Any) -> np.ndarray:
     return np.linalg.svd(check_matrix("the matrix", update), compute_uv=False)
 
 
+def tail(values: np.ndarray, rank: int) -> tuple[float, float]:
+    """(Frobenius, spectral) distance from a matrix with these singular values, in falling order, to the matrices of rank <= `rank`.
+
+    Source: Eckart and Young 1936, Mirsky 1960.
+    """
+    rest = values[rank:]
+    return float(np.linalg.norm(rest)), float(rest[0]) if rest.size else 0.0
+
+
 def stable_rank(update: Any) -> float:
     """‖ΔW‖_F² / ‖ΔW‖₂² = Σ σ² / σ₁²: at most the rank, and not moved by small singular values; 0 for a zero matrix.
 

@@ -3,7 +3,7 @@
 Let S(r) be the set of PERA updates of rank r and K = r(r+3)/2. Theorem 1 of arXiv 2604.11841 says that
 min over S(r) of ‖ΔW − E‖₂ <= σ_{K+1}(E) for every E. The inclusion S(r) ⊂ {rank <= K}, from which it is derived, gives
 >= instead. Here, for r = 1 and 3 x 3 matrices: a matrix of rank 2 outside the closure of S(1) by exact algebra
-(`certificate`), its distance from S(1) bounded from below (`lower_bound`), a matrix that is in the closure and not in
+(`certificate`; how far outside: `perakit.theory.distance`), a matrix that is in the closure and not in
 S(1) (`limit`); for every r the count of dimensions (`dimensions`) and the corrected theorem (`sandwich`).
 
 Notation for r = 1: ΔW = u + h u∘u with u = b aᵀ, so t = h u satisfies t² + t = h ΔW entry by entry, and has rank one.
@@ -16,15 +16,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations, product
-from typing import Any, NamedTuple
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import Array
+from perakit.theory.exact import exact_rank
 from perakit.theory.families import check_layer, check_matrix
+from perakit.theory.rank import spectrum, tail
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 Rule = Callable[[Array, Array, Array], Array]
@@ -73,7 +75,7 @@ def _evaluator() -> Callable[..., list[Any]]:
 
 def quintics(E: Any) -> list[list[Fraction]]:
     """The coefficients, degree 5 first, of Q_M(h; E) for the nine minors M of a 3 x 3 matrix: exact."""
-    entries = [v for row in _exact(E) for v in row]
+    entries = [v for row in exact_matrix(E) for v in row]
     return [[Fraction(c) for c in _evaluator()(*(entries[k] for k in minor))] for minor in MINORS]
 
 
@@ -156,7 +158,7 @@ class Certificate:
     def __str__(self) -> str:
         return "\n".join(
             [
-                f"E = {_show(self.target)} has rank {self.rank}",
+                f"E = {show(self.target)} has rank {self.rank}",
                 f"t² + t = h ΔW: {_yes(self.identity)}; resultants vanish at members, LoRA points and limits: {_yes(self.controls)}",
                 f"resultants nonzero at E: {self.nonzero} of {len(self.resultants)}",
                 "E is outside the closure of S(1): Theorem 1 fails" if self.holds else "nothing is proved about E",
@@ -170,12 +172,13 @@ def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Cert
     E: of integers, Fractions or floats (taken as the dyadic numbers they are). formula: (B, A, h) -> ΔW, default
     `formulas.pera`; with any other formula the proof's premises are tested and found wanting.
     """
-    target, rule = _exact(E), formula or formulas.pera
+    target, rule = exact_matrix(E), formula or formulas.pera
     controls = all(not any(resultants(member)) for member in _controls(rule))
-    return Certificate(target, _rank(target), tuple(resultants(target)), _identity(rule), controls)
+    return Certificate(target, exact_rank(target), tuple(resultants(target)), satisfies_identity(rule), controls)
 
 
-def _identity(rule: Rule) -> bool:
+def satisfies_identity(rule: Rule) -> bool:
+    """Whether t = h u solves t² + t = h ΔW for this rule, in symbols: the premise of every argument here."""
     import sympy as sp
 
     B, A, h = (np.array(sp.symbols(names), dtype=object) for names in ("b:2", "a:2", "h:1"))
@@ -196,176 +199,7 @@ def _controls(rule: Rule) -> Iterator[Array]:
     yield np.arange(1, 10).reshape(3, 3)
 
 
-# --- (b) how far away: a lower bound ---------------------------------------------------------------------------
-
-BITS = 40  # numbers below are integers in units of 2^-BITS, every operation rounded outward
-ONE = 1 << BITS
-NORMS = ("frobenius", "spectral", "max")
-
-
-@dataclass(frozen=True, slots=True)
-class _Interval:
-    lo: int
-    hi: int
-
-    def __add__(self, other: _Interval) -> _Interval:
-        return _Interval(self.lo + other.lo, self.hi + other.hi)
-
-    def __sub__(self, other: _Interval) -> _Interval:
-        return _Interval(self.lo - other.hi, self.hi - other.lo)
-
-    def __mul__(self, other: _Interval) -> _Interval:
-        ends = (self.lo * other.lo, self.lo * other.hi, self.hi * other.lo, self.hi * other.hi)
-        return _Interval(min(ends) >> BITS, -(-max(ends) >> BITS))
-
-    @property
-    def largest(self) -> int:
-        return max(abs(self.lo), abs(self.hi))
-
-    @property
-    def smallest(self) -> int:
-        return max(self.lo, -self.hi, 0)
-
-    def halves(self) -> tuple[_Interval, _Interval]:
-        middle = (self.lo + self.hi) // 2
-        return _Interval(self.lo, middle), _Interval(middle, self.hi)
-
-
-class _Entry(NamedTuple):
-    """The small root w of an entry at E and in the box around it, and a bound of its derivative there."""
-
-    root: _Interval
-    around: _Interval
-    slope: int
-
-
-@dataclass(frozen=True)
-class LowerBound:
-    """dist(E, closure of S(1)) >= distance in `norm`, proved on `pieces` intervals of h; 0 where nothing is proved."""
-
-    target: Matrix
-    norm: str
-    distance: Fraction
-    pieces: int
-
-    def __str__(self) -> str:
-        return f"{self.norm} distance from S(1) to {_show(self.target)} >= {float(self.distance):.2f}, on {self.pieces} intervals"
-
-
-def lower_bound(E: Any = COUNTEREXAMPLE, norm: str = "frobenius", *, formula: Rule | None = None) -> LowerBound:
-    """The largest distance, in hundredths, from a positive 3 x 3 matrix to S(1) that `excluded` proves: a few seconds.
-
-    norm: "frobenius", "spectral" or "max" (the largest entry).
-    """
-    target, pieces = _exact(E), {0: 0}
-    least = min(map(min, target))
-    if least <= 0:
-        raise PerakitError(f"the smallest entry of E is {least}: the proof is for positive matrices")
-    low, high = 0, math.ceil(100 * least) if _identity(formula or formulas.pera) else 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        pieces[middle] = excluded(target, Fraction(middle, 100), norm)
-        low, high = (middle, high) if pieces[middle] else (low, middle)
-    return LowerBound(target, norm, Fraction(low, 100), pieces[low])
-
-
-def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 12) -> int:
-    """Prove that no E' in the closure of S(1) has ‖E' − E‖ <= distance; the number of intervals used, 0 without proof.
-
-    By real branch and bound, independent of the resultants. A member is x u + y u∘u with u of rank one and
-    (x, y) = (1, h) for h <= 1, (1/√h, 1) for h >= 1, y = 1 and x = 0 being the limit h = ∞; h >= −1/(4 max E') since
-    x² + 4 y E' is a square. So (x, y) runs through two segments. There each entry E' > 0 has a small root
-    w = 2E'/(x + √(x² + 4yE')) and a large one −(x + yw)/y. For one of the 2⁹ choices of roots all minors of y u vanish,
-    and still do after division by their powers of y; in this form the conditions pass to the limit of any sequence,
-    h = 0 and ∞ included. Intervals of (x, y) are halved until each choice breaks one of them.
-    """
-    target = _exact(E)
-    entries = [v for row in target for v in row]
-    if norm not in NORMS:
-        raise PerakitError(f"norm={norm!r} is unknown: choose from {', '.join(map(repr, NORMS))}")
-    reach = math.ceil(distance * ONE)
-    E0 = [_Interval(math.floor(v * ONE), math.ceil(v * ONE)) for v in entries]
-    if not 0 < reach < min(v.lo for v in E0):
-        least = min(entries)
-        raise PerakitError(f"distance={distance} must lie between 0 and the smallest entry, {least}: the proof is for positive matrices")
-    one, unit = _Interval(ONE, ONE), _Interval(0, ONE)
-    first = -ONE * ONE // (4 * (max(v.lo for v in E0) - reach))
-    todo = [(one, _Interval(first, 0), depth), (one, unit, depth), (unit, one, depth)]
-    pieces = 0
-    while todo:
-        x, y, left = todo.pop()
-        if _no_member(x, y, E0, reach, norm):
-            pieces += 1
-        elif left == 0:
-            return 0
-        elif x is one:
-            todo += [(x, half, left - 1) for half in y.halves()]
-        else:
-            todo += [(half, y, left - 1) for half in x.halves()]
-    return pieces
-
-
-def _no_member(x: _Interval, y: _Interval, E0: list[_Interval], reach: int, norm: str) -> bool:
-    box = [_Interval(v.lo - reach, v.hi + reach) for v in E0]
-    if any(x.hi**2 + 4 * y.hi * v.lo < 0 for v in box):
-        return True  # no real root
-    entries = [_Entry(_small_root(x, y, v), _small_root(x, y, wide), _slope(x, y, wide)) for v, wide in zip(E0, box, strict=True)]
-    choices = list(product((False, True), repeat=9))  # True: the large root
-    for minor in MINORS:
-        if all(entries[k].slope for k in minor):
-            chosen = {
-                large: _may_vanish(x, y, [entries[k] for k in minor], large, reach, norm)
-                for large in {tuple(c[k] for k in minor) for c in choices}
-            }
-            choices = [choice for choice in choices if chosen[tuple(choice[k] for k in minor)]]
-    return not choices
-
-
-def _small_root(x: _Interval, y: _Interval, v: _Interval) -> _Interval:
-    """w = 2v/(x + √(x² + 4yv)), increasing in v > 0, decreasing in x and y; a square root beyond the reals counts as 0."""
-    low, high = (math.isqrt(max(0, a * a + 4 * b * c)) for a, b, c in ((x.hi, y.hi, v.lo), (x.lo, y.lo, v.hi)))
-    return _Interval(2 * v.lo * ONE // (x.hi + low + 1), -(-2 * v.hi * ONE // (x.lo + high)))
-
-
-def _slope(x: _Interval, y: _Interval, v: _Interval) -> int:
-    """An upper bound of dw/dv = 1/√(x² + 4yv), or 0 where there is none."""
-    root = math.isqrt(max(0, x.lo * x.lo + 4 * min(y.lo * v.lo, y.lo * v.hi)))
-    return -(-ONE * ONE // root) if root else 0
-
-
-def _may_vanish(x: _Interval, y: _Interval, entries: list[_Entry], large: tuple[bool, ...], reach: int, norm: str) -> bool:
-    """Can the minor f, of the roots that `large` chooses, be zero within reach?
-
-    By the mean value theorem not if |f(E)| > reach · dual norm of ∇f, with f at the centre and ∇f anywhere in the box.
-    """
-    centre = [entry.root for entry in entries]
-    roots, around = ([x + y * w if far else w for w, far in zip(ws, large, strict=True)] for ws in (centre, [e.around for e in entries]))
-    powers = [2 - large[0] - large[3], 2 - large[1] - large[2]]  # of y, in the two products of the minor
-    divided = 1 if all(large) else min(powers)
-    if all(large):  # (x + yw)(x + yw') − ...: x² cancels, and one y more
-        a, b, c, d = centre
-        f = x * (a + d - b - c) + y * (a * d - b * c)
-    else:
-        products = [roots[0] * roots[3], roots[1] * roots[2]]
-        for k, power in enumerate(powers):
-            for _ in range(power - divided):
-                products[k] = products[k] * y
-            if power == 1:  # one small, positive, and one large, negative
-                products[k] = _Interval(-products[k].hi, -products[k].lo)
-        f = products[0] - products[1]
-    gradient = []
-    for k in range(4):
-        partner = around[3 - k].largest
-        for _ in range(2 - large[3 - k] - divided):
-            partner = -(-partner * y.largest >> BITS)
-        gradient.append(-(-partner * entries[k].slope >> BITS))
-    squares = sum(g * g for g in gradient)
-    # of a 2 x 2 matrix the nuclear norm, dual to the spectral, is at most √2 times the Frobenius norm
-    dual_squared = {"frobenius": squares, "spectral": 2 * squares, "max": sum(gradient) ** 2}[norm]
-    return (f.smallest * ONE) ** 2 <= reach**2 * dual_squared
-
-
-# --- (c) infimum and minimum -----------------------------------------------------------------------------------
+# --- (b) infimum and minimum -----------------------------------------------------------------------------------
 
 
 def limit_sequence(x: Sequence[Any], y: Sequence[Any], eps: Any) -> tuple[Array, Array, Array]:
@@ -398,13 +232,13 @@ class Limit:
     @property
     def holds(self) -> bool:
         """Whether ΔW(ε) -> target."""
-        return min(self.expansion, default=0) >= 0 and self.expansion.get(0, _exact(np.zeros((3, 3)))) == self.target
+        return min(self.expansion, default=0) >= 0 and self.expansion.get(0, exact_matrix(np.zeros((3, 3)))) == self.target
 
     def __str__(self) -> str:
         error = math.sqrt(sum(v * v for row in self.expansion.get(1, ()) for v in row))
         verdict = {None: "open", True: "yes", False: "no: infimum 0, no minimum"}[self.attained]
         gap = f"distance {error:.1f} ε + O(ε²)" if self.holds else "not the limit of this formula's updates"
-        return f"{_show(self.target)}: {gap}\n{self.roots}\nattained: {verdict}"
+        return f"{show(self.target)}: {gap}\n{self.roots}\nattained: {verdict}"
 
 
 def limit(x: Sequence[Any] = (0, 3, 6), y: Sequence[Any] = (1, 2, 3), *, formula: Rule | None = None) -> Limit:
@@ -412,17 +246,17 @@ def limit(x: Sequence[Any] = (0, 3, 6), y: Sequence[Any] = (1, 2, 3), *, formula
     import sympy as sp
 
     eps = sp.Symbol("eps", positive=True)
-    target = _exact([[Fraction(p) + Fraction(q) for q in y] for p in x])
+    target = exact_matrix([[Fraction(p) + Fraction(q) for q in y] for p in x])
     delta = (formula or formulas.pera)(*limit_sequence([sp.Rational(v) for v in x], [sp.Rational(v) for v in y], eps))
     terms = [[dict(reversed(term.as_coeff_exponent(eps)) for term in sp.Add.make_args(sp.expand(v))) for v in row] for row in delta]
     powers = sorted({int(power) for row in terms for entry in row for power, c in entry.items() if c})
-    expansion = {k: _exact([[entry.get(k, 0) for entry in row] for row in terms]) for k in powers}
+    expansion = {k: exact_matrix([[entry.get(k, 0) for entry in row] for row in terms]) for k in powers}
     roots = common_roots(target)
-    attained = True if _rank(target) <= 1 else None if roots.elsewhere else False
+    attained = True if exact_rank(target) <= 1 else None if roots.elsewhere else False
     return Limit(target, expansion, roots, attained)
 
 
-# --- (d) why it is no accident ---------------------------------------------------------------------------------
+# --- (c) why it is no accident ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -460,7 +294,7 @@ def dimensions(m: int, n: int, rank: int) -> Dimensions:
     return Dimensions(m, n, rank, min(m * n, rank * (m + n) + rank * (rank - 1) // 2), K * (m + n - K))
 
 
-# --- (e) the corrected theorem ---------------------------------------------------------------------------------
+# --- (d) the corrected theorem ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -486,16 +320,15 @@ def sandwich(E: Any, inner: int, outer: int) -> Sandwich:
     """
     formulas.check_count("inner", inner, least=0)
     formulas.check_count("outer", outer, least=inner)
-    sigma = np.linalg.svd(check_matrix("E", E), compute_uv=False)
-    tails = [sigma[k:] for k in (outer, inner)]
-    spectral, frobenius = ([float(np.linalg.norm(tail, order)) if tail.size else 0.0 for tail in tails] for order in (np.inf, 2))
-    return Sandwich(inner, outer, (spectral[0], spectral[1]), (frobenius[0], frobenius[1]))
+    sigma = spectrum(check_matrix("E", E))
+    lower, upper = tail(sigma, outer), tail(sigma, inner)
+    return Sandwich(inner, outer, (lower[1], upper[1]), (lower[0], upper[0]))
 
 
 # --- exact matrices --------------------------------------------------------------------------------------------
 
 
-def _exact(E: Any) -> Matrix:
+def exact_matrix(E: Any) -> Matrix:
     """A 3 x 3 matrix as Fractions; floats become the dyadic numbers they are."""
     try:
         rows = tuple(tuple(Fraction(int(v.numerator), int(v.denominator)) for v in map(Fraction, row)) for row in E)
@@ -506,14 +339,8 @@ def _exact(E: Any) -> Matrix:
     return rows
 
 
-def _rank(E: Matrix) -> int:
-    from sympy import QQ
-    from sympy.polys.matrices import DomainMatrix
-
-    return int(DomainMatrix([[QQ(v.numerator, v.denominator) for v in row] for row in E], (3, 3), QQ).rank())
-
-
-def _show(E: Matrix) -> str:
+def show(E: Matrix) -> str:
+    """As a nested list."""
     return "[" + ", ".join("[" + ", ".join(map(str, row)) + "]" for row in E) + "]"
 
 

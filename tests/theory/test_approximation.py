@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import perakit as pk
 from perakit import formulas
 from perakit.theory import approximation
-from perakit.theory.approximation import best_approximation, error_curve, targets
+from perakit.theory.approximation import best_approximation
+from perakit.theory.curves import error_curve, targets
 from perakit.theory.families import Formula, pera
 
 GAUSSIAN = np.random.default_rng(0).normal(size=(7, 5))

@@ -9,7 +9,7 @@ import scipy.optimize
 
 from perakit import formulas
 from perakit.errors import PerakitError
-from perakit.theory import theorem1
+from perakit.theory import distance, theorem1
 
 E = theorem1.COUNTEREXAMPLE
 IN_CLOSURE = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -122,7 +122,7 @@ def sign(B, A, h):
 @pytest.mark.parametrize("formula", [h_squared, cubic, sign])
 def test_a_wrong_formula_is_found_out(formula):
     assert not theorem1.certificate(formula=formula).holds
-    assert theorem1.lower_bound(formula=formula).distance == 0
+    assert distance.lower_bound(formula=formula).distance == 0
     assert not theorem1.limit(formula=formula).holds
 
 
@@ -155,12 +155,12 @@ def nearest():
 
 @pytest.mark.parametrize(("norm", "least", "order"), [("frobenius", 0.24, None), ("spectral", 0.17, 2), ("max", 0.14, "max")])
 def test_lower_bound(norm, least, order, nearest):
-    bound = theorem1.lower_bound(norm=norm)
+    bound = distance.lower_bound(norm=norm)
     assert bound.distance == Fraction(round(100 * least), 100)
     assert bound.pieces > 0
     best = abs(nearest).max() if order == "max" else np.linalg.norm(nearest, order)
     assert bound.distance < best
-    assert theorem1.excluded(E, Fraction(best) + Fraction(1, 1000), norm) == 0
+    assert distance.excluded(E, Fraction(best) + Fraction(1, 1000), norm) == 0
 
 
 def test_no_search_comes_below_the_bound():
@@ -181,7 +181,7 @@ MEMBERS = {
 }
 
 
-@pytest.mark.parametrize("norm", theorem1.NORMS)
+@pytest.mark.parametrize("norm", distance.NORMS)
 @pytest.mark.parametrize("factors", MEMBERS.values(), ids=MEMBERS)
 def test_a_matrix_near_a_member_is_never_excluded(factors, norm):
     b, a, h = factors
@@ -189,25 +189,25 @@ def test_a_matrix_near_a_member_is_never_excluded(factors, norm):
     assert (centre > 0.2).all()
     noise = np.random.default_rng(5).normal(size=(3, 3))
     size = {"frobenius": np.linalg.norm(noise), "spectral": np.linalg.norm(noise, 2), "max": abs(noise).max()}[norm]
-    assert theorem1.excluded(centre + 0.01 * noise / size, Fraction(101, 10000), norm) == 0
+    assert distance.excluded(centre + 0.01 * noise / size, Fraction(101, 10000), norm) == 0
 
 
 def test_a_limit_is_never_excluded():
-    for distance in (Fraction(1, 100), Fraction(9, 10)):
-        assert theorem1.excluded(IN_CLOSURE, distance) == 0
+    for radius in (Fraction(1, 100), Fraction(9, 10)):
+        assert distance.excluded(IN_CLOSURE, radius) == 0
 
 
 def test_limits_at_infinite_h_are_never_excluded():
     """√h u fixed and h -> ∞: squares of a rank-one matrix."""
-    assert theorem1.excluded(np.outer([1, 4, 9], [1, 9, 4]), Fraction(1, 100)) == 0
+    assert distance.excluded(np.outer([1, 4, 9], [1, 9, 4]), Fraction(1, 100)) == 0
 
 
 def test_the_small_root_encloses():
-    x, y, v = (theorem1._Interval(*(int(z * theorem1.ONE) for z in ends)) for ends in ((0.25, 0.5), (0.5, 1), (2, 3)))
-    root, slope = theorem1._small_root(x, y, v), theorem1._slope(x, y, v) / theorem1.ONE
+    x, y, v = (distance._Interval(*(int(z * distance.ONE) for z in ends)) for ends in ((0.25, 0.5), (0.5, 1), (2, 3)))
+    root, slope = distance._small_root(x, y, v), distance._slope(x, y, v) / distance.ONE
     for p, q, s in product(np.linspace(0.25, 0.5, 4), np.linspace(0.5, 1, 4), np.linspace(2, 3, 4)):
         w = (np.sqrt(p * p + 4 * q * s) - p) / (2 * q)
-        assert root.lo <= w * theorem1.ONE <= root.hi
+        assert root.lo <= w * distance.ONE <= root.hi
         assert 1 / np.sqrt(p * p + 4 * q * s) <= slope
 
 
@@ -308,11 +308,11 @@ def test_the_sandwich_holds_for_the_counterexample(nearest):
         (lambda: theorem1.certificate([[1, 2], [3, 4]]), r"rows of length \[2, 2\]: the proof is for 3 x 3"),
         (lambda: theorem1.certificate([[1, 2, 3], [4, 5, 6], [7, 8, float("nan")]]), "no matrix of rational numbers .*finite floats"),
         (lambda: theorem1.certificate(7), "no matrix of rational numbers"),
-        (lambda: theorem1.excluded(E, Fraction(1, 10), "nuclear"), "norm='nuclear' is unknown: choose from 'frobenius'"),
-        (lambda: theorem1.excluded(E, Fraction(2)), "distance=2 must lie between 0 and the smallest entry, 1"),
-        (lambda: theorem1.excluded(E, Fraction(0)), "distance=0 must lie"),
-        (lambda: theorem1.lower_bound([[0, 2, 3], [4, 5, 7], [5, 7, 10]]), "positive"),
-        (lambda: theorem1.lower_bound(norm="nuclear"), "norm='nuclear' is unknown"),
+        (lambda: distance.excluded(E, Fraction(1, 10), "nuclear"), "norm='nuclear' is unknown: choose from 'frobenius'"),
+        (lambda: distance.excluded(E, Fraction(2)), "distance=2 must lie between 0 and the smallest entry, 1"),
+        (lambda: distance.excluded(E, Fraction(0)), "distance=0 must lie"),
+        (lambda: distance.lower_bound([[0, 2, 3], [4, 5, 7], [5, 7, 10]]), "positive"),
+        (lambda: distance.lower_bound(norm="nuclear"), "norm='nuclear' is unknown"),
         (lambda: theorem1.limit_sequence((0, 1), (1, 2), 0), "eps=0: the factors diverge"),
         (lambda: theorem1.limit((0, 1), (1, 2, 3)), "3 x 3"),
         (lambda: theorem1.dimensions(3, 3, 4), "rank=4 is above"),

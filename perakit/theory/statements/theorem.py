@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perakit import formulas
 from perakit.strategies import seeds
-from perakit.theory import symbolic, theorem1
+from perakit.theory import distance, symbolic, theorem1
 from perakit.theory.approximation import best_approximation
 from perakit.theory.claims import Finding, claims
 from perakit.theory.statements.arguments import AT, PAPER, SHAPES, fails, family, verified
@@ -28,7 +28,7 @@ def _theorem_1(formula: Any, seed: int, examples: int) -> Finding:
     found = theorem1.certificate(formula=formula)
     if not found.holds:
         return fails(str(found))
-    bound = theorem1.lower_bound(formula=formula, norm="spectral")
+    bound = distance.lower_bound(formula=formula, norm="spectral")
     summary = (
         f"r = 1, E of rank {found.rank}, so σ_3 = 0; {found.nonzero} of 36 resultants that vanish on the closure of "
         f"S_PERA(1) are nonzero at E;"
