@@ -26,17 +26,17 @@ DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth o
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 for a PerakitError, printed as one sentence."""
+    """Run one command; returns the exit status: 0, 1 for a verdict that does not stand, 2 for a PerakitError, in one sentence."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
     except PerakitError as error:
         print(f"perakit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nperakit: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -78,14 +78,14 @@ def _params(arguments: argparse.Namespace) -> None:
     print(catalogue.table(architecture, methods, arguments.targets))
 
 
-def _verify(arguments: argparse.Namespace) -> None:
+def _verify(arguments: argparse.Namespace) -> int:
     wanted = [claims[id] for id in arguments.claims] or list(claims.values())
     if arguments.list:
         width = max(len(claim.id) for claim in wanted)
         print("\n".join(f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}" for claim in wanted))
-        return
+        return 0
     quiet = arguments.json or arguments.markdown
-    with tqdm(total=len(wanted), desc="checking", unit="claim", leave=False) as bar:
+    with tqdm(total=len(wanted), desc="checking", unit="claim", leave=False, disable=None) as bar:  # None: no bar but on a terminal
 
         def show(evidence: Evidence) -> None:
             bar.update()
@@ -98,7 +98,8 @@ def _verify(arguments: argparse.Namespace) -> None:
     else:
         print(report.markdown() if arguments.markdown else report, end="" if arguments.markdown else "\n")
     if report.failed:
-        raise PerakitError(f"the verdict does not stand for {', '.join(report.failed)}: see the evidence")
+        _say(f"the verdict does not stand for {', '.join(report.failed)}: see the evidence")
+    return 1 if report.failed else 0
 
 
 def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:

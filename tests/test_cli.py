@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import save_file
@@ -129,3 +130,63 @@ def test_demo_compares_lora_pera_and_matched_lora(tmp_path, capsys):
     assert max(o["merge_gap_relative"] for o in outcomes) < 1e-5
     for label in ("before", "LoRA r=8", "PERA r=8", "LoRA r=8-9 (matched)", "order share"):
         assert label in printed
+
+
+# --- verify ------------------------------------------------------------------------------------------------------------
+
+
+def test_verify_in_full_shows_statement_source_and_evidence(capsys):
+    assert main(["verify", "identity", "dora-is-not-linear", "--examples", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert "The 2 x 2 identity is a PERA of rank 1" in out
+    assert r"\Delta W = I_2" in out
+    assert "source: example for arXiv 2604.11841, Eq. 9" in out
+    assert "identity: proved" in out
+    assert "2 claims: 1 proved, 1 qualified; every verdict stands" in out
+    assert err == ""
+
+
+def test_verify_as_json_carries_seed_versions_and_the_hash_of_the_rules(capsys):
+    assert main(["verify", "hadamard-series", "lora-rank", "--json", "--seed", "3", "--examples", "7"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["seed"], report["examples"]) == (3, 7)
+    assert set(report["versions"]) == {"python", "numpy", "torch", "sympy", "hypothesis"}
+    assert len(report["formulas_sha256"]) == 64
+    first, second = report["claims"]
+    assert (first["id"], first["verdict"], first["holds"], first["examples"]) == ("hadamard-series", "proved", True, 0)
+    assert (second["examples"], second["counterexample"], second["seed"]) == (7, None, 3)
+    assert first["statement"] == pk.theory.claims["hadamard-series"].statement
+
+
+def test_verify_lists_every_claim(capsys):
+    assert main(["verify", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(pk.theory.claims)
+    assert any(line.startswith("refuted") and "theorem-1 " in line for line in lines)
+
+
+def test_a_verdict_that_does_not_stand_is_exit_status_1(capsys, monkeypatch):
+    wrong = pk.theory.Finding(False, "1 is not 2", counterexample={"x": 1})
+    monkeypatch.setitem(pk.theory.claims._claims, "identity", replace(pk.theory.claims["identity"], argument=lambda *_: wrong))
+    assert main(["verify", "identity", "orders", "--examples", "5"]) == 1
+    out, err = capsys.readouterr()
+    assert "identity: proved DOES NOT STAND" in out
+    assert "x = 1" in out
+    assert "1 do not stand: identity" in out
+    assert err == "perakit: the verdict does not stand for identity: see the evidence\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-claim"], "unknown claim 'no-such-claim'"),
+        (["identity", "--examples", "0"], "examples=0 must be an integer >= 1"),
+        (["identity", "--seed", "-1"], "seed=-1 must be an integer >= 0"),
+    ],
+)
+def test_verify_refuses_in_one_sentence(arguments, message, capsys):
+    assert main(["verify", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"perakit: {message}")
+    assert err.count("\n") == 1

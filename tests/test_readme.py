@@ -24,6 +24,22 @@ def test_the_first_block_runs_as_written(tmp_path, monkeypatch, capsys):
     assert pk.adapters(fresh).keys() == pk.adapters(names["model"]).keys()
 
 
+def test_the_theory_block_answers_as_its_comments_say():
+    block = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    lines = [line for line in block.splitlines() if line.startswith("theory.")]
+    names = {"pk": pk, "theory": pk.theory}
+    dimensions, found, holds = (eval(line, names) for line in lines)
+    assert dimensions == (454, 454)
+    assert found.lower_fro < found.error_fro < found.upper_fro
+    assert holds is False
+
+
+def test_the_verdicts_are_those_of_the_registry():
+    verdicts = [claim.verdict for claim in pk.theory.claims.values()]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("proved", "verified", "refuted", "qualified", "open"))
+    assert f"{len(verdicts)} claims: {counts}; every verdict stands" in README
+
+
 def test_the_tiny_model_is_as_its_card_says():
     card = json.loads((TINY / "card.json").read_text())
     assert f"{card['parameters']:,} parameters" in README

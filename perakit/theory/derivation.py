@@ -90,11 +90,17 @@ def _escape(text: str) -> str:
 def _plain_step(number: int, step: Step) -> str:
     import sympy
 
-    names = {s: sympy.Symbol(_plain(s.name)) for s in step.expression.free_symbols}
-    left, right = (side.xreplace(names) for side in step.expression.args)
+    left, right = (plain(side) for side in step.expression.args)
     shown = sympy.pretty(sympy.Eq(left, right, evaluate=False), use_unicode=True, wrap_line=False)
     mark = {None: "", True: "  ✓", False: "  ✗"}[step.holds]
     return f"\n{number}. {step.text}{mark}\n" + "\n".join(f"   {line}" for line in shown.splitlines())
+
+
+def plain(expression: Expr) -> Expr:
+    """The expression with symbols named for a terminal: b₁₂ in place of b_{1,2}."""
+    import sympy
+
+    return expression.xreplace({s: sympy.Symbol(_plain(s.name)) for s in expression.free_symbols})
 
 
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")

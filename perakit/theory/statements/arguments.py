@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from perakit import strategies
 from perakit.formulas import Array
 from perakit.theory.claims import Finding, search
-from perakit.theory.derivation import Derivation
+from perakit.theory.derivation import Derivation, plain
 from perakit.theory.families import Formula, pera
 
 PAPER = "arXiv 2604.11841"
@@ -45,7 +45,8 @@ def verified(drawn: Any, holds: Callable[..., bool], seed: int, examples: int, w
 
 def fails(summary: str, counterexample: Mapping[Any, Any] | None = None) -> Finding:
     """The verdict does not stand, and on what."""
-    return Finding(False, summary, counterexample=counterexample)
+    shown = {name: plain(value) if hasattr(value, "free_symbols") else value for name, value in (counterexample or {}).items()}
+    return Finding(False, summary, counterexample=shown or None)
 
 
 def symbolically(what: str) -> Finding:
@@ -58,7 +59,7 @@ def derived(derivations: Iterable[Derivation], what: str) -> Finding:
     for derivation in derivations:
         for step in derivation.steps:
             if step.holds is False:
-                return fails(f"fails: {step.text}", {derivation.title: step.expression})
+                return fails(f"fails: {step.text}", {str(plain(step.expression.lhs)): step.expression.rhs})
     return Finding(True, what)
 
 

@@ -50,14 +50,23 @@ _dimension("dimension", "Dimension of PERA", "full", 2, r"$\dim S_{\mathrm{PERA}
 _dimension("dimension-square", "Dimension with square terms only", "square", 2, r"$\dim = \min(mn,\; r(m+n))$", "Eq. 10")
 _dimension("dimension-cross", "Dimension with cross terms only", "cross", 2, r"$\dim = \min(mn,\; r(m+n) - r + r(r-1)/2)$", "Eq. 11")
 _dimension("dimension-lora", "Dimension of LoRA", "none", 2, r"$\dim S_{\mathrm{LoRA}}(r) = r(m+n) - r^2$", "Eq. 8")
-_dimension(
-    "dimension-degree-three",
-    "Dimension at degree three",
-    "full",
-    3,
-    r"$\dim = \min(mn,\; r(m+n) + K_3 - 2r)$, $K_k = \binom{r+k}{k} - 1$",
-    "Eq. 9, extended",
+
+
+@claims.register(
+    "dimension-degree-k",
+    title="Dimension at higher degrees",
+    statement=r"$\dim = \min(mn,\; r(m+n) + K_k - 2r)$ at degree $k$, $K_k = \binom{r+k}{k} - 1$",
+    source=f"extends {PAPER}, Eq. 9, which leaves degrees above 2 open",
+    verdict="verified",
+    about=formulas.pera,
 )
+def _dimension_degree_k(formula: Any, seed: int, examples: int) -> Finding:
+    def agrees(m: int, n: int, rank: int, degree: int) -> bool:
+        measured = jacobian_rank(m, n, family(formula, rank, "full", degree), seed=seed)
+        return measured.exact and measured.rank == dimension(m, n, rank, degree=degree)
+
+    drawn = st.tuples(SIZES, st.integers(3, 4)).map(lambda pair: pair[0] | {"degree": pair[1]})
+    return verified(drawn, agrees, seed, examples, f"{JACOBIAN}, at degrees 3 and 4")
 
 
 @claims.register(
@@ -131,13 +140,15 @@ def _lora_is_critical(formula: Any, seed: int, examples: int) -> Finding:
 @claims.register(
     "start-directions",
     title="At the usual start only B is seen",
-    statement=r"At $B = 0,\ h = 0$ the Jacobian has rank $mr$: the directions $\delta B\,A$, those of LoRA",
+    statement=r"At $B = 0,\ h = 0$ the Jacobian has rank $mr$: the directions $\delta B\,A$, those of LoRA; at $A = 0,\ h = 0$ rank $nr$",
     source=f"follows from {PAPER}, Eq. 9",
     verdict="verified",
     about=formulas.pera,
 )
 def _start_directions(formula: Any, seed: int, examples: int) -> Finding:
-    return _measured(formula, "full", 2, seed, examples, {"B": 0, "h": 0}, lambda m, n, rank: m * rank)
+    zero_B = _measured(formula, "full", 2, seed, examples, {"B": 0, "h": 0}, lambda m, n, rank: m * rank)
+    zero_A = _measured(formula, "full", 2, seed, examples, {"A": 0, "h": 0}, lambda m, n, rank: n * rank)
+    return zero_A if zero_B.holds else zero_B
 
 
 @claims.register(
