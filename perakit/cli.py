@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -16,6 +18,7 @@ from tqdm.auto import tqdm
 from perakit import __version__
 from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
+from perakit.formulas import check_count
 from perakit.models import catalogue
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
@@ -34,8 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"perakit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nperakit: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        resumes = arguments.run in (_demo, _finetune)
+        print("\nperakit: interrupted" + ("; the same command goes on from the last checkpoint" if resumes else ""), file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `perakit ... | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return status or 0
 
 
@@ -84,6 +91,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         width = max(len(claim.id) for claim in wanted)
         print("\n".join(f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}" for claim in wanted))
         return 0
+    check_count("examples", arguments.examples)
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(gettempdir()) / "hypothesis"))  # else it leaves a folder here
     quiet = arguments.json or arguments.markdown
     with tqdm(total=len(wanted), desc="checking", unit="claim", leave=False, disable=None) as bar:  # None: no bar but on a terminal
 
@@ -171,10 +180,10 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("verify", help="check every claim about PERA and its relatives: statement, verdict, evidence")
     check.add_argument("claims", nargs="*", metavar="ID", help="claims to check in full (default: all, in brief)")
-    check.add_argument("--list", action="store_true", help="only show ids, verdicts and titles")
     check.add_argument("--examples", type=int, default=EXAMPLES, help="tried for each verified claim (default: %(default)s)")
     check.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     form = check.add_mutually_exclusive_group()
+    form.add_argument("--list", action="store_true", help="only show ids, verdicts and titles")
     form.add_argument("--json", action="store_true", help="the report as JSON, with seed, versions and the hash of formulas.py")
     form.add_argument("--markdown", action="store_true", help="the report as a page: docs/claims.md")
     check.set_defaults(run=_verify)

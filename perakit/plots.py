@@ -133,10 +133,10 @@ def plot_spectra(
     if largest:
         ax.set_yscale("log", nonpositive="clip")
         ax.set_ylim(max(smallest, largest * 1e-18) / 4, largest * 4)  # exact zeros leave through the floor
-    for name, mark in (("r", rank), ("K", bound)):
+    for name, mark, height in (("r", rank, 0.98), ("K", bound, 0.91)):  # one below the other: they may be near
         if mark is not None:
             ax.axvline(mark + 0.5, color="0.45", linewidth=1, zorder=0)
-            ax.text(mark + 0.5, 1.0, f" {name} = {mark}", color="0.35", va="top", transform=ax.get_xaxis_transform())
+            ax.text(mark + 0.5, height, f" {name} = {mark}", color="0.35", va="top", transform=ax.get_xaxis_transform())
     ax.set(xlabel="index i", ylabel="singular value $\\sigma_i$", title="Spectrum of ΔW: where it drops is its rank")
     _finish(ax)
     return ax
@@ -161,7 +161,8 @@ def plot_dimension(m: int, n: int, ranks: Sequence[int], *, ax: Axes | None = No
         ax.plot(r, [dimension(m, n, int(rank), terms) for rank in r], label=name, **_layer(k, len(SETS)))
     ax.set(xlabel="rank r", ylabel="dimension", title=f"Dimension of each set of {m} × {n} updates", ylim=(0, 1.12 * m * n))
     ax.yaxis.set_major_formatter("{x:,.0f}")
-    _finish(ax)
+    ax.locator_params(axis="x", integer=True)
+    ax.legend(handlelength=2.8, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
 
 
@@ -182,6 +183,8 @@ def plot_sandwich(
     """
     from perakit.theory.rank import tail
 
+    if len(ranks) != len(errors):
+        raise PerakitError(f"{len(ranks)} ranks and {len(errors)} errors do not match: give one error a rank")
     ax = ax or _new_axes()
     values = np.sort(np.asarray(singular_values, dtype=float))[::-1]
     upper = np.array([tail(values, r)[0] for r in ranks])
@@ -210,7 +213,7 @@ def plot_sandwich(
 def plot_approximation(curves: Mapping[str, Sequence[Trial]], *, against: str = "rank", ax: Axes | None = None) -> Axes:
     """Relative error of the best fit that each family found, against its rank or its trainable parameters.
 
-    curves: family -> its fits; against: "rank" or "parameters".
+    curves: family -> its fits, such as `theory.error_curve(...).lines()`; against: "rank" or "parameters".
     """
     if against not in ("rank", "parameters"):
         raise PerakitError(f"against={against!r} is unknown: choose 'rank' or 'parameters'")
@@ -231,8 +234,10 @@ def plot_approximation(curves: Mapping[str, Sequence[Trial]], *, against: str = 
 @styled
 def plot_interaction(matrix: Any, *, ax: Axes | None = None) -> Axes:
     """Heat map of the interaction strength S_ij (d, d), as `theory.interaction_strength` returns it."""
-    ax = ax or _new_axes()
     strength = np.asarray(matrix, dtype=float)
+    if strength.ndim != 2 or strength.shape[0] != strength.shape[1]:
+        raise PerakitError(f"the matrix has shape {strength.shape}: interaction strength is (d, d)")
+    ax = ax or _new_axes()
     image = ax.imshow(strength, cmap="cividis", vmin=0, vmax=strength.max() or 1.0)
     ax.figure.colorbar(image, ax=ax, label=r"$S_{ij} = E\,|\partial^2 f / \partial h_i \partial h_j|$")
     ax.grid(False)

@@ -150,10 +150,10 @@ def test_verify_as_json_carries_seed_versions_and_the_hash_of_the_rules(capsys):
     assert main(["verify", "hadamard-series", "lora-rank", "--json", "--seed", "3", "--examples", "7"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["seed"], report["examples"]) == (3, 7)
-    assert set(report["versions"]) == {"python", "numpy", "torch", "sympy", "hypothesis"}
-    assert len(report["formulas_sha256"]) == 64
+    assert set(report["versions"]) == {"python", "perakit", "numpy", "scipy", "torch", "sympy", "hypothesis"}
+    assert len(report["formulas_sha256"]) == len(report["theory_sha256"]) == 64
     first, second = report["claims"]
-    assert (first["id"], first["verdict"], first["holds"], first["examples"]) == ("hadamard-series", "proved", True, 0)
+    assert (first["claim"], first["verdict"], first["verdict_stands"], first["examples"]) == ("hadamard-series", "proved", True, 0)
     assert (second["examples"], second["counterexample"], second["seed"]) == (7, None, 3)
     assert first["statement"] == pk.theory.claims["hadamard-series"].statement
 

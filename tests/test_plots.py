@@ -248,3 +248,10 @@ def test_a_higher_rank_shows_its_first_two_coordinates():
 def test_h_must_fit_the_rank():
     with pytest.raises(PerakitError, match=r"h has shape \(2,\): rank 2"):
         plots.plot_entry_polynomial([1.0, 2.0])
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(PerakitError, match=r"^2 ranks and 1 errors do not match: give one error a rank$"):
+        plots.plot_sandwich([3, 2, 1], [1, 2], [0.5])
+    with pytest.raises(PerakitError, match=r"^the matrix has shape \(1, 3\): interaction strength is \(d, d\)$"):
+        plots.plot_interaction(np.ones((1, 3)))

@@ -118,7 +118,12 @@ def _merge_again(layer: nn.Module, _: Any) -> None:
 def check_model(model: Any) -> None:
     """Refuse what is not a model, such as a folder given first."""
     if not isinstance(model, nn.Module):
-        raise PerakitError(f"the first argument is the model, a torch.nn.Module, not {model!r}")
+        raise PerakitError(f"the first argument is the model, a torch.nn.Module, not {_short(model)}")
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it: a folder in full, a table of tensors by its type."""
+    return repr(value) if isinstance(value, str | int | float | None) or len(repr(value)) < 100 else f"a {type(value).__name__}"
 
 
 def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:

@@ -21,6 +21,7 @@ from perakit.theory.rank import (
     stable_rank,
     subspace_similarity,
 )
+from perakit.theory.report import Report, verify
 
 __all__ = [
     "Approximation",
@@ -29,6 +30,7 @@ __all__ = [
     "Finding",
     "Formula",
     "OrderShare",
+    "Report",
     "amplification",
     "best_approximation",
     "claims",
@@ -53,4 +55,5 @@ __all__ = [
     "subspace_similarity",
     "tangent_dimension",
     "targets",
+    "verify",
 ]

@@ -20,15 +20,18 @@ from torch.func import grad, jvp, vmap
 
 from perakit import formulas
 from perakit.errors import PerakitError
-from perakit.theory.families import Family, check_layer, check_matrix, evaluate
+from perakit.theory.families import Family, check_family, check_layer, check_matrix, evaluate, factor_rank
 from perakit.theory.rank import spectrum, tail
 
 DIVERGING = 100.0  # growth of an attained optimum is a few; of a sequence that runs away, thousands
 LARGEST = 2**27  # parameters x entries of E: the Jacobian of one start takes 1 GiB
+CLOSE = 1e-6  # an error this near to the lower bound, relative to ‖E‖, is called the minimum to that precision
 TIE = 1e-12  # errors this near to each other, relative to ‖E‖, are one error
 
 # (share of the starts that go on, iterations): most starts are hopeless, and soon known to be.
 ROUNDS = ((1.0, 40), (0.5, 40), (0.125, 220))
+SMALL = 2**8  # parameters x entries of E up to which many starts cost little, and none is given up
+STARTS, MANY = 16, 160
 GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
 
 
@@ -39,7 +42,7 @@ class Approximation:
     error_fro, error_spec: ‖ΔW − E‖ of this one solution, which was sought in Frobenius norm. factors, delta: the solution
     (m, n). lower_fro, lower_spec: no update of the family is nearer, since its rank is at most `rank_bound`. upper_fro,
     upper_spec: the infimum is not above it, since the family contains LoRA of that rank; inf where it does not.
-    errors: of every start, in the order of the starts, where it was left. exact: the bounds meet, so error_fro is the minimum.
+    errors: of every start, in the order of the starts, where it was left. exact: the bounds meet, so error_fro is the minimum, to rounding.
     growth: ‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖ over all parameters θ_k, the condition of ΔW in relative changes of the factors;
     unchanged by b_i -> c b_i, a_i -> a_i/c, √2 for LoRA of rank 1, large where large terms cancel.
     diverging: growth > 100, a sign and no proof that the error falls on while the factors run away.
@@ -79,31 +82,45 @@ class Approximation:
         if self.exact:
             return f"the minimum: the truncated SVD is in the family, and no matrix of rank <= {self.rank_bound} is nearer (Eckart-Young)"
         if self.diverging:
-            return f"an upper bound on the infimum; {bound}; the factors diverge (growth {self.growth:.2g}), so it may not be attained"
+            signs = f"the factors look as if they diverge (growth {self.growth:.2g})"
+            return f"an upper bound on the infimum; {bound}; {signs}, so it may not be attained"
         if self.error <= TIE:
             return "E is in the family, to rounding"
+        if self.error_fro - self.lower_fro <= CLOSE * self.norm_fro:
+            return f"the minimum to {CLOSE:g} of ‖E‖: no matrix of rank <= {self.rank_bound} is nearer than {self.lower_fro:.6g}"
         rest = "" if self.settled else "; the error was still falling when the optimiser was stopped"
         return f"an upper bound on the infimum, the best of {len(self.errors)} starts; {bound}{rest}"
 
     def __str__(self) -> str:
-        return f"error {self.error_fro:.6g} ({self.error:.2%} of ‖E‖), spectral {self.error_spec:.6g}: {self.certificate}"
+        return f"error {self.error_fro:.6g} ({self.error:.3g} ‖E‖), spectral {self.error_spec:.6g}: {self.certificate}"
 
 
-def best_approximation(E: Any, method: Family, seed: int = 0, starts: int = 8, W0: Any = None, progress: bool = False) -> Approximation:
+def best_approximation(
+    E: Any, method: Family, seed: int = 0, starts: int | None = None, W0: Any = None, progress: bool = False
+) -> Approximation:
     """The update of a family nearest to a target, as near as a multi-start optimiser gets in Frobenius norm.
 
     E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `families.Formula` of a rule of your own that
-    torch can differentiate; seed: of the starts, the same seed gives the same result; starts: more of them find lower
-    errors, in proportional time; W0 (m, n): the frozen weight, for rules that read it; progress: show a bar.
+    torch can differentiate; seed: of the starts, the same seed gives the same result; starts: more of them find lower errors,
+    in proportional time, None: 16, and 160 where parameters x entries <= 256 (seconds for 32 x 32 at r = 2, minutes for
+    64 x 64 at r = 4); W0 (m, n): the frozen weight, for rules that read it; progress: show a bar.
     Where the family contains the truncated SVD, that is the first start, so the result is never worse than LoRA; and where no
     update can be nearer (LoRA itself), it is returned as exact. Others are random, or large and nearly cancelling.
     Computed in float64 by damped Newton steps on all starts at once; needs (parameters)² memory.
     Raises PerakitError for a bad target, sizes, or a rule that torch cannot differentiate.
     """
     E = check_matrix("E", E)
-    formulas.check_count("starts", starts)
+    if E.any() and not 1e-100 < np.abs(E).max() < 1e100:
+        raise PerakitError(f"the largest entry of E is {np.abs(E).max():.3g}: rescale E, its square must fit a float64")
     formulas.check_count("seed", seed, least=0)
-    problem = _Problem(E, method, W0)
+    with torch.inference_mode(False), torch.enable_grad():
+        return _best_approximation(E, method, seed, starts, W0, progress)
+
+
+def _best_approximation(E: np.ndarray, method: Family, seed: int, starts: int | None, W0: Any, progress: bool) -> Approximation:
+    problem = _Problem(E, check_family(method), W0)
+    starts = (MANY if problem.small else STARTS) if starts is None else starts
+    formulas.check_count("starts", starts)
     sigma = spectrum(E)
     sigma[sigma <= 1e-14 * sigma[0]] = 0  # rounding, which bounds nothing
     bound = min(*E.shape, problem.bound)
@@ -159,6 +176,7 @@ class _Problem:
         self.p = sum(self.sizes)
         if self.p * E.size > LARGEST:
             raise PerakitError(f"{self.p} parameters x {E.size} entries of E exceed {LARGEST}: take a block of E or a lower rank")
+        self.small = self.p * E.size <= SMALL
         self.bound = method.rank_bound(*self.shape)
         formulas.check_count("rank_bound", self.bound, least=0)
         self.W0: Tensor | None = None
@@ -166,11 +184,8 @@ class _Problem:
             self.W0 = torch.as_tensor(check_matrix("W0", W0))
             if tuple(self.W0.shape) != self.shape:
                 raise PerakitError(f"W0 has shape {tuple(self.W0.shape)} and E {self.shape}: pass the weight that E is an update of")
-        m, n = self.shape
-        A, B = (self.shapes.get(name, ()) for name in "AB")
-        self.rank = A[0] if len(A) == len(B) == 2 and A[1] == n and (m, A[0]) == B else 0
-        if self.rank:
-            check_layer(m, n, self.rank)
+        self.rank = factor_rank(method, *self.shape) or 0
+        check_layer(*self.shape, self.rank or None)
         self._check_rule()
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
@@ -259,17 +274,20 @@ def _check_shapes(method: Family, m: int, n: int) -> dict[str, tuple[int, ...]]:
 
 
 def _starts(problem: _Problem, lora: np.ndarray | None, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, p): the truncated SVD first, then in turn random factors, large ones that nearly cancel, and perturbed SVDs."""
+    """(count, p): the truncated SVD first, then in turn random factors, large ones that cancel, products, and perturbed SVDs."""
     rms = problem.norm / math.sqrt(problem.E.size)
     border = any(len(shape) == 1 and shape[0] for shape in problem.shapes.values())
     found = [] if lora is None else [lora]
     for k in range(count - len(found)):
-        if k % 4 == 1 and border:
-            found.append(_border_start(problem, rms, (1e-5, 1e-3)[k // 4 % 2], rng))
-        elif k % 4 == 3 and lora is not None:
+        kind, turn = k % 6, k // 6
+        if kind == 1 and border:
+            found.append(_border_start(problem, rms, (1e-5, 1e-3)[turn % 2], rng))
+        elif kind in (2, 5) and border:
+            found.append(_product_start(problem, rms, rng))
+        elif kind == 4 and lora is not None:
             found.append(lora * (1 + 0.3 * rng.normal(size=problem.p)) + _random_start(problem, 0.01 * rms, rng, coefficients=0.003))
         else:
-            plain = k // 2 % 2 == 0
+            plain = (kind + turn) % 2 == 0
             size = rms if plain else rms * 10 ** rng.uniform(-1, 0.5)
             found.append(_random_start(problem, size, rng, coefficients=0.0 if plain else 0.3))
     return np.array(found)
@@ -281,6 +299,16 @@ def _random_start(problem: _Problem, rms: float, rng: np.random.Generator, coeff
     for shape in problem.shapes.values():
         size = coefficients / rms if len(shape) == 1 else math.sqrt(rms / math.sqrt(min(shape, default=1) or 1))
         parts.append(size * rng.normal(size=shape).ravel())
+    return np.concatenate(parts)
+
+
+def _product_start(problem: _Problem, rms: float, rng: np.random.Generator) -> np.ndarray:
+    """Coefficients h far above 1/rms, and factors near ±(rms/h)^¼: products of E's size beside a small linear part."""
+    h = 10 ** rng.uniform(0, 2.5) / rms
+    parts = []
+    for shape in problem.shapes.values():
+        signs, spread = rng.choice((-1, 1), shape), 1 + 0.3 * rng.normal(size=shape)
+        parts.append((h if len(shape) == 1 else (rms / h) ** 0.25) * (signs * spread).ravel())
     return np.concatenate(parts)
 
 
@@ -314,7 +342,7 @@ def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor,
     runs = _Runs(problem, theta)
     with tqdm(total=sum(steps for _, steps in ROUNDS), disable=not progress, desc="best approximation", leave=False) as bar:
         for share, steps in ROUNDS:
-            runs.keep(math.ceil(share * len(theta)))
+            runs.keep(len(theta) if problem.small else math.ceil(share * len(theta)))
             for _ in range(steps):
                 if runs.active.any():
                     runs.step()
@@ -368,7 +396,7 @@ class _Runs:
         slow = ~good | (gain <= 1e-13 * self.loss[k])
         self.theta[k] = torch.where(good[:, None], trial, self.theta[k])
         self.loss[k] = torch.where(good, loss, self.loss[k])
-        factor = torch.where(good, torch.where(ratio > 0.75, 0.2, torch.where(ratio < 0.25, 2.0, 1.0)), 4.0)
+        factor = torch.where(good, torch.where(ratio > 0.75, 0.2, torch.where(ratio < 0.25, 2.0, torch.ones_like(ratio))), 4.0)
         self.damping[k] = (factor * self.damping[k]).clamp_min(1e-15)
         self.moved[k] = good
         self.stalled[k] = torch.where(slow, self.stalled[k] + good, 0)

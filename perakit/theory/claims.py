@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import difflib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
 
@@ -41,7 +44,7 @@ class Finding:
     counterexample: Mapping[Any, Any] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """The outcome of one check: the claim, its verdict, whether that stands, and the finding behind it."""
 
@@ -50,6 +53,7 @@ class Evidence:
     finding: Finding
     seed: int
     seconds: float
+    formula: str | None = None  # the name of a rule that stood in for the claim's own
 
     @property
     def holds(self) -> bool:
@@ -66,13 +70,17 @@ class Evidence:
         """The smallest counterexample that was found, by name; None if there is none."""
         return self.finding.counterexample
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         finding = self.finding
         return {
             "claim": self.claim,
             "verdict": self.verdict,
-            "holds": self.holds,
+            "verdict_stands": self.holds,
+            "formula": self.formula,
             "summary": self.summary,
             "numbers": _plain(finding.numbers),
             "examples": finding.examples,
@@ -82,7 +90,10 @@ class Evidence:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.claim}: {self.verdict if self.holds else f'{self.verdict} DOES NOT STAND'} ({self.seconds:.1f} s)", self.summary]
+        verdict = self.verdict if self.holds else f"{self.verdict} DOES NOT STAND"
+        if self.formula:
+            verdict = f"{'holds' if self.holds else 'FAILS'} for {self.formula}"
+        lines = [f"{self.claim}: {verdict} ({self.seconds:.1f} s)", self.summary]
         if self.counterexample:
             lines += ["counterexample:", *(f"  {name} = {_show(value)}" for name, value in self.counterexample.items())]
         return "\n".join(lines)
@@ -123,22 +134,50 @@ class Claim:
         if formula is not None and not callable(formula):
             raise PerakitError(f"formula={formula!r} cannot be called: pass a function like {_name(self.about)}, or None")
         start = time.perf_counter()
-        finding = self.argument(self.about if formula is None else _guarded(formula), seed, examples)
-        return Evidence(self.id, self.verdict, finding, seed, time.perf_counter() - start)
+        finding = self.argument(self.about, seed, examples) if formula is None else self._try(formula, seed, examples)
+        if not isinstance(finding, Finding):
+            raise PerakitError(f"the argument of {self.id} returned {finding!r}: return a Finding")
+        return Evidence(self.id, self.verdict, finding, seed, time.perf_counter() - start, None if formula is None else _name(formula))
+
+    def _try(self, formula: Callable[..., Any], seed: int, examples: int) -> Finding:
+        """The argument with a formula of the user's own, which may return anything."""
+        try:
+            finding = self.argument(_guarded(formula), seed, examples)
+            if isinstance(finding, Finding) and not finding.holds:
+                return self._with_smallest_difference(finding, formula, seed, examples)
+            return finding
+        except PerakitError:
+            raise
+        except Exception as error:
+            problem = f"{self.id} could not use what {_name(formula)} returned ({type(error).__name__}: {error})"
+            raise PerakitError(f"{problem}: return what {_name(self.about)} does") from error
+
+    def _with_smallest_difference(self, finding: Finding, formula: Callable[..., Any], seed: int, examples: int) -> Finding:
+        """A failure that came without factors, with the smallest ones on which the formula is not PERA's (or LoRA's)."""
+        if "B" in (finding.counterexample or {}) or self.about not in (formulas.pera, formulas.lora):
+            return finding
+        from perakit.theory.statements.arguments import equal, factors
+
+        def values(rule: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda B, A, h: rule(B, A, h) if self.about is formulas.pera else rule(B, A)
+
+        found = equal(factors(), values(_guarded(formula)), values(self.about), seed, examples, "").counterexample
+        return replace(finding, counterexample=dict(finding.counterexample or {}) | dict(found or {}))
 
     def __str__(self) -> str:
         return f"{self.id}: {self.title}\n{self.statement}\nsource: {self.source}\nverdict: {self.verdict}"
 
-    def _repr_latex_(self) -> str:
-        return rf"\textbf{{{self.title}}} ({self.verdict}): {self.statement}"
+    def _repr_markdown_(self) -> str:
+        return f"**{self.title}** ({self.verdict}): {self.statement}"
 
 
 class Claims(Mapping[str, Claim]):
     """Claims by id; iterates over ids, as a dict does."""
 
-    def __init__(self) -> None:
+    def __init__(self, contents: str | None = None) -> None:
+        """contents: the module that registers the first claims, imported on first use; None starts empty."""
         self._claims: dict[str, Claim] = {}
-        self._loaded = False
+        self._contents = contents
 
     def register(
         self, id: str, *, title: str, statement: str, source: str, verdict: str, about: Callable[..., Any]
@@ -153,6 +192,7 @@ class Claims(Mapping[str, Claim]):
 
     def add(self, claim: Claim) -> None:
         """Take up a claim; refuses an id that is taken."""
+        self._load()
         if claim.id in self._claims:
             raise PerakitError(f"the claim {claim.id!r} exists already: choose another id")
         self._claims[claim.id] = claim
@@ -177,20 +217,24 @@ class Claims(Mapping[str, Claim]):
         self._load()
         return len(self._claims)
 
+    def __repr__(self) -> str:
+        counts = Counter(claim.verdict for claim in self.values())
+        return f"{len(self)} claims: {', '.join(f'{counts[verdict]} {verdict}' for verdict in VERDICTS)}; `perakit verify --list`"
+
     def _load(self) -> None:
-        if not self._loaded:
-            self._loaded = True
-            from perakit.theory import statements  # noqa: F401  # registers; on first use, since it needs sympy
+        if self._contents:
+            contents, self._contents = self._contents, None
+            import_module(contents)
 
 
-claims = Claims()
+claims = Claims("perakit.theory.statements")  # which needs sympy: not before it is asked
 
 
 def search(examples: Any, holds: Callable[..., bool], seed: int, count: int) -> tuple[dict[str, Any] | None, int]:
     """Look for arguments on which `holds` is false: the smallest that were found, or None, and how many were tried.
 
-    examples: a Hypothesis strategy of dicts; holds: takes one as keywords; count: how many to try, at most: a strategy
-    may have fewer.
+    examples: a Hypothesis strategy of dicts, which `holds` takes as keywords, or of tuples, by position; count: how many
+    to try, at most: a strategy may have fewer.
     """
     from random import Random
 
@@ -201,33 +245,55 @@ def search(examples: Any, holds: Callable[..., bool], seed: int, count: int) -> 
     )
     tried = 0
 
-    def broken(example: dict[str, Any]) -> bool:
+    def broken(example: Any) -> bool:
         nonlocal tried
         tried += 1
-        return not holds(**example)
+        return not (holds(**example) if isinstance(example, Mapping) else holds(*example))
 
     try:
-        return hypothesis.find(examples, broken, settings=settings, random=Random(seed)), tried
+        found = hypothesis.find(examples, broken, settings=settings, random=Random(seed))
     except hypothesis.errors.NoSuchExample:
         return None, tried
+    return dict(found) if isinstance(found, Mapping) else {str(k): value for k, value in enumerate(found)}, tried
 
 
 def _guarded(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """The formula, whose errors become a PerakitError with what it was given."""
+    """The formula, whose mistakes become a PerakitError that says what it was given and what to do."""
 
     def call(*arguments: Any, **options: Any) -> Any:
+        arrays = [argument for argument in (*arguments, *options.values()) if isinstance(argument, np.ndarray)]
+        before = [array.copy() for array in arrays]
         try:
-            return formula(*arguments, **options)
+            result = formula(*arguments, **options)
         except PerakitError:
             raise
         except Exception as error:
-            shapes = ", ".join(str(np.shape(argument)) for argument in arguments)
-            raise PerakitError(
-                f"{_name(formula)} raised {type(error).__name__}: {error}, called with arrays of shape {shapes}"
-                + (f" and {options}" if options else "")
-            ) from error
+            raise PerakitError(f"{_name(formula)} raised {type(error).__name__}: {error}; {_given(arguments, options)}") from error
+        if any((old != new).any() for old, new in zip(before, arrays, strict=True)):
+            raise PerakitError(f"{_name(formula)} changes an argument in place: copy it first")
+        if isinstance(result, np.ndarray) and result.dtype.kind == "f":
+            if result.dtype.itemsize < 8:
+                raise PerakitError(f"{_name(formula)} returned {result.dtype}: keep the precision of the arguments, float64")
+            if not np.isfinite(result).all() and all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
+                raise PerakitError(
+                    f"{_name(formula)} returned entries that are not finite of finite arguments; {_given(arguments, options)}"
+                )
+        return result
 
     return call
+
+
+def _given(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> str:
+    """What a formula was called with, and what such arrays can do."""
+    named = [("", argument) for argument in arguments] + [(f"{name}=", value) for name, value in options.items()]
+    shown = [f"{name}{type(x).__name__} {tuple(x.shape)}" if hasattr(x, "shape") else f"{name}{x!r}" for name, x in named]
+    symbols = any(isinstance(x, np.ndarray) and x.dtype == object for _, x in named)
+    kind = (
+        "symbols: np.zeros(..., dtype=object) and operators take them"
+        if symbols
+        else "the formula must take NumPy arrays and torch tensors alike"
+    )
+    return f"it was called with {', '.join(shown)} ({kind})"
 
 
 def _name(formula: Callable[..., Any]) -> str:

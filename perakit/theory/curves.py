@@ -35,11 +35,15 @@ class Curve:
     points: tuple[Point, ...]
     shape: tuple[int, int]
     seed: int
-    starts: int
+    starts: int | None
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary of JSON values a point, each with the seed and the number of starts."""
         return [asdict(point) | {"seed": self.seed, "starts": self.starts} for point in self.points]
+
+    def lines(self) -> dict[str, list[Point]]:
+        """Family -> its points: what `plots.plot_approximation` draws."""
+        return {family: self.line(family) for family in dict.fromkeys(point.family for point in self.points)}
 
     def line(self, family: str) -> list[Point]:
         """The points of one family, in the order of its ranks."""
@@ -54,7 +58,7 @@ def error_curve(
     families: Mapping[str, Callable[[int], Family]],
     ranks: Iterable[int],
     seed: int = 0,
-    starts: int = 8,
+    starts: int | None = None,
     W0: Any = None,
     progress: bool = False,
 ) -> Curve:
@@ -74,20 +78,24 @@ def error_curve(
         check_layer(E.shape[0], E.shape[1], rank)
     cases = [(name, make, rank) for name, make in families.items() for rank in sorted(set(ranks))]
     points = []
+    for name, make in families.items():
+        if not callable(make):
+            raise PerakitError(f"families[{name!r}] = {make!r} makes no family of a rank: pass a function of it, perakit.PERA")
     for name, make, rank in tqdm(cases, disable=not progress, desc="error curve"):
         family = make(rank)
         found = best_approximation(E, family, seed, starts, W0)
         parameters = sum(map(math.prod, family.shapes(*E.shape).values()))
         lower = found.lower_fro / (found.norm_fro or 1.0)
         points.append(Point(name, int(rank), int(parameters), found.error, lower, found.exact, found.diverging))
-    return Curve(tuple(points), (E.shape[0], E.shape[1]), int(seed), int(starts))
+    return Curve(tuple(points), (E.shape[0], E.shape[1]), int(seed), starts)
 
 
 def targets(m: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Matrices (m, n) to approximate, each from a random stream of its own.
 
     gaussian: N(0, 1) entries; power law: σ_k = 1/k in random orthogonal bases; identity; banded: N(0, 1) on the diagonal
-    and beside it; block: two diagonal blocks of rank 1; pera: made by a PERA of rank 2 with N(0, 1) factors.
+    and beside it; block: two diagonal blocks of rank 1; pera: made by a PERA of rank 2 with N(0, 1) factors, a target
+    that such a PERA can reach exactly and that optimisers, ours included, often do not.
     """
     check_layer(m, n)
     formulas.check_count("seed", seed, least=0)

@@ -23,7 +23,7 @@ class Step:
     holds: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Derivation:
     """Steps from a rule to a statement about it; shows as LaTeX in a notebook, `print` gives plain text.
 
@@ -42,6 +42,9 @@ class Derivation:
     def _repr_latex_(self) -> str:
         head = rf"&\textbf{{{_escape(self.title)}}}\quad\text{{({_escape(self.source)})}}"
         return "$$\\begin{aligned}\n" + " \\\\[6pt]\n".join([head, *map(_latex_step, self.steps)]) + "\n\\end{aligned}$$"
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         verdict = "Holds: every claim (✓) is exactly so." if self.holds else "DOES NOT HOLD: see the steps marked ✗."

@@ -11,9 +11,8 @@ from fractions import Fraction
 from itertools import product
 from typing import Any, NamedTuple
 
-from perakit import formulas
 from perakit.errors import PerakitError
-from perakit.theory.theorem1 import COUNTEREXAMPLE, MINORS, Matrix, Rule, exact_matrix, satisfies_identity, show
+from perakit.theory.theorem1 import COUNTEREXAMPLE, MINORS, Matrix, Rule, checked, exact_matrix, satisfies_identity, show
 
 BITS = 40  # numbers below are integers in units of 2^-BITS, every operation rounded outward
 ONE = 1 << BITS
@@ -66,6 +65,8 @@ class LowerBound:
     pieces: int
 
     def __str__(self) -> str:
+        if not self.distance:
+            return f"{self.norm} distance from S(1) to {show(self.target)}: no positive lower bound was proved"
         return f"{self.norm} distance from S(1) to {show(self.target)} >= {float(self.distance):.2f}, on {self.pieces} intervals"
 
 
@@ -78,7 +79,7 @@ def lower_bound(E: Any = COUNTEREXAMPLE, norm: str = "frobenius", *, formula: Ru
     least = min(map(min, target))
     if least <= 0:
         raise PerakitError(f"the smallest entry of E is {least}: the proof is for positive matrices")
-    low, high = 0, math.ceil(100 * least) if satisfies_identity(formula or formulas.pera) else 1
+    low, high = 0, math.ceil(100 * least) if satisfies_identity(checked(formula)) else 1
     while high - low > 1:
         middle = (low + high) // 2
         pieces[middle] = excluded(target, Fraction(middle, 100), norm)

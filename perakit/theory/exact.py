@@ -22,7 +22,8 @@ EXACT = 2.0**53  # whole numbers up to here are float64s
 def exact_rank(matrix: Any) -> int:
     """Rank of a matrix of integers, Fractions, sympy rationals or floats (read as the rationals they are), by elimination.
 
-    matrix: (m, n), any array or nested list; every entry must be a finite number. diag(1, 1e-17) has rank 2.
+    matrix: (m, n), any array or nested list; every entry must be a finite number. diag(1, 1e-17) has rank 2, and a product
+    that was rounded to floats mostly has full rank. Slow above about 50 x 50.
     """
     rows = [[_fraction(entry) for entry in row] for row in _nested(matrix)]
     rank = 0
@@ -40,10 +41,12 @@ def exact_rank(matrix: Any) -> int:
 
 
 def modular_rank(matrix: Any) -> int:
-    """Rank modulo PRIME of a matrix of integers (m, n): a lower bound on its rank, equal to it but for a chance of about 1/PRIME."""
+    """Rank modulo PRIME of a matrix of whole numbers (m, n): a lower bound on its rank, rarely below it (1/PRIME)."""
     array = np.asarray(matrix)
-    whole = array % PRIME if array.dtype.kind in "iuO" else np.asarray(array)
-    return len(echelon(np.array(whole, dtype=np.float64))[1])
+    whole = array.dtype.kind in "iuO" or (array.dtype.kind == "f" and (np.abs(array) < EXACT).all() and (array == np.rint(array)).all())
+    if array.ndim != 2 or not whole:
+        raise PerakitError(f"an array of shape {array.shape} and type {array.dtype} is no matrix of whole numbers below 2^53")
+    return len(echelon(np.array(array % PRIME, dtype=np.float64))[1])
 
 
 def echelon(M: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -127,8 +130,12 @@ def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
 
 
 def _nested(matrix: Any) -> list[list[Any]]:
-    rows = np.asarray(matrix, dtype=object).tolist()
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+    array = matrix.detach().cpu().double().numpy() if hasattr(matrix, "detach") else matrix  # exact for every float dtype
+    try:
+        rows = np.asarray(array, dtype=object).tolist()
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows) or len(set(map(len, rows))) > 1:
         raise PerakitError(f"{matrix!r} is no matrix: pass an array (m, n)")
     return rows
 

@@ -78,6 +78,20 @@ def pera(rank: int, terms: str = "full", degree: int = 2) -> Formula:
     )
 
 
+def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
+    """The family of a rule that is called as `formulas.pera` (as `formulas.lora` where terms is "none").
+
+    By position, whatever it names its arguments; terms and degree are only passed where they are not the defaults.
+    """
+    known = pera(rank, terms, degree)
+    options = {} if terms == "none" or (terms, degree) == ("full", 2) else {"terms": terms, "degree": degree}
+
+    def update(**named: Array) -> Array:
+        return rule(*(named[name] for name in ("B", "A", "h") if name in named), **options)
+
+    return Formula(update, known.factors, known.bound)
+
+
 def products(rank: int, terms: str, degree: int) -> list[tuple[int, ...]]:
     """The columns that each coefficient multiplies, in the order of h; none for LoRA."""
     if terms == "none":
@@ -87,20 +101,53 @@ def products(rank: int, terms: str, degree: int) -> list[tuple[int, ...]]:
 
 def as_family(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2) -> Family:
     """The family that a probe's arguments name: a rank with `terms` and `degree`, or a family itself."""
-    if isinstance(rank, Family):
+    if not np.isscalar(rank):
         check_layer(m, n)
-        return rank
-    check_layer(m, n, rank)
-    return pera(rank, terms, degree)
+        family = check_family(rank)
+        check_layer(m, n, factor_rank(family, m, n))
+        return family
+    check_layer(m, n, rank)  # type: ignore[arg-type]  # which refuses whatever is no integer
+    return pera(rank, terms, degree)  # type: ignore[arg-type]
+
+
+def check_family(method: Any) -> Family:
+    """Refuse what is no family: a class instead of a method, a bare function, a name."""
+    if isinstance(method, type) or not isinstance(method, Family):
+        name = method.__name__ if isinstance(method, type) else repr(method)
+        raise PerakitError(f"{name} is no family of updates: pass a method with its rank, perakit.PERA(2), or theory.Formula(rule, shapes)")
+    return method
+
+
+def factor_rank(family: Family, m: int, n: int) -> int | None:
+    """r of a family with factors B (m, r) and A (r, n); None for others."""
+    shapes = family.shapes(m, n)
+    A, B = shapes.get("A", ()), shapes.get("B", ())
+    return A[0] if len(A) == len(B) == 2 and A[0] and A[1] == n and (m, A[0]) == B else None
 
 
 def evaluate(family: Family, W0: Array, factors: Mapping[str, Array], shape: tuple[int, int]) -> Array:
-    """ΔW of `factors`, refused unless it has `shape`."""
-    delta = family.update(W0, **factors)
-    found = tuple(getattr(delta, "shape", ()))
-    if found != shape:
-        raise PerakitError(f"the formula returned shape {found} where the layer is {shape}: return ΔW (m, n), one entry per weight")
+    """ΔW of `factors`, refused unless it is an array of `shape`; an error in the rule is a PerakitError that shows it."""
+    try:
+        delta = family.update(W0, **factors)
+    except PerakitError:
+        raise
+    except Exception as error:  # a rule of the user's own may raise anything
+        kinds = ", ".join(f"{name} {type(x).__name__} {tuple(np.shape(x))}" for name, x in factors.items())
+        raise PerakitError(
+            f"the formula raised {type(error).__name__}: {error}; it was given {kinds}, and must take NumPy and torch alike"
+        ) from error
+    check_update(delta, shape)
     return delta
+
+
+def check_update(delta: Any, shape: tuple[int, int]) -> None:
+    """Refuse anything but an array of `shape`."""
+    found = getattr(delta, "shape", None)
+    if found is None:
+        hint = "is `return` missing?" if delta is None else "return an array"
+        raise PerakitError(f"the formula returned {type(delta).__name__} where ΔW is {shape}: {hint}")
+    if tuple(found) != shape:
+        raise PerakitError(f"the formula returned shape {tuple(found)} where the layer is {shape}: return ΔW (m, n), one entry per weight")
 
 
 def check_layer(m: int, n: int, rank: int | None = None) -> None:
@@ -113,11 +160,20 @@ def check_layer(m: int, n: int, rank: int | None = None) -> None:
             raise PerakitError(f"rank={rank} is above min(m, n) = {min(m, n)} of a {m} x {n} layer: choose a smaller rank")
 
 
+def as_float64(x: Any) -> np.ndarray:
+    """Any real array as NumPy float64; a tensor of any dtype, on any device, with or without gradient."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x.double().numpy() if not x.is_complex() else x.numpy()
+    if np.iscomplexobj(x):
+        raise PerakitError("complex numbers were given: pass real ones")
+    return np.asarray(x, dtype=np.float64)
+
+
 def check_matrix(name: str, matrix: Any) -> np.ndarray:
     """A real matrix as float64; refuses anything that is not two-dimensional, non-empty and finite."""
-    array = matrix.detach().cpu() if hasattr(matrix, "detach") else matrix
     try:
-        array = np.asarray(array, dtype=np.float64)
+        array = as_float64(matrix)
     except (TypeError, ValueError) as error:
         raise PerakitError(f"{name} is no matrix of real numbers ({error}): pass an array (m, n)") from error
     if array.ndim != 2 or not array.size:
@@ -134,11 +190,12 @@ def whole_factors(family: Family, m: int, n: int, size: int, at: Factors | None,
     unknown = set(held) - set(shapes)
     if unknown:
         raise PerakitError(f"at={sorted(unknown)} names no factor: the family has {', '.join(shapes)}")
+    for name, value in held.items():
+        if not np.isfinite(as_float64(value)).all():
+            raise PerakitError(f"at has {value} for {name}: every entry must be finite")
     try:
         return {
-            name: np.broadcast_to(np.asarray(held[name], dtype=np.float64), shape).copy()
-            if name in held
-            else whole_array(generator, shape, size)
+            name: np.broadcast_to(as_float64(held[name]), shape).copy() if name in held else whole_array(generator, shape, size)
             for name, shape in shapes.items()
         }
     except ValueError as error:

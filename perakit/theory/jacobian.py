@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from perakit.errors import PerakitError
+from perakit.formulas import check_count
 from perakit.theory import exact
 from perakit.theory.families import RANGES, Factors, Family, as_family, evaluate, whole_array, whole_factors
 
@@ -50,12 +52,20 @@ def jacobian_rank(
     it finds are then multiplied by all the rows; if one does not vanish there, more rows are taken.
     """
     family = as_family(m, n, rank, terms, degree)
+    check_count("seed", seed, least=0)
     generator = np.random.default_rng(seed)
     for size in RANGES:
         columns = _Columns(family, m, n, whole_factors(family, m, n, size, at, generator), size, generator)
-        if columns.whole():
-            return _modular(columns, generator)
+        if columns.exact():
+            try:
+                return _modular(columns, generator)
+            except _NotWholeError:
+                break
     return _floating(columns)
+
+
+class _NotWholeError(Exception):
+    """A derivative is no whole number, so elimination modulo a prime would mean nothing."""
 
 
 class _Columns:
@@ -82,6 +92,8 @@ class _Columns:
 
         try:
             return vmap(along)(tangents)
+        except PerakitError:
+            raise
         except (TypeError, RuntimeError, AttributeError) as error:
             raise PerakitError(f"torch cannot differentiate the formula ({error}): write it with operators that tensors have") from error
 
@@ -92,18 +104,24 @@ class _Columns:
         tangents[torch.arange(count), start + torch.arange(count)] = 1
         return self.derivative(tangents)
 
-    def whole(self) -> bool:
-        """Whether every derivative is a whole number that float64 holds, also with all signs alike: then no sum was rounded."""
+    def whole_block(self, start: int) -> np.ndarray:
+        """As `block`, of whole numbers only."""
+        found: np.ndarray = self.block(start).numpy()
+        if not (found == np.rint(found)).all():
+            raise _NotWholeError
+        return found
+
+    def exact(self) -> bool:
+        """Whether float64 holds every derivative, were it whole, also with all signs alike: then no sum was rounded."""
         spread = torch.ones(1, self.parameters, dtype=torch.float64)  # all columns added: bounds each
         largest = self.derivative(spread, tuple(value.abs() for value in self.values))
-        small = bool(torch.isfinite(largest).all()) and float(largest.abs().max()) < exact.EXACT
-        return small and all(bool((block == block.round()).all()) for block in (self.block(0), self.block(max(0, self.parameters - CHUNK))))
+        return bool(torch.isfinite(largest).all()) and float(largest.abs().max()) < exact.EXACT
 
-    def rows(self, entries: np.ndarray) -> np.ndarray:
-        """The rows of the Jacobian at `entries` of the flattened ΔW: (len(entries), P)."""
+    def rows(self, entries: np.ndarray, block: Callable[[int], np.ndarray]) -> np.ndarray:
+        """The rows of the Jacobian at `entries` of the flattened ΔW, from its blocks: (len(entries), P)."""
         found = np.empty((entries.size, self.parameters))
         for start in range(0, self.parameters, CHUNK):
-            found[:, start : start + CHUNK] = self.block(start).numpy()[:, entries].T
+            found[:, start : start + CHUNK] = block(start)[:, entries].T
         return found
 
 
@@ -112,7 +130,7 @@ def _modular(columns: _Columns, generator: np.random.Generator) -> JacobianRank:
     order = sample(generator, total)
     while True:
         entries = order[:count]
-        U, pivots = exact.echelon(columns.rows(entries))
+        U, pivots = exact.echelon(columns.rows(entries, columns.whole_block))
         if count >= total or _vanish(columns, exact.null_space(U, pivots)):
             return JacobianRank(len(pivots), columns.parameters, min(count, total), exact=True)
         count *= 2
@@ -127,7 +145,7 @@ def _vanish(columns: _Columns, vectors: np.ndarray) -> bool:
     """Whether J x = 0 modulo the prime on every entry, for each column x of `vectors` (P, count)."""
     product = np.zeros((columns.shape[0] * columns.shape[1], vectors.shape[1]))
     for start in range(0, columns.parameters, CHUNK):
-        block = columns.block(start).numpy().T.copy()
+        block = columns.whole_block(start).T.copy()
         exact.reduce_(block)
         product += block @ vectors[start : start + CHUNK]
         exact.reduce_(product)
@@ -136,7 +154,10 @@ def _vanish(columns: _Columns, vectors: np.ndarray) -> bool:
 
 def _floating(columns: _Columns) -> JacobianRank:
     m, n = columns.shape
-    values = np.linalg.svd(columns.rows(np.arange(m * n)), compute_uv=False)
+    derivatives = columns.rows(np.arange(m * n), lambda start: columns.block(start).numpy())
+    if not np.isfinite(derivatives).all():
+        raise PerakitError("the formula's derivative is not finite at random factors: it must be defined there")
+    values = np.linalg.svd(derivatives, compute_uv=False)
     rank = int((values > FLOAT_GAP * values[0]).sum())
     gap = values[rank - 1] / values[rank] if 0 < rank < values.size and values[rank] else np.inf
     return JacobianRank(rank, columns.parameters, m * n, exact=False, gap=float(gap))

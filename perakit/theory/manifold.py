@@ -13,7 +13,7 @@ from torch.func import jacfwd, jvp
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import Array
-from perakit.theory.families import Factors, Family, check_layer, check_matrix, pera, products
+from perakit.theory.families import Factors, Family, as_float64, check_layer, check_matrix, pera, products
 from perakit.theory.jacobian import jacobian_rank
 
 TANGENT = 1e-9  # singular values of the Jacobian below this share of the largest span no tangent direction
@@ -68,6 +68,8 @@ def gauge_orbit(
     PERA has these r dimensions of symmetry, LoRA all of GL(r).
     """
     rank = A.shape[0]
+    formulas.expand(B, A, h, terms, degree)  # refuses factors that do not match
+    scales = np.asarray(scales)
     order = list(range(rank)) if permutation is None else [int(k) for k in permutation]
     if sorted(order) != list(range(rank)) or np.shape(scales) != (rank,) or any(not scale for scale in scales):
         raise PerakitError(f"scales {scales} and permutation {order} do not fit rank {rank}: need {rank} nonzero scales, each column once")
@@ -97,6 +99,7 @@ def gauge_path(B: Array, A: Array, h: Array, X: Array, t: Sequence[float], terms
     X = check_matrix("X", X)
     if X.shape != (A.shape[0],) * 2:
         raise PerakitError(f"X has shape {X.shape}: a direction of rank-{A.shape[0]} factors is ({A.shape[0]}, {A.shape[0]})")
+    B, A, h = as_float64(B), as_float64(A), as_float64(h)
     start = formulas.pera(B, A, h, terms, degree)
     factors, update = [], []
     for time in t:
@@ -124,7 +127,7 @@ def curvature(family: Family, factors: Factors, direction: Factors, W0: Array | 
         raise PerakitError(
             f"direction { ({name: np.shape(value) for name, value in direction.items()}) } needs the factors' shapes {shapes}"
         )
-    point, v = (tuple(torch.as_tensor(np.asarray(x[name], dtype=np.float64)) for name in shapes) for x in (factors, direction))
+    point, v = (tuple(torch.as_tensor(as_float64(x[name])) for name in shapes) for x in (factors, direction))
 
     def update(*values: torch.Tensor) -> torch.Tensor:
         return family.update(W0, **dict(zip(shapes, values, strict=True)))

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
 from perakit.theory.exact import EXACT, modular_rank
-from perakit.theory.families import RANGES, Family, as_family, check_matrix, evaluate, whole_array, whole_factors
+from perakit.theory.families import RANGES, Family, as_family, as_float64, check_matrix, evaluate, whole_array, whole_factors
 
+ROUNDING = 1e-7  # directions of singular values below this share of the largest mean nothing in a float32 update
 GAP = 1e3  # a numerical rank is called clear where the last counted singular value is this much larger than the next
 
 # --- rank ------------------------------------------------------------------------------------------------------------
@@ -23,8 +25,8 @@ GAP = 1e3  # a numerical rank is called clear where the last counted singular va
 class NumericalRank:
     """How many singular values lie above a tolerance, and how clear that is.
 
-    rank; tolerance: the bound, absolute; gap: last counted singular value over the next (inf where none is left, or the
-    next is 0); clear: gap >= 1000. Where it is not clear the number depends on the tolerance: ask `exact_rank`.
+    rank; tolerance: the bound, absolute; gap: last counted singular value over the next, or over the tolerance where
+    none is left (inf where the next is 0); clear: gap >= 1000. Where it is not clear the number depends on the tolerance.
     """
 
     rank: int
@@ -37,25 +39,36 @@ class NumericalRank:
         return self.gap >= GAP
 
     def __str__(self) -> str:
-        doubt = "" if self.clear else "; not clear: use exact_rank"
+        doubt = "" if self.clear else "; not clear: look at the spectrum of the factors, or take exact_rank of whole numbers"
         return f"rank {self.rank} (singular values above {self.tolerance:.1e}, gap {self.gap:.1e}{doubt})"
 
 
-def numerical_rank(matrix: Any, tolerance: float | None = None) -> NumericalRank:
+def numerical_rank(update: Any, tolerance: float | None = None) -> NumericalRank:
     """Rank up to rounding: the number of singular values above `tolerance`.
 
-    matrix: (m, n) of finite numbers; tolerance: absolute, None means max(m, n) · 2.2e-16 · σ₁, what rounding may do to
-    a float64 matrix. It cannot see diag(1, 1e-17) as rank 2; `exact_rank` can.
+    update: a matrix (m, n), or factors, as in `spectrum`. tolerance: absolute, None means max(m, n) · ε · σ₁ with ε the
+    precision that the numbers come in (1.2e-7 for a float32 tensor, 2.2e-16 for lists and integers): what rounding may do.
+    It cannot see diag(1, 1e-17) as rank 2; `exact_rank` can.
     """
-    values = spectrum(matrix)
+    values = spectrum(update)
     if tolerance is None:
-        tolerance = max(np.shape(matrix)) * np.finfo(np.float64).eps * float(values[0])
+        parts = update if isinstance(update, tuple) else (update,)
+        size, precision = max(max(np.shape(part)) for part in parts), max(map(_precision, parts))
+        tolerance = size * precision * float(values[0])
     elif not 0 <= tolerance < math.inf:
         raise PerakitError(f"tolerance={tolerance!r} must be a finite number >= 0: an absolute bound on singular values")
     rank = int((values > tolerance).sum())
-    following = values[rank] if rank < values.size else 0.0
+    following = values[rank] if rank < values.size else tolerance
     last = values[rank - 1] if rank else tolerance
     return NumericalRank(rank, float(tolerance), float(last / following) if following else math.inf)
+
+
+def _precision(array: Any) -> float:
+    """The machine epsilon of an array's dtype; float64's for anything that is no float."""
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind == "f":
+        return float(np.finfo(dtype).eps)
+    return float(torch.finfo(dtype).eps) if isinstance(dtype, torch.dtype) and dtype.is_floating_point else 2.0**-52
 
 
 def measured_rank(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0) -> int:
@@ -66,6 +79,7 @@ def measured_rank(m: int, n: int, rank: int | Family, terms: str = "full", degre
     (`seed`). A rule that does not give whole numbers of whole factors is measured by `numerical_rank`.
     """
     family = as_family(m, n, rank, terms, degree)
+    check_count("seed", seed, least=0)
     generator = np.random.default_rng(seed)
     for size in RANGES:
         factors, W0 = whole_factors(family, m, n, size, None, generator), whole_array(generator, (m, n), size)
@@ -85,7 +99,7 @@ def spectrum(update: Any) -> np.ndarray:
     update: a matrix (m, n), which gives min(m, n) of them; or its factors (B_hat (m, K), A_hat (K, n)), which give
     min(m, n, K) without the product being formed: those of the (K, K) core R_B R_Aᵀ of two thin QR decompositions.
     """
-    if isinstance(update, tuple) and len(update) == 2 and np.ndim(update[0]) == 2:
+    if isinstance(update, tuple) and len(update) == 2 and len(np.shape(update[0])) == 2:
         B_hat, A_hat = (check_matrix(name, factor) for name, factor in zip(("B_hat", "A_hat"), update, strict=True))
         if B_hat.shape[1] != A_hat.shape[0]:
             raise PerakitError(f"B_hat {B_hat.shape} and A_hat {A_hat.shape} do not match: need (m, K) and (K, n)")
@@ -125,16 +139,22 @@ def effective_rank(update: Any) -> float:
 def subspace_similarity(X: Any, Y: Any, i: int, j: int) -> float:
     """How much of the first i left singular directions of X lies in the first j of Y: ‖U_iᵀ V_j‖_F² / min(i, j), in [0, 1].
 
-    X (m, k), Y (m, l): matrices with m rows; i <= min(m, k), j <= min(m, l). For the right singular directions of A, the
+    X (m, k), Y (m, l): matrices with m rows; i, j: at most the number of singular values that rounding (1e-7 of the
+    largest) does not reach, so that the directions exist. For the right singular directions of A, the
     LoRA paper's choice, pass Aᵀ. Source: arXiv 2106.09685, Eq. 4.
     """
     X, Y = check_matrix("X", X), check_matrix("Y", Y)
     if X.shape[0] != Y.shape[0]:
         raise PerakitError(f"X {X.shape} and Y {Y.shape} must have as many rows: their columns are compared")
+    chosen = []
     for name, count, matrix in (("i", i, X), ("j", j, Y)):
         check_count(name, count, most=min(matrix.shape))
-    left, right = np.linalg.svd(X, full_matrices=False)[0][:, :i], np.linalg.svd(Y, full_matrices=False)[0][:, :j]
-    return float(np.sum(np.square(left.T @ right)) / min(i, j))
+        directions, values, _ = np.linalg.svd(matrix, full_matrices=False)
+        above = int((values > ROUNDING * values[0]).sum())
+        if count > above:
+            raise PerakitError(f"{name}={count} asks for singular directions that rounding chose: the matrix has {above} above it")
+        chosen.append(directions[:, :count])
+    return float(np.sum(np.square(chosen[0].T @ chosen[1])) / min(i, j))
 
 
 def amplification(delta: Any, W0: Any, rank: int) -> float:
@@ -145,7 +165,8 @@ def amplification(delta: Any, W0: Any, rank: int) -> float:
     """
     delta, W0 = check_matrix("delta", delta), check_matrix("W0", W0)
     if delta.shape != W0.shape:
-        raise PerakitError(f"delta {delta.shape} and W0 {W0.shape} must have one shape")
+        hint = ": transpose a Conv1D's weight" if delta.shape == W0.shape[::-1] else ""
+        raise PerakitError(f"delta {delta.shape} and W0 {W0.shape} must have one shape{hint}")
     check_count("rank", rank, most=min(delta.shape))
     U, _, Vt = np.linalg.svd(delta, full_matrices=False)
     used = float(np.linalg.norm(U[:, :rank].T @ W0 @ Vt[:rank].T))
@@ -169,8 +190,8 @@ class OrderShare:
         return self.overall
 
     def __str__(self) -> str:
-        lines = [f"{name}: {share:.4%}" for name, share in self.layers.items()]
-        return "\n".join([*lines, f"overall: {self.overall:.4%}"])
+        lines = [f"{name}: {_percent(share)}" for name, share in self.layers.items()]
+        return "\n".join([*lines, f"overall: {_percent(self.overall)}"])
 
 
 def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> OrderShare:
@@ -183,7 +204,10 @@ def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> 
     if isinstance(model_or_factors, tuple | list):
         if len(model_or_factors) != 3:
             raise PerakitError(f"{len(model_or_factors)} factors given: pass (B, A, h), or a model with adapters")
-        B, A, h = (_array(x) for x in model_or_factors)
+        B, A, h = (as_float64(x) for x in model_or_factors)
+        for name, x in zip("BAh", (B, A, h), strict=True):
+            if not np.isfinite(x).all():
+                raise PerakitError(f"{name} has entries that are not finite: a share needs finite factors")
         parts = {"factors": _norms(*formulas.expand(B, A, h, terms, degree), rank=B.shape[1])}
     else:
         parts = _model_norms(model_or_factors)
@@ -206,20 +230,20 @@ def _model_norms(model: Any) -> dict[str, tuple[float, float]]:
 
 def _norms(B_hat: Any, A_hat: Any, rank: int) -> tuple[float, float]:
     """Frobenius norms of the linear part, the first `rank` features, and of the rest."""
-    B_hat, A_hat = _array(B_hat), _array(A_hat)
+    B_hat, A_hat = as_float64(B_hat), as_float64(A_hat)
     linear, high = B_hat[:, :rank] @ A_hat[:rank], B_hat[:, rank:] @ A_hat[rank:]
     return float(np.linalg.norm(linear)), float(np.linalg.norm(high))
+
+
+def _percent(share: float) -> str:
+    """As a percentage; below 0.1 % as a power of ten, so that small shares can be compared."""
+    return f"{share:.4%}" if share == 0 or share >= 1e-3 else f"{share:.2e}"
 
 
 def _ratio(linear: float, high: float) -> float:
     if linear:
         return high / linear
     return math.inf if high else 0.0
-
-
-def _array(x: Any) -> np.ndarray:
-    detached = x.detach().cpu() if hasattr(x, "detach") else x
-    return np.asarray(detached, dtype=np.float64)
 
 
 @dataclass(frozen=True)

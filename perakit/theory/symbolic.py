@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import permutations
 from typing import Any
@@ -24,7 +24,7 @@ from perakit.theory import families
 from perakit.theory.derivation import Derivation, Expr, Step, equation, first_nonzero, zero
 from perakit.theory.families import Formula, check_layer, products
 from perakit.theory.gradients import lora_gradients, pera_gradients
-from perakit.theory.manifold import dimension, tangent_dimension
+from perakit.theory.manifold import dimension, gauge_orbit, tangent_dimension
 
 Rule = Callable[..., Array]
 
@@ -36,7 +36,7 @@ EQUATIONS = {terms: f"arXiv 2604.11841, Eq. {number}" for terms, number in (("fu
 # --- what a derivation is ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EntryPolynomial(Derivation):
     """The polynomial φ_h(u) that every entry of ΔW reads.
 
@@ -141,10 +141,13 @@ def entry_polynomial(rank: int = 2, terms: str = "full", degree: int = 2, formul
     def read(p: int, q: int) -> Expr:
         return phi.xreplace(dict(zip(u, made["B"][p] * made["A"][:, q], strict=True)))
 
-    high = len(products(rank, terms, degree)) > 0
+    rows = products(rank, terms, degree)
+    stated = sum(u) + sum(c * math.prod(u[i] for i in row) for c, row in zip(made.get("h", ()), rows, strict=True))
+    high = len(rows) > 0
     in_u, total = _degree(phi, u), _degree(delta[0, 0], [s for array in made.values() for s in array.flat])
     steps = (
         Step("The rule at B = u and A = 1:", equation(r"\varphi(u)", phi)),
+        zero("That, minus the sum of u and of the products with their coefficients:", np.array([phi - stated], dtype=object)),
         zero(
             "Every entry of a 2 x 2 update, minus this polynomial at u = a row of B times a column of A:",
             delta - np.array([[read(p, q) for q in range(2)] for p in range(2)], dtype=object),
@@ -216,7 +219,7 @@ def gauge(m: int = 4, n: int = 5, rank: int = 2, terms: str = "full", degree: in
     made = symbols(m, n, rank, terms, degree)
     update = partial(_update, _family(rank, terms, degree, formula), m=m, n=n)
     rows = products(rank, terms, degree)
-    moves = list(_linear_changes(made) if terms == "none" else _monomial_changes(made, rows))
+    moves = list(_linear_changes(made) if terms == "none" else _monomial_changes(made, terms, degree))
     steps = _first_entry(moves[-1][1]) if rows else []
     steps += [zero(text, update(moved) - update(made)) for text, moved in moves]
     steps += _null_space(jacobian(m, n, rank, terms, degree, formula=formula), m, n, rank, terms, degree)
@@ -338,13 +341,9 @@ def _stated_ranks(m: int, n: int, rank: int, terms: str, degree: int) -> dict[st
 
 
 def _family(rank: int, terms: str, degree: int, formula: Rule | None) -> Formula:
-    family = families.pera(rank, terms, degree)
-    if formula is None:
-        return family
-    if not callable(formula):
+    if formula is not None and not callable(formula):
         raise PerakitError(f"formula={formula!r} cannot be called: pass a rule like perakit.formulas.pera, or None for that rule")
-    default = terms == "none" or (terms, degree) == ("full", 2)
-    return replace(family, rule=formula if default else partial(formula, terms=terms, degree=degree))
+    return families.pera(rank, terms, degree) if formula is None else families.of_rule(formula, rank, terms, degree)
 
 
 def _update(family: Formula, factors: Mapping[str, np.ndarray], m: int, n: int) -> np.ndarray:
@@ -393,19 +392,16 @@ def _degree(expression: Expr, variables: Iterable[Expr]) -> int:
 # --- gauge ---------------------------------------------------------------------------------------------------------
 
 
-def _monomial_changes(made: Mapping[str, np.ndarray], rows: list[tuple[int, ...]]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """B → B P D, A → D⁻¹ Pᵀ A, h renumbered, for D diagonal and each P."""
+def _monomial_changes(made: Mapping[str, np.ndarray], terms: str, degree: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """B → B P D, A → D⁻¹ Pᵀ A, h renumbered, for D diagonal and each P: `manifold.gauge_orbit` in symbols."""
     import sympy
 
-    B, A, h = made["B"], made["A"], made["h"]
-    rank = len(A)
+    rank = len(made["A"])
     d = _array([sympy.Symbol(f"d_{{{i + 1}}}", nonzero=True) for i in range(rank)])
-    place = {row: k for k, row in enumerate(rows)}
     for order in _orders(rank):
-        renumbered = [place[tuple(sorted(order[i] for i in row))] for row in rows]
         numbers = ", ".join(str(i + 1) for i in order)
         text = f"Columns of B in the order {numbers} times d, rows of A likewise over d, h renumbered. The update changes by"
-        yield text, {"B": B[:, order] * d, "A": A[order, :] / d[:, None], "h": h[renumbered]}
+        yield text, dict(zip("BAh", gauge_orbit(made["B"], made["A"], made["h"], d, order, terms, degree), strict=True))
 
 
 def _first_entry(moved: Mapping[str, np.ndarray]) -> list[Step]:

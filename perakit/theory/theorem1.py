@@ -25,7 +25,7 @@ from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import Array
 from perakit.theory.exact import exact_rank
-from perakit.theory.families import check_layer, check_matrix
+from perakit.theory.families import check_layer, check_matrix, evaluate, of_rule
 from perakit.theory.rank import spectrum, tail
 
 Matrix = tuple[tuple[Fraction, ...], ...]
@@ -161,9 +161,15 @@ class Certificate:
                 f"E = {show(self.target)} has rank {self.rank}",
                 f"t² + t = h ΔW: {_yes(self.identity)}; resultants vanish at members, LoRA points and limits: {_yes(self.controls)}",
                 f"resultants nonzero at E: {self.nonzero} of {len(self.resultants)}",
-                "E is outside the closure of S(1): Theorem 1 fails" if self.holds else "nothing is proved about E",
+                self._conclusion(),
             ]
         )
+
+    def _conclusion(self) -> str:
+        if not (self.nonzero and self.identity and self.controls):
+            return "nothing is proved about E"
+        outside = "E is outside the closure of S(1)"
+        return f"{outside}: Theorem 1 fails" if self.holds else f"{outside}, but σ₃ > 0: this says nothing of Theorem 1"
 
 
 def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Certificate:
@@ -172,16 +178,24 @@ def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Cert
     E: of integers, Fractions or floats (taken as the dyadic numbers they are). formula: (B, A, h) -> ΔW, default
     `formulas.pera`; with any other formula the proof's premises are tested and found wanting.
     """
-    target, rule = exact_matrix(E), formula or formulas.pera
+    target, rule = exact_matrix(E), checked(formula)
     controls = all(not any(resultants(member)) for member in _controls(rule))
     return Certificate(target, exact_rank(target), tuple(resultants(target)), satisfies_identity(rule), controls)
+
+
+def checked(formula: Rule | None) -> Rule:
+    """The rule to examine, `formulas.pera` by default; whatever does not return ΔW (m, n) is one PerakitError."""
+    if formula is not None and not callable(formula):
+        raise PerakitError(f"formula={formula!r} cannot be called: pass a rule like perakit.formulas.pera, or None")
+    family = of_rule(formula or formulas.pera, 1)
+    return lambda B, A, h: evaluate(family, None, {"B": B, "A": A, "h": h}, (B.shape[0], A.shape[1]))
 
 
 def satisfies_identity(rule: Rule) -> bool:
     """Whether t = h u solves t² + t = h ΔW for this rule, in symbols: the premise of every argument here."""
     import sympy as sp
 
-    B, A, h = (np.array(sp.symbols(names), dtype=object) for names in ("b:2", "a:2", "h:1"))
+    B, A, h = (np.array(sp.symbols(names), dtype=object) for names in ("b:3", "a:3", "h:1"))
     t = h[0] * B[:, None] * A[None, :]
     return all(sp.expand(gap) == 0 for gap in (t**2 + t - h[0] * rule(B[:, None], A[None, :], h)).flat)
 
@@ -247,12 +261,14 @@ def limit(x: Sequence[Any] = (0, 3, 6), y: Sequence[Any] = (1, 2, 3), *, formula
 
     eps = sp.Symbol("eps", positive=True)
     target = exact_matrix([[Fraction(p) + Fraction(q) for q in y] for p in x])
-    delta = (formula or formulas.pera)(*limit_sequence([sp.Rational(v) for v in x], [sp.Rational(v) for v in y], eps))
+    rule = checked(formula)
+    delta = rule(*limit_sequence([sp.Rational(v) for v in x], [sp.Rational(v) for v in y], eps))
     terms = [[dict(reversed(term.as_coeff_exponent(eps)) for term in sp.Add.make_args(sp.expand(v))) for v in row] for row in delta]
     powers = sorted({int(power) for row in terms for entry in row for power, c in entry.items() if c})
     expansion = {k: exact_matrix([[entry.get(k, 0) for entry in row] for row in terms]) for k in powers}
     roots = common_roots(target)
-    attained = True if exact_rank(target) <= 1 else None if roots.elsewhere else False
+    decided = not roots.elsewhere and satisfies_identity(rule)
+    attained = True if exact_rank(target) <= 1 else False if decided else None
     return Limit(target, expansion, roots, attained)
 
 

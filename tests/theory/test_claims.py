@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,11 @@ def count_without_h(m, n, rank, method, **options):
     return rank * (m + n)
 
 
+def in_place(B, A, h, terms="full", degree=2):
+    B *= 2
+    return pera(B, A, h, terms, degree)
+
+
 MUTANTS = {
     "expanded-factors": swapped_expansion,
     "lora-equation": shifted_h,
@@ -209,7 +216,7 @@ def test_every_verdict_stands(id):
 def test_every_check_can_fail(id):
     evidence = claims[id].check(formula=MUTANTS[id])
     assert not evidence.holds, evidence
-    assert "DOES NOT STAND" in str(evidence)
+    assert f"{id}: FAILS for {MUTANTS[id].__name__}" in str(evidence)
     json.dumps(evidence.to_dict())
 
 
@@ -227,7 +234,7 @@ def test_the_registry_is_a_mapping():
         assert claim.title
         assert claim.source
         assert claim.statement.count("$") % 2 == 0, claim.id
-        assert claim.title in claim._repr_latex_()
+        assert claim.title in claim._repr_markdown_()
         assert str(claim).startswith(f"{claim.id}: {claim.title}")
 
 
@@ -240,7 +247,6 @@ def test_a_claim_of_your_own_and_its_shrunk_counterexample():
         found, tried = search(drawn, lambda h: formula(np.ones((1, 1)), np.ones((1, 1)), np.array([h]))[0, 0] < 50, seed, examples)
         return Finding(found is None, "smaller than 50", {"limit": 50}, tried, found)
 
-    mine._loaded = True
     evidence = mine["sum"].check()
     assert not evidence.holds
     assert evidence.counterexample == {"h": 49}  # 1 + h >= 50: the smallest
@@ -257,6 +263,33 @@ def test_a_counterexample_is_shrunk():
     assert A.shape == (2, 1)
     assert sum(np.abs(array).sum() for array in (B, A, h)) <= 6
     assert not np.array_equal(wrong_pair(B, A, h), formulas.pera(B, A, h))
+
+
+def test_a_failure_in_symbols_comes_with_the_smallest_factors():
+    found = claims["hadamard-series"].check(formula=twice_h).counterexample
+    assert found["expected"].tolist() == formulas.pera(found["B"], found["A"], found["h"]).tolist()
+    assert found["got"].tolist() == twice_h(found["B"], found["A"], found["h"]).tolist() != found["expected"].tolist()
+    assert found["B"].shape == found["A"].shape == (1, 1)
+
+
+def test_a_claim_added_first_does_not_lose_the_others():
+    code = "from perakit.theory import claims\n" + "import perakit as pk\n"
+    code += "try:\n    claims.register('theorem-1', title='', statement='', source='', verdict='open', about=len)(len)\n"
+    code += "except pk.PerakitError as error:\n    print(error)\nprint(len(claims))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["the claim 'theorem-1' exists already: choose another id", str(len(claims))]
+
+
+def test_an_argument_must_return_a_finding():
+    claim = pk.theory.Claim("mine", "", "", "", "open", len, lambda formula, seed, examples: True)
+    with pytest.raises(pk.PerakitError, match=r"^the argument of mine returned True: return a Finding$"):
+        claim.check()
+
+
+def test_search_takes_tuples_too():
+    found, tried = search(st.tuples(st.integers(0, 9), st.integers(0, 9)), lambda a, b: a + b < 12, 0, 200)
+    assert sum(found.values()) == 12
+    assert tried > 1
 
 
 def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
@@ -284,7 +317,24 @@ def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
             r"the formula returned shape \(2, 2\) where the layer is \(2, 3\)",
         ),
         (lambda: claims["dimension"].check(formula=lambda B, A, h: B[:, :1]), r"the formula returned shape"),
-        (lambda: claims["readings"].check(formula=lambda B, A: B @ A), r".*<lambda> raised TypeError: .*called with arrays of shape"),
+        (
+            lambda: claims["readings"].check(formula=lambda B, A: B @ A),
+            r".*<lambda> raised TypeError: .*it was called with ndarray \(1, 1\)",
+        ),
+        (lambda: claims["hadamard-series"].check(formula=lambda B, A, h: np.sqrt(B) @ A), r".*<lambda> raised TypeError: .*\(symbols: "),
+        (lambda: claims["readings"].check(formula=lambda B, A, h: (B @ A).astype(np.float32)), r".*returned float32: keep the precision"),
+        (lambda: claims["share-at-the-start"].check(formula=lambda B, A, h: B @ A * np.nan), r".*returned entries that are not finite"),
+        (lambda: claims["gradients"].check(formula=in_place), r"in_place changes an argument in place: copy it first"),
+        (lambda: claims["first-step"].check(formula=lambda B, A, h: None), r"first-step could not use what .* returned \(TypeError"),
+        (
+            lambda: claims["dimension"].check(formula=lambda B, A, h: None),
+            r"the formula returned NoneType where ΔW is .*is `return` missing",
+        ),
+        (
+            lambda: claims["theorem-1"].check(formula=lambda B, A, h: [1]),
+            r"the formula returned list where ΔW is \(3, 3\): return an array",
+        ),
+        (lambda: verify("readings"), r"ids='readings' is a string: pass a list of claims, \['readings'\]"),
         (lambda: verify(["readings", "no-such-claim"]), r"unknown claim 'no-such-claim'"),
         (lambda: pk.theory.Claim("x", "", "", "", "true", len, len), r"verdict='true' is unknown: choose from 'proved', 'verified'"),
     ],
@@ -299,10 +349,10 @@ def test_a_report_says_what_failed(monkeypatch):
     monkeypatch.setattr(pk.theory.Claim, "check", lambda self, seed, examples: broken)
     report = verify(["readings"])
     assert report.failed == ["readings"]
-    assert str(report) == "1 claims: 1 verified; 1 do not stand: readings (0 s)"
+    assert str(report) == "1 claim: 1 verified; 1 do not stand: readings (0 s)"
     assert "**verified, DOES NOT STAND**: no" in report.markdown()
     entry = report.to_dict()["claims"][0]
-    assert entry["holds"] is False
+    assert entry["verdict_stands"] is False
     assert entry["title"] == claims["readings"].title
     assert math.isclose(entry["seconds"], 0)
 

@@ -84,6 +84,7 @@ def test_residues(values):
         ([[sympy.sqrt(2)]], r"the entry sqrt\(2\) is no rational number"),
         ([1, 2], r"\[1, 2\] is no matrix: pass an array \(m, n\)"),
         (3, r"3 is no matrix"),
+        ([[1, 2], [3]], r"\[\[1, 2\], \[3\]\] is no matrix"),
     ],
 )
 def test_what_is_no_matrix_is_refused(matrix, message):

@@ -104,6 +104,19 @@ def test_any_family_is_measured():
     assert "from singular values, gap" in str(measured)
 
 
+def test_a_rule_that_is_whole_at_its_ends_only_is_not_called_exact():
+    """The first and last 64 parameters have whole derivatives, those between 5/4 and 3/2: rank 208."""
+
+    def rule(B, s, A):
+        columns = torch.zeros(2, A.shape[1], dtype=torch.float64)
+        columns[0, 0] = columns[1, 1] = 1
+        return B @ A + torch.stack([1.25 * s, 1.5 * s], 1) @ columns
+
+    measured = jacobian_rank(70, 70, Formula(rule, lambda m, n: {"B": (m, 1), "s": (m,), "A": (1, n)}))
+    assert not measured.exact
+    assert measured.rank == 70 + 70 - 1 + 70 - 1  # rank-one matrices, and s less what a change of B already does
+
+
 def test_a_scale_does_not_change_the_dimension():
     assert measured_dimension(5, 4, pk.PERA(2, alpha=1, scaling="rslora")) == dimension(5, 4, 2)
 
@@ -193,11 +206,20 @@ B, A, H = np.ones((3, 2)), np.ones((2, 4)), np.ones(3)
             lambda: measured_dimension(3, 4, Formula(lambda B: B, lambda m, n: {"B": (m, 2)})),
             r"the formula returned shape \(3, 2\) where the layer is \(3, 4\)",
         ),
-        (lambda: measured_dimension(3, 4, Formula(lambda B: None, lambda m, n: {"B": (m, 2)})), r"the formula returned shape \(\)"),
+        (
+            lambda: measured_dimension(3, 4, Formula(lambda B: None, lambda m, n: {"B": (m, 2)})),
+            r"the formula returned NoneType where ΔW is \(3, 4\): is `return` missing",
+        ),
         (
             lambda: measured_dimension(3, 4, Formula(lambda B: np.outer(B, B)[:3, :4], lambda m, n: {"B": (4,)})),
-            r"torch cannot differentiate the formula",
+            r"the formula raised RuntimeError: .*; it was given B Tensor \(4,\), and must take NumPy and torch alike",
         ),
+        (lambda: measured_dimension(4, 4, pk.PERA), r"PERA is no family of updates: pass a method with its rank, perakit\.PERA\(2\)"),
+        (lambda: measured_dimension(4, 4, None), r"None is no family of updates"),
+        (lambda: measured_dimension(3, 4, pk.PERA(4)), r"rank=4 is above min\(m, n\) = 3"),
+        (lambda: measured_dimension(4, 4, 2, seed=-1), r"seed=-1 must be an integer >= 0"),
+        (lambda: jacobian_rank(4, 4, 2, at={"h": math.nan}), r"at has nan for h: every entry must be finite"),
+        (lambda: gauge_orbit(B, A, H[:2], np.ones(2)), r"h has shape \(2,\)"),
         (lambda: gauge_orbit(B, A, H, np.array([1.0, 0.0])), r"scales .* do not fit rank 2: need 2 nonzero scales, each column once"),
         (lambda: gauge_orbit(B, A, H, np.ones(2), [0, 0]), r".*permutation \[0, 0\] do not fit rank 2"),
         (lambda: gauge_path(B, A, H, np.ones((3, 3)), [0.0]), r"X has shape \(3, 3\): a direction of rank-2 factors is \(2, 2\)"),

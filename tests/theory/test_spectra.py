@@ -43,9 +43,22 @@ def test_numerical_rank_says_how_clear_it_is():
     doubtful = numerical_rank(with_values([1, 1e-1, 1e-2, 1e-3, 1e-4]), tolerance=5e-3)
     assert (doubtful.rank, doubtful.clear) == (3, False)
     assert doubtful.gap == pytest.approx(10, rel=1e-9)
-    assert str(doubtful) == "rank 3 (singular values above 5.0e-03, gap 1.0e+01; not clear: use exact_rank)"
+    doubt = "not clear: look at the spectrum of the factors, or take exact_rank of whole numbers"
+    assert str(doubtful) == f"rank 3 (singular values above 5.0e-03, gap 1.0e+01; {doubt})"
     zero = numerical_rank(np.zeros((3, 2)))
     assert (zero.rank, zero.gap) == (0, math.inf)
+
+
+def test_the_tolerance_follows_the_precision_of_the_numbers():
+    """A float32 product of rank 14 has singular values of rounding noise, far above float64's tolerance."""
+    generator = torch.Generator().manual_seed(0)
+    B, A = torch.randn(192, 14, generator=generator), torch.randn(14, 60, generator=generator)
+    assert (numerical_rank(B @ A).rank, numerical_rank(B @ A).clear) == (14, True)
+    assert numerical_rank((B @ A).numpy()).rank == 14
+    assert numerical_rank((B, A)).rank == 14
+    assert numerical_rank((B @ A).double()).rank == 60
+    assert numerical_rank((B @ A).bfloat16()).tolerance > numerical_rank(B @ A).tolerance
+    assert spectrum(B.requires_grad_()).shape == (14,)
 
 
 @given(strategies.factors(integers=True))
@@ -187,7 +200,14 @@ def test_a_training_run_falls_into_the_band():
         (lambda: subspace_similarity(np.eye(3), np.eye(4), 1, 1), r"X \(3, 3\) and Y \(4, 4\) must have as many rows"),
         (lambda: subspace_similarity(np.eye(3), np.eye(3), 4, 1), r"i=4 must be an integer <= 3"),
         (lambda: subspace_similarity(np.eye(3), np.eye(3), 1, 0), r"j=0 must be an integer >= 1"),
+        (lambda: subspace_similarity(np.zeros((3, 3)), np.eye(3), 1, 1), r"i=1 asks for singular directions that rounding chose: .* has 0"),
+        (lambda: subspace_similarity(np.eye(3), np.ones((3, 3)), 1, 2), r"j=2 asks for singular directions that rounding chose: .* has 1"),
+        (lambda: order_share((np.ones((2, 1)), np.ones((1, 2)), np.array([math.nan]))), r"h has entries that are not finite"),
+        (lambda: spectrum(np.eye(2) * 1j), r"complex numbers were given: pass real ones"),
+        (lambda: pk.theory.exact.modular_rank([[0.5]]), r"an array of shape \(1, 1\) and type float64 is no matrix of whole numbers"),
+        (lambda: pk.theory.exact.modular_rank([1, 2]), r"an array of shape \(2,\) and type int64 is no matrix of whole numbers"),
         (lambda: amplification(np.eye(3), np.eye(4), 1), r"delta \(3, 3\) and W0 \(4, 4\) must have one shape"),
+        (lambda: amplification(np.ones((3, 4)), np.ones((4, 3)), 1), r"delta .* must have one shape: transpose a Conv1D's weight"),
         (lambda: amplification(np.eye(3), np.eye(3), 4), r"rank=4 must be an integer <= 3"),
         (lambda: predicted_share(64, 4, 0.0, 10), r"lr=0\.0 and feature_scale=1\.0 must be finite numbers > 0"),
         (lambda: predicted_share(64, 4, 1e-3, -1), r"steps=-1 must be an integer >= 0"),

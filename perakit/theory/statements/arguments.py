@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perakit import strategies
-from perakit.formulas import Array
 from perakit.theory.claims import Finding, search
 from perakit.theory.derivation import Derivation, plain
-from perakit.theory.families import Formula, pera
 
 PAPER = "arXiv 2604.11841"
 SHAPES = ((2, 3, 2), (3, 1, 1), (1, 2, 3))  # of symbolic identities: (m, n, r), none square
@@ -43,6 +42,15 @@ def verified(drawn: Any, holds: Callable[..., bool], seed: int, examples: int, w
     return Finding(found is None, summary, {}, tried, found)
 
 
+def equal(drawn: Any, got: Callable[..., Any], expected: Callable[..., Any], seed: int, examples: int, what: str) -> Finding:
+    """As `verified`, of two things that should be the same; a counterexample comes with both."""
+    finding = verified(drawn, lambda **example: same(got(**example), expected(**example)), seed, examples, what)
+    if finding.counterexample is None:
+        return finding
+    both = {"expected": expected(**finding.counterexample), "got": got(**finding.counterexample)}
+    return replace(finding, counterexample=dict(finding.counterexample) | both)
+
+
 def fails(summary: str, counterexample: Mapping[Any, Any] | None = None) -> Finding:
     """The verdict does not stand, and on what."""
     shown = {name: plain(value) if hasattr(value, "free_symbols") else value for name, value in (counterexample or {}).items()}
@@ -65,23 +73,7 @@ def derived(derivations: Iterable[Derivation], what: str) -> Finding:
 
 def same(left: Any, right: Any) -> bool:
     """Equal shapes, and entries equal up to float rounding (exactly for integers)."""
+    if np.shape(left) != np.shape(right):
+        return False
     left, right = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
     return left.shape == right.shape and np.allclose(left, right, rtol=1e-9, atol=1e-9)
-
-
-def family(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
-    """The family of a rule called as `formulas.pera` (as `formulas.lora` where terms is "none")."""
-    known = pera(rank, terms, degree)
-
-    def update(**named: Array) -> Array:
-        arrays = [named[name] for name in ("B", "A", "h") if name in named]
-        options = {} if terms == "none" or (terms, degree) == ("full", 2) else {"terms": terms, "degree": degree}
-        return rule(*arrays, **options)
-
-    return Formula(update, known.factors, known.bound)
-
-
-def layers(generator: np.random.Generator, count: int, largest: int = 8) -> list[tuple[int, int, int]]:
-    """Random (m, n, r), r <= min(m, n, 3)."""
-    sizes = generator.integers(1, largest + 1, (count, 2))
-    return [(int(m), int(n), int(generator.integers(1, min(m, n, 3) + 1))) for m, n in sizes]
