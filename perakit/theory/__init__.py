@@ -1,7 +1,7 @@
 """Questions about updates, answered with derivations, exact ranks, measurements, and verdicts with their evidence."""
 
 from perakit.theory.approximation import Approximation, best_approximation
-from perakit.theory.claims import Claim, Evidence, Finding, claims
+from perakit.theory.claims import Claim, Evidence, Finding, claims, search
 from perakit.theory.curves import error_curve, targets
 from perakit.theory.exact import exact_rank
 from perakit.theory.families import Formula
@@ -50,6 +50,7 @@ __all__ = [
     "order_share",
     "pera_gradients",
     "predicted_share",
+    "search",
     "spectrum",
     "stable_rank",
     "subspace_similarity",

@@ -101,8 +101,8 @@ def best_approximation(
     """The update of a family nearest to a target, as near as a multi-start optimiser gets in Frobenius norm.
 
     E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `families.Formula` of a rule of your own that
-    torch can differentiate; seed: of the starts, the same seed gives the same result; starts: more of them find lower errors,
-    in proportional time, None: 16, and 160 where parameters x entries <= 256 (seconds for 32 x 32 at r = 2, minutes for
+    torch can differentiate; seed: of the starts, the same seed gives the same result; starts: more of them usually
+    find lower errors, in proportional time, None: 16, and 160 where parameters x entries <= 256 (seconds for 32 x 32 at r = 2, minutes for
     64 x 64 at r = 4); W0 (m, n): the frozen weight, for rules that read it; progress: show a bar.
     Where the family contains the truncated SVD, that is the first start, so the result is never worse than LoRA; and where no
     update can be nearer (LoRA itself), it is returned as exact. Others are random, or large and nearly cancelling.

@@ -288,11 +288,11 @@ def _given(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> str:
     named = [("", argument) for argument in arguments] + [(f"{name}=", value) for name, value in options.items()]
     shown = [f"{name}{type(x).__name__} {tuple(x.shape)}" if hasattr(x, "shape") else f"{name}{x!r}" for name, x in named]
     symbols = any(isinstance(x, np.ndarray) and x.dtype == object for _, x in named)
-    kind = (
-        "symbols: np.zeros(..., dtype=object) and operators take them"
-        if symbols
-        else "the formula must take NumPy arrays and torch tensors alike"
-    )
+    kind = "the formula must take NumPy arrays and torch tensors alike"
+    if symbols:
+        kind = "symbols: np.zeros(..., dtype=object) and operators take them"
+    if options:
+        kind = "this claim passes options: take terms='full', degree=2, as formulas.pera does"
     return f"it was called with {', '.join(shown)} ({kind})"
 
 

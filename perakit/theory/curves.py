@@ -71,6 +71,8 @@ def error_curve(
     from tqdm import tqdm
 
     E = check_matrix("E", E)
+    if not isinstance(ranks, Iterable):
+        raise PerakitError(f"ranks={ranks!r} is one number: pass several, (1, 2, 4)")
     ranks = list(ranks)
     if not families or not ranks:
         raise PerakitError(f"{len(families)} families and {len(ranks)} ranks make no curve: give at least one of each")

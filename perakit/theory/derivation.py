@@ -96,7 +96,7 @@ def _plain_step(number: int, step: Step) -> str:
     left, right = (plain(side) for side in step.expression.args)
     shown = sympy.pretty(sympy.Eq(left, right, evaluate=False), use_unicode=True, wrap_line=False)
     mark = {None: "", True: "  ✓", False: "  ✗"}[step.holds]
-    return f"\n{number}. {step.text}{mark}\n" + "\n".join(f"   {line}" for line in shown.splitlines())
+    return f"\n{number}. {step.text}{mark}\n" + "\n".join(f"   {line}".rstrip() for line in shown.splitlines())
 
 
 def plain(expression: Expr) -> Expr:

@@ -102,11 +102,12 @@ def gauge_path(B: Array, A: Array, h: Array, X: Array, t: Sequence[float], terms
     B, A, h = as_float64(B), as_float64(A), as_float64(h)
     start = formulas.pera(B, A, h, terms, degree)
     factors, update = [], []
-    for time in t:
+    times = np.atleast_1d(np.asarray(t, dtype=float))
+    for time in times:
         moved_B, moved_A = B @ expm(time * X), expm(-time * X) @ A
         factors.append(np.hypot(np.linalg.norm(moved_B - B), np.linalg.norm(moved_A - A)))
         update.append(np.linalg.norm(formulas.pera(moved_B, moved_A, h, terms, degree) - start))
-    return GaugePath(np.asarray(t, dtype=float), np.array(factors), np.array(update))
+    return GaugePath(times, np.array(factors), np.array(update))
 
 
 # --- curvature -----------------------------------------------------------------------------------------------------
