@@ -101,7 +101,10 @@ def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 1
     entries = [v for row in target for v in row]
     if norm not in NORMS:
         raise PerakitError(f"norm={norm!r} is unknown: choose from {', '.join(map(repr, NORMS))}")
-    reach = math.ceil(distance * ONE)
+    try:
+        reach = math.ceil(Fraction(distance) * ONE)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PerakitError(f"distance={distance!r} is no number ({error}): pass a Fraction") from error
     E0 = [_Interval(math.floor(v * ONE), math.ceil(v * ONE)) for v in entries]
     if not 0 < reach < min(v.lo for v in E0):
         least = min(entries)

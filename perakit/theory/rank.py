@@ -55,7 +55,7 @@ def numerical_rank(update: Any, tolerance: float | None = None) -> NumericalRank
         parts = update if isinstance(update, tuple) else (update,)
         size, precision = max(max(np.shape(part)) for part in parts), max(map(_precision, parts))
         tolerance = size * precision * float(values[0])
-    elif not 0 <= tolerance < math.inf:
+    elif not isinstance(tolerance, int | float | np.number) or not 0 <= tolerance < math.inf:
         raise PerakitError(f"tolerance={tolerance!r} must be a finite number >= 0: an absolute bound on singular values")
     rank = int((values > tolerance).sum())
     following = values[rank] if rank < values.size else tolerance
@@ -276,7 +276,7 @@ def predicted_share(n: int, rank: int, lr: float, steps: int, feature_scale: flo
     check_count("rank", rank)
     check_count("steps", steps, least=0)
     formulas.rank_bound(rank, terms)
-    if not 0 < lr < math.inf or not 0 < feature_scale < math.inf:
+    if not all(isinstance(x, int | float | np.number) and 0 < x < math.inf for x in (lr, feature_scale)):
         raise PerakitError(f"lr={lr!r} and feature_scale={feature_scale!r} must be finite numbers > 0")
 
     def share(power: float, kurtosis: float) -> float:

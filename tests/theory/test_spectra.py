@@ -196,6 +196,8 @@ def test_a_training_run_falls_into_the_band():
         (lambda: numerical_rank(np.ones((0, 3))), r"the matrix has shape \(0, 3\): pass a non-empty matrix"),
         (lambda: numerical_rank([["a"]]), r"the matrix is no matrix of real numbers"),
         (lambda: numerical_rank(np.eye(2), tolerance=-1), r"tolerance=-1 must be a finite number >= 0"),
+        (lambda: numerical_rank(np.eye(2), tolerance="x"), r"tolerance='x' must be a finite number >= 0"),
+        (lambda: predicted_share(64, 4, "x", 10), r"lr='x' and feature_scale=1\.0 must be finite numbers > 0"),
         (lambda: spectrum((np.ones((3, 2)), np.ones((3, 4)))), r"B_hat \(3, 2\) and A_hat \(3, 4\) do not match"),
         (lambda: subspace_similarity(np.eye(3), np.eye(4), 1, 1), r"X \(3, 3\) and Y \(4, 4\) must have as many rows"),
         (lambda: subspace_similarity(np.eye(3), np.eye(3), 4, 1), r"i=4 must be an integer <= 3"),

@@ -311,6 +311,8 @@ def test_the_sandwich_holds_for_the_counterexample(nearest):
         (lambda: distance.excluded(E, Fraction(1, 10), "nuclear"), "norm='nuclear' is unknown: choose from 'frobenius'"),
         (lambda: distance.excluded(E, Fraction(2)), "distance=2 must lie between 0 and the smallest entry, 1"),
         (lambda: distance.excluded(E, Fraction(0)), "distance=0 must lie"),
+        (lambda: distance.excluded(E, "x"), "distance='x' is no number"),
+        (lambda: theorem1.certificate(formula="x"), "formula='x' cannot be called"),
         (lambda: distance.lower_bound([[0, 2, 3], [4, 5, 7], [5, 7, 10]]), "positive"),
         (lambda: distance.lower_bound(norm="nuclear"), "norm='nuclear' is unknown"),
         (lambda: theorem1.limit_sequence((0, 1), (1, 2), 0), "eps=0: the factors diverge"),
