@@ -75,7 +75,7 @@ class _Columns:
         self.shape, self.family = (m, n), family
         self.W0 = torch.from_numpy(whole_array(generator, (m, n), size))
         self.names = list(factors)
-        self.values = tuple(torch.from_numpy(np.asarray(value, dtype=np.float64)) for value in factors.values())
+        self.values = tuple(map(torch.from_numpy, factors.values()))
         self.parameters = sum(value.numel() for value in self.values)
 
     def update(self, *values: Tensor) -> Tensor:

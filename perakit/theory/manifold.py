@@ -13,7 +13,7 @@ from torch.func import jacfwd, jvp
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import Array
-from perakit.theory.families import Factors, Family, as_float64, check_layer, check_matrix, pera, products
+from perakit.theory.families import Factors, Family, as_float64, check_family, check_layer, check_matrix, pera, products
 from perakit.theory.jacobian import jacobian_rank
 
 TANGENT = 1e-9  # singular values of the Jacobian below this share of the largest span no tangent direction
@@ -123,6 +123,7 @@ def curvature(family: Family, factors: Factors, direction: Factors, W0: Array | 
     """
     from scipy.linalg import orth
 
+    check_family(family)
     shapes = {name: tuple(np.shape(value)) for name, value in factors.items()}
     if {name: tuple(np.shape(value)) for name, value in direction.items()} != shapes:
         raise PerakitError(

@@ -272,6 +272,19 @@ def test_a_failure_in_symbols_comes_with_the_smallest_factors():
     assert found["B"].shape == found["A"].shape == (1, 1)
 
 
+def test_a_formula_for_one_rank_only_keeps_its_finding():
+    """The search for the smallest difference fails on it; what the claim itself found does not get lost."""
+
+    def at_rank_one(B, A, h, terms="full", degree=2):
+        if A.shape[0] > 1:
+            raise ValueError("rank 1 only")
+        return rank_K(B, A, h)
+
+    evidence = claims["theorem-1"].check(formula=at_rank_one)
+    assert not evidence.holds
+    assert "nothing is proved about E" in evidence.summary
+
+
 def test_a_claim_added_first_does_not_lose_the_others():
     code = "from perakit.theory import claims\n" + "import perakit as pk\n"
     code += "try:\n    claims.register('theorem-1', title='', statement='', source='', verdict='open', about=len)(len)\n"

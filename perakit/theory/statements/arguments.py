@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perakit import strategies
+from perakit import formulas, strategies
+from perakit.theory import symbolic
 from perakit.theory.claims import Finding, search
 from perakit.theory.derivation import Derivation, plain
 
@@ -22,6 +23,16 @@ AT = "in symbols at " + ", ".join(f"{m} x {n} r = {rank}" for m, n, rank in SHAP
 def factors(terms: str = "full", degree: int = 2) -> st.SearchStrategy[dict[str, np.ndarray]]:
     """{B, A, h} of small whole numbers, for which every update is exact."""
     return strategies.factors(terms=terms, degree=degree, integers=True).map(lambda drawn: dict(zip("BAh", drawn, strict=True)))
+
+
+def layers(largest: int, rank: int) -> st.SearchStrategy[dict[str, int]]:
+    """{m, n, rank}: sizes 1 ... largest, ranks 1 ... min(m, n, rank)."""
+
+    def with_rank(shape: tuple[int, int]) -> st.SearchStrategy[dict[str, int]]:
+        m, n = shape
+        return st.integers(1, min(m, n, rank)).map(lambda drawn: {"m": m, "n": n, "rank": drawn})
+
+    return st.tuples(st.integers(1, largest), st.integers(1, largest)).flatmap(with_rank)
 
 
 def weights_and_factors() -> st.SearchStrategy[dict[str, np.ndarray]]:
@@ -62,6 +73,27 @@ def symbolically(what: str) -> Finding:
     return Finding(True, f"{what}, {AT}")
 
 
+def beyond_lora(formula: Callable[..., Any]) -> Any:
+    """Where h = 0 does not give LoRA: the first difference in the shapes of SHAPES, 0 if there is none."""
+    for m, n, rank in SHAPES:
+        B, A, h = symbolic.symbols(m, n, rank).values()
+        if (difference := symbolic.difference(formula(B, A, 0 * h), formulas.lora(B, A))) != 0:
+            return difference
+    return 0
+
+
+def beyond_rank_K(formula: Callable[..., Any]) -> Any:
+    """Where the update is not the product of the factors (m, K) and (K, n) of `formulas.expand`; 0 if it is everywhere."""
+    for m, n, rank in SHAPES:
+        B, A, h = symbolic.symbols(m, n, rank).values()
+        B_hat, A_hat = formulas.expand(B, A, h)
+        if B_hat.shape[1] != rank * (rank + 3) // 2:
+            return f"expand gives {B_hat.shape[1]} terms at r = {rank}"
+        if (difference := symbolic.difference(formula(B, A, h), B_hat @ A_hat)) != 0:
+            return difference
+    return 0
+
+
 def derived(derivations: Iterable[Derivation], what: str) -> Finding:
     """Every derivation holds, or the first step that fails."""
     for derivation in derivations:
@@ -75,5 +107,4 @@ def same(left: Any, right: Any) -> bool:
     """Equal shapes, and entries equal up to float rounding (exactly for integers)."""
     if np.shape(left) != np.shape(right):
         return False
-    left, right = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    return left.shape == right.shape and np.allclose(left, right, rtol=1e-9, atol=1e-9)
+    return np.allclose(np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64), rtol=1e-9, atol=1e-9)

@@ -10,18 +10,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 from perakit import formulas
+from perakit.strategies import seeds
 from perakit.theory import symbolic
 from perakit.theory.claims import Finding, claims
 from perakit.theory.families import of_rule
 from perakit.theory.jacobian import jacobian_rank
-from perakit.theory.manifold import dimension, tangent_dimension
-from perakit.theory.statements.arguments import PAPER, derived, equal, verified
+from perakit.theory.manifold import curvature, dimension, tangent_dimension
+from perakit.theory.statements.arguments import PAPER, derived, equal, layers, verified
 
-SIZES = st.integers(1, 9).flatmap(
-    lambda m: st.integers(1, 9).flatmap(
-        lambda n: st.fixed_dictionaries({"m": st.just(m), "n": st.just(n), "rank": st.integers(1, min(m, n, 3))}),
-    ),
-)
+SIZES = layers(9, 3)
 JACOBIAN = "the exact rank of the Jacobian at random factors is the closed form"
 
 
@@ -129,7 +126,8 @@ def _free_dimensions(formula: Any, seed: int, examples: int) -> Finding:
 @claims.register(
     "lora-is-critical",
     title="LoRA sits on a critical set of PERA's parametrisation",
-    statement=r"At $h = 0$ and generic $B, A$ the Jacobian has rank $\min(mn,\; r(m+n) - r^2 + r(r+1)/2)$: $r^2 - r$ short of generic",
+    statement=r"At $h = 0$ and generic $B, A$ the Jacobian has rank $\min(mn,\; r(m+n) - r^2 + r(r+1)/2)$: "
+    r"$r^2 - r$ short of generic while that is below $mn$",
     source=f"follows from {PAPER}, Eq. 9",
     verdict="verified",
     about=formulas.pera,
@@ -162,9 +160,6 @@ def _start_directions(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _lora_is_singular(formula: Any, seed: int, examples: int) -> Finding:
-    from perakit.strategies import seeds
-    from perakit.theory.manifold import curvature
-
     def grows(draw: int) -> bool:
         generator = np.random.default_rng(draw)
         B, A, h, X = (generator.normal(size=size) for size in ((7, 2), (2, 6), (3,), (2, 2)))

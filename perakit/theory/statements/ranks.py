@@ -15,7 +15,18 @@ from perakit.theory.exact import exact_rank
 from perakit.theory.families import of_rule
 from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.manifold import dimension
-from perakit.theory.statements.arguments import AT, PAPER, SHAPES, factors, fails, symbolically, verified
+from perakit.theory.statements.arguments import (
+    AT,
+    PAPER,
+    SHAPES,
+    beyond_lora,
+    beyond_rank_K,
+    factors,
+    fails,
+    layers,
+    symbolically,
+    verified,
+)
 
 
 @claims.register(
@@ -27,10 +38,8 @@ from perakit.theory.statements.arguments import AT, PAPER, SHAPES, factors, fail
     about=formulas.pera,
 )
 def _lora_inside_pera(formula: Any, seed: int, examples: int) -> Finding:
-    for m, n, rank in SHAPES:
-        made = symbolic.symbols(m, n, rank)
-        if symbolic.difference(formula(made["B"], made["A"], 0 * made["h"]), formulas.lora(made["B"], made["A"])) != 0:
-            return fails("h = 0 does not give LoRA: the inclusion fails", {"shape": (m, n, rank)})
+    if (difference := beyond_lora(formula)) != 0:
+        return fails("h = 0 does not give LoRA: the inclusion fails", {"difference": difference})
     found = {rank: measured_rank(rank + 1, rank + 2, of_rule(formula, rank), seed=seed) for rank in (1, 2, 3)}
     strict = all(found[rank] > rank for rank in found)
     shown = ", ".join(f"{value} at r = {rank}" for rank, value in found.items())
@@ -55,7 +64,7 @@ def _identity_factors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _identity(formula: Any, seed: int, examples: int) -> Finding:
     delta = formula(*_identity_factors())
     exact = symbolic.difference(delta, np.eye(2, dtype=int).astype(object)) == 0
-    return Finding(exact, "ΔW = I exactly" if exact else "ΔW is not I", {}, 0, None if exact else {"ΔW": delta})
+    return Finding(exact, "ΔW = I exactly" if exact else "ΔW is not I", counterexample=None if exact else {"ΔW": delta})
 
 
 @claims.register(
@@ -67,18 +76,14 @@ def _identity(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _rank_bound(formula: Any, seed: int, examples: int) -> Finding:
-    for m, n, rank in SHAPES:
-        B, A, h = symbolic.symbols(m, n, rank).values()
-        B_hat, A_hat = formulas.expand(B, A, h)
-        if B_hat.shape[1] != rank * (rank + 3) // 2 or symbolic.difference(formula(B, A, h), B_hat @ A_hat) != 0:
-            what = "the rank is at most K, exactly, on whole numbers"
-            found = verified(
-                factors(), lambda B, A, h: exact_rank(formula(B, A, h)) <= formulas.rank_bound(B.shape[1]), seed, examples, what
-            )
-            return replace(
-                found, holds=False, summary=f"the proof does not apply, the update is not that of expand(B, A, h); {found.summary}"
-            )
-    return symbolically("ΔW is a product of (m, K) and (K, n) factors")
+    if beyond_rank_K(formula) == 0:
+        return symbolically("ΔW is a product of (m, K) and (K, n) factors")
+
+    def bounded(B: np.ndarray, A: np.ndarray, h: np.ndarray) -> bool:
+        return exact_rank(formula(B, A, h)) <= formulas.rank_bound(B.shape[1])
+
+    found = verified(factors(), bounded, seed, examples, "the rank is at most K, exactly, on whole numbers")
+    return replace(found, holds=False, summary=f"the proof does not apply, the update is not that of expand(B, A, h); {found.summary}")
 
 
 @claims.register(
@@ -93,8 +98,7 @@ def _generic_rank(formula: Any, seed: int, examples: int) -> Finding:
     def attained(m: int, n: int, rank: int) -> bool:
         return measured_rank(m, n, of_rule(formula, rank), seed=seed) == min(m, n, formulas.rank_bound(rank))
 
-    sizes = st.fixed_dictionaries({"m": st.integers(4, 40), "n": st.integers(4, 40), "rank": st.integers(1, 4)})
-    return verified(sizes, attained, seed, examples, "the rank of a random update, by exact elimination, is min(m, n, K)")
+    return verified(layers(40, 4), attained, seed, examples, "the rank of a random update, by exact elimination, is min(m, n, K)")
 
 
 @claims.register(
@@ -147,7 +151,7 @@ def _without_increasing_rank(formula: Any, seed: int, examples: int) -> Finding:
     found = {rank: measured_rank(40, 50, of_rule(formula, rank), seed=seed) for rank in (1, 2, 4)}
     larger = all(found[rank] == formulas.rank_bound(rank) > rank for rank in found)
     summary = "true of the factors (r columns), not of the update: rank " + ", ".join(f"{k} at r = {r}" for r, k in found.items())
-    return Finding(larger, summary, {"rank of a 40 x 50 update": found}, 0, None if larger else found)
+    return Finding(larger, summary, {"rank of a 40 x 50 update": found}, counterexample=None if larger else found)
 
 
 @claims.register(
