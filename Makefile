@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: demo test lint claims tiny clean
+.PHONY: demo test lint claims methods tiny clean
 
 demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
 	.venv/bin/perakit demo $(DEMO)
@@ -18,6 +18,10 @@ lint: .venv/test-ready ## ruff and mypy
 claims: .venv/demo-ready ## check every claim, and write docs/claims.md
 	mkdir -p build
 	.venv/bin/perakit verify --markdown > build/claims.md && mv build/claims.md docs/claims.md
+
+methods: .venv/demo-ready ## try every method with every use and draw its picture: the table and figures of docs/methods
+	.venv/bin/python -m perakit.toy.peers docs/methods
+	.venv/bin/python -m perakit.toy.support --markdown --into docs/methods.md
 
 tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
 	.venv/bin/python -m perakit.toy.pretrain build/tiny

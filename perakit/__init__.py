@@ -7,27 +7,58 @@ print(pk.attach(model, pk.PERA(rank=8), targets=["c_attn", "c_proj"]))
 """
 
 from perakit import formulas, theory, toy
-from perakit.adapters import PERA, Adapter, LoRA, Method
+from perakit.adapters import PERA, Adapter, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA, Quadratic
 from perakit.errors import PerakitError
-from perakit.models import adapters, attach, bake, delta_weights, detach, disabled, load, merge, save, unmerge
+from perakit.models import (
+    NF4,
+    activate,
+    active,
+    adapters,
+    attach,
+    bake,
+    delete,
+    delta_weights,
+    detach,
+    disabled,
+    export_peft,
+    import_peft,
+    load,
+    merge,
+    quantize,
+    save,
+    unmerge,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "NF4",
     "PERA",
     "Adapter",
+    "DeLoRA",
+    "DoRA",
+    "HiRA",
+    "LoHa",
     "LoRA",
     "Method",
+    "MoRA",
     "PerakitError",
+    "Quadratic",
+    "activate",
+    "active",
     "adapters",
     "attach",
     "bake",
+    "delete",
     "delta_weights",
     "detach",
     "disabled",
+    "export_peft",
     "formulas",
+    "import_peft",
     "load",
     "merge",
+    "quantize",
     "save",
     "theory",
     "toy",

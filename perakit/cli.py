@@ -20,9 +20,11 @@ from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
 from perakit.models import catalogue
+from perakit.models import load as load_adapter
+from perakit.models.export import export_peft
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
-from perakit.toy import Recipe, corpus, finetune, load
+from perakit.toy import Recipe, corpus, distributed, finetune, load
 
 METHODS_HELP = "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora pera)"
 DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth of it
@@ -34,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int | None = arguments.run(arguments)
     except PerakitError as error:
-        print(f"perakit: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     except KeyboardInterrupt:
         resumes = arguments.run in (_demo, _finetune)
         print("\nperakit: interrupted" + ("; the same command goes on from the last checkpoint" if resumes else ""), file=sys.stderr)
@@ -60,7 +61,21 @@ def _demo(arguments: argparse.Namespace) -> None:
     _finish(result, arguments.out)
 
 
-def _finetune(arguments: argparse.Namespace) -> None:
+def _finetune(arguments: argparse.Namespace) -> int:
+    with distributed.process_group(arguments.device) as device:
+        try:
+            trials, new, old, recipe = distributed.together(lambda: _plan(arguments))
+            result = finetune.compare(arguments.model, trials, new, old, recipe, arguments.out, device, arguments.quantize)
+        except PerakitError as error:  # of all processes: the first one says it before the group ends
+            return _refuse(error)
+        if distributed.rank() == 0:
+            print(f"Fine-tuning {arguments.model} on {arguments.text}\n")
+            _finish(result, arguments.out)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> tuple[list[finetune.Trial], corpus.Corpus, corpus.Corpus | None, Recipe]:
+    """What `perakit finetune` was asked to compare."""
     model = load(arguments.model)
     targets = arguments.targets.split(",") if arguments.targets != "all-linear" else "all-linear"
     methods = [(text, _method(text, arguments)) for text in arguments.method]
@@ -69,14 +84,24 @@ def _finetune(arguments: argparse.Namespace) -> None:
     old = corpus.load(arguments.old, arguments.limit) if arguments.old else None
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
     recipe = Recipe(**{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every)
-    result = finetune.compare(arguments.model, trials, new, old, recipe, arguments.out, arguments.device)
-    print(f"Fine-tuning {arguments.model} on {arguments.text}\n")
-    _finish(result, arguments.out)
+    return trials, new, old, recipe
+
+
+def _refuse(error: PerakitError) -> int:
+    if distributed.rank() == 0:
+        _say(str(error))
+    return 2
 
 
 def _finish(result: Any, out: Path) -> None:
     print(result.table())
     print(f"\nIn {out}/: report.md, loss.png, metrics.jsonl, results.json, and an adapter in each method's folder.")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    model = load(arguments.model)
+    load_adapter(model, arguments.adapter)
+    print(export_peft(model, arguments.out, arguments.rank, arguments.pad))
 
 
 def _params(arguments: argparse.Namespace) -> None:
@@ -165,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--out", type=Path, required=True, help="folder for report, figure and adapters; run again to resume")
     tune.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME", help=METHODS_HELP)
     tune.add_argument("--targets", default="all-linear", help="layer names separated by commas (default: %(default)s)")
+    tune.add_argument("--quantize", choices=["nf4"], help="keep the adapted layers' own weights in 4 bits (default: as they are)")
     tune.add_argument("--alpha", type=float, help="scale numerator; default: the rank, so that the scale is 1")
     tune.add_argument("--steps", type=int, default=recipe.steps, help="default: %(default)s")
     tune.add_argument("--batch", type=int, default=recipe.batch, help="windows a step (default: %(default)s)")
@@ -177,6 +203,14 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--bf16", action="store_true", help="autocast the forward pass to bfloat16")
     _common(tune)
     tune.set_defaults(run=_finetune)
+
+    export = commands.add_parser("export", help="write a saved adapter as a standard PEFT LoRA, which other libraries and servers load")
+    export.add_argument("adapter", type=Path, metavar="DIR", help="folder that pk.save or `perakit finetune` wrote")
+    export.add_argument("--out", type=Path, required=True, help="folder for adapter_config.json and adapter_model.safetensors")
+    export.add_argument("--model", default="tiny", help="the base that it was trained on: as for finetune (default: %(default)s)")
+    export.add_argument("--rank", type=int, help="cut every layer to this rank; the table says what is lost (default: exact)")
+    export.add_argument("--pad", action="store_true", help="fill up with zeros to one rank that servers take: 1, 8, 16, 32, ... 512")
+    export.set_defaults(run=_export)
 
     check = commands.add_parser("verify", help="check every claim about PERA and its relatives: statement, verdict, evidence")
     check.add_argument("claims", nargs="*", metavar="ID", help="claims to check in full (default: all, in brief)")

@@ -1,9 +1,11 @@
-"""Files that are either the old one or the new one, never half of each."""
+"""Files that are either the old one or the new one, never half of each; and files that are what they seem."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from perakit.errors import PerakitError
 
@@ -29,3 +31,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise PerakitError(
             f"cannot write {str(path)!r}: {reason}; choose a folder that can be written and has room for {len(data):,} bytes"
         ) from error
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a plain file to read it, by its name or through links.
+
+    Raises PerakitError for a device, a pipe or a socket, which could give no end of bytes or make the reader wait for
+    ever, and OSError as `open` does.
+    """
+    # Without O_NONBLOCK, opening a FIFO would wait until somebody writes to it.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise PerakitError(f"{str(path)!r} is a device or a pipe, not a plain file: pass the folder of a saved adapter")
+    return file

@@ -100,9 +100,15 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
     """Refuse anything but an integer from `least` to `most`: 4.0 and True are not ranks."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
-        raise PerakitError(f"{name}={value!r} must be an integer >= {least}")
+        raise PerakitError(f"{name}={_shown(value)} must be an integer >= {least}")
     if most is not None and value > most:
-        raise PerakitError(f"{name}={value!r} must be an integer <= {most}")
+        raise PerakitError(f"{name}={_shown(value)} must be an integer <= {most}")
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it: in full, unless that is a page."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]} ... ({len(text):,} characters)"
 
 
 # --- update rules ----------------------------------------------------------------------------------------------
@@ -178,16 +184,125 @@ def dora(W0: Array, B: Array, A: Array, magnitude: Array, scale: float = 1, norm
     return (magnitude / length)[:, None] * V - W0
 
 
-def row_norm(V: Array) -> Array:
-    """Euclidean length of each row of V (m, n), with a floor of 1e-18 for floats: a zero row can be divided by it. Returns (m,)."""
+def row_norm(V: Array, floor: float = 1e-36) -> Array:
+    """Euclidean length of each row of V (m, n), √max(Σ v², floor): of a zero row 1e-18, so that it can be divided by. Returns (m,)."""
     squares = (V * V).sum(1)
     if not isinstance(V, np.ndarray):
-        return squares.clamp(min=1e-36).sqrt()
+        return squares.clamp(min=floor).sqrt()
     if V.dtype == object:
         import sympy
 
-        return np.array([sympy.sqrt(square) for square in squares], dtype=object)
-    return np.sqrt(np.maximum(squares, 1e-36))
+        least = sympy.Rational(str(floor))
+        exact = [sympy.sympify(square) for square in squares]
+        return np.array([sympy.sqrt(sympy.Max(x, least) if x.is_number else x) for x in exact], dtype=object)
+    return np.sqrt(np.maximum(squares, floor))
+
+
+@trainable(lambda m, n, rank: mora_size(m, n, rank) ** 2)
+def mora(M: Array, m: int, n: int) -> Array:
+    """MoRA: ΔW[p, q] = M[p mod r̂, q mod r̂], the square matrix M repeated over the layer.
+
+    M (r̂, r̂), of size r̂ = `mora_size(m, n, rank)`; m, n: the layer. Where r̂ > m or r̂ > n, the entries of M beyond m rows or n
+    columns are not read. Returns ΔW (m, n), unscaled, of rank up to min(m, n, r̂): inputs are summed over q ≡ l, outputs
+    repeated. Source: arXiv 2405.12130, the form that shares rows and columns.
+    """
+    tall, selection = tile(M, m, n)
+    return tall @ selection
+
+
+def tile(M: Array, m: int, n: int, index: Sequence[Array] | None = None) -> tuple[Array, Array]:
+    """MoRA's factors: the rows M[p mod r̂] (m, r̂), and a selection (r̂, n) with a 1 where q mod r̂ is the row's number.
+
+    Arguments as in `mora`; index: (k mod r̂ for k < m, and for k < n, and 0 ... r̂ - 1) as arrays of M's kind, for a compiled layer.
+    Returns (tall (m, r̂), selection (r̂, n)), whose product is `mora(M, m, n)`; the selection adds nothing but zeros.
+    """
+    if len(M.shape) != 2 or M.shape[0] != M.shape[1]:
+        raise PerakitError(f"M {tuple(M.shape)} is not square: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side")
+    rows, columns, numbers = tile_index(int(M.shape[0]), m, n) if index is None else index
+    chosen = numbers[:, None] == columns[None, :]  # (r̂, n)
+    selection = chosen.astype(np.int64 if M.dtype == object else M.dtype) if isinstance(M, np.ndarray) else _like(chosen, M)
+    return _product(M, rows[None], axis=0), selection
+
+
+def tile_index(size: int, m: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Index arrays (p mod r̂ (m,), q mod r̂ (n,), 0 ... r̂ - 1) of a tiled matrix with `size` = r̂ rows."""
+    check_count("m", m)
+    check_count("n", n)
+    return np.arange(m) % size, np.arange(n) % size, np.arange(size)
+
+
+def mora_size(m: int, n: int, rank: int) -> int:
+    """r̂ = floor(√((m+n) r) + 1/2), in whole numbers: the side of the square with about LoRA's r(m+n) entries."""
+    for name, value in (("m", m), ("n", n), ("rank", rank)):
+        check_count(name, value)
+    area = (int(m) + int(n)) * int(rank)
+    side = math.isqrt(area)
+    return side + (area > side * (side + 1))  # √area >= side + 1/2
+
+
+@trainable(lambda m, n, rank: rank * (m + n) + 1)
+def delora(W0: Array, B: Array, A: Array, lam: Array) -> Array:
+    """DeLoRA: ΔW = Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ diag(‖W0‖_col).
+
+    W0 (m, n) frozen, B (m, r), A (r, n), lam (1,): the one number λ; lengths below 1e-4 count as 1e-4, which keeps values and
+    gradients finite at b_i = 0. Directions come from B and A, the size from λ and W0's column lengths alone.
+    Returns ΔW (m, n). Source: arXiv 2503.18225; as PEFT, which measures the columns of W0, not the whole.
+    """
+    B_hat, A_hat = normalise(W0, B, A, lam)
+    return B_hat @ A_hat
+
+
+def normalise(W0: Array, B: Array, A: Array, lam: Array) -> tuple[Array, Array]:
+    """DeLoRA's factors: B with columns (λ/r) b_i / (‖b_i‖‖a_i‖) (m, r), and A with its columns times those lengths of W0 (r, n).
+
+    Arguments as in `delora`. The *squares* are kept above 1e-8, before the root, whose slope at 0 is infinite.
+    Returns (B_hat (m, r), A_hat (r, n)), whose product is `delora(W0, B, A, lam)`.
+    """
+    rank = _check_factors(B, A)
+    _check_weight(W0, B, A)
+    if tuple(lam.shape) != (1,):
+        raise PerakitError(f"lam has shape {tuple(lam.shape)}: DeLoRA trains one number, (1,)")
+    lengths = row_norm(B.T, 1e-8) * row_norm(A, 1e-8)
+    return B * (lam / rank / lengths), A * row_norm(W0.T, 0)
+
+
+@trainable(lambda m, n, rank: 2 * rank * (m + n))
+def loha(B1: Array, A1: Array, B2: Array, A2: Array) -> Array:
+    """LoHa: ΔW = (B1 A1)∘(B2 A2).
+
+    B1, B2 (m, r), A1, A2 (r, n); returns ΔW (m, n), unscaled, of rank up to r². Source: arXiv 2108.06098, Proposition 1.
+    """
+    B_hat, A_hat = khatri_rao(B1, A1, B2, A2)
+    return B_hat @ A_hat
+
+
+def khatri_rao(B1: Array, A1: Array, B2: Array, A2: Array) -> tuple[Array, Array]:
+    """LoHa's factors: the columns b1_i∘b2_j (m, r²) and the rows a1_i∘a2_j (r², n), j running fastest.
+
+    Arguments as in `loha`. Returns (B_hat (m, r²), A_hat (r², n)), whose product is `loha(B1, A1, B2, A2)`.
+    """
+    rank = _check_factors(B1, A1, ("B1", "A1"))
+    _check_factors(B2, A2, ("B2", "A2"))
+    if tuple(B1.shape) != tuple(B2.shape) or tuple(A1.shape) != tuple(A2.shape):
+        shapes = ", ".join(str(tuple(X.shape)) for X in (B1, A1, B2, A2))
+        raise PerakitError(f"B1, A1, B2, A2 have shapes {shapes}: both pairs need (m, r) and (r, n)")
+    B_hat = B1[:, :, None] * B2[:, None, :]  # (m, r, r)
+    A_hat = A1[:, None, :] * A2[None, :, :]  # (r, r, n)
+    return B_hat.reshape(-1, rank * rank), A_hat.reshape(rank * rank, -1)
+
+
+@trainable(lambda m, n, rank: rank * (m + n))
+def quadratic(x: Array, U: Array, P: Array) -> Array:
+    """A contrast, polynomial in the input: P((U x)∘(U x)), which no matrix does to x.
+
+    x (..., n): the layer's input; U (r, n), P (m, r), as A and B of LoRA. Twice the input gives four times the answer, so there is
+    no ΔW: nothing to merge or export. Returns what is added to the output (..., m), unscaled. Source: none; made to compare.
+    """
+    _check_factors(P, U, ("P", "U"))
+    if x.shape[-1:] != U.shape[1:]:
+        raise PerakitError(f"x {tuple(x.shape)} and U {tuple(U.shape)} do not match: need (..., n) and (r, n)")
+    z = x @ U.T  # (..., n) @ (n, r) -> (..., r)
+    return (z * z) @ P.T  # (..., r) @ (r, m) -> (..., m)
 
 
 def _check_weight(W0: Array, B: Array, A: Array) -> None:
@@ -195,13 +310,13 @@ def _check_weight(W0: Array, B: Array, A: Array) -> None:
         raise PerakitError(f"W0 {tuple(W0.shape)} does not match B A, which is ({B.shape[0]}, {A.shape[1]})")
 
 
-def _check_factors(B: Array, A: Array) -> int:
+def _check_factors(B: Array, A: Array, names: tuple[str, str] = ("B", "A")) -> int:
     if len(B.shape) != 2 or len(A.shape) != 2 or B.shape[1] != A.shape[0]:
-        raise PerakitError(f"B {tuple(B.shape)} and A {tuple(A.shape)} do not match: need (m, r) and (r, n)")
+        raise PerakitError(f"{names[0]} {tuple(B.shape)} and {names[1]} {tuple(A.shape)} do not match: need (m, r) and (r, n)")
     return int(A.shape[0])
 
 
-# The two array operations whose name differs between NumPy and torch. Only a caller that holds a tensor reaches the
+# The three array operations whose name differs between NumPy and torch. Only a caller that holds a tensor reaches the
 # torch branch, so this module imports without torch.
 
 
@@ -218,6 +333,13 @@ def _product(X: Array, indices: Array, axis: int) -> Array:
     for factor in slices[1:]:
         product = product * factor
     return product
+
+
+def _like(chosen: Array, X: Array) -> Array:
+    """A torch mask as zeros and ones of X's dtype, on its device."""
+    import torch
+
+    return torch.as_tensor(chosen, device=X.device).to(X.dtype)
 
 
 def _join(parts: Sequence[Array], axis: int) -> Array:

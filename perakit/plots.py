@@ -247,6 +247,51 @@ def plot_interaction(matrix: Any, *, ax: Axes | None = None) -> Axes:
 
 
 @styled
+def plot_matrix(matrix: Any, *, title: str = "ΔW", ax: Axes | None = None) -> Axes:
+    """Heat map of a real matrix (m, n), zero in the middle of the colours."""
+    values = np.asarray(matrix, dtype=float)
+    if values.ndim != 2:
+        raise PerakitError(f"the matrix has shape {values.shape}: pass (m, n)")
+    ax = ax or _new_axes()
+    largest = np.abs(values).max(initial=0) or 1.0
+    image = ax.imshow(values, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax)
+    ax.grid(False)
+    ax.locator_params(integer=True, nbins=6)
+    ax.set(xlabel="input q", ylabel="output p", title=title)
+    return ax
+
+
+@styled
+def plot_along_input(steps: Sequence[float], outputs: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
+    """An entry of the update's output at t x against t: a straight line through 0 for every update that is a matrix.
+
+    steps: t; outputs: name -> the entry at each t.
+    """
+    ax = ax or _new_axes()
+    for k, (name, values) in enumerate(outputs.items()):
+        ax.plot(steps, values, LINES[k % len(LINES)], label=name)
+    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    ax.set(xlabel="t", ylabel="what the update adds at the input t x", title="A matrix answers t times as much; a square does not")
+    ax.legend(handlelength=2.8, fontsize="small")
+    return ax
+
+
+@styled
+def plot_levels(weights: Any, levels: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
+    """Where weights lie, as shares of the largest in their block, and the levels that 4 bits offer them, a row of ticks a name."""
+    ax = ax or _new_axes()
+    ax.hist(np.ravel(weights), bins=80, density=True, color="0.75", label="weights / absmax of their block")
+    top = ax.get_ylim()[1]
+    for k, (name, values) in enumerate(levels.items()):
+        height = -0.06 * top * (k + 1)
+        ax.plot(values, np.full(len(values), height), "|", markersize=11, markeredgewidth=1.6, label=name)
+    ax.set(xlabel="weight / absmax", ylabel="density", title="Sixteen levels, dense where weights are")
+    ax.legend(fontsize="small", loc="upper left")
+    return ax
+
+
+@styled
 def plot_entry_polynomial(
     h: Any, rank: int = 2, *, terms: str = "full", degree: int = 2, span: float = 2.0, ax: Axes | None = None
 ) -> Axes:

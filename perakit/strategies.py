@@ -26,6 +26,7 @@ from perakit import formulas
 from perakit.adapters import Method
 from perakit.adapters.base import INITS, SCALINGS
 from perakit.models import adapters
+from perakit.models.quantize import NF4, NF4Layer
 from perakit.toy.gpt2 import Conv1D
 
 SIZES = (1, 2, 3, 5, 7, 11)
@@ -40,7 +41,10 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "terms": st.sampled_from(formulas.TERMS),
         "degree": st.sampled_from((2, 3)),
         "feature_scale": st.sampled_from((1.0, 0.5, 8.0)),
-    }
+    },
+    "delora": {"lam": st.sampled_from((15.0, 1.0))},
+    "mora": {"init": st.just(INITS[0])},
+    "quadratic": {"init": st.just(INITS[0])},
 }
 
 
@@ -94,7 +98,7 @@ def methods(draw: st.DrawFn, *names: str, max_rank: int = 4, dropout: Sequence[f
         "dropout": st.sampled_from(tuple(dropout)),
         "init": st.sampled_from(INITS),
     }
-    return draw(st.builds(cls, **common, **OPTIONS.get(cls.name, {})))
+    return draw(st.builds(cls, **(common | OPTIONS.get(cls.name, {}))))
 
 
 def _linear(m: int, n: int, bias: bool) -> nn.Module:
@@ -105,8 +109,8 @@ def _conv1d(m: int, n: int, bias: bool) -> nn.Module:
     return Conv1D(m, n)
 
 
-# Name -> how to make a layer of that kind from (m, n, bias). Conv1D always has a bias.
-LAYERS: dict[str, Callable[[int, int, bool], nn.Module]] = {"Linear": _linear, "Conv1D": _conv1d}
+# Name -> how to make a layer of that kind from (m, n, bias). Conv1D always has a bias; NF4 is a Linear put into 4 bits.
+LAYERS: dict[str, Callable[[int, int, bool], nn.Module]] = {"Linear": _linear, "Conv1D": _conv1d, "NF4": _linear}
 
 
 def make_layer(
@@ -114,6 +118,7 @@ def make_layer(
 ) -> nn.Module:
     """A layer x (..., n) -> (..., m) with weights N(0, 1/n) and bias N(0, 1) from `seed`: the same on every call.
 
+    NF4 rounds those weights to 4 bits.
     kind: a name in `LAYERS`, or a constructor (m, n, bias) -> module, for example of transformers' Conv1D.
     """
     with torch.random.fork_rng(devices=[]):  # constructors draw weights of their own
@@ -122,11 +127,12 @@ def make_layer(
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / (n**0.5 if name == "weight" else 1.0))
-    return layer.to(dtype)
+    layer = layer.to(dtype)
+    return NF4Layer.of(layer, NF4()) if kind == "NF4" else layer
 
 
 def layers(
-    kinds: Sequence[str | Callable[[int, int, bool], nn.Module]] = ("Linear", "Conv1D"), dtypes: Sequence[torch.dtype] = DTYPES
+    kinds: Sequence[str | Callable[[int, int, bool], nn.Module]] = tuple(LAYERS), dtypes: Sequence[torch.dtype] = DTYPES
 ) -> st.SearchStrategy[nn.Module]:
     """A bare layer of one of `kinds` and `dtypes`, of a shape of `shapes()`, with and without bias, entries by seed.
 

@@ -7,6 +7,8 @@ Each law takes (method, layer, seed): a method, a bare layer (`strategies.layers
 inputs and factors are drawn. It raises AssertionError with the law's name. The layer itself is copied, never changed.
 `formula(method, parameters, W0) -> ΔW`, scale included, is an oracle for a method that perakit does not know; without
 one the laws that need a second opinion compare the layer with its own `delta`, in float64.
+A method that is not `mergeable` has no ΔW: its oracle is `formula(method, parameters, x) -> what it adds to the output`, and
+the laws on ΔW and merging become one, that all of it is refused with the reason and nothing has changed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from perakit import models
+from perakit import formulas, models
 from perakit.adapters import Additive, Method
 from perakit.errors import PerakitError
 from perakit.models.adapted import AdaptedLayer
@@ -43,6 +46,9 @@ INPUTS: tuple[tuple[int, ...], ...] = ((4,), (2, 3), (), (0,))  # leading shapes
 
 # Methods whose gradient holds a part of the formula constant by definition (DoRA: the norm), so that differences disagree.
 PARTIAL_GRADIENT = {"dora"}
+# Methods that are not additive and of which more is known: ΔW proportional to the scale, the rank bound attained on generic factors.
+PROPORTIONAL = {"hira", "delora"}
+ATTAINED = {"dora", "hira", "delora"}
 
 
 # --- oracles: a second opinion that does not use `formulas` ----------------------------------------------------------
@@ -71,11 +77,78 @@ def hadamard_pera(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
     return method.scale * total
 
 
-def _outer(parameters: dict[str, Any], i: int) -> Any:
-    return parameters["B"][:, i, None] * parameters["A"][None, i]
+def rows_dora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
+    """Row by row: g_p v / ‖v‖ - w, with v = w + s Σ_i B[p,i] a_i and its length taken out of the gradient."""
+    B, A, g = parameters["B"], parameters["A"], parameters["magnitude"]
+    rows = []
+    for p in range(len(W0)):
+        v = W0[p]
+        for i in range(method.rank):
+            v = v + method.scale * B[p, i] * A[i]
+        rows.append(g[p] * v / _length(v) - W0[p])
+    return _stack(rows)
 
 
-ORACLES: dict[str, Formula] = {"lora": hadamard_lora, "pera": hadamard_pera}
+def pattern_hira(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
+    """s Σ_i diag(b_i) W0 diag(a_i): W0 rescaled from both sides, r times."""
+    return method.scale * sum(parameters["B"][:, i, None] * W0 * parameters["A"][None, i] for i in range(method.rank))
+
+
+def entries_mora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
+    """s M[p mod r̂, q mod r̂], entry by entry."""
+    M, (m, n) = parameters["M"], W0.shape
+    size = len(M)
+    return method.scale * _stack([_stack([M[p - size * (p // size), q - size * (q // size)] for q in range(n)]) for p in range(m)])
+
+
+def outer_delora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
+    """s Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ, then column q times ‖W0[:, q]‖; lengths at least 1e-4."""
+    B, A, strength = parameters["B"], parameters["A"], method.scale * parameters["lam"][0] / method.rank
+    total = sum(strength * _outer(parameters, i) / (_floored(B[:, i]) * _floored(A[i])) for i in range(method.rank))
+    return _stack([total[:, q] * (W0[:, q] * W0[:, q]).sum() ** 0.5 for q in range(W0.shape[1])]).T
+
+
+def hadamard_loha(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
+    """s (Σ_i b1_i a1_iᵀ)∘(Σ_j b2_j a2_jᵀ): two sums of outer products, multiplied entry by entry."""
+    first, second = (sum(_outer(parameters, i, k) for i in range(method.rank)) for k in "12")
+    return method.scale * first * second
+
+
+def sum_quadratic(method: Any, parameters: dict[str, Any], x: Any) -> Any:
+    """s Σ_i (u_i·x)² p_i, what is added to the output for inputs x (..., n)."""
+    U, P = parameters["U"], parameters["P"]
+    squares = (((x * U[i]).sum(-1) ** 2)[..., None] for i in range(method.rank))
+    return method.scale * sum(square * P[:, i] for i, square in enumerate(squares))
+
+
+def _outer(parameters: dict[str, Any], i: int, k: str = "") -> Any:
+    return parameters[f"B{k}"][:, i, None] * parameters[f"A{k}"][None, i]
+
+
+def _length(v: Any) -> Any:
+    squares = (v * v).sum() ** 0.5
+    return squares.detach() if isinstance(squares, Tensor) else squares
+
+
+def _floored(v: Any) -> Any:
+    length = (v * v).sum() ** 0.5
+    return length if length > 1e-4 else 1e-4
+
+
+def _stack(parts: list[Any]) -> Any:
+    return torch.stack(parts) if isinstance(parts[0], Tensor) else np.stack(parts)
+
+
+ORACLES: dict[str, Formula] = {
+    "lora": hadamard_lora,
+    "pera": hadamard_pera,
+    "dora": rows_dora,
+    "hira": pattern_hira,
+    "mora": entries_mora,
+    "delora": outer_delora,
+    "loha": hadamard_loha,
+    "quadratic": sum_quadratic,
+}
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -92,16 +165,27 @@ def adapted(method: Method, layer: nn.Module, seed: int = 0, start: bool = False
 
 def inputs(layer: nn.Module, seed: int, leading: tuple[int, ...] = (4,)) -> Tensor:
     """Standard normal x (*leading, n) in the layer's dtype, from `seed`."""
-    bare = layer.base if isinstance(layer, AdaptedLayer) else layer
-    kind = kind_of(bare)
-    assert kind is not None, f"{type(bare).__name__} cannot be adapted"
-    W0 = kind.weight(bare)
+    W0 = _weight(layer)
     generator = torch.Generator().manual_seed(seed + 1)
     return torch.randn(*leading, W0.shape[1], generator=generator).to(W0.dtype)
 
 
+def _weight(layer: nn.Module) -> Tensor:
+    """The frozen (m, n) weight of a layer, bare or adapted: of a 4-bit one what it multiplies with."""
+    bare = layer.base if isinstance(layer, AdaptedLayer) else layer
+    kind = kind_of(bare)
+    assert kind is not None, f"{type(bare).__name__} cannot be adapted"
+    return kind.weight(bare)
+
+
+def _merge(model: nn.Module) -> None:
+    models.merge(model, dequantize=True)
+
+
 def _reading(method: Method) -> Formula | None:
     """The method's own rule in `formulas`, which takes any arrays; None for a method that does not say."""
+    if method.name == "quadratic":
+        return lambda method, parameters, x: method.scale * formulas.quadratic(x, **parameters)
     return None if type(method).update is Method.update else lambda method, parameters, W0: method.update(W0, **parameters)
 
 
@@ -149,10 +233,23 @@ def _same_bits(a: Tensor, b: Tensor, law: str) -> None:
         raise AssertionError(f"{law}: {much}\n{a}\n{b}")
 
 
+def _added(model: nn.Sequential, x: Tensor, formula: Formula | None) -> np.ndarray:
+    """What a method without ΔW adds to the output for x, in float64, by the formula or the method's oracle; else by itself."""
+    adapter = _layer(model).adapter
+    formula = formula or ORACLES.get(adapter.method.name)
+    if formula is None:
+        return _wide(copy.deepcopy(adapter).double().eval().contribution(x.double(), _layer(model).W0.double()))
+    return np.asarray(formula(adapter.method, _parameters(model), _wide(x)), dtype=np.float64)
+
+
 def _dense(model: nn.Sequential, x: Tensor, formula: Formula | None) -> tuple[np.ndarray, np.ndarray]:
-    """(W0 + ΔW) x + b in float64 NumPy, and the scale of that sum."""
-    layer, delta = _layer(model), _oracle(model, formula)
+    """(W0 + ΔW) x + b in float64 NumPy, and the scale of that sum; where there is no ΔW, W0 x + b and what is added."""
+    layer = _layer(model)
     W0, bias = _wide(layer.W0), 0.0 if layer.bias is None else _wide(layer.bias)
+    if not layer.adapter.method.mergeable:
+        base, added = np.einsum("...n,mn->...m", _wide(x), W0) + bias, _added(model, x, formula)
+        return base + added, np.einsum("...n,mn->...m", np.abs(_wide(x)), np.abs(W0)) + np.abs(bias) + np.abs(added)
+    delta = _oracle(model, formula)
     expected = np.einsum("...n,mn->...m", _wide(x), W0 + delta) + bias
     return expected, np.einsum("...n,mn->...m", np.abs(_wide(x)), np.abs(W0) + np.abs(delta)) + np.abs(bias)
 
@@ -178,16 +275,29 @@ def law_1_no_op_at_init(method: Method, layer: nn.Module, seed: int = 0) -> None
         for leading in INPUTS:
             x = inputs(layer, seed, leading)
             _same_bits(model(x), layer(x), "law 1, no-op at init (is ΔW zero after reset(), is anything else added in forward()?)")
-    assert not models.delta_weights(model)["0"].any(), "law 1: ΔW is not zero at the start"
-    models.merge(model)
-    _same_bits(_layer(model).weight, layer.get_parameter("weight"), "law 1, no-op at init, merged")
+    if method.mergeable:
+        assert not models.delta_weights(model)["0"].any(), "law 1: ΔW is not zero at the start"
+        _merge(model)
+        merged = _layer(model).merged
+        assert merged is not None, "law 1: merge merged nothing"
+        _same_bits(merged, _weight(layer), "law 1, no-op at init, merged")
 
 
 def law_2_differs(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Once the factors differ from their start, so does the output (on 64 inputs: one may round away in half precision)."""
-    model, x = adapted(method, layer, seed), inputs(layer, seed, (64,))
-    assert models.delta_weights(model)["0"].any(), "law 2: ΔW is zero though no factor is"
-    assert not torch.equal(model(x), layer(x)), "law 2: the adapter has no effect on the output"
+    """Once the factors differ from their start, so does the output (on 64 inputs: one may round away in half precision).
+
+    In one of nine draws at least: DeLoRA's terms on a 1 x 1 layer are all of one size, so that two of opposite sign cancel.
+    """
+    x, said = inputs(layer, seed, (64,)), ""
+    for draw in range(seed, seed + 9):
+        model = adapted(method, layer, draw)
+        if method.mergeable and not models.delta_weights(model)["0"].any():
+            said = "law 2: ΔW is zero though no factor is"
+        elif torch.equal(model(x), layer(x)):
+            said = "law 2: the adapter has no effect on the output"
+        else:
+            return
+    raise AssertionError(said)
 
 
 def law_3_dense_forward(method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None) -> None:
@@ -196,11 +306,18 @@ def law_3_dense_forward(method: Method, layer: nn.Module, seed: int = 0, formula
 
 
 def law_3_scale(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """The ΔW of an additive method is proportional to `method.scale`: alpha three times as large, ΔW three times as large."""
+    """ΔW is proportional to `method.scale`: alpha three times as large, ΔW three times as large.
+
+    Of additive methods, and of others that say so (`PROPORTIONAL`); not of DoRA, which normalises. Without ΔW, what is added.
+    """
     wide = copy.deepcopy(layer).double()
     once = adapted(replace(method, alpha=float(method.rank)), wide, seed)
     thrice = adapted(replace(method, alpha=3.0 * method.rank), wide, seed)
-    if isinstance(_layer(once).adapter, Additive):
+    if not method.mergeable:
+        x, W0 = inputs(wide, seed), _layer(once).W0
+        one, three = (_wide(_layer(model).adapter.contribution(x, W0)) for model in (once, thrice))
+        _close(three, 3 * one, np.abs(three).max(), 1e-12, "law 3, the update is proportional to method.scale")
+    elif isinstance(_layer(once).adapter, Additive) or method.name in PROPORTIONAL:
         one, three = (_wide(models.delta_weights(model)["0"]) for model in (once, thrice))
         _close(three, 3 * one, np.abs(three).max(), 1e-12, "law 3, ΔW is proportional to method.scale (is the scale in factors()?)")
 
@@ -208,7 +325,10 @@ def law_3_scale(method: Method, layer: nn.Module, seed: int = 0) -> None:
 def law_4_merge(method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None) -> None:
     """Merged and unmerged outputs agree; the merged weight is W0 + ΔW, formed in float64 and rounded once."""
     model = adapted(method, layer, seed)
-    models.merge(model)
+    if not method.mergeable:
+        _check_refused(model, layer, seed)
+        return
+    _merge(model)
     _check_dense(model, seed, formula, "law 4, merged = unmerged")
     dtype, W0, delta = _layer(model).W0.dtype, _wide(_layer(model).W0), _oracle(model, formula)
     merged = _layer(model).merged
@@ -217,32 +337,38 @@ def law_4_merge(method: Method, layer: nn.Module, seed: int = 0, formula: Formul
     half = limits.eps / 2 * np.maximum(np.abs(W0 + delta), limits.tiny)  # half a unit in the last place, or a little more
     error = np.abs(_wide(merged) - (W0 + delta))
     room = 1e-14 * (np.abs(W0).max() + np.abs(delta).max())  # float64 sums in another order
+    if method.name == "dora":
+        # It divides by a row length that is rounded to its magnitude's dtype, also when merging, or a start that the magnitude holds
+        # in that dtype would not be a no-op: half an eps of W0 + ΔW, which is proportional to one over the length; and a little more.
+        room = room + torch.finfo(_layer(model).adapter.get_parameter("magnitude").dtype).eps * np.abs(W0 + delta)
     assert (error <= half + room).all(), f"law 4: merging rounded more than once, error {error.max():.3g} against {half.max():.3g}"
 
 
 def law_5_restore(method: Method, layer: nn.Module, seed: int = 0) -> None:
     """unmerge is bitwise the state before merge; disabled is bitwise the bare layer, merged or not; W0 keeps its bits."""
-    model = adapted(method, layer, seed)
+    model, W0 = adapted(method, layer, seed), _weight(layer)
     for leading in INPUTS:
         x = inputs(layer, seed, leading)
         base, before = layer(x), model(x)
         with models.disabled(model):
             _same_bits(model(x), base, "law 5, disabled restores")
-        models.merge(model)
-        with models.disabled(model):
-            _same_bits(model(x), base, "law 5, disabled restores, merged")
+        if method.mergeable:
+            _merge(model)
+            with models.disabled(model):
+                _same_bits(model(x), base, "law 5, disabled restores, merged")
         models.unmerge(model)
         _same_bits(model(x), before, "law 5, unmerge restores")
-        _same_bits(_layer(model).base.get_parameter("weight"), layer.get_parameter("weight"), "law 5, W0 after unmerge")
+        _same_bits(_layer(model).W0, W0, "law 5, W0 after unmerge")
 
 
 def law_6_idempotent(method: Method, layer: nn.Module, seed: int = 0) -> None:
     """A second merge, a second unmerge and a nested disabled change nothing."""
     model, x = adapted(method, layer, seed), inputs(layer, seed)
-    before = model(x)
-    models.merge(model)
-    merged = model(x)
-    models.merge(model)
+    before = merged = model(x)
+    if method.mergeable:
+        _merge(model)
+        merged = model(x)
+        _merge(model)
     _same_bits(model(x), merged, "law 6, merge twice")
     with models.disabled(model):
         with models.disabled(model):
@@ -267,11 +393,19 @@ def law_7_save_load(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def law_8_gradients(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Every adapter parameter and the input get a gradient, nothing else does, and training does not move W0."""
+    """Every adapter parameter and the input get a gradient, nothing else does, and training does not move W0.
+
+    At the start all gradients are finite, and one is not zero: training can begin.
+    """
+    start = adapted(method, layer, seed, start=True).train()
+    start(inputs(layer, seed)).float().square().sum().backward()
+    gradients = [parameter.grad for parameter in _layer(start).adapter.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients), "law 8: a gradient at the start is not finite"
+    assert any(gradient.any() for gradient in gradients), "law 8: all gradients at the start are zero, so training never begins"
     model = adapted(method, layer, seed).train()
     x = inputs(layer, seed).requires_grad_()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
-    before = _parameters(model)
+    before, W0 = _parameters(model), _weight(layer)
     for _ in range(2):
         optimizer.zero_grad()
         model(x).float().square().sum().backward()
@@ -281,11 +415,17 @@ def law_8_gradients(method: Method, layer: nn.Module, seed: int = 0) -> None:
         assert parameter.grad is None, f"law 8: the frozen {name} has a gradient"
         assert not parameter.requires_grad, f"law 8: {name} is not frozen"
         _same_bits(parameter, layer.get_parameter(name), f"law 8, {name} after two steps")
+    _same_bits(_layer(model).W0, W0, "law 8, W0 after two steps")
     for name, parameter in _layer(model).adapter.named_parameters():
         assert parameter.grad is not None, f"law 8: adapter parameter {name} has no gradient"
         if parameter.numel():  # cross terms of rank 1 have an empty h
-            assert parameter.grad.any(), f"law 8: the gradient of adapter parameter {name} is zero"
+            assert parameter.grad.any() or _only_a_sign(method, name, parameter), f"law 8: the gradient of adapter parameter {name} is zero"
             assert not np.array_equal(before[name], _wide(parameter)), f"law 8: adapter parameter {name} does not move"
+
+
+def _only_a_sign(method: Method, name: str, parameter: Tensor) -> bool:
+    """DeLoRA reads directions, and a vector of one entry, on a layer with m = 1 or n = 1, has none but its sign: a true zero gradient."""
+    return method.name == "delora" and parameter.shape[{"A": 1, "B": 0}.get(name, 0)] == 1 and name != "lam"
 
 
 def law_9_dense_gradients(method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None) -> None:
@@ -295,9 +435,14 @@ def law_9_dense_gradients(method: Method, layer: nn.Module, seed: int = 0, formu
     x = inputs(_layer(model), seed, (2,)).requires_grad_()
     names, parameters = zip(*adapter.named_parameters(), strict=True)
     formula = formula or ORACLES.get(method.name)
-    delta = adapter.delta(W0) if formula is None else formula(method, dict(adapter.named_parameters()), W0)
     weights = torch.randn(2, W0.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    expected = torch.autograd.grad((F.linear(x, W0 + delta, bias) * weights).sum(), (x, *parameters), allow_unused=True)
+    if method.mergeable:
+        delta = adapter.delta(W0) if formula is None else formula(method, dict(adapter.named_parameters()), W0)
+        dense = F.linear(x, W0 + delta, bias)
+    else:
+        added = adapter.contribution(x, W0) if formula is None else formula(method, dict(adapter.named_parameters()), x)
+        dense = F.linear(x, W0, bias) + added
+    expected = torch.autograd.grad((dense * weights).sum(), (x, *parameters), allow_unused=True)
     actual = torch.autograd.grad((model(x) * weights).sum(), (x, *parameters), allow_unused=True)
     for name, a, e in zip(("x", *names), actual, expected, strict=True):
         assert a is not None, f"law 9: no gradient by {name}"
@@ -306,7 +451,8 @@ def law_9_dense_gradients(method: Method, layer: nn.Module, seed: int = 0, formu
         _close(_wide(a), _wide(e), scale, TOLERANCE[torch.float64], f"law 9, gradient by {name}")
     if method.name not in PARTIAL_GRADIENT:
         values = [p.detach().clone().requires_grad_() for p in parameters if p.numel()]
-        keys = [f"0.adapter.{name}" for name, p in zip(names, parameters, strict=True) if p.numel()]
+        paths = {id(p): path for path, p in model.named_parameters()}
+        keys = [paths[id(p)] for p in parameters if p.numel()]
 
         def forward(x: Tensor, *values: Tensor) -> Any:
             return functional_call(model, dict(zip(keys, values, strict=True)), (x,))
@@ -315,61 +461,80 @@ def law_9_dense_gradients(method: Method, layer: nn.Module, seed: int = 0, formu
 
 
 def law_10_readings(method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None) -> None:
-    """delta_weights is the formula read with NumPy floats, and read with sympy rationals at a rational point."""
+    """delta_weights is the formula read with NumPy floats, and read with sympy rationals at a rational point.
+
+    Without ΔW: what is added for the rows of the identity and their sum.
+    """
     import sympy
 
     model = adapted(method, layer, seed)
-    formula = formula or _reading(method)
+    formula, W0, adapter = formula or _reading(method), _layer(model).W0, _layer(model).adapter
+    x = torch.cat([torch.eye(W0.shape[1]), torch.ones(1, W0.shape[1])]).to(W0.dtype)
+    given = _wide(W0 if method.mergeable else x)
     for point in ("float", "rational"):
         if point == "rational":
             generator = np.random.default_rng(seed)
-            for parameter in _layer(model).adapter.parameters():
+            for parameter in adapter.parameters():
                 parameter.data.copy_(torch.as_tensor(generator.integers(-6, 7, parameter.shape) / 4))
-        delta, W0 = models.delta_weights(model)["0"], _wide(_layer(model).W0)
+        delta = models.delta_weights(model)["0"] if method.mergeable else adapter.contribution(x, W0)
         tolerance = TOLERANCE[delta.dtype]
-        expected = _oracle(model, None) if formula is None else np.asarray(formula(method, _parameters(model), W0))
+        oracle = _oracle if method.mergeable else lambda model, formula: _added(model, x, formula)
+        expected = oracle(model, None) if formula is None else np.asarray(formula(method, _parameters(model), given))
         _close(_wide(delta), expected, max(1.0, np.abs(expected).max()), tolerance, f"law 10, NumPy reading at a {point} point")
     if formula is None:
         return
     rational = np.vectorize(sympy.Rational, otypes=[object])
-    exact = formula(method, {name: rational(value) if value.size else value for name, value in _parameters(model).items()}, rational(W0))
+    exact = formula(method, {name: rational(value) if value.size else value for name, value in _parameters(model).items()}, rational(given))
     expected = np.asarray(exact).astype(np.float64)
     _close(_wide(delta), expected, max(1.0, np.abs(expected).max()), tolerance, "law 10, sympy reading")
 
 
 def law_11_rank(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """rank(ΔW) <= method.rank_bound(m, n), and equal for generic factors of an additive method.
+    """rank(ΔW) <= method.rank_bound(m, n), and equal for generic factors of an additive method, or one that says so (`ATTAINED`).
 
     Exact for additive methods: integer parameters, the factors read as the rationals they are, elimination in Fractions.
+    Without ΔW the bound is on the dimension of what is added to the outputs of many inputs, and equal to it.
     """
     model = adapted(replace(method, alpha=None, scaling="standard"), copy.deepcopy(layer).double(), seed)
     layer_, generator = _layer(model), np.random.default_rng(seed)
     bound = method.rank_bound(*layer_.W0.shape)
-    if not isinstance(layer_.adapter, Additive):
-        rank = int(torch.linalg.matrix_rank(models.delta_weights(model)["0"].double()))
-        assert rank <= bound, f"law 11: rank {rank} above the bound {bound}"
-        return
-    inner = layer_.adapter.factors()[0].shape[1]
-    assert min(*layer_.W0.shape, inner) == bound, f"law 11: {inner} rank-one terms, the bound says {bound}"
+    exact, attained = isinstance(layer_.adapter, Additive) or not method.mergeable, method.name in ATTAINED
+    if isinstance(layer_.adapter, Additive):
+        inner = layer_.adapter.factors()[0].shape[1]
+        assert min(*layer_.W0.shape, inner) == bound, f"law 11: {inner} rank-one terms, the bound says {bound}"
     rank = 0
-    for _ in range(10):  # a draw may be degenerate (a zero, two equal entries); ten in a row are not
-        for parameter in layer_.adapter.parameters():
-            parameter.data.copy_(torch.as_tensor(generator.integers(-31, 32, parameter.shape)))
-        B_hat, A_hat = (np.vectorize(Fraction, otypes=[object])(_wide(factor)) for factor in layer_.adapter.factors())
-        rank = max(rank, exact_rank(B_hat @ A_hat))  # of the exact product: a rounded one may have a higher rank
+    for attempt in range(10):  # a draw may be degenerate (a zero, two equal entries); ten in a row are not
+        move(model, seed + attempt)
+        rank = max(rank, _exact_rank(layer_, generator) if exact else _float_rank(model))
         assert rank <= bound, f"law 11: rank {rank} above the bound {bound}"
-        if rank == bound:
+        if rank == bound or not (exact or attained):
             return
     raise AssertionError(f"law 11: rank {rank} in ten draws, generic factors should attain {bound}")
+
+
+def _float_rank(model: nn.Sequential) -> int:
+    return int(torch.linalg.matrix_rank(models.delta_weights(model)["0"].double()))
+
+
+def _exact_rank(layer: AdaptedLayer, generator: np.random.Generator) -> int:
+    """Of an update of random whole parameters, as an exact product: a rounded one may have a higher rank."""
+    adapter = layer.adapter
+    for parameter in adapter.parameters():
+        parameter.data.copy_(torch.as_tensor(generator.integers(-31, 32, parameter.shape)))
+    if isinstance(adapter, Additive):
+        B_hat, A_hat = (np.vectorize(Fraction, otypes=[object])(_wide(factor)) for factor in adapter.factors())
+        return exact_rank(B_hat @ A_hat)
+    x = torch.as_tensor(generator.integers(-9, 10, (24, layer.W0.shape[1]))).double()
+    return exact_rank(_wide(adapter.contribution(x, layer.W0)))  # whole numbers, far below 2^53
 
 
 def law_12_copies(method: Method, layer: nn.Module, seed: int = 0) -> None:
     """pickle and deepcopy give an equal model with memory of its own, merged or not."""
     x = inputs(layer, seed)
-    for merged in (False, True):
+    for merged in (False, True) if method.mergeable else (False,):
         model = adapted(method, layer, seed)
         if merged:
-            models.merge(model)
+            _merge(model)
         before = model(x)
         for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
             _same_bits(twin(x), before, "law 12, copies")
@@ -380,7 +545,7 @@ def law_12_copies(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 def law_12_dtypes(method: Method, layer: nn.Module, seed: int = 0) -> None:
     """Adapters start in promote(base, float32), go to float64 with the model, and stay as they are below float32."""
-    dtype = layer.get_parameter("weight").dtype
+    dtype = _weight(layer).dtype
     for low in (torch.float16, torch.bfloat16):
         model = adapted(method, layer, seed)
         before = dict(copy.deepcopy(_layer(model).adapter).named_parameters())
@@ -391,7 +556,7 @@ def law_12_dtypes(method: Method, layer: nn.Module, seed: int = 0) -> None:
             _same_bits(parameter, before[name], f"law 12, adapter parameter {name} after .to({low})")
         _check_dense(model, seed, None, f"law 12, forward after .to({low})")
     model = adapted(method, layer, seed).to(torch.float64)
-    assert {p.dtype for p in model.parameters()} == {torch.float64}, "law 12: .to(float64) left something behind"
+    assert {p.dtype for p in (*model.parameters(), _layer(model).W0)} == {torch.float64}, "law 12: .to(float64) left something behind"
     _check_dense(model, seed, None, "law 12, forward after .to(float64)")
 
 
@@ -399,7 +564,8 @@ def law_12_state_dict(method: Method, layer: nn.Module, seed: int = 0) -> None:
     """Merged, disabled or plain, the state dict has the same keys and bits; loading it into a merged model takes effect."""
     model, x = adapted(method, layer, seed), inputs(layer, seed)
     plain = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    models.merge(model)
+    if method.mergeable:
+        _merge(model)
     merged = model.state_dict()
     assert list(merged) == list(plain), f"law 12: keys of the merged state dict {list(merged)} are not {list(plain)}"
     for name, tensor in plain.items():
@@ -407,7 +573,8 @@ def law_12_state_dict(method: Method, layer: nn.Module, seed: int = 0) -> None:
     with models.disabled(model):
         assert list(model.state_dict()) == list(plain), "law 12: disabled changes the state dict"
     other = adapted(method, layer, seed + 1)
-    models.merge(other)
+    if method.mergeable:
+        _merge(other)
     other.load_state_dict(plain)
     _same_bits(other(x), model(x), "law 12, load_state_dict into a merged model")
 
@@ -430,13 +597,18 @@ def law_12_compile(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def law_12_tied(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """A weight that another module uses is not merged: the error names both, and nothing is merged."""
+    """A weight that another module uses is not merged: the error names both, and nothing is merged.
+
+    Nothing to ask of a 4-bit layer, whose codes are its own, nor of an update that is never merged.
+    """
+    if "weight" not in layer._parameters or not method.mergeable:
+        return
     model = nn.Sequential(copy.deepcopy(layer), copy.deepcopy(layer)).eval()
     model[1].weight = model[0].weight
     models.attach(model, method, ["0"])
     move(model, seed)
     try:
-        models.merge(model)
+        _merge(model)
     except PerakitError as error:
         said = str(error)
     else:
@@ -450,7 +622,7 @@ def law_dropout(method: Method, layer: nn.Module, seed: int = 0) -> None:
     """Dropout drops inputs of the update only, and only in training: at ΔW = 0 nothing of it is seen.
 
     In training y = W0 x + b + ΔW z, z being x with entries zeroed and the others divided by 1 - p; checked on the
-    identity matrix as input, where z is diagonal, so each row is W0 + b plus a known multiple of a column of ΔW.
+    identity matrix as input, where z is diagonal, so each row is W0 + b and either nothing or the update of x / (1 - p).
     """
     method, p = replace(method, dropout=0.5), 0.5
     model, start = adapted(method, copy.deepcopy(layer).double(), seed), adapted(method, copy.deepcopy(layer).double(), seed, start=True)
@@ -459,14 +631,41 @@ def law_dropout(method: Method, layer: nn.Module, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _same_bits(start.train()(x), start.eval()(x), "dropout: the base sees dropped inputs")
-        kept_all, dropped = model.eval()(x), model.train()(x)
+        kept_all, dropped = model.eval()(x / (1 - p)), model.train()(x)
     with models.disabled(model):
-        base = model(x)
-    update = (kept_all - base).detach()
-    factor = ((dropped - base) * update).sum(1) / update.square().sum(1)  # 0 or 1 / (1 - p)
-    close = torch.isclose(factor, torch.zeros(()).double(), atol=1e-8) | torch.isclose(factor, torch.tensor(1 / (1 - p)).double())
-    assert close.all(), f"dropout: rows of the update are multiplied by {factor.unique().tolist()}, not by 0 or {1 / (1 - p)}"
-    assert 0 < factor.count_nonzero() < len(factor), "dropout: in training nothing, or everything, is dropped"
+        base, update = model(x), (kept_all - model(x / (1 - p))).detach()
+    factor = ((dropped - base) * update).sum(1) / update.square().sum(1)  # 0 or 1
+    close = torch.isclose(factor, factor.round().clamp(0, 1), rtol=0, atol=1e-8)
+    assert close.all(), f"dropout: shares of the update at x / (1 - p) are {factor.unique().tolist()}, not 0 or 1"
+    assert 0 < factor.round().count_nonzero() < len(factor), "dropout: in training nothing, or everything, is dropped"
+
+
+def _check_refused(model: nn.Sequential, layer: nn.Module, seed: int) -> None:
+    """Laws 4 and 5 of an update that is no matrix: whatever needs ΔW is refused with the reason, and nothing has changed."""
+    x, state = inputs(layer, seed), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = model(x)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "export"
+        needs_delta: dict[str, Callable[[], Any]] = {
+            "merge": lambda: _merge(model),
+            "bake": lambda: models.bake(model, dequantize=True),
+            "delta_weights": lambda: models.delta_weights(model),
+            "the weight in effect": lambda: _layer(model).weight,
+            "export": lambda: models.export_peft(model, target),
+        }
+        for what, call in needs_delta.items():
+            said = "nothing: it is done"
+            try:
+                call()
+            except PerakitError as error:
+                said = str(error)
+            assert "in the input" in said, f"law 4: {what} of an update that is no matrix must be refused with the reason, not {said!r}"
+        assert not target.exists(), "law 4: the refused export left files"
+    assert isinstance(model[0], AdaptedLayer), "law 4: a refusal took the adapter off"
+    assert model[0].merged is None, "law 4: a refusal left something merged"
+    _same_bits(model(x), before, "law 4, after the refusals")
+    for name, tensor in model.state_dict().items():
+        _same_bits(tensor, state[name], f"law 4, after the refusals, {name}")
 
 
 LAWS: tuple[Callable[..., None], ...] = (

@@ -64,7 +64,7 @@ def test_the_same_command_again_takes_up_the_finished_run(checkpoint, tmp_path, 
 
 
 MISTAKES = [
-    (["--method", "dorra"], "unknown method 'dorra': known here are lora, pera"),
+    (["--method", "dorra"], "unknown method 'dorra': known here are delora, dora, hira, loha, lora, mora, pera, quadratic"),
     (["--method", "pera:terms"], "method option 'terms' has no value"),
     (["--method", "pera:terms=odd"], "terms='odd' is unknown: choose from 'full', 'square', 'cross'"),
     (["--method", "lora:terms=full"], "method 'lora' has no option terms: it takes rank, alpha, scaling, dropout, init"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAIR = re.compile(r"^```python\n(.*?)^```\n+^```text\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 EXECUTED = [page for page in DOCS if PAIR.search(page.read_text())]
 END = "--- end of block ---"

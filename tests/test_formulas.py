@@ -182,7 +182,7 @@ def test_full_is_square_and_cross_together(factors):
 # --- parameter counts ------------------------------------------------------------------------------------------------
 
 
-@given(strategies.methods("lora", "pera"), strategies.shapes())
+@given(strategies.methods(), strategies.shapes())
 def test_parameter_count_is_what_an_adapter_has(method, shape):
     m, n, _ = shape
     model = torch.nn.Sequential(torch.nn.Linear(n, m))
@@ -343,3 +343,175 @@ def test_weights_that_do_not_match_are_refused(call, message):
 def test_hira_and_dora_count_their_parameters():
     assert formulas.parameter_count(7, 5, 2, "hira") == 24
     assert formulas.parameter_count(7, 5, 2, "dora") == 31
+
+
+# --- MoRA, DeLoRA, LoHa and the contrast, by loops ---------------------------------------------------------------------
+
+
+def arrays(seed, *shapes):
+    generator = np.random.default_rng(seed)
+    return [generator.normal(size=shape) for shape in shapes]
+
+
+def agree(rule, given, expected, *options):
+    """NumPy and torch give the loop's numbers, to the rounding of short float64 sums."""
+    expected, tensors = np.array(expected, dtype=float), [torch.from_numpy(array) for array in given]
+    for found in (rule(*given, *options), rule(*tensors, *options).numpy()):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@given(strategies.shapes(), strategies.seeds())
+def test_mora_by_loops(shape, seed):
+    m, n, rank = shape
+    size = formulas.mora_size(m, n, rank)
+    (M,) = arrays(seed, (size, size))
+    expected = [[M[p % size, q % size] for q in range(n)] for p in range(m)]
+    agree(formulas.mora, (M,), expected, m, n)
+    assert np.array_equal(formulas.mora(M, m, n), expected)  # nothing is added but zeros: exact
+    x = np.arange(1.0, n + 1)
+    groups = [sum(x[q] for q in range(n) if q % size == k) for k in range(size)]  # f_comp: inputs summed ...
+    output = [sum(M[p % size, k] * groups[k] for k in range(size)) for p in range(m)]  # ... and f_dec: outputs repeated
+    np.testing.assert_allclose(formulas.mora(M, m, n) @ x, output, rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 4096))
+def test_the_side_of_moras_square_is_rounded_exactly(m, n, rank):
+    """floor(√t + 1/2) = side, which squares to (2 side - 1)² <= 4t < (2 side + 1)²: whole numbers, where a float root may slip."""
+    side = formulas.mora_size(m, n, rank)
+    assert (2 * side - 1) ** 2 <= 4 * (m + n) * rank < (2 * side + 1) ** 2
+    assert formulas.parameter_count(m, n, rank, "mora") == side * side
+    assert isinstance(side, int)
+
+
+@pytest.mark.parametrize(("m", "n", "rank", "side"), [(4096, 4096, 8, 256), (768, 768, 8, 111), (1, 1, 1, 1), (5, 1, 1, 2), (1, 5, 7, 6)])
+def test_sizes_of_mora(m, n, rank, side):
+    """256 at rank 8 on 4096 x 4096 is the paper's own example."""
+    assert formulas.mora_size(m, n, rank) == side
+
+
+@given(strategies.shapes(), strategies.seeds())
+def test_delora_by_loops(shape, seed):
+    m, n, rank = shape
+    W0, B, A, lam = arrays(seed, (m, n), (m, rank), (rank, n), (1,))
+    B[:, 0] *= 1e-6  # shorter than 1e-4
+    expected = np.zeros((m, n))
+    for i, p, q in itertools.product(range(rank), range(m), range(n)):
+        b = max(math.sqrt(sum(B[k, i] ** 2 for k in range(m))), 1e-4)
+        a = max(math.sqrt(sum(A[i, k] ** 2 for k in range(n))), 1e-4)
+        expected[p, q] += lam[0] / rank * B[p, i] / b * A[i, q] / a * math.sqrt(sum(W0[k, q] ** 2 for k in range(m)))
+    agree(formulas.delora, (W0, B, A, lam), expected)
+
+
+def test_delora_in_rationals():
+    """W0's columns have lengths 5 and 13, b is 3 long and a 5: λ = 2 gives 2/15 b aᵀ times those; and b = 0 counts as 1e-4 long."""
+    exact = np.vectorize(sympy.Integer, otypes=[object])
+    W0, B, A, lam = exact([[3, 5], [4, 12]]), exact([[1], [2]]), exact([[3, 4]]), exact([2])
+    root = sympy.sqrt(5)
+    assert formulas.delora(W0, B, A, lam).tolist() == [
+        [6 / root, sympy.Rational(104, 5) / root],
+        [12 / root, sympy.Rational(208, 5) / root],
+    ]
+    assert not formulas.delora(W0, 0 * B, A, lam).any()
+    tiny = np.array([[sympy.Rational(1, 10**6)], [sympy.Integer(0)]], dtype=object)
+    assert formulas.delora(W0, tiny, A, lam)[0, 0] == 2 * sympy.Rational(1, 100) * sympy.Rational(3, 5) * 5
+    symbol = np.array([[sympy.Symbol("b", positive=True)], [sympy.Integer(0)]], dtype=object)
+    assert formulas.delora(W0, symbol, A, lam)[0, 0] == 6  # the length of a symbol is a root, and no maximum
+
+
+def test_the_gradient_of_delora_at_its_start_is_finite():
+    """√ has an infinite slope at 0: the squares are kept above 1e-8 first. B moves at once, by λ/(r 1e-4 ‖a‖) a."""
+    B = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+    W0, A, lam = torch.eye(3, 4, dtype=torch.float64) + 1, torch.ones(2, 4, dtype=torch.float64), torch.tensor([15.0]).double()
+    formulas.delora(W0, B, A, lam).sum().backward()
+    assert B.grad.isfinite().all()
+    columns = sum(math.sqrt(sum(W0[p, q].item() ** 2 for p in range(3))) for q in range(4))
+    np.testing.assert_allclose(B.grad.numpy(), 15 / 2 / 1e-4 / 2 * columns, rtol=1e-12)
+
+
+@given(strategies.shapes(), strategies.seeds())
+def test_loha_by_loops(shape, seed):
+    m, n, rank = shape
+    B1, A1, B2, A2 = given_ = arrays(seed, (m, rank), (rank, n), (m, rank), (rank, n))
+    expected = np.zeros((m, n))
+    for p, q in itertools.product(range(m), range(n)):
+        first, second = (sum(B[p, i] * A[i, q] for i in range(rank)) for B, A in ((B1, A1), (B2, A2)))
+        expected[p, q] = first * second
+    agree(formulas.loha, given_, expected)
+    B_hat, A_hat = formulas.khatri_rao(*given_)
+    assert B_hat.shape == (m, rank**2)
+    for i, j in itertools.product(range(rank), repeat=2):  # j fastest
+        assert np.array_equal(B_hat[:, i * rank + j], B1[:, i] * B2[:, j])
+        assert np.array_equal(A_hat[i * rank + j], A1[i] * A2[j])
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (0,)])
+@given(strategies.shapes(), strategies.seeds())
+def test_quadratic_by_loops(leading, shape, seed):
+    m, n, rank = shape
+    x, U, P = given_ = arrays(seed, (*leading, n), (rank, n), (m, rank))
+    expected = np.zeros((*leading, m))
+    for at in itertools.product(*map(range, leading)):
+        for p in range(m):
+            expected[at][p] = sum(P[p, i] * sum(U[i, q] * x[at][q] for q in range(n)) ** 2 for i in range(rank))
+    agree(formulas.quadratic, given_, expected)
+
+
+def test_the_new_rules_in_symbols():
+    """One entry of each, written out."""
+
+    def named(name, *shape):
+        return np.array(sympy.symbols(f"{name}:{math.prod(shape)}"), dtype=object).reshape(shape)
+
+    M, x, U, P = named("m", 2, 2), named("x", 2), named("u", 1, 2), named("p", 3, 1)
+    assert formulas.mora(M, 3, 5).tolist() == [[M[p % 2, q % 2] for q in range(5)] for p in range(3)]
+    assert sympy.expand(formulas.quadratic(x, U, P)[2] - P[2, 0] * (x[0] * U[0, 0] + x[1] * U[0, 1]) ** 2) == 0
+    B1, A1, B2, A2 = (named(name, *shape) for name, shape in (("b", (3, 2)), ("a", (2, 3)), ("c", (3, 2)), ("d", (2, 3))))
+    entry = formulas.loha(B1, A1, B2, A2)[2, 1]
+    assert sympy.expand(entry - (B1[2] @ A1[:, 1]) * (B2[2] @ A2[:, 1])) == 0
+
+
+def test_dora_of_a_zero_row_in_rationals_is_what_it_is_in_floats():
+    exact = np.vectorize(sympy.Integer, otypes=[object])
+    assert not formulas.dora(exact([[0, 0]]), exact([[0]]), exact([[1, 1]]), exact([1])).any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: formulas.mora(np.ones((2, 3)), 5, 7),
+            "M (2, 3) is not square: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side",
+        ),
+        (lambda: formulas.mora(np.ones(4), 5, 7), "M (4,) is not square: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side"),
+        (lambda: formulas.mora(np.ones((2, 2)), 0, 7), "m=0 must be an integer >= 1"),
+        (lambda: formulas.mora(np.ones((2, 2)), 5, 7.0), "n=7.0 must be an integer >= 1"),
+        (lambda: formulas.mora_size(5, 7, True), "rank=True must be an integer >= 1"),
+        (lambda: formulas.delora(np.ones((5, 3)), B, A, np.ones(2)), "lam has shape (2,): DeLoRA trains one number, (1,)"),
+        (lambda: formulas.delora(np.ones((3, 5)), B, A, np.ones(1)), "W0 (3, 5) does not match B A, which is (5, 3)"),
+        (lambda: formulas.delora(np.ones((5, 3)), B, A.T, np.ones(1)), "B (5, 2) and A (3, 2) do not match: need (m, r) and (r, n)"),
+        (lambda: formulas.loha(B, A, B, A.T), "B2 (5, 2) and A2 (3, 2) do not match: need (m, r) and (r, n)"),
+        (
+            lambda: formulas.loha(B, A, B[:1], A),
+            "B1, A1, B2, A2 have shapes (5, 2), (2, 3), (1, 2), (2, 3): both pairs need (m, r) and (r, n)",
+        ),
+        (
+            lambda: formulas.loha(B, A, B[:, :1], A[:1]),
+            "B1, A1, B2, A2 have shapes (5, 2), (2, 3), (5, 1), (1, 3): both pairs need (m, r) and (r, n)",
+        ),
+        (lambda: formulas.quadratic(np.ones((4, 5)), A, B), "x (4, 5) and U (2, 3) do not match: need (..., n) and (r, n)"),
+        (lambda: formulas.quadratic(np.ones((4, 3)), B, A), "P (2, 3) and U (5, 2) do not match: need (m, r) and (r, n)"),
+    ],
+)
+def test_factors_that_do_not_match_are_refused(call, message):
+    with pytest.raises(pk.PerakitError) as error:
+        call()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [("dora", 2 * 12 + 7), ("hira", 2 * 12), ("mora", 5 * 5), ("delora", 2 * 12 + 1), ("loha", 4 * 12), ("quadratic", 2 * 12)],
+)
+def test_counts_in_closed_form(method, count):
+    assert formulas.parameter_count(7, 5, 2, method) == count  # r̂ = floor(√24 + 1/2) = 5

@@ -8,17 +8,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 
 import perakit as pk
 from perakit import formulas, models, strategies, testing
-from perakit.adapters import base
+from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic, base
+from perakit.adapters.delora import DeLoRAAdapter
+from perakit.adapters.dora import DoRAAdapter
+from perakit.adapters.loha import LoHaAdapter
 from perakit.adapters.lora import LoRAAdapter
 from perakit.adapters.pera import PERAAdapter
+from perakit.adapters.quadratic import QuadraticAdapter
 from perakit.models.adapted import AdaptedLayer, adapted_layers
 
 expand, monomials, rank_bound = formulas.expand, formulas.monomials, formulas.rank_bound
+dora, normalise, khatri_rao = formulas.dora, formulas.normalise, formulas.khatri_rao
 adapted_linear, state_dict = base.adapted_linear, torch.nn.Sequential.state_dict
 attaching, merging = sys.modules["perakit.models.attach"], sys.modules["perakit.models.merge"]  # shadowed by their functions
 adapt, forward = attaching.adapt, AdaptedLayer.forward
@@ -93,20 +99,20 @@ def unscaled(self):
     return self.B, self.A
 
 
-def bias_twice(x, W0, bias, factors, dropped=None):
-    return adapted_linear(x, W0, bias, factors, dropped) + (0 if bias is None else bias)
+def bias_twice(x, W0, bias, factors, dropped=None, *rest):
+    return adapted_linear(x, W0, bias, factors, dropped, *rest) + (0 if bias is None else bias)
 
 
-def dropout_on_base(x, W0, bias, factors, dropped=None):
-    return adapted_linear(x if dropped is None else dropped, W0, bias, factors)
+def dropout_on_base(x, W0, bias, factors, dropped=None, *rest):
+    return adapted_linear(x if dropped is None else dropped, W0, bias, factors, None, *rest)
 
 
-def no_dropout(x, W0, bias, factors, dropped=None):
-    return adapted_linear(x, W0, bias, factors)
+def no_dropout(x, W0, bias, factors, dropped=None, *rest):
+    return adapted_linear(x, W0, bias, factors, None, *rest)
 
 
-def wide_output(x, W0, bias, factors, dropped=None):
-    return adapted_linear(x.float(), W0.float(), bias.float(), factors, dropped)
+def wide_output(x, W0, bias, factors, dropped=None, *rest):
+    return adapted_linear(x.float(), W0.float(), bias.float(), factors, dropped, *rest)
 
 
 def both_random(self, W0):
@@ -125,7 +131,7 @@ def dead(self, x):
 # --- what one does to a model ------------------------------------------------------------------------------------------
 
 
-def add_into_the_weight(model):
+def add_into_the_weight(model, dequantize=False):
     """W0 += ΔW, as much code does it ..."""
     for layer in adapted_layers(model).values():
         if layer.merged is None:
@@ -165,8 +171,8 @@ def sum_stays_after_loading(layer, _):
     return None
 
 
-def not_frozen(model, methods, draw=True):
-    adapt(model, methods, draw)
+def not_frozen(model, methods, **options):
+    adapt(model, methods, **options)
     for layer in adapted_layers(model).values():
         layer.base.requires_grad_(True)
 
@@ -202,7 +208,93 @@ def half_read_weight(self, W0=None):
     return (B_hat @ A_hat).to(torch.bfloat16).to(B_hat.dtype)
 
 
+# --- other methods -----------------------------------------------------------------------------------------------------
+
+
+def dora_by_columns(W0, B, A, magnitude, scale=1, norm=None):
+    V = W0 + scale * (B @ A)
+    return magnitude[:, None] * V / (V * V).sum(0).sqrt() - W0
+
+
+def dora_adds_only(W0, B, A, magnitude, scale=1, norm=None):
+    """The sum is not taken back to W0: W' in place of ΔW."""
+    return dora(W0, B, A, magnitude, scale, norm) + W0
+
+
+def length_with_gradient(self, W0):
+    return formulas.row_norm(W0 + self.method.scale * (self.B @ self.A))
+
+
+def length_of_the_start(self, W0):
+    """The length of W0's rows, not of V's."""
+    return formulas.row_norm(W0.detach())
+
+
+def hira_with_one(W0, B, A):
+    return W0 * (1 + B @ A)
+
+
+def hira_without_weight(W0, B, A):
+    return B @ A + 0 * W0
+
+
+def blocks_for_remainders(size, m, n):
+    """p div, where p mod is meant."""
+    return *(np.minimum(np.arange(k) // -(-k // size), size - 1) for k in (m, n)), np.arange(size)
+
+
+def clamped_after_the_root(V, floor=1e-36):
+    """√ first: its slope at zero is infinite, and inf · 0 is no number."""
+    return (V * V).sum(1).sqrt().clamp(min=floor**0.5)
+
+
+def without_columns(W0, B, A, lam):
+    return normalise(torch.ones_like(W0) / W0.shape[0] ** 0.5, B, A, lam)
+
+
+def without_rank(W0, B, A, lam):
+    """λ, not λ/r."""
+    return normalise(W0, B, A, lam * A.shape[0])
+
+
+def unscaled_product(self, W0):
+    return formulas.normalise(W0, self.B, self.A, self.lam)
+
+
+def one_pair(B1, A1, B2, A2):
+    """b1_i∘b2_i alone: r terms of r²."""
+    return B1 * B2, A1 * A2
+
+
+def without_second_B(B1, A1, B2, A2):
+    return khatri_rao(B1, A1, torch.ones_like(B2), A2)
+
+
+def both_pairs_random(self, W0):
+    for factor in self.parameters():
+        torch.nn.init.normal_(factor)
+
+
+def not_squared(x, U, P):
+    return x @ U.T @ P.T
+
+
+def zero_everywhere(self, W0):
+    for factor in self.parameters():
+        torch.nn.init.zeros_(factor)
+
+
+def a_matrix_after_all(self, W0):
+    """What it does to the identity."""
+    return self.contribution(torch.eye(W0.shape[1], dtype=W0.dtype), W0).T
+
+
+def rank_alone(self, m, n):
+    return min(m, n, self.rank)
+
+
 LORA = pk.LoRA(rank=3, alpha=5)
+DORA, HIRA, MORA, DELORA, LOHA, QUADRATIC = (cls(rank=2, alpha=3) for cls in (DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic))
 DROPPING = pk.PERA(rank=3, dropout=0.3)
 MUTATIONS = [
     Mutation("polynomial part dropped", testing.law_3_dense_forward, (formulas, "expand"), without_polynomial),
@@ -244,6 +336,38 @@ MUTATIONS = [
     Mutation("disabled enables on exit", testing.law_6_idempotent, (models, "disabled"), enable_on_exit),
     Mutation("the sum in the state dict", testing.law_12_state_dict, (torch.nn.Sequential, "state_dict"), state_with_the_sum),
     Mutation("the sum is stale after loading", testing.law_12_state_dict, (models.adapted, "_merge_again"), sum_stays_after_loading),
+    Mutation("DoRA measures columns", testing.law_3_dense_forward, (formulas, "dora"), dora_by_columns, DORA),
+    Mutation("DoRA measures columns, merged", testing.law_4_merge, (formulas, "dora"), dora_by_columns, DORA),
+    Mutation("DoRA gives W' for ΔW", testing.law_1_no_op_at_init, (formulas, "dora"), dora_adds_only, DORA),
+    Mutation("DoRA's length has a gradient", testing.law_9_dense_gradients, (DoRAAdapter, "length"), length_with_gradient, DORA),
+    Mutation("DoRA divides by W0's length", testing.law_3_dense_forward, (DoRAAdapter, "length"), length_of_the_start, DORA),
+    Mutation(
+        "DoRA's merge has a length of its own",
+        testing.law_1_no_op_at_init,
+        (DoRAAdapter, "widened"),
+        base.Adapter.widened,
+        DORA,
+        torch.float32,
+    ),
+    Mutation("HiRA is W0∘(1 + BA)", testing.law_1_no_op_at_init, (formulas, "hira"), hira_with_one, HIRA),
+    Mutation("HiRA is LoRA", testing.law_3_dense_forward, (formulas, "hira"), hira_without_weight, HIRA),
+    Mutation("HiRA is LoRA, rank", testing.law_11_rank, (formulas, "hira"), hira_without_weight, HIRA),
+    Mutation("MoRA divides for remainders", testing.law_3_dense_forward, (formulas, "tile_index"), blocks_for_remainders, MORA),
+    Mutation("MoRA of rank r", testing.law_11_rank, (MoRA, "rank_bound"), rank_alone, MORA),
+    Mutation("DeLoRA clamps after the root", testing.law_8_gradients, (formulas, "row_norm"), clamped_after_the_root, DELORA),
+    Mutation("DeLoRA forgets W0's columns", testing.law_3_dense_forward, (formulas, "normalise"), without_columns, DELORA),
+    Mutation("DeLoRA forgets the rank", testing.law_3_dense_forward, (formulas, "normalise"), without_rank, DELORA),
+    Mutation("DeLoRA forgets the scale", testing.law_3_scale, (DeLoRAAdapter, "product"), unscaled_product, DELORA),
+    Mutation("DeLoRA of rank min(m, n)", testing.law_11_rank, (DeLoRA, "rank_bound"), loose_bound, DELORA),
+    Mutation("LoHa has r terms", testing.law_3_dense_forward, (formulas, "khatri_rao"), one_pair, LOHA),
+    Mutation("LoHa has r terms, rank", testing.law_11_rank, (formulas, "khatri_rao"), one_pair, LOHA),
+    Mutation("LoHa misses a factor", testing.law_4_merge, (formulas, "khatri_rao"), without_second_B, LOHA),
+    Mutation("LoHa misses a factor, gradient", testing.law_8_gradients, (formulas, "khatri_rao"), without_second_B, LOHA),
+    Mutation("LoHa starts anywhere", testing.law_1_no_op_at_init, (LoHaAdapter, "reset"), both_pairs_random, LOHA),
+    Mutation("Quadratic is linear", testing.law_3_dense_forward, (formulas, "quadratic"), not_squared, QUADRATIC),
+    Mutation("Quadratic starts at a saddle", testing.law_8_gradients, (QuadraticAdapter, "reset"), zero_everywhere, QUADRATIC),
+    Mutation("Quadratic pretends to be a matrix", testing.law_4_merge, (QuadraticAdapter, "delta"), a_matrix_after_all, QUADRATIC),
+    Mutation("Quadratic of too small a span", testing.law_11_rank, (Quadratic, "rank_bound"), lambda self, m, n: 1, QUADRATIC),
     Mutation("a tied weight is merged", testing.law_12_tied, (merging, "tied_to"), never_tied),
 ]
 mutations = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

@@ -68,6 +68,9 @@ DRAWN = {
     "sandwich": lambda ax: plots.plot_sandwich([3.0, 2.0, 1.0], [1, 2], [2.1, 0.5], ax=ax),
     "approximation": lambda ax: plots.plot_approximation(CURVES, ax=ax),
     "interaction": lambda ax: plots.plot_interaction(np.eye(3), ax=ax),
+    "matrix": lambda ax: plots.plot_matrix([[1.0, -2.0, 0.0]], ax=ax),
+    "along the input": lambda ax: plots.plot_along_input([-1.0, 1.0], {"PERA": [-2.0, 2.0], "quadratic": [3.0, 3.0]}, ax=ax),
+    "levels": lambda ax: plots.plot_levels([-1.0, 0.1, 0.2], {"NF4": [-1.0, 0.0, 1.0]}, ax=ax),
     "entry polynomial": lambda ax: plots.plot_entry_polynomial([0.5, -1.0, 0.5], ax=ax),
     "entry polynomial, rank 1": lambda ax: plots.plot_entry_polynomial([0.5], 1, ax=ax),
 }
@@ -255,3 +258,28 @@ def test_what_cannot_be_drawn_is_refused():
         plots.plot_sandwich([3, 2, 1], [1, 2], [0.5])
     with pytest.raises(PerakitError, match=r"^the matrix has shape \(1, 3\): interaction strength is \(d, d\)$"):
         plots.plot_interaction(np.ones((1, 3)))
+
+
+# --- methods side by side --------------------------------------------------------------------------------------------
+
+
+def test_a_matrix_has_zero_in_the_middle_of_its_colours():
+    image = plots.plot_matrix([[1.0, -3.0], [0.0, 2.0], [0.5, 0.0]], title="ΔW").images[0]
+    assert image.get_clim() == (-3.0, 3.0)
+    assert image.get_array().shape == (3, 2)
+    assert plots.plot_matrix(np.zeros((2, 3))).images[0].get_clim() == (-1.0, 1.0)
+    with pytest.raises(PerakitError, match=r"the matrix has shape \(3,\): pass \(m, n\)"):
+        plots.plot_matrix([1.0, 2.0, 3.0])
+
+
+def test_along_the_input_draws_each_line_as_given():
+    ax = plots.plot_along_input([-1.0, 0.0, 1.0], {"a": [-1.0, 0.0, 1.0], "b": [1.0, 0.0, 1.0]})
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines if not line.get_label().startswith("_")}
+    assert drawn == {"a": [-1.0, 0.0, 1.0], "b": [1.0, 0.0, 1.0]}
+
+
+def test_levels_stand_below_the_density():
+    ax = plots.plot_levels(np.linspace(-1, 1, 99), {"NF4": [-1.0, 0.0, 1.0], "equal": [-1.0, 1.0]})
+    first, second = ax.lines
+    assert list(first.get_xdata()) == [-1.0, 0.0, 1.0]
+    assert 0 > first.get_ydata()[0] > second.get_ydata()[0]

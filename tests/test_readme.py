@@ -34,6 +34,14 @@ def test_the_theory_block_answers_as_its_comments_say():
     assert holds is False
 
 
+def test_the_block_on_peers_runs_as_written(capsys):
+    block = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[2]
+    names = {"pk": pk}
+    exec(block, names)
+    assert "4-bit error of W0" in capsys.readouterr().out
+    assert pk.active(names["model"]) == ("code",)
+
+
 def test_the_verdicts_are_those_of_the_registry():
     verdicts = [claim.verdict for claim in pk.theory.claims.values()]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("proved", "verified", "refuted", "qualified", "open"))

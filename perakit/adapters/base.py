@@ -6,6 +6,7 @@ a method whose ΔW depends on W0 gives `delta(W0)` instead. Forward, merge, save
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perakit.adapters.forward import adapted_linear
+from perakit.adapters.forward import Product, adapted_linear, chain
 from perakit.errors import PerakitError
 from perakit.formulas import LARGEST_RANK, check_count
 
@@ -38,6 +39,7 @@ class Method:
     registry: ClassVar[dict[str, type[Method]]] = {}
     name: ClassVar[str]
     adapter: ClassVar[type[Adapter]]
+    mergeable: ClassVar[bool] = True  # False: the update is no matrix, since it is not linear in the layer's input
 
     rank: int
     alpha: float | None = None
@@ -135,11 +137,22 @@ class Adapter(nn.Module):
         """Matrices whose product is ΔW, for the forward pass to multiply in the order it likes."""
         return (self.delta(W0.to(torch.promote_types(W0.dtype, torch.float32))),)
 
-    def forward(self, x: Tensor, W0: Tensor, bias: Tensor | None) -> Tensor:
-        """The adapted layer: x (..., n) -> (..., m)."""
-        active = self.training and self.method.dropout > 0
-        dropped = F.dropout(x, self.method.dropout) if active else None
-        return adapted_linear(x, W0, bias, self.product(W0), dropped)
+    def dropped(self, x: Tensor) -> Tensor | None:
+        """x after dropout, in training; None where nothing is dropped."""
+        return F.dropout(x, self.method.dropout) if self.training and self.method.dropout > 0 else None
+
+    def contribution(self, x: Tensor, W0: Tensor) -> Tensor:
+        """ΔW x (..., m) alone, after dropout, in the adapter's precision: what a sum of adapters adds up."""
+        dropped = self.dropped(x)
+        return chain(x if dropped is None else dropped, self.product(W0))
+
+    def forward(self, x: Tensor, W0: Tensor, bias: Tensor | None, linear: Product = F.linear, others: Sequence[Tensor] = ()) -> Tensor:
+        """The adapted layer: x (..., n) -> (..., m); linear, others: as in `adapted_linear`."""
+        return adapted_linear(x, W0, bias, self.product(W0), self.dropped(x), linear, others)
+
+    def widened(self, dtype: torch.dtype) -> Adapter:
+        """A copy in `dtype`, to compute `delta` in more precision than the parameters have."""
+        return copy.deepcopy(self).to(dtype)
 
     def extra_repr(self) -> str:
         return repr(self.method)
@@ -157,7 +170,12 @@ class Adapter(nn.Module):
 
 
 class Additive(Adapter):
-    """An adapter whose ΔW = B_hat A_hat does not depend on W0, with the parameters `A` (r, n) and `B` (m, r)."""
+    """An adapter whose ΔW = B_hat A_hat does not depend on W0, with the parameters `A` (r, n) and `B` (m, r).
+
+    linear: the first `method.rank` features are those of B A, as `theory.order_share` reads them; False where ΔW has no such part.
+    """
+
+    linear: ClassVar[bool] = True
 
     A: nn.Parameter
     B: nn.Parameter
@@ -174,18 +192,29 @@ class Additive(Adapter):
         return self.factors()
 
     def reset(self, W0: Tensor) -> None:
-        """One factor random, the other zero.
+        """One factor random, the other zero: `start_factors`."""
+        start_factors(self.method, self.B, self.A)
 
-        "zero_B": A uniform in ±1/√n (Kaiming-uniform with a = √5, as LoRA's code); "zero_A": B Gaussian with the
-        same variance, 1/(3m), which is our choice.
-        """
-        with torch.no_grad():
-            if self.method.init == "zero_B":
-                nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-                self.B.zero_()
-            else:
-                self.B.normal_(std=1 / math.sqrt(3 * self.B.shape[0]))
-                self.A.zero_()
+
+@torch.no_grad()
+def start_factors(method: Method, B: Tensor, A: Tensor) -> None:
+    """One factor random, the other zero, in place, so that B A = 0.
+
+    "zero_B": A uniform in ±1/√n (Kaiming-uniform with a = √5, as LoRA's code); "zero_A": B Gaussian with the same
+    variance, 1/(3m), which is our choice.
+    """
+    if method.init == "zero_B":
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+        B.zero_()
+    else:
+        B.normal_(std=1 / math.sqrt(3 * B.shape[0]))
+        A.zero_()
+
+
+def check_default_init(method: Method, why: str) -> None:
+    """Refuse another `init` than the first, where a method has only one start."""
+    if method.init != INITS[0]:
+        raise PerakitError(f"init={method.init!r} does not apply to {type(method).__name__}: {why}; leave init out")
 
 
 def check_positive(name: str, value: Any, remedy: str = "") -> None:

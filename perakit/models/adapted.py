@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +15,20 @@ from perakit.models.layers import LayerKind
 
 
 class AdaptedLayer(nn.Module):
-    """Stands where `base` stood: W0 x + b + ΔW x.
+    """Stands where `base` stood: W0 x + b + ΔW x, with ΔW summed over the active adapters.
 
-    base: the original layer, whose W0 is never written; adapter: gives ΔW; kind: how base stores W0.
+    base: the original layer, whose W0 is never written; kind: how base stores W0; adapters: by name, any number;
+    active: the names in effect, in the order of their sum; none: the base answers alone.
     enabled: False answers with base alone; merged: W0 + ΔW once merged, else None, kept out of the state dict.
     """
 
     merged: Tensor | None
 
-    def __init__(self, base: nn.Module, adapter: Adapter, kind: type[LayerKind]) -> None:
+    def __init__(self, base: nn.Module, kind: type[LayerKind]) -> None:
         super().__init__()
-        self.base, self.adapter, self.kind = base, adapter, kind
+        self.base, self.kind = base, kind
+        self.adapters = nn.ModuleDict()
+        self.active: tuple[str, ...] = ()
         self.enabled = True
         self.register_buffer("merged", None, persistent=False)
         self.register_load_state_dict_post_hook(_merge_again)
@@ -34,21 +36,43 @@ class AdaptedLayer(nn.Module):
 
     @property
     def W0(self) -> Tensor:
-        """The frozen weight (m, n)."""
+        """The frozen weight (m, n); of a 4-bit base what its codes stand for."""
         return self.kind.weight(self.base)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter in effect, where there is exactly one."""
+        if len(self.active) != 1:
+            said = " + ".join(self.active) or "none"
+            raise PerakitError(
+                f"active: {said}, of the adapters {', '.join(self.adapters)}, where one is needed: name it, or pk.activate one"
+            )
+        return self.adapters[self.active[0]]  # type: ignore[return-value]
+
+    @property
+    def active_adapters(self) -> list[Adapter]:
+        """The adapters in effect, in the order of their sum."""
+        return [self.adapters[name] for name in self.active]  # type: ignore[misc]
+
+    def activate(self, names: Sequence[str]) -> None:
+        """Put those of `names` that this layer has into effect; they train, the others are frozen."""
+        self.active = tuple(name for name in names if name in self.adapters)
+        for name, adapter in self.adapters.items():
+            adapter.requires_grad_(name in self.active)
 
     @property
     def weight(self) -> Tensor:
         """The weight in effect, stored as base stores it, for code that reads a layer's weight instead of calling it."""
-        if not self.enabled:
-            return self.base.get_parameter("weight")
+        if not self.enabled or not self.active:
+            return self.base.weight  # type: ignore[return-value]
         W = (self.W0 + self.delta).to(self.W0.dtype) if self.merged is None else self.merged
-        return self.kind.matrix(W)
+        return self.kind.stored(self.base, W)
 
     @property
     def delta(self) -> Tensor:
-        """ΔW (m, n), scale included, in the adapter's dtype."""
-        return self.adapter.delta(self.W0.to(torch.promote_types(self.W0.dtype, torch.float32)))
+        """ΔW (m, n), scale included, in the adapters' dtype."""
+        W0 = self.W0
+        return _sum(self.active_adapters, W0.to(torch.promote_types(W0.dtype, torch.float32)))
 
     @property
     def bias(self) -> Tensor | None:
@@ -57,11 +81,12 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., n) -> (..., m), by whichever of W0, W0 + ΔW and W0 with factors is in effect."""
-        if not self.enabled:
+        if not self.enabled or not self.active:
             return self.base(x)
         if self.merged is not None:
             return F.linear(x, self.merged, self.bias)
-        return self.adapter(x, self.W0, self.bias)
+        W0, (first, *rest) = self.W0, self.active_adapters
+        return first(x, W0, self.bias, self.kind.product(self.base), [adapter.contribution(x, W0) for adapter in rest])
 
     def __getattr__(self, name: str) -> Any:
         """What the layer itself lacks (in_features, nf ...) is read from the base."""
@@ -86,12 +111,23 @@ class AdaptedLayer(nn.Module):
         """ΔW (m, n) in float64 on a CPU, in float32 at least elsewhere: expanded and multiplied in that precision."""
         W0 = self.W0
         wide = torch.float64 if W0.device.type == "cpu" else torch.promote_types(W0.dtype, torch.float32)
-        return copy.deepcopy(self.adapter).to(wide).delta(W0.to(wide))
+        return _sum([adapter.widened(wide) for adapter in self.active_adapters], W0.to(wide))
 
     @torch.no_grad()
     def sum_with(self, delta: Tensor) -> Tensor:
         """W0 + `delta`, added in delta's precision and rounded once to W0's dtype, in W0's memory layout."""
-        return torch.empty_like(self.W0).copy_(_to_odd(self.W0.to(delta.dtype) + delta, self.W0.dtype))
+        W0 = self.W0
+        return torch.empty_like(W0).copy_(_to_odd(W0.to(delta.dtype) + delta, W0.dtype))
+
+
+def _sum(adapters: Sequence[Adapter], W0: Tensor) -> Tensor:
+    """Σ ΔW (m, n), each as if it were alone on W0; zero for no adapters."""
+    if not adapters:
+        return torch.zeros_like(W0)
+    first, *rest = (adapter.delta(W0) for adapter in adapters)
+    for other in rest:
+        first = first + other
+    return first
 
 
 def _to_odd(total: Tensor, dtype: torch.dtype) -> Tensor:
@@ -139,6 +175,11 @@ def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> I
                 yield from walk(child, f"{prefix}.{name}" if prefix else name, seen)
 
 
+def plain(module: nn.Module) -> nn.Module:
+    """The module itself, or what stands below its adapters."""
+    return module.base if isinstance(module, AdaptedLayer) else module
+
+
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
     """Name (without adapters) -> adapted layer, in the model's order."""
     return {name: module for name, module in walk(model) if isinstance(module, AdaptedLayer)}
@@ -153,22 +194,50 @@ def require_adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
     return layers
 
 
-def adapters(model: nn.Module) -> dict[str, Adapter]:
-    """Name -> the adapter on it."""
-    return {name: layer.adapter for name, layer in adapted_layers(model).items()}
+def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
+    """Layer -> the adapter on it: the one called `name`, or the active one. A layer without it is left out.
+
+    Raises PerakitError where several are active and no name is given, or none has the name.
+    """
+    layers = adapted_layers(model)
+    if name is None:
+        return {layer_name: layer.adapter for layer_name, layer in layers.items() if layer.active}
+    if layers:
+        check_names(model, [name])
+    return {layer_name: layer.adapters[name] for layer_name, layer in layers.items() if name in layer.adapters}  # type: ignore[misc]
+
+
+def names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the adapters that `model` has, in the order of attaching."""
+    return tuple(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.adapters))
+
+
+def active(model: nn.Module) -> tuple[str, ...]:
+    """Names of the adapters in effect, in the order in which the layers have them; empty where the base answers alone."""
+    return tuple(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.active))
+
+
+def check_names(model: nn.Module, wanted: Sequence[str]) -> None:
+    """Refuse names that no adapter of `model` has."""
+    known = names(model)
+    for name in wanted:
+        if name not in known:
+            raise PerakitError(f"no adapter is called {name!r}: the model has {', '.join(map(repr, known)) or 'none'}")
 
 
 @torch.no_grad()
 def delta_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> ΔW (d_out, d_in), scale included, in the adapter's dtype."""
+    """Layer -> ΔW (d_out, d_in) of the active adapters, scale included, in the adapters' dtype."""
     return {name: layer.delta for name, layer in adapted_layers(model).items()}
 
 
 def tied_to(model: nn.Module, layer: nn.Module) -> str | None:
     """Name of another module that uses the weight of `layer`, or None."""
-    weight = layer.get_parameter("weight")
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return None
     for name, module in walk(model):
-        other = module.base if isinstance(module, AdaptedLayer) else module
+        other = plain(module)
         for parameter in other._parameters.values():
             if other is not layer and parameter is not None and _same_memory(parameter, weight):
                 return name

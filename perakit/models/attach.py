@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from perakit.adapters import Method
+from perakit.adapters import Adapter, Method
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, tied_to, walk
+from perakit.models.adapted import AdaptedLayer, active, adapted_layers, check_model, check_names, plain, tied_to, walk
 from perakit.models.layers import KINDS, LayerKind, kind_of
+from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.table import Table
 
 Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
 HEADS = {"lm_head", "embed_out", "head", "score", "classifier"}  # parts of a name that mark an output head
+DEFAULT = "default"  # name of an adapter that was given none
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MEMORY = "_perakit_trainable"  # on the model: the parameters that required grad before attach
 
 
@@ -63,54 +66,184 @@ class AttachReport:
         return self.table()._repr_html_()
 
 
-def attach(model: nn.Module, method: Method, targets: Targets) -> AttachReport:
+def attach(model: nn.Module, method: Method, targets: Targets, name: str = DEFAULT, quantize: str | NF4 | None = None) -> AttachReport:
     """Give every targeted layer an adapter, in place, and freeze everything else.
 
     method: `pk.LoRA(rank=8)`, `pk.PERA(rank=8)` ...; targets: a list of exact names or dotted suffixes
     (["c_attn", "mlp.c_proj"]), a regular expression that must match the full name, "all-linear" (every Linear and
     Conv1D but the output head and layers that share their weight), or a predicate (name, module) -> bool. The new
-    layers start as a no-op and inherit device and training mode; `detach` undoes all of it. Returns a report to print.
+    layers start as a no-op and inherit device and training mode; `detach` undoes all of it.
+    name: of the adapter: a layer can carry several, and the one that is attached is the one in effect until `activate`
+    says otherwise; quantize: "nf4" or `pk.NF4(...)` first keeps the targeted weights in 4 bits, as `pk.quantize` does
+    (the original bits are gone then, also after `detach`), None leaves them. Returns a report to print.
     Raises PerakitError, with the model untouched, where nothing matches or a match cannot be adapted.
     """
     check_model(model)
     if not isinstance(method, Method) or type(method) is Method:
         raise PerakitError(f"method={method!r} is not a method: pass one such as pk.PERA(rank=8)")
-    adapt(model, dict.fromkeys(select(model, targets), method))
+    adapt(model, dict.fromkeys(select(model, targets, name), method), name=name, quantize=parse(quantize))
     return report(model)
 
 
-def adapt(model: nn.Module, methods: dict[str, Method], draw: bool = True) -> None:
-    """Attach to layers by exact name, each with a method of its own; draw=False leaves the factors at zero."""
+def adapt(
+    model: nn.Module,
+    methods: Mapping[str, Method],
+    draw: bool = True,
+    name: str = DEFAULT,
+    quantize: str | NF4 | Mapping[str, NF4] | None = None,
+) -> None:
+    """Attach to layers by exact name, each with a method of its own; draw=False leaves the factors at zero.
+
+    name: of the adapter; quantize: as in `attach`, or a configuration for each layer that it concerns.
+    """
+    _check_name(model, name)
     modules = dict(walk(model))
-    lazy = [name for name, parameter in model.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    lazy = [key for key, parameter in model.named_parameters() if isinstance(parameter, UninitializedParameter)]
     if lazy:
         raise PerakitError(f"parameter {lazy[0]!r} has no shape yet: pass one batch through the model first")
-    fresh: dict[int, AdaptedLayer] = {}
-    for name, method in methods.items():
-        module, kind = modules[name], _kind(name, modules[name])
-        adapter = method.adapter(method, kind.weight(module))
+    four_bit = quantize if isinstance(quantize, Mapping) else dict.fromkeys(methods, parse(quantize))
+    for layer in methods:
+        if isinstance(module := modules[layer], AdaptedLayer):
+            _check_free(layer, module, name)
+    bases = {layer: _base(model, layer, modules[layer], four_bit.get(layer)) for layer in methods}
+    fresh: dict[str, Adapter] = {}
+    for layer, method in methods.items():
+        kind = kind_of(bases[layer])
+        assert kind is not None
+        W0 = kind.weight(bases[layer])
+        fresh[layer] = method.adapter(method, W0)
         if draw:
-            adapter.reset(kind.weight(module))
-        fresh[id(module)] = AdaptedLayer(module, adapter, kind)
-    # All layers are made: from here on nothing can fail.
+            fresh[layer].reset(W0)
+    # All adapters are made: from here on nothing can fail.
+    _freeze(model, modules)
+    new = {id(modules[layer]): _adapted(modules[layer], bases[layer]) for layer in methods}
+    _replace(model, new)
+    for layer, adapter in fresh.items():
+        wrapped = new[id(modules[layer])]
+        wrapped.adapters[name] = adapter.train(wrapped.training)
+    _activate(model, (name,))
+
+
+def activate(model: nn.Module, *names: str) -> None:
+    """Put one adapter into effect, or the sum of several: y = W0 x + b + Σ ΔW_i x, each ΔW_i as if it were alone on W0.
+
+    names: as given to `attach`, in the order of the sum. The adapters that are named train, the others are frozen and
+    keep their numbers; nothing else is written or copied. Within `disabled` it only takes effect after the block.
+    Raises PerakitError for an unknown name, and while merged, where the merged weight would go on answering.
+    """
+    check_model(model)
+    if not names:
+        raise PerakitError("no adapter is named: pass one name or more, or use pk.disabled(model) for the base alone")
+    check_names(model, names)
+    if len(set(names)) < len(names):
+        raise PerakitError(f"names={names!r} holds a name twice: an adapter is in the sum once")
+    _check_unmerged(model, names)
+    _activate(model, names)
+
+
+def delete(model: nn.Module, name: str) -> None:
+    """Take the adapter called `name` off for good; a layer that has no other is the original layer again.
+
+    What was active besides it stays active; where it was the only one, nothing is, and the base answers until
+    `activate` names another. Deleting the last adapter is `detach`. Raises PerakitError for an unknown name and for
+    an adapter that is part of a merged weight, with nothing changed.
+    """
+    check_model(model)
+    check_names(model, [name])
+    layers = adapted_layers(model)
+    left = tuple(other for other in active(model) if other != name)
+    _check_unmerged(model, left)
+    if all(set(layer.adapters) == {name} for layer in layers.values()):
+        return detach(model)
+    for layer in layers.values():
+        if name in layer.adapters:
+            del layer.adapters[name]
+    _replace(model, {id(layer): layer.base for layer in layers.values() if not layer.adapters})
+    return _activate(model, left)
+
+
+def quantize(model: nn.Module, targets: Targets = "all-linear", config: str | NF4 = "nf4") -> dict[str, float]:
+    """Keep the weights of the targeted layers in 4 bits from now on, in place; adapters can be attached on top.
+
+    targets: as in `attach`; config: "nf4", or `pk.NF4(block=..., double=...)`. Returns layer -> ‖W - deq(Q(W))‖/‖W‖,
+    the relative error that this made. Raises PerakitError, with the model untouched, where a layer cannot be.
+    """
+    check_model(model)
+    modules = dict(walk(model))
+    chosen = select(model, targets)
+    new = {layer: _base(model, layer, modules[layer], parse(config)) for layer in chosen}
+    _replace(model, {id(modules[layer]): module for layer, module in new.items()})
+    return {layer: module.error.item() for layer, module in new.items() if isinstance(module, NF4Layer)}
+
+
+def _check_name(model: nn.Module, name: str) -> None:
+    """Refuse a name that an adapter cannot have, and one that a merged model could not put into effect."""
+    if not isinstance(name, str) or not ADAPTER_NAME.fullmatch(name) or name in dir(nn.ModuleDict()):
+        raise PerakitError(f"name={name!r} cannot name an adapter: use letters, digits, '_' and '-', and no name of a dict's methods")
+    _check_unmerged(model, (name,))
+
+
+def _check_unmerged(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Refuse to put `names` into effect where a merged weight holds another sum."""
+    for layer_name, layer in adapted_layers(model).items():
+        if layer.merged is not None and layer.active != tuple(name for name in names if name in layer.adapters):
+            said = " + ".join(layer.active)
+            raise PerakitError(f"layer {layer_name!r} is merged with {said}, which would go on answering: pk.unmerge(model) first")
+
+
+def _activate(model: nn.Module, names: tuple[str, ...]) -> None:
+    for layer in adapted_layers(model).values():
+        layer.activate(names)
+
+
+def _base(model: nn.Module, name: str, module: nn.Module, config: NF4 | None) -> nn.Module:
+    """What the adapter of layer `name` is to stand on: the layer as it is, or a 4-bit copy of it."""
+    base = plain(module)
+    if not isinstance(module, AdaptedLayer):
+        _kind(name, module)
+    if config is None or (isinstance(base, NF4Layer) and base.config == config):
+        return base
+    if isinstance(base, NF4Layer) or isinstance(module, AdaptedLayer):
+        state = f"is {base.config} already" if isinstance(base, NF4Layer) else "carries adapters on its full weight"
+        raise PerakitError(f"layer {name!r} {state}, it cannot become {config}: load the base model again and quantise it first")
+    other = tied_to(model, module)
+    if other is not None:
+        raise PerakitError(f"cannot quantise layer {name!r}: its weight is shared with {other!r}; leave it out of the targets")
+    try:
+        return NF4Layer.of(module, config)
+    except PerakitError as error:
+        raise PerakitError(f"cannot quantise layer {name!r}: {error}") from error
+
+
+def _adapted(module: nn.Module, base: nn.Module) -> AdaptedLayer:
+    """The adapted layer that stands, or will stand, in the place of `module`."""
+    if isinstance(module, AdaptedLayer):
+        return module
+    kind = kind_of(base)
+    assert kind is not None
+    return AdaptedLayer(base, kind)
+
+
+def _freeze(model: nn.Module, modules: dict[str, nn.Module]) -> None:
+    """Freeze all but adapters, and remember what was trainable."""
     frozen = set(getattr(model, MEMORY, ()))
     for name, module in modules.items():
         for key, parameter in ({} if isinstance(module, AdaptedLayer) else module._parameters).items():
             if parameter is not None and parameter.requires_grad:
                 frozen.add(f"{name}.{key}" if name else key)
-    _replace(model, fresh)
-    for name in frozen:
-        _parameter(model, name).requires_grad_(False)
+    _require_grad(model, frozen, False)
     setattr(model, MEMORY, tuple(sorted(frozen)))
 
 
 def detach(model: nn.Module) -> None:
-    """Take all adapters off: the original layers, keys, bits and `requires_grad` are back. A bare model stays as it is."""
+    """Take all adapters off: the original layers, keys, bits and `requires_grad` are back. A bare model stays as it is.
+
+    A layer that was quantised stays in 4 bits: its original weight is not kept.
+    """
     layers = adapted_layers(model)
     _replace(model, {id(layer): layer.base for layer in layers.values()})
     for _, module in walk(model):
-        for name in module.__dict__.pop(MEMORY, ()):
-            _parameter(module, name).requires_grad_(True)
+        _require_grad(module, module.__dict__.pop(MEMORY, ()), True)
 
 
 @contextmanager
@@ -128,32 +261,45 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 def report(model: nn.Module) -> AttachReport:
-    """The report on the adapters that `model` has now."""
+    """The report on the adapters that are in effect in `model` now."""
     rows = []
     for name, layer in adapted_layers(model).items():
-        m, n = layer.W0.shape
-        method, count = layer.adapter.method, sum(p.numel() for p in layer.adapter.parameters())
-        rows.append((name, layer.kind.name, (m, n), method.rank, method.rank_bound(m, n), count))
-    total = sum(p.numel() for p in model.parameters())
-    return AttachReport(rows, total - sum(row[-1] for row in rows))
+        m, n = layer.kind.shape(layer.base)
+        for adapter in layer.active_adapters:
+            method, count = adapter.method, sum(p.numel() for p in adapter.parameters())
+            rows.append((name, layer.kind.name, (m, n), method.rank, method.rank_bound(m, n), count))
+    return AttachReport(rows, _base_size(model))
 
 
-def select(model: nn.Module, targets: Targets) -> list[str]:
-    """Names of the layers that `targets` means, in the model's order; all of them can be adapted."""
+def _base_size(model: nn.Module) -> int:
+    """Parameters of the model without its adapters; a weight in 4 bits counts by its entries."""
+    size, seen = 0, set[int]()
+    for _, module in walk(model):
+        base = plain(module)
+        size += base.out_features * base.in_features if isinstance(base, NF4Layer) else 0
+        for parameter in base._parameters.values():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                size += parameter.numel()
+    return size
+
+
+def select(model: nn.Module, targets: Targets, adapter: str = DEFAULT) -> list[str]:
+    """Names of the layers that `targets` means, in the model's order; all of them can take an adapter of that name."""
     modules = dict(walk(model))
-    plain = {name: module.base if isinstance(module, AdaptedLayer) else module for name, module in modules.items()}
-    layers = [name for name, module in plain.items() if kind_of(module)]
+    bare = {name: plain(module) for name, module in modules.items()}
+    layers = [name for name, module in bare.items() if kind_of(module)]
     if targets == "all-linear":
         head = getattr(model, "get_output_embeddings", lambda: None)()
-        chosen = [name for name in layers if not (plain[name] is head or _is_head(model, name, plain[name]))]
+        chosen = [name for name in layers if not (bare[name] is head or _is_head(model, name, bare[name]))]
     elif callable(targets) and not isinstance(targets, type):
-        chosen = [name for name in _weighted(plain) if targets(name, plain[name])]
+        chosen = [name for name in _weighted(bare) if targets(name, bare[name])]
     elif isinstance(targets, str):
         try:
             pattern = re.compile(targets)
         except re.error as error:
             raise PerakitError(f"targets={targets!r} is no regular expression ({error}): mend it or pass a list of names") from error
-        chosen = [name for name in _weighted(plain) if pattern.fullmatch(name)]
+        chosen = [name for name in _weighted(bare) if pattern.fullmatch(name)]
     else:
         first = {id(module): name for name, module in modules.items()}
         names = {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False) if id(module) in first}
@@ -161,10 +307,21 @@ def select(model: nn.Module, targets: Targets) -> list[str]:
     if not chosen:
         raise PerakitError(_no_match(targets, layers))
     for name in chosen:
-        if isinstance(modules[name], AdaptedLayer):
-            raise PerakitError(f"layer {name!r} has an adapter already: pk.detach(model) first, or bake it in with pk.bake(model)")
-        _kind(name, plain[name])
+        module = modules[name]
+        if not isinstance(module, AdaptedLayer):
+            _kind(name, module)
+        else:
+            _check_free(name, module, adapter)
     return chosen
+
+
+def _check_free(name: str, layer: AdaptedLayer, adapter: str) -> None:
+    """Refuse a second adapter of the same name on one layer."""
+    if adapter in layer.adapters:
+        raise PerakitError(
+            f"layer {name!r} has an adapter already: pk.detach(model) first, or bake it in with pk.bake(model), "
+            f"or keep it beside the new one with name=... (taken: {', '.join(layer.adapters)})"
+        )
 
 
 def _named(names: dict[str, str], layers: list[str], targets: object) -> list[str]:
@@ -184,9 +341,9 @@ def _named(names: dict[str, str], layers: list[str], targets: object) -> list[st
     return [name for name in dict.fromkeys(names.values()) if name in found]
 
 
-def _weighted(plain: dict[str, nn.Module]) -> list[str]:
-    """Modules that a pattern may mean: those with parameters of their own, and not their containers."""
-    return [name for name, module in plain.items() if any(p is not None for p in module._parameters.values())]
+def _weighted(bare: dict[str, nn.Module]) -> list[str]:
+    """Modules that a pattern may mean: those with a weight or parameters of their own, and not their containers."""
+    return [name for name, module in bare.items() if kind_of(module) or any(p is not None for p in module._parameters.values())]
 
 
 def _is_head(model: nn.Module, name: str, module: nn.Module) -> bool:
@@ -232,14 +389,11 @@ def _replace(model: nn.Module, new: dict[int, nn.Module] | dict[int, AdaptedLaye
                 parent._modules[name] = new[id(child)]
 
 
-def _parameter(model: nn.Module, name: str) -> nn.Parameter:
-    """A parameter by the name it has without adapters."""
-    path, _, key = name.rpartition(".")
-    module = model
-    for part in path.split(".") if path else ():
-        child = module._modules[part]
-        assert child is not None
-        module = child
-    parameter = (module.base if isinstance(module, AdaptedLayer) else module)._parameters[key]
-    assert parameter is not None
-    return parameter
+def _require_grad(model: nn.Module, names: Iterable[str], required: bool) -> None:
+    """Set `requires_grad` of parameters by the names they have without adapters; a weight that is in 4 bits by now is none."""
+    modules = dict(walk(model))
+    for name in names:
+        path, _, key = name.rpartition(".")
+        parameter = plain(modules[path])._parameters.get(key)
+        if parameter is not None:
+            parameter.requires_grad_(required)

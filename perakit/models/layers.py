@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from perakit.adapters.forward import Product
 
 
 class LayerKind:
@@ -12,7 +17,8 @@ class LayerKind:
     Kinds are used as classes, never made: `kind_of(module)` finds the one that fits.
     """
 
-    name: str
+    name: ClassVar[str]
+    quantized: ClassVar[bool] = False  # True: the weight is kept in fewer bits than it is multiplied in
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
@@ -29,16 +35,38 @@ class LayerKind:
         """W (m, n), a view of the layer's own memory."""
         return cls.matrix(module.get_parameter("weight"))
 
+    @classmethod
+    def shape(cls, module: nn.Module) -> tuple[int, int]:
+        """(m, n) of the layer's weight."""
+        m, n = cls.weight(module).shape
+        return m, n
+
+    @classmethod
+    def dtype(cls, module: nn.Module) -> torch.dtype:
+        """The dtype in which the layer multiplies."""
+        return cls.weight(module).dtype
+
     @staticmethod
     def bias(module: nn.Module) -> Tensor | None:
         """b (m,), or None."""
         return getattr(module, "bias", None)
 
     @classmethod
-    def write(cls, module: nn.Module, W: Tensor) -> None:
-        """Replace the layer's weight by W (m, n), in place."""
+    def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
+        """W (m, n) in the orientation in which the layer shows its weight."""
+        return cls.matrix(W)
+
+    @staticmethod
+    def product(module: nn.Module) -> Product:
+        """How the layer multiplies: (x, W0, bias) -> W0 x + b."""
+        return F.linear
+
+    @classmethod
+    def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
+        """The layer with W (m, n) as its weight: the same object, written in place, where it stores floats."""
         with torch.no_grad():
             cls.weight(module).copy_(W)
+        return module
 
 
 class Linear(LayerKind):
@@ -69,8 +97,49 @@ class Conv1D(LayerKind):
         return stored.T
 
 
+class NF4(LayerKind):
+    """A Linear or Conv1D whose weight is kept in 4 bits (`perakit.models.quantize`)."""
+
+    name = "NF4"
+    quantized = True
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        return isinstance(module, _nf4_layer())
+
+    @classmethod
+    def weight(cls, module: nn.Module) -> Tensor:
+        return module.dequantize()  # type: ignore[operator]
+
+    @classmethod
+    def shape(cls, module: nn.Module) -> tuple[int, int]:
+        return module.out_features, module.in_features  # type: ignore[return-value]
+
+    @classmethod
+    def dtype(cls, module: nn.Module) -> torch.dtype:
+        return module.dtype  # type: ignore[return-value]
+
+    @classmethod
+    def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
+        return module.stored(W)  # type: ignore[operator]
+
+    @staticmethod
+    def product(module: nn.Module) -> Product:
+        return module.linear  # type: ignore[return-value]
+
+    @classmethod
+    def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
+        return module.plain(W)  # type: ignore[operator]
+
+
+def _nf4_layer() -> type[nn.Module]:
+    from perakit.models.quantize import NF4Layer  # which asks this file for the kind of what it quantises
+
+    return NF4Layer
+
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of weights that can be adapted
-KINDS: tuple[type[LayerKind], ...] = (Linear, Conv1D)
+KINDS: tuple[type[LayerKind], ...] = (Linear, Conv1D)  # of layers that store their weight as it is
 
 
 def kind_of(module: nn.Module) -> type[LayerKind] | None:
@@ -79,6 +148,8 @@ def kind_of(module: nn.Module) -> type[LayerKind] | None:
     None also where the layer's own W x + b would not be what runs: a weight computed from others (weight_norm), or a
     forward replaced on the object.
     """
+    if NF4.fits(module):
+        return NF4
     weight = module._parameters.get("weight")
     if weight is None or weight.dtype not in DTYPES or weight.ndim != 2 or "forward" in vars(module):
         return None

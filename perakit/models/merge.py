@@ -5,13 +5,13 @@ The sum is formed in float64 (float32 off the CPU) and rounded once; W0 is kept,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, adapted_layers, require_adapters, tied_to
+from perakit.models.adapted import AdaptedLayer, active, adapted_layers, names, require_adapters, tied_to
 from perakit.models.attach import detach
 from perakit.table import Table
 
@@ -20,12 +20,16 @@ from perakit.table import Table
 class MergeReport:
     """What the one rounding of W0 + ΔW to the base's dtype did, layer by layer.
 
-    rows: (layer, dtype, ‖ΔW‖/‖W0‖, error, unchanged): error is ‖round(W0 + ΔW) − (W0 + ΔW)‖ / ‖ΔW‖ in Frobenius
-    norm, the share of the update that rounding lost (0 where ΔW = 0); unchanged is the share of the weights that
-    ΔW should move and rounding left where they were. Both are near 1 where a dtype is too coarse for the update.
+    rows: (layer, dtype, ‖ΔW‖/‖W0‖, error, unchanged), W0 as the layer multiplies with it. error is
+    ‖round(W0 + ΔW) − (W0 + ΔW)‖ / ‖ΔW‖, Frobenius: the share of the update that rounding lost (0 where ΔW = 0);
+    unchanged is the share of the weights that ΔW should move and rounding left where they were. Both are near 1 where a
+    dtype is too coarse for the update.
+    quantized: layer -> ‖W − W0‖/‖W‖ for a weight W that was put into 4 bits and merged as the W0 that they stand for:
+    an error that was made before training, and that the merged weight keeps.
     """
 
     rows: list[tuple[str, str, float, float, float]]
+    quantized: dict[str, float] = field(default_factory=dict)
 
     @property
     def worst(self) -> float:
@@ -34,8 +38,11 @@ class MergeReport:
 
     def table(self) -> Table:
         """The report as a table, to print or to show in a notebook."""
-        columns = ("layer", "dtype", "update / weight", "lost in rounding", "weights unchanged")
+        columns: tuple[str, ...] = ("layer", "dtype", "update / weight", "lost in rounding", "weights unchanged")
         cells = [[name, dtype, f"{size:.2e}", f"{error:.2e}", f"{same:.2%}"] for name, dtype, size, error, same in self.rows]
+        if self.quantized:
+            columns = (*columns, "4-bit error of W0")
+            cells = [[*cell, f"{self.quantized[cell[0]]:.2e}" if cell[0] in self.quantized else ""] for cell in cells]
         foot = "" if cells else "nothing to do: every adapter is merged already"
         return Table(columns, cells, foot)
 
@@ -46,17 +53,20 @@ class MergeReport:
         return self.table()._repr_html_()
 
 
-def merge(model: nn.Module) -> MergeReport:
+def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
     """Answer with one matrix W0 + ΔW per layer: the cost of the base model, to rounding the same output.
 
-    W0 stays, so `unmerge` is bitwise and a state dict or `save` is the same merged or not. Layers that are merged
-    already are left alone. Training a merged model changes nothing: its factors are not in the forward pass.
-    Before transformers' `save_pretrained`, use `bake`: a model with adapters has names that `from_pretrained` does not
-    know. Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not finite or a
-    layer's weight is shared with another.
+    ΔW is the sum of the active adapters. W0 stays, so `unmerge` is bitwise and a state dict or `save` is the same merged
+    or not. Layers that are merged already are left alone. Training a merged model changes nothing: its factors are not
+    in the forward pass. Before transformers' `save_pretrained`, use `bake`: a model with adapters has names that
+    `from_pretrained` does not know.
+    dequantize: must be True where a base is in 4 bits, to say that the merged weight is a full one (its dequantised W0
+    plus ΔW, in the dtype it is multiplied in); nothing is quantised again. False refuses such a base.
+    Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not finite, an update is no
+    matrix, or a layer's weight is shared with another.
     """
-    layers = {name: layer for name, layer in require_adapters(model).items() if layer.merged is None}
-    sums, report = _sums(model, layers)
+    layers = {name: layer for name, layer in _active_layers(model).items() if layer.merged is None}
+    sums, report = _sums(model, layers, dequantize)
     for name, layer in layers.items():
         layer.merged = sums[name]
     return report
@@ -68,22 +78,35 @@ def unmerge(model: nn.Module) -> None:
         layer.merged = None
 
 
-def bake(model: nn.Module) -> MergeReport:
+def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
     """Write W0 + ΔW into the plain layers for good and drop the adapters: the model that ships.
 
-    Raises as `merge` does, with nothing written; returns the same report.
+    dequantize: as in `merge`; a 4-bit layer becomes a full one of the class it was. Raises as `merge` does, and where an
+    adapter that is not active would be lost, with nothing written; returns the same report.
     """
-    layers = require_adapters(model)
-    sums, report = _sums(model, layers)
-    for name, layer in layers.items():
-        layer.kind.write(layer.base, sums[name])
+    layers = _active_layers(model)
+    idle = [name for name in names(model) if name not in active(model)]
+    if idle:
+        raise PerakitError(f"adapter {idle[0]!r} is not active and would be lost: pk.delete(model, {idle[0]!r}) or activate it too")
+    sums, report = _sums(model, layers, dequantize)
+    written = {id(layer.base): layer.kind.written(layer.base, sums[name]) for name, layer in layers.items()}
+    for layer in layers.values():
+        layer.base = written[id(layer.base)]
     detach(model)
     return report
 
 
-def _sums(model: nn.Module, layers: dict[str, AdaptedLayer]) -> tuple[dict[str, Tensor], MergeReport]:
+def _active_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """The layers that an active adapter changes, of which there must be one."""
+    layers = {name: layer for name, layer in require_adapters(model).items() if layer.active}
+    if not layers:
+        raise PerakitError(f"none of the adapters {', '.join(names(model))} is active: pk.activate(model, {names(model)[0]!r}) first")
+    return layers
+
+
+def _sums(model: nn.Module, layers: dict[str, AdaptedLayer], dequantize: bool) -> tuple[dict[str, Tensor], MergeReport]:
     """round(W0 + ΔW) of every layer, and what the rounding did; nothing in the model changes."""
-    sums, rows = {}, []
+    sums, rows, quantized = {}, [], {}
     for name, layer in layers.items():
         other = tied_to(model, layer.base)
         if other is not None:
@@ -91,15 +114,22 @@ def _sums(model: nn.Module, layers: dict[str, AdaptedLayer]) -> tuple[dict[str, 
                 f"cannot merge layer {name!r}: its weight is shared with {other!r}, which must not change; "
                 "untie them (give the layer a clone of the weight) or leave the adapter unmerged"
             )
+        if layer.kind.quantized:
+            if not dequantize:
+                raise PerakitError(
+                    f"cannot merge layer {name!r}: its weight is in 4 bits, which W0 + ΔW does not fit; say dequantize=True for a full "
+                    f"{str(layer.W0.dtype).removeprefix('torch.')} weight, or leave the adapter unmerged"
+                )
+            quantized[name] = float(layer.base.error)  # type: ignore[arg-type]
         delta = layer.exact_delta()
         sums[name] = layer.sum_with(delta)
         _check_finite(layer, name, sums[name])
         rows.append((name, str(layer.W0.dtype).removeprefix("torch."), *_rounding(layer.W0, delta, sums[name])))
-    return sums, MergeReport(rows)
+    return sums, MergeReport(rows, quantized)
 
 
 def _check_finite(layer: AdaptedLayer, name: str, total: Tensor) -> None:
-    bad = [key for key, parameter in layer.adapter.named_parameters() if not parameter.isfinite().all()]
+    bad = [key for adapter in layer.active_adapters for key, parameter in adapter.named_parameters() if not parameter.isfinite().all()]
     if bad:
         raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
     if not layer.W0.isfinite().all():

@@ -24,32 +24,38 @@ from torch import Tensor, nn
 
 from perakit.adapters import Method
 from perakit.errors import PerakitError
-from perakit.files import write_atomically
-from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, require_adapters, walk
-from perakit.models.attach import AttachReport, adapt, report
+from perakit.files import open_plain, write_atomically
+from perakit.models.adapted import AdaptedLayer, adapted_layers, adapters, check_model, names, plain, require_adapters, walk
+from perakit.models.attach import DEFAULT, AttachReport, adapt, report
 from perakit.models.layers import DTYPES, kind_of
+from perakit.models.quantize import NF4, NF4Layer
 
 FORMAT, VERSION = "perakit-adapter", 1
 JSON_NAME = "adapter.json"
 TENSORS_NAME = re.compile(r"adapter-[0-9a-f]{16}\.safetensors")
 # Tensors of an adapter that was replaced, and what a killed save left behind.
 LEFTOVER = re.compile(rf"{TENSORS_NAME.pattern}|\.adapter(-[0-9a-f]{{16}}\.safetensors|\.json)\.\d+\.tmp")
-JSON_LIMIT = 16 * 2**20  # bytes; a model of 10,000 adapted layers needs 2 MiB
+JSON_LIMIT = 4 * 2**20  # bytes, for 10,000 adapted layers; parsed, hostile JSON takes 40 times its size
+UNASKED = 2**26  # bytes of adapter that a bare model of any size takes on a file's word
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor
 
 
-def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write the adapters of `model` to `folder`: adapter.json and adapter-<hash>.safetensors.
+def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
+    """Write one adapter of `model` to `folder`: adapter.json and adapter-<hash>.safetensors.
 
-    Merged or not, disabled or not, the files are the same. An adapter that is in the folder already is replaced in
-    one step, or stays whole where writing fails (PerakitError). Returns the folder.
+    name: which of several; None means the active one. Merged or not, disabled or not, the files are the same. How a
+    4-bit base was quantised is written down, its weights are not. An adapter that is in the folder already is replaced
+    in one step, or stays whole where writing fails (PerakitError). Returns the folder.
     """
     layers = require_adapters(model)
+    chosen = adapters(model, name)
+    if not chosen:
+        raise PerakitError(f"none of the adapters {', '.join(names(model))} is active: pass name=... to say which one to save")
     folder = Path(folder)
     tensors = {
-        f"{name}.{key}": parameter.detach().cpu().contiguous()
-        for name, layer in layers.items()
-        for key, parameter in layer.adapter.named_parameters()
+        f"{layer}.{key}": parameter.detach().cpu().contiguous()
+        for layer, adapter in chosen.items()
+        for key, parameter in adapter.named_parameters()
     }
     data = to_safetensors(tensors, {"format": "pt"})
     digest = hashlib.sha256(data).hexdigest()
@@ -59,14 +65,13 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         "written_with": {"torch": str(torch.__version__)},
         "tensors": f"adapter-{digest[:16]}.safetensors",
         "sha256": digest,
-        "layers": {  # kind is for the reader: the same adapter fits a Linear and a Conv1D of its shape
-            name: {"kind": layer.kind.name, "shape": list(layer.W0.shape), **layer.adapter.method.to_dict()}
-            for name, layer in layers.items()
-        },
+        "layers": {layer: _describe(layers[layer].base) | adapter.method.to_dict() for layer, adapter in chosen.items()},
     }
+    text = (json.dumps(config | {"checksum": _checksum(config)}, indent=2) + "\n").encode()
+    if len(text) > JSON_LIMIT:
+        raise PerakitError(f"{len(chosen):,} layers are too many for one {JSON_NAME}: attach them under several names, and save each")
     write_atomically(folder / str(config["tensors"]), data)
-    text = json.dumps(config | {"checksum": _checksum(config)}, indent=2) + "\n"
-    write_atomically(folder / JSON_NAME, text.encode())
+    write_atomically(folder / JSON_NAME, text)
     with suppress(OSError):  # the new adapter is in place; an old file that stays does no harm
         for old in folder.iterdir():
             if LEFTOVER.fullmatch(old.name) and old.name != config["tensors"]:
@@ -74,36 +79,52 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
-def load(model: nn.Module, folder: str | Path) -> AttachReport:
-    """Read the adapters in `folder` into `model`, attaching them first where the model is bare.
+def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachReport:
+    """Read the adapter in `folder` into `model`, attaching it first where the model has none of that name.
 
-    Strict: layers, shapes and methods must be exactly the model's; a file that is cut, altered or of a newer
+    name: to give it, or of the adapter whose numbers it replaces. An adapter that was trained on a 4-bit base quantises
+    a full one in the same way before it is attached.
+    Strict: layers, shapes, methods and 4-bit storage must be exactly the model's; a file that is cut, altered or of a newer
     format is refused. Which weights the base has is not checked. Raises PerakitError with the model untouched;
-    returns the report on what is attached.
+    returns the report on what is active then.
     """
     check_model(model)
     folder = Path(folder)
     config = _read_config(folder / JSON_NAME)
-    methods = {name: Method.from_dict(_options(entry)) for name, entry in config["layers"].items()}
-    layers = adapted_layers(model)
-    _check_layers(model, layers, config["layers"], methods)
+    saved = config["layers"]
+    methods = {layer: Method.from_dict(_options(entry)) for layer, entry in saved.items()}
+    four_bit = {layer: NF4.from_dict(entry["quantize"]) for layer, entry in saved.items() if "quantize" in entry}
+    present = {layer: wrapped for layer, wrapped in adapted_layers(model).items() if name in wrapped.adapters}
+    _check_layers(model, present, name, saved, methods, four_bit)
     expected = {
-        f"{name}.{key}": shape for name, method in methods.items() for key, shape in method.shapes(*config["layers"][name]["shape"]).items()
+        f"{layer}.{key}": shape for layer, method in methods.items() for key, shape in method.shapes(*saved[layer]["shape"]).items()
     }
+    if not present:
+        _check_size(model, expected)
     tensors = _read_tensors(folder / config["tensors"], config.get("sha256"), expected)
-    for name, method in methods.items():
-        target = torch.promote_types(_weight(model, name).dtype, torch.float32)
-        for key in method.shapes(*config["layers"][name]["shape"]):
-            stored = tensors[f"{name}.{key}"].dtype
+    modules = dict(walk(model))
+    for layer, method in methods.items():
+        target = torch.promote_types(_dtype(modules[layer]), torch.float32)
+        for key in method.shapes(*saved[layer]["shape"]):
+            stored = tensors[f"{layer}.{key}"].dtype
             if torch.promote_types(stored, target) != target:
-                raise PerakitError(f"adapter tensor '{name}.{key}' is {stored}, the model would round it to {target}: use model.double()")
-    if not layers:
-        adapt(model, methods, draw=False)
+                raise PerakitError(f"adapter tensor '{layer}.{key}' is {stored}, the model would round it to {target}: use model.double()")
+    if not present:
+        adapt(model, methods, draw=False, name=name, quantize=four_bit)
     with torch.no_grad():
-        for name, layer in adapted_layers(model).items():
-            for key, parameter in layer.adapter.named_parameters():
-                parameter.copy_(tensors[f"{name}.{key}"])
+        for layer, adapter in adapters(model, name).items():
+            for key, parameter in adapter.named_parameters():
+                parameter.copy_(tensors[f"{layer}.{key}"])
     return report(model)
+
+
+def _describe(base: nn.Module) -> dict[str, Any]:
+    """What the file says of the layer below an adapter."""
+    kind = kind_of(base)
+    assert kind is not None
+    # kind is for the reader: the same adapter fits a Linear and a Conv1D of its shape
+    about = {"kind": kind.name, "shape": list(kind.shape(base))}
+    return about | ({"quantize": base.config.to_dict()} if isinstance(base, NF4Layer) else {})
 
 
 def _checksum(config: dict[str, Any]) -> str:
@@ -111,18 +132,19 @@ def _checksum(config: dict[str, Any]) -> str:
 
 
 def _options(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in ("kind", "shape")}
+    return {key: value for key, value in entry.items() if key not in ("kind", "shape", "quantize")}
 
 
 def _read(path: Path, limit: int) -> bytes:
     """The bytes of a file of at most `limit` bytes."""
     try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > limit:
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
                 raise PerakitError(
                     f"{str(path)!r} is larger than the {limit:,} bytes that its adapter needs: it was not written by pk.save"
                 )
-            return file.read()
+            return file.read(size)  # and no more: some files of the system say 0 and have no end
     except OSError as error:
         raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; is this a folder that pk.save wrote?") from error
 
@@ -156,20 +178,28 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
 
 
-def _weight(model: nn.Module, name: str) -> Tensor:
-    """The frozen (m, n) weight of an adapted layer, or of one that can be."""
-    module = dict(walk(model))[name]
-    if isinstance(module, AdaptedLayer):
-        return module.W0
-    kind = kind_of(module)
+def _dtype(module: nn.Module) -> torch.dtype:
+    """The dtype in which a layer, adapted or not, multiplies."""
+    base = plain(module)
+    kind = kind_of(base)
     assert kind is not None
-    return kind.weight(module)
+    return kind.dtype(base)
 
 
-def _check_layers(model: nn.Module, layers: dict[str, AdaptedLayer], saved: dict[str, Any], methods: dict[str, Method]) -> None:
-    """Refuse an adapter of another model, with every name and shape that does not fit."""
+def _check_layers(
+    model: nn.Module,
+    present: dict[str, AdaptedLayer],
+    adapter: str,
+    saved: dict[str, Any],
+    methods: dict[str, Method],
+    four_bit: dict[str, NF4],
+) -> None:
+    """Refuse an adapter of another model, with every name and shape that does not fit.
+
+    present: the layers that have an adapter of that name already, which must then be all layers of the file.
+    """
     modules = dict(walk(model))
-    here = set(layers) if layers else {name for name, module in modules.items() if name in saved and name and kind_of(module)}
+    here = set(present) if present else {name for name, module in modules.items() if name in saved and name and kind_of(plain(module))}
     missing, unexpected = sorted(here - set(saved)), sorted(set(saved) - here)
     problems = []
     if unexpected:
@@ -177,16 +207,36 @@ def _check_layers(model: nn.Module, layers: dict[str, AdaptedLayer], saved: dict
     if missing:
         problems.append(f"the model has adapters that the file lacks: {_listed(missing)}")
     for name in sorted(here & set(saved)):
-        m, n = _weight(model, name).shape
+        base = plain(modules[name])
+        kind = kind_of(base)
+        assert kind is not None
+        m, n = kind.shape(base)
         if [m, n] != saved[name]["shape"]:
             problems.append(f"layer {name!r} is {m} x {n}, in the file {' x '.join(map(str, saved[name]['shape']))}")
-        elif layers and layers[name].adapter.method != methods[name]:
-            problems.append(f"layer {name!r} carries {layers[name].adapter.method}, the file {methods[name]}")
+        elif present and present[name].adapters[adapter].method != methods[name]:
+            problems.append(f"layer {name!r} carries {present[name].adapters[adapter].method}, the file {methods[name]}")
+        elif isinstance(base, NF4Layer) or isinstance(modules[name], AdaptedLayer):  # a bare layer can still become what the file says
+            has = base.config if isinstance(base, NF4Layer) else None
+            if has != four_bit.get(name):
+                problems.append(f"layer {name!r} has {has or 'a full weight'}, the file {four_bit.get(name) or 'a full weight'}")
     if problems:
-        raise PerakitError(f"this adapter belongs to another model: {'; '.join(problems[:6])}. Load it onto the model it was saved from")
-    merged = [name for name, layer in layers.items() if layer.merged is not None]
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more such" if len(problems) > 4 else "")
+        remedy = "Load it onto the model it was saved from" + (", or under another name=..." if present else "")
+        raise PerakitError(f"this adapter belongs to another model: {shown}. {remedy}")
+    merged = [name for name, layer in present.items() if layer.merged is not None]
     if merged:
         raise PerakitError(f"layer {merged[0]!r} is merged, loading would leave it stale: pk.unmerge(model) first")
+
+
+def _check_size(model: nn.Module, expected: dict[str, tuple[int, ...]]) -> None:
+    """Refuse an adapter that is far larger than the bare model: a rank that lies would take all memory."""
+    needed = 8 * sum(map(math.prod, expected.values()))
+    own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    if needed > max(UNASKED, 2 * own):
+        raise PerakitError(
+            f"this adapter can need {needed:,} bytes, the model itself has {own:,}: where that is meant, pk.attach(model, ...) it first, "
+            "then load"
+        )
 
 
 def _listed(names: list[str]) -> str:

@@ -197,7 +197,7 @@ class OrderShare:
 def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> OrderShare:
     """How large the polynomial part of an update is beside its linear part B A.
 
-    model_or_factors: a model with additive adapters (LoRA's share is 0), or PERA's factors (B (m, r), A (r, n),
+    model_or_factors: a model with adapters whose update begins with B A (LoRA's share is 0), or PERA's factors (B (m, r), A (r, n),
     h (K - r,)) as arrays, with their `terms` and `degree`; a feature scale belongs into h. A share near 0 says that
     the update is LoRA's to that precision, whatever the method is called (arXiv 2604.11841 reports no such number).
     """
@@ -222,7 +222,7 @@ def _model_norms(model: Any) -> dict[str, tuple[float, float]]:
     parts = {}
     for name, layer in require_adapters(model).items():
         adapter = layer.adapter
-        if not isinstance(adapter, Additive):
+        if not isinstance(adapter, Additive) or not adapter.linear:
             raise PerakitError(f"layer {name!r} carries {adapter.method}: its update has no linear and high-order part to compare")
         parts[name] = _norms(*adapter.factors(), rank=adapter.method.rank)
     return parts

@@ -24,6 +24,7 @@ import torch
 
 from perakit.files import write_atomically
 from perakit.table import Table
+from perakit.toy.measured import cpu
 from perakit.toy.memory import peak_bytes
 
 
@@ -120,7 +121,7 @@ def main() -> None:
         print(f"benchmark: {task.title}", file=sys.stderr)
         found.append(measure(name, arguments.repeats))
     versions = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "sympy")}
-    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "versions": versions}
+    machine = {"cpu": cpu(), "cores": os.cpu_count(), "versions": versions}
     shown = table(found)
     print(shown)
     if arguments.folder:
@@ -139,14 +140,6 @@ of {repeats} runs; {machine["cpu"]}, {machine["cores"]} cores; {versions}. Numbe
 
 {shown.markdown()}
 """
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

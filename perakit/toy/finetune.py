@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from perakit.files import write_atomically
 from perakit.models import adapters, merge, save, unmerge
 from perakit.models.attach import Targets, adapt, report, select
 from perakit.models.layers import kind_of
+from perakit.models.quantize import NF4, parse
 from perakit.plots import training_figure
 from perakit.table import Table
 from perakit.theory import order_share
+from perakit.toy import distributed
 from perakit.toy.corpus import Corpus
 from perakit.toy.gpt2 import GPT2
 from perakit.toy.pretrained import load, tokenizer
@@ -33,8 +36,8 @@ SAMPLE_PROMPT, SAMPLE_TOKENS = 96, 120
 NOTES = """\
 new domain, old domain: held-out bits per byte, lower is better
 peak: memory of the whole process while training (on CUDA, of torch's tensors)
-merged - factored: largest difference of a logit between W0 + ΔW and W0 with factors
-order share: ‖high-order part‖ / ‖linear part‖ of the update; near 0 means that it is, numerically, LoRA's
+merged - factored: largest difference of a logit between W0 + ΔW and W0 with factors; "-": it cannot be merged
+order share: ‖high-order part‖ / ‖linear part‖ of the update, if it has both; near 0: it is, numerically, LoRA's
 One seed and one learning rate for all: a difference of a few thousandths of a bit is noise."""
 
 
@@ -62,8 +65,8 @@ class Outcome:
     old: float | None
     seconds: float
     peak_bytes: int
-    merge_gap: float
-    merge_gap_relative: float
+    merge_gap: float | None
+    merge_gap_relative: float | None
     order_share: float | None
     sample: str
 
@@ -91,7 +94,7 @@ class Comparison:
                 _bits(o.old),
                 f"{o.seconds:.1f}",
                 f"{o.peak_bytes / 2**20:.0f}",
-                f"{o.merge_gap:.1e}",
+                "-" if o.merge_gap is None else f"{o.merge_gap:.1e}",
                 "" if o.order_share is None else f"{o.order_share:.3%}",
             ]
             for o in self.outcomes
@@ -144,52 +147,90 @@ def compare(
     recipe: Recipe,
     out: Path,
     device: str = "cpu",
+    quantize: str | NF4 | None = None,
 ) -> Comparison:
     """Run every trial from the same start and write report.md, loss.png, metrics.jsonl, the adapters and results.json.
 
     source: what `toy.load` takes; new, old: the text to learn, and the text whose cost is watched (None: not
     watched); out: folder; a trial that was interrupted there goes on from its last checkpoint.
+    quantize: "nf4" or an NF4 keeps the adapted layers' own weights in 4 bits, None as they are; "before" is the model
+    in full precision either way.
+    Within a process group of torch the processes train each trial together (see `train`), process 0 writes and
+    measures, and all return the same; memory and seconds are those of process 0.
     """
-    if len({trial.folder for trial in trials}) < len(trials):
-        raise PerakitError(f"two trials have the same name: {', '.join(trial.label for trial in trials)}; leave one out")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise PerakitError(f"device {device!r} is not available here: use --device cpu")
-    model = load(source).to(device)
-    tokens = tokenizer(source, model)
+    model, tokens, plan = distributed.together(lambda: _begin(source, trials, new, old, recipe, device, quantize))
+    distributed.agree("the methods, the texts or the recipe", plan)
     prompt = min(SAMPLE_PROMPT, model.config.n_positions // 2)
     ids = tokens.encode(new.heldout[:4096])[:prompt].long()[None].to(device)
-    before = _costs(model, new, old, recipe, tokens)
-    sample_before = _sample(model, ids, tokens)
+    before = distributed.from_main(lambda: (_costs(model, new, old, recipe, tokens), _sample(model, ids, tokens)))
     outcomes, runs = [], {}
     for trial in trials:
-        model = load(source).to(device)
-        torch.manual_seed(recipe.seed)  # so that every method draws the same factors
-        adapt(model, dict(trial.methods))
-        run = train(model, new, recipe, out / trial.folder, tokens, label=trial.label)
-        model.eval()
-        save(model, out / trial.folder / "adapter")
-        gap, size = _merge_gap(model, ids)
-        counts, costs = report(model), _costs(model, new, old, recipe, tokens)
+        adapted = distributed.together(partial(_adapted, source, trial, recipe, device, quantize))
+        run = train(adapted, new, recipe, out / trial.folder, tokens, label=trial.label)
+        adapted.eval()
+        distributed.on_main(partial(save, adapted, out / trial.folder / "adapter"))
+        measured = partial(_outcome, trial, adapted, run, ids, partial(_costs, new=new, old=old, recipe=recipe, tokens=tokens), tokens)
+        outcomes.append(distributed.from_main(measured))
         runs[trial.label] = run
-        outcomes.append(
-            Outcome(
-                label=trial.label,
-                trainable=counts.trainable,
-                percent=counts.percent,
-                new=costs[0],
-                old=costs[1],
-                seconds=run.seconds,
-                peak_bytes=run.peak_bytes,
-                merge_gap=gap,
-                merge_gap_relative=gap / size,
-                order_share=_share(model),
-                sample=_sample(model, ids, tokens),
-            )
-        )
-    facts = _facts(source, new, old, recipe, device)
-    result = Comparison(before, outcomes, runs, tokens.decode(ids[0].cpu()), sample_before, facts)
-    _write(result, out)
+    facts = _facts(source, new, old, recipe, device, quantize)
+    result = Comparison(before[0], outcomes, runs, tokens.decode(ids[0].cpu()), before[1], facts)
+    distributed.on_main(lambda: _write(result, out))
     return result
+
+
+def _begin(
+    source: str | Path,
+    trials: Sequence[Trial],
+    new: Corpus,
+    old: Corpus | None,
+    recipe: Recipe,
+    device: str,
+    quantize: str | NF4 | None,
+) -> tuple[GPT2, Tokenizer, list[Any]]:
+    """The bare model, its tokenizer, and the plan that all processes must share, as plain data."""
+    if len({trial.folder for trial in trials}) < len(trials):
+        raise PerakitError(f"two trials have the same name: {', '.join(trial.label for trial in trials)}; leave one out")
+    if device != "cpu" and not _available(device):
+        gpus = f", or {torch.cuda.device_count()} processes, one for each GPU" if distributed.size() > 1 else ""
+        raise PerakitError(f"device {device!r} is not available here: use --device cpu{gpus}")
+    model = load(source).to(device)
+    methods = [[trial.label, {name: method.to_dict() for name, method in trial.methods.items()}] for trial in trials]
+    return model, tokenizer(source, model), [methods, new.sha256, old and old.sha256, asdict(recipe), str(parse(quantize))]
+
+
+def _available(device: str) -> bool:
+    try:
+        found = torch.device(device)
+    except RuntimeError:  # no device has such a name
+        return False
+    return found.type == "cuda" and (found.index or 0) < torch.cuda.device_count()
+
+
+def _adapted(source: str | Path, trial: Trial, recipe: Recipe, device: str, quantize: str | NF4 | None) -> GPT2:
+    model = load(source).to(device)
+    torch.manual_seed(recipe.seed)  # so that every method draws the same factors
+    adapt(model, trial.methods, quantize=quantize)
+    return model
+
+
+def _outcome(
+    trial: Trial, model: GPT2, run: Run, ids: Tensor, costs: Callable[[GPT2], tuple[float, float | None]], tokens: Tokenizer
+) -> Outcome:
+    gap, size = _merge_gap(model, ids)
+    counts, (new, old) = report(model), costs(model)
+    return Outcome(
+        label=trial.label,
+        trainable=counts.trainable,
+        percent=counts.percent,
+        new=new,
+        old=old,
+        seconds=run.seconds,
+        peak_bytes=run.peak_bytes,
+        merge_gap=gap,
+        merge_gap_relative=None if gap is None else gap / size,
+        order_share=_share(model),
+        sample=_sample(model, ids, tokens),
+    )
 
 
 def _costs(model: GPT2, new: Corpus, old: Corpus | None, recipe: Recipe, tokens: Tokenizer) -> tuple[float, float | None]:
@@ -206,18 +247,22 @@ def _sample(model: GPT2, ids: Tensor, tokens: Tokenizer) -> str:
 
 
 @torch.no_grad()
-def _merge_gap(model: GPT2, ids: Tensor) -> tuple[float, float]:
-    """Largest |merged - factored| logit, and the largest logit."""
+def _merge_gap(model: GPT2, ids: Tensor) -> tuple[float | None, float]:
+    """Largest |merged - factored| logit, None where an update is no matrix; and the largest logit."""
     factored = model(ids)
-    merge(model)
+    size = factored.abs().max().item()
+    if not all(adapter.method.mergeable for adapter in adapters(model).values()):
+        return None, size
+    merge(model, dequantize=True)
     merged = model(ids)
     unmerge(model)
-    return (merged - factored).abs().max().item(), factored.abs().max().item()
+    return (merged - factored).abs().max().item(), size
 
 
 def _share(model: GPT2) -> float | None:
     """The order share, of updates that have a linear and a high-order part."""
-    return order_share(model).overall if all(isinstance(a, Additive) for a in adapters(model).values()) else None
+    split = all(isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values())
+    return order_share(model).overall if split else None
 
 
 def _shape(model: nn.Module, name: str) -> tuple[int, int]:
@@ -228,16 +273,21 @@ def _shape(model: nn.Module, name: str) -> tuple[int, int]:
     return m, n
 
 
-def _facts(source: str | Path, new: Corpus, old: Corpus | None, recipe: Recipe, device: str) -> dict[str, Any]:
+def _facts(source: str | Path, new: Corpus, old: Corpus | None, recipe: Recipe, device: str, quantize: str | NF4 | None) -> dict[str, Any]:
     return {
         "model": str(source),
+        "adapted layers": str(parse(quantize) or "in full precision"),
         "new domain": new.describe(),
         "old domain": old.describe() if old else "not watched",
         "recipe": asdict(recipe),
         "seed": recipe.seed,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
-        "hardware": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "hardware": f"{_processes()}{device}, {torch.get_num_threads()} threads, {platform.machine()}",
     }
+
+
+def _processes() -> str:
+    return f"{distributed.size()} processes, the first on " if distributed.size() > 1 else ""
 
 
 def _write(result: Comparison, out: Path) -> None:

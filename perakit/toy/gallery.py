@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import json
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +27,7 @@ from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.manifold import dimension, measured_dimension
 from perakit.theory.rank import order_share, spectrum, tail
 from perakit.toy import GPT2, Recipe, corpus, load, train
+from perakit.toy.pictures import made_from, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,16 +109,16 @@ def draw(folder: str | Path, seed: int = 0, small: bool = False, only: Iterable[
         if name not in FIGURES:
             raise PerakitError(f"no figure {name!r}: choose from {', '.join(FIGURES)}")
     lab, folder, written = _Lab(seed, SMALL if small else Size()), Path(folder), []
-    numbers: dict[str, Any] = {"made_from": _facts(lab, small), "figures": {}}
+    numbers: dict[str, Any] = {"made_from": made_from(seed) | {"small": small}, "figures": {}}
     for count, name in enumerate(names, start=1):
         start = time.perf_counter()
         with style.context(plots.STYLE):
             figure, numbers["figures"][name] = FIGURES[name](lab)
-            picture = _png(figure)
+            picture = png(figure)
         numbers["made_from"] |= lab.training
         written.append(folder / f"{name}.png")
         write_atomically(written[-1], picture)
-        write_atomically(folder / "numbers.json", (json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(folder / "numbers.json", (json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n").encode())
         print(f"{count}/{len(names)} {written[-1]} ({time.perf_counter() - start:.1f} s)", file=sys.stderr)
     return [*written, folder / "numbers.json"]
 
@@ -200,7 +197,7 @@ def _update(model: GPT2, layer: str) -> np.ndarray:
 
 
 def _entry_polynomial(lab: _Lab) -> Drawn:
-    figure = _figure(9.2, 4.2)
+    figure = new_figure(9.2, 4.2)
     plots.plot_entry_polynomial(COEFFICIENTS, ax=figure.add_subplot(1, 2, 1)).set_title("")
     plots.plot_entry_polynomial(COEFFICIENTS, ax=figure.add_subplot(1, 2, 2, projection="3d")).set_title("")
     figure.suptitle(r"One polynomial gives every entry: $\Delta W_{pq} = \varphi_h(u)$, $u_i = B_{pi} A_{iq}$")
@@ -209,7 +206,7 @@ def _entry_polynomial(lab: _Lab) -> Drawn:
 
 def _dimensions(lab: _Lab) -> Drawn:
     (m, n), ranks = lab.size.layer, lab.size.layer_ranks
-    figure = _figure(6.8, 4.4)
+    figure = new_figure(6.8, 4.4)
     ax = plots.plot_dimension(m, n, ranks, ax=figure.add_subplot())
     closed = {plots.SETS[terms]: [dimension(m, n, r, terms) for r in ranks] for terms in ORDER}
     measured = {plots.SETS[terms]: [measured_dimension(m, n, r, terms, seed=lab.seed) for r in ranks] for terms in ORDER}
@@ -232,7 +229,7 @@ def _spectra(lab: _Lab) -> Drawn:
         "PERA, feature_scale = 192": _update(lab.scaled, LAYER),
         "PERA as published": _update(lab.published, LAYER),
     }
-    figure = _figure(9.6, 4.2)
+    figure = new_figure(9.6, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     values = [{name: _relative(update) for name, update in updates.items()} for updates in (random, trained)]
     for ax, drawn, title in zip((left, right), values, ("Random factors", f"{lab.recipe.steps} training steps, {LAYER}"), strict=True):
@@ -255,14 +252,14 @@ def _sandwich(lab: _Lab) -> Drawn:
     E = lab.random(1).normal(size=(m, n))
     found = [best_approximation(E, pera(r), seed=lab.seed, starts=lab.size.starts) for r in ranks]
     errors = np.minimum.accumulate([fit.error_fro for fit in found])  # PERA of rank r contains PERA of rank r - 1
-    figure = _figure(6.8, 4.4)
+    figure = new_figure(6.8, 4.4)
     plots.plot_sandwich(spectrum(E).tolist(), ranks, errors.tolist(), ax=figure.add_subplot()).set_title(f"A Gaussian {m} × {n} target")
     bounds = {"lower": [fit.lower_fro for fit in found], "upper": [fit.upper_fro for fit in found]}
     return figure, {"shape": (m, n), "ranks": ranks, "norm": np.linalg.norm(E), "starts": lab.size.starts, "found": errors, **bounds}
 
 
 def _targets(lab: _Lab, against: str) -> Drawn:
-    figure = _figure(9.6, 5.8)
+    figure = new_figure(9.6, 5.8)
     axes = figure.subplots(2, 3, sharex=True)
     for ax, (name, lines) in zip(axes.flat, lab.curves.items(), strict=True):
         _plot_lines(ax, lines, against, name)
@@ -278,7 +275,7 @@ def _real_update(lab: _Lab) -> Drawn:
     block = update[: size.block, : size.block]
     lines = _search(lab, block, size.block_ranks)
     sizes = {k: _search(lab, update[:k, :k], (size.rank,)) for k in size.blocks}
-    figure = _figure(12.0, 4.2)
+    figure = new_figure(12.0, 4.2)
     axes = figure.subplots(1, 3)
     for ax, against in zip(axes, ("rank", "parameters"), strict=False):
         _plot_lines(ax, lines, against, f"{size.block} × {size.block} block")
@@ -317,7 +314,7 @@ def _interaction(lab: _Lab) -> Drawn:
     with disabled(model):
         plain = layer_interaction(model, INTERACTION_LAYER, ids, features)
     found = {"one linear layer, with PERA": single, "tiny GPT-2, no adapter": plain, "tiny GPT-2, trained PERA": adapted}
-    figure = _figure(10.4, 3.4)
+    figure = new_figure(10.4, 3.4)
     axes = figure.subplots(1, 3)
     for ax, (name, strength) in zip(axes, found.items(), strict=True):
         plots.plot_interaction(strength, ax=ax).set_title(name)
@@ -329,26 +326,6 @@ def _interaction(lab: _Lab) -> Drawn:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure that knows nothing of pyplot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as a PNG of at most 256 colours, a third of the size."""
-    from PIL import Image
-
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=120)
-    Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
-    return small.getvalue()
 
 
 def _search(lab: _Lab, E: np.ndarray, ranks: Sequence[int]) -> Lines:
@@ -372,27 +349,6 @@ def _plot_lines(ax: Any, lines: Lines, against: str, title: str) -> None:
     if min(errors) < ZERO:  # to rounding; an axis that shows it would flatten everything else
         ax.set_ylim(FLOOR, 1.1)
         ax.text(0.98, 0.02, "below the axis: 0, to rounding", color="0.35", fontsize="small", ha="right", transform=ax.transAxes)
-
-
-def _facts(lab: _Lab, small: bool) -> dict[str, Any]:
-    return {
-        "seed": lab.seed,
-        "small": small,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")}},
-        "formulas_sha256": hashlib.sha256(Path(formulas.__file__).read_bytes()).hexdigest(),
-        "hardware": f"cpu, {torch.get_num_threads()} threads, {platform.machine()}",
-    }
-
-
-def _plain(value: Any) -> Any:
-    """As JSON values, floats to six digits: beyond them machines differ."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 FIGURES: dict[str, Callable[[_Lab], Drawn]] = {

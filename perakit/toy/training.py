@@ -3,6 +3,8 @@
 Nothing random is carried from step to step: the batch and the dropout of step t are drawn from (seed, t). A
 checkpoint therefore holds only the trainable parameters and AdamW's two moments, and a run that is killed and
 resumed ends with the same bits, on one CPU with one number of threads, as one that was not.
+
+Within a process group of torch (perakit.toy.distributed) the processes share the same batches.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.formulas import check_count
 from perakit.models.adapted import adapted_layers
+from perakit.toy import distributed
 from perakit.toy.corpus import Corpus
 from perakit.toy.memory import peak_bytes, reset_peak
 from perakit.toy.tokens import Bytes, Tokenizer
@@ -171,9 +175,68 @@ def train(
     out: folder for `metrics.jsonl` and `checkpoint.safetensors`; where it holds an unfinished run of exactly this
     model, text and recipe, that run goes on from its last checkpoint. None: nothing is written.
     label: text before the progress bar (stderr); after_step: called with the number of steps done.
-    Returns the metrics; raises PerakitError on short text, a foreign checkpoint, or a loss that is not finite.
+    Within a process group every process takes its share of the same batches, gradients are averaged by torch's
+    DistributedDataParallel, and process 0 alone writes and evaluates: the result is that of one process, to rounding,
+    and a run may go on with another number of processes. Dropout is the exception: each process draws masks of its own.
+    Returns the metrics; raises PerakitError on short text, a foreign checkpoint, or a loss that is not finite, and,
+    before anything is written, on a batch that does not divide or processes that disagree.
     """
     tokenizer = tokenizer or Bytes()
+    ids, trainable, log = distributed.together(lambda: _prepare(model, corpus, recipe, Path(out) if out else None, tokenizer))
+    distributed.agree("the model, its adapters, the text or the recipe", log.fingerprint)
+    device = next(iter(trainable.values())).device
+    optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
+    start, tensors = distributed.from_main(log.resume)
+    _restore(trainable, optimizer, tensors)
+    del tensors
+
+    def evaluate(done: int) -> None:
+        bits = bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
+        log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
+
+    def note(done: int, row: dict[str, Any]) -> None:
+        log.write(row)
+        if done % recipe.eval_every == 0 or done == recipe.steps:
+            evaluate(done)
+        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            log.checkpoint(done, trainable, optimizer)
+
+    pace = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; a log file wants few
+    quiet = distributed.rank() != 0
+    bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False, mininterval=pace, disable=quiet)
+    reset_peak(device)
+    parallel = distributed.parallel(model)
+    with torch.random.fork_rng(), bar, _mode(model, training=True):
+        if start == 0:
+            distributed.on_main(partial(evaluate, 0))
+        for step in range(start, recipe.steps):
+            began = time.perf_counter()
+            x, y = _batch(ids, recipe, step, device)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr_at(step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+                loss = F.cross_entropy(_logits(parallel, x).float().flatten(0, 1), y.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
+            cost = distributed.mean(loss.detach()).item()
+            if not math.isfinite(cost) or not math.isfinite(norm.item()):
+                raise PerakitError(f"loss {cost:g}, gradient norm {norm.item():g} at step {step}: lower lr={recipe.lr:g}")
+            optimizer.step()
+            done = step + 1
+            row = {"step": done, "loss": cost / math.log(2), "lr": recipe.lr_at(step), "grad_norm": norm.item()}
+            distributed.on_main(partial(note, done, row | {"seconds": round(time.perf_counter() - began, 4)}))
+            bar.set_postfix_str(f"loss {row['loss']:.3f} bits", refresh=False)
+            bar.update()
+            if after_step:
+                after_step(done)
+    return Run(distributed.from_main(lambda: log.rows))
+
+
+def _prepare(
+    model: nn.Module, corpus: Corpus, recipe: Recipe, out: Path | None, tokenizer: Tokenizer
+) -> tuple[Tensor, dict[str, nn.Parameter], _Log]:
+    """The training tokens, the parameters to train and the log; everything that can be refused before the first step is."""
     ids = tokenizer.encode(corpus.train)
     _check_length(ids, recipe.context, "training text")
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -181,50 +244,33 @@ def train(
         raise PerakitError("the model is merged, its factors are not in the forward pass: pk.unmerge(model) first")
     if not trainable:
         raise PerakitError("no parameter requires grad: attach an adapter first, or unfreeze the model")
-    device = next(iter(trainable.values())).device
-    optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
-    log = _Log(Path(out) if out else None, _fingerprint(model, corpus, recipe, ids) if out else "")
-    start = log.resume(trainable, optimizer)
-
-    def evaluate(done: int) -> None:
-        bits = bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
-        log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
-
-    pace = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; a log file wants few
-    bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False, mininterval=pace)
-    reset_peak(device)
-    with torch.random.fork_rng(), bar, _mode(model, training=True):
-        if start == 0:
-            evaluate(0)
-        for step in range(start, recipe.steps):
-            began = time.perf_counter()
-            torch.manual_seed(_step_seed(recipe.seed, step))
-            x, y = _windows(ids, torch.randint(len(ids) - recipe.context, (recipe.batch,)), recipe.context, device)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr_at(step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-                loss = F.cross_entropy(_logits(model, x).float().flatten(0, 1), y.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
-            if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-                raise PerakitError(f"loss {loss.item():g}, gradient norm {norm.item():g} at step {step}: lower lr={recipe.lr:g}")
-            optimizer.step()
-            done = step + 1
-            row = {"step": done, "loss": loss.item() / math.log(2), "lr": recipe.lr_at(step), "grad_norm": norm.item()}
-            log.write(row | {"seconds": round(time.perf_counter() - began, 4)})
-            if done % recipe.eval_every == 0 or done == recipe.steps:
-                evaluate(done)
-            if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-                log.checkpoint(done, trainable, optimizer)
-            bar.set_postfix_str(f"loss {row['loss']:.3f} bits", refresh=False)
-            bar.update()
-            if after_step:
-                after_step(done)
-    return Run(log.rows)
+    processes = distributed.size()
+    if recipe.batch % processes:
+        raise PerakitError(f"batch={recipe.batch} does not divide among {processes} processes: choose a multiple of {processes}")
+    return ids, trainable, _Log(out, _fingerprint(model, corpus, recipe, ids) if out or processes > 1 else "")
 
 
-def _step_seed(seed: int, step: int) -> int:
+def _batch(ids: Tensor, recipe: Recipe, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """This process's share of the batch of one step, as inputs and targets (windows, context); the dropout's seed is set."""
+    torch.manual_seed(_step_seed(recipe.seed, step))
+    starts = torch.randint(len(ids) - recipe.context, (recipe.batch,))
+    if distributed.size() > 1:
+        starts = starts.chunk(distributed.size())[distributed.rank()]
+        torch.manual_seed(_step_seed(f"{recipe.seed}/process {distributed.rank()}", step))
+    return _windows(ids, starts, recipe.context, device)
+
+
+def _restore(trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put a checkpoint's tensors back, if there are any."""
+    with torch.no_grad():
+        for name, p in trainable.items() if tensors else ():
+            p.copy_(tensors[f"parameter/{name}"])
+            optimizer.state[p] = {
+                key: tensors[f"{key}/{name}"].to(p.device if key != "step" else "cpu") for key in ADAM_STATE if f"{key}/{name}" in tensors
+            }
+
+
+def _step_seed(seed: int | str, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7], "big")
 
 
@@ -269,9 +315,9 @@ class _Log:
             state = json.dumps({"step": step, "fingerprint": self.fingerprint})  # one key: safetensors does not order several
             write_atomically(self.saved, to_safetensors({k: t.contiguous().cpu() for k, t in tensors.items()}, {"run": state}))
 
-    def resume(self, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-        """Put the last checkpoint back, if there is one, and return the number of steps done."""
-        step = 0
+    def resume(self) -> tuple[int, dict[str, Tensor]]:
+        """Steps done and tensors of the last checkpoint: (0, none) where there is no checkpoint; metrics go on from there."""
+        step, tensors = 0, {}
         for path in (self.saved, self.metrics) if self.saved and self.metrics else ():
             for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a sitting that was killed while it wrote
                 stale.unlink(missing_ok=True)
@@ -287,18 +333,10 @@ class _Log:
                     f"{str(self.saved.parent)!r} holds a run of another model, text or recipe: choose another folder or delete it"
                 )
             step = int(meta["step"])
-            with torch.no_grad():
-                for name, p in trainable.items():
-                    p.copy_(tensors[f"parameter/{name}"])
-                    optimizer.state[p] = {
-                        key: tensors[f"{key}/{name}"].to(p.device if key != "step" else "cpu")
-                        for key in ADAM_STATE
-                        if f"{key}/{name}" in tensors
-                    }
         if self.metrics:
             self.rows = _read_rows(self.metrics, step)
             write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
-        return step
+        return step, tensors
 
 
 def _read_rows(path: Path, step: int) -> list[dict[str, Any]]:

@@ -31,10 +31,13 @@ every_method = pytest.mark.parametrize("name", sorted(pk.Method.registry))
 
 
 def each(share):
-    """Every cell of the grid is visited; within it Hypothesis draws `share` of the profile's examples."""
+    """Every cell of the grid is visited; within it Hypothesis draws `share` of the profile's examples, fewer the more methods there are.
+
+    Three at least: the first is always the simplest there is, rank 1 on a 1 x 1 layer, where almost any rule is right.
+    """
 
     def decorate(test):
-        examples = max(2, round(settings().max_examples * share))
+        examples = max(3, round(settings().max_examples * share * 4 / len(pk.Method.registry)))
         return every_method(every_kind(every_cell(settings(max_examples=examples)(given(data=st.data())(test)))))
 
     return decorate
@@ -129,6 +132,7 @@ def test_law_12_tied(name, kind, dtype, data):
 @every_method
 @every_kind
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, where it compiles a Function
 @settings(max_examples=2)  # a compilation takes a quarter of a second
 @given(data=st.data())
 def test_law_12_compile(name, kind, dtype, data):
@@ -211,7 +215,7 @@ def test_bias_is_added_once(kind):
     model, x = testing.adapted(pk.PERA(rank=2), layer), torch.zeros(2, 3, dtype=torch.float64)
     bias = torch.full((2, 5), 1e6, dtype=torch.float64)
     assert torch.equal(model(x), bias)
-    pk.merge(model)
+    pk.merge(model, dequantize=True)
     assert torch.equal(model(x), bias)
     with pk.disabled(model):
         assert torch.equal(model(x), bias)

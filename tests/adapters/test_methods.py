@@ -13,8 +13,11 @@ from torch import nn
 
 import perakit as pk
 from perakit import strategies, testing
+from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, MoRA, Quadratic
 
-both = pytest.mark.parametrize("method", [pk.LoRA, pk.PERA], ids=["lora", "pera"])
+ALL = (LoRA, PERA, DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic)
+every = pytest.mark.parametrize("method", ALL, ids=lambda cls: cls.name)
+with_two_factors = pytest.mark.parametrize("method", [LoRA, PERA, DoRA, HiRA, DeLoRA], ids=lambda cls: cls.name)
 ALPHA = "must be a finite number > 0 or None, which means alpha = rank"
 SHARE = "must be a number in [0, 1): the share of inputs to drop"
 
@@ -22,7 +25,7 @@ SHARE = "must be a number in [0, 1): the share of inputs to drop"
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-@both
+@every
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -73,6 +76,28 @@ def test_bad_arguments_of_pera(options, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DeLoRA(rank=2, lam=0), "lam=0 must be a finite number > 0 at which the strength λ starts"),
+        (lambda: DeLoRA(rank=2, lam=math.nan), "lam=nan must be a finite number > 0 at which the strength λ starts"),
+        (lambda: DeLoRA(rank=2, lam="15"), "lam='15' must be a finite number > 0 at which the strength λ starts"),
+        (
+            lambda: MoRA(rank=2, init="zero_A"),
+            "init='zero_A' does not apply to MoRA: its one matrix M starts at zero; leave init out",
+        ),
+        (
+            lambda: Quadratic(rank=2, init="zero_A"),
+            "init='zero_A' does not apply to Quadratic: with U = 0 both gradients are zero and nothing would ever train; leave init out",
+        ),
+    ],
+)
+def test_bad_arguments_of_one_method(make, message):
+    with pytest.raises(pk.PerakitError) as error:
+        make()
+    assert str(error.value) == message
+
+
 @given(strategies.methods())
 def test_frozen_and_hashable(method):
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -83,7 +108,7 @@ def test_frozen_and_hashable(method):
 # --- the start -------------------------------------------------------------------------------------------------------
 
 
-@both
+@with_two_factors
 @pytest.mark.parametrize(("init", "zero", "random"), [("zero_B", "B", "A"), ("zero_A", "A", "B")])
 @pytest.mark.parametrize("kind", strategies.LAYERS)
 def test_one_factor_starts_at_zero_the_other_is_random(method, init, zero, random, kind):
@@ -101,6 +126,153 @@ def test_one_factor_starts_at_zero_the_other_is_random(method, init, zero, rando
     if method is pk.PERA:
         assert adapter.h.shape == (28,)
         assert not adapter.h.any()
+
+
+@pytest.mark.parametrize("kind", strategies.LAYERS)
+@pytest.mark.parametrize("dtype", strategies.DTYPES, ids=str)
+def test_doras_magnitude_starts_as_the_row_lengths(kind, dtype):
+    """Of the weight, whose rows are outputs in either storage, rounded once to the magnitude's dtype."""
+    layer = strategies.make_layer(kind, 300, 200, dtype=dtype)
+    adapter = pk.adapters(testing.adapted(DoRA(rank=2), layer, start=True))["0"]
+    lengths = [math.sqrt(math.fsum(w * w for w in row)) for row in testing._weight(layer).tolist()]
+    # float64 adds 200 squares with an error of at most 200 units, which the root halves; float32 is rounded once, after that
+    eps = torch.finfo(adapter.magnitude.dtype).eps * (100 if dtype == torch.float64 else 1)
+    assert adapter.magnitude.dtype == torch.promote_types(dtype, torch.float32)
+    np.testing.assert_allclose(adapter.magnitude.detach().double().numpy(), lengths, rtol=eps)
+    testing.law_1_no_op_at_init(DoRA(rank=2), layer)
+
+
+def test_a_row_of_zeros_is_no_trouble_to_dora():
+    """Its length is floored, so start and training stay finite; and merging leaves the row what it was."""
+    layer = strategies.make_layer("Linear", 5, 3)
+    layer.weight.data[1] = 0
+    model = testing.adapted(DoRA(rank=2), layer, start=True)
+    x = torch.ones(4, 3)
+    assert torch.equal(model(x), layer(x))
+    model(x).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in pk.adapters(model)["0"].parameters())
+    pk.merge(model)
+    assert torch.equal(model[0].merged, layer.weight)
+
+
+def test_the_gradient_of_dora_is_the_chain_rules_but_for_the_part_along_the_row():
+    """c G here; c (G - (G·v) v) for the function itself: the difference is what the docstring says is left in."""
+    layer = strategies.make_layer("Linear", 5, 3, dtype=torch.float64)
+    model = testing.adapted(DoRA(rank=2, alpha=3), layer, seed=3)
+    adapter, W0 = pk.adapters(model)["0"], model[0].W0
+    G = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    B, A, g = (adapter.get_parameter(name).detach().requires_grad_() for name in ("B", "A", "magnitude"))
+    V = W0 + 1.5 * (B @ A)
+    full = torch.autograd.grad(((g / V.norm(dim=1))[:, None] * V * G).sum(), (B, A, g))
+    held = torch.autograd.grad((adapter.delta(W0) * G).sum(), (adapter.B, adapter.A, adapter.magnitude))
+    v = (V / V.norm(dim=1, keepdim=True)).detach()
+    c = (g / V.norm(dim=1)).detach()[:, None]
+    along = c * (G * v).sum(1, keepdim=True) * v  # what is left in, by row of V
+    torch.testing.assert_close(held[0] - full[0], 1.5 * along @ A.detach().T, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(held[1] - full[1], 1.5 * B.detach().T @ along, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(held[2], full[2], rtol=1e-10, atol=1e-12)
+    assert (held[0] - full[0]).abs().max() > 1e-3
+
+
+def test_mora_starts_at_zero_and_trains_only_what_it_reads():
+    layer = strategies.make_layer("Linear", 2, 7)  # r̂ = 4 at r = 2: rows 2 and 3 of M are beyond the layer
+    model = testing.adapted(MoRA(rank=2), layer, start=True)
+    adapter = pk.adapters(model)["0"]
+    assert adapter.M.shape == (4, 4)
+    assert not adapter.M.any()
+    model(torch.ones(1, 7)).sum().backward()
+    assert adapter.M.grad.tolist() == [[2, 2, 2, 1], [2, 2, 2, 1], [0, 0, 0, 0], [0, 0, 0, 0]]  # 7 = 4 + 3 inputs a row
+
+
+@pytest.mark.parametrize(("init", "zero"), [("zero_B", "B2"), ("zero_A", "A2")])
+def test_one_factor_of_loha_starts_at_zero(init, zero):
+    layer = strategies.make_layer("Linear", 300, 200)
+    adapter = pk.adapters(testing.adapted(LoHa(rank=7, init=init), layer, start=True))["0"]
+    for name, fan in (("A1", 200), ("B1", 7), ("A2", 200), ("B2", 7)):
+        factor = adapter.get_parameter(name)
+        if name == zero:
+            assert not factor.any()
+        else:
+            assert factor.std().item() == pytest.approx((3 * fan) ** -0.5, rel=0.05)
+            assert factor.abs().max().item() <= fan**-0.5
+
+
+@pytest.mark.parametrize("lam", [15.0, 2.0])
+def test_deloras_strength_starts_where_it_is_told(lam):
+    layer = strategies.make_layer("Linear", 5, 3)
+    adapter = pk.adapters(testing.adapted(DeLoRA(rank=2, lam=lam), layer, start=True))["0"]
+    assert adapter.lam.tolist() == [lam]
+    assert DeLoRA(rank=2).lam == 15.0
+
+
+def test_delora_reads_the_weight_as_it_is_now():
+    """Column lengths are no stale copy: a base that was replaced after attach counts."""
+    layer = strategies.make_layer("Linear", 5, 3, dtype=torch.float64)
+    model = testing.adapted(DeLoRA(rank=2), layer, seed=1)
+    before = pk.delta_weights(model)["0"]
+    model[0].base.weight.data *= 2
+    torch.testing.assert_close(pk.delta_weights(model)["0"], 2 * before, rtol=1e-12, atol=0)
+
+
+def test_the_contrast_starts_with_its_output_matrix_at_zero():
+    adapter = pk.adapters(testing.adapted(Quadratic(rank=3), strategies.make_layer("Linear", 5, 7), start=True))["0"]
+    assert adapter.U.shape == (3, 7)
+    assert adapter.U.all()
+    assert adapter.P.shape == (5, 3)
+    assert not adapter.P.any()
+
+
+REASON = (
+    r"^Quadratic's update is polynomial in the input, not a matrix: there is no ΔW to merge, export or read; "
+    r"keep it attached, or use pk\.PERA, which is polynomial in its parameters and merges$"
+)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pk.merge,
+        pk.bake,
+        pk.delta_weights,
+        lambda model: model[0].weight,
+        lambda model: model[0].exact_delta(),
+        lambda model: pk.adapters(model)["0"].product(model[0].W0),
+        lambda model: pk.adapters(model)["0"].method.update(model[0].W0, U=None, P=None),
+        lambda model: pk.theory.measured_rank(5, 3, Quadratic(2)),
+    ],
+)
+def test_what_needs_a_matrix_is_refused_by_the_contrast(call):
+    model = testing.adapted(Quadratic(rank=2), strategies.make_layer("Linear", 5, 3))
+    with pytest.raises(pk.PerakitError, match=REASON):
+        call(model)
+
+
+def test_the_contrast_squares_its_input():
+    """Twice x, four times the update; one merged matrix could not do that."""
+    model = testing.adapted(Quadratic(rank=2), strategies.make_layer("Linear", 5, 3, dtype=torch.float64))
+    adapter, W0, x = pk.adapters(model)["0"], model[0].W0, torch.randn(4, 3, dtype=torch.float64)
+    assert torch.equal(adapter.contribution(2 * x, W0), 4 * adapter.contribution(x, W0))
+
+
+@pytest.mark.parametrize(("m", "n", "rank", "span"), [(5, 3, 2, 2), (5, 1, 4, 1), (9, 2, 8, 3), (2, 7, 4, 2)])
+def test_the_span_of_the_contrast(m, n, rank, span):
+    assert Quadratic(rank=rank).rank_bound(m, n) == span
+    testing.law_11_rank(Quadratic(rank=rank), strategies.make_layer("Linear", m, n))
+
+
+@pytest.mark.parametrize("kind", strategies.LAYERS)
+def test_adapters_of_different_methods_add_up(kind):
+    """Each as if it were alone on W0, the contrast among them; every sum from the left."""
+    layer, x = strategies.make_layer(kind, 5, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    model = nn.Sequential(layer)
+    base = model(x)
+    updates = []
+    for cls in ALL:
+        pk.attach(model, cls(rank=2), ["0"], name=cls.name)
+        strategies.move(model, seed=len(updates))
+        updates.append(model(x) - base)
+    pk.activate(model, *(cls.name for cls in ALL))
+    torch.testing.assert_close(model(x) - base, sum(updates), rtol=1e-12, atol=1e-12)
 
 
 def test_two_layers_start_from_different_draws():
@@ -294,7 +466,7 @@ def test_shapes_are_the_parameters(method, shape):
     m, n, _ = shape
     adapter = method.adapter(method, torch.zeros(m, n))
     assert {name: tuple(p.shape) for name, p in adapter.named_parameters()} == method.shapes(m, n)
-    assert 1 <= method.rank_bound(m, n) <= min(m, n)
+    assert 1 <= method.rank_bound(m, n) <= (min(m, n) if method.mergeable else m)  # without ΔW: of the outputs
 
 
 def test_numpy_numbers_are_accepted_and_can_be_saved(tmp_path):

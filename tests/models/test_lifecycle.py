@@ -1,4 +1,4 @@
-"""Attach, merge, unmerge, disable, save, load, detach in any order, against a plain-Python model of what should be."""
+"""Attach, activate, merge, unmerge, disable, delete, save, load, detach in any order, against a plain-Python model of what should be."""
 
 import itertools
 import shutil
@@ -18,6 +18,7 @@ from perakit.models.adapted import AdaptedLayer
 from perakit.toy.gpt2 import Conv1D
 
 NAMES = ["a", "b.0", "c"]
+ADAPTERS = ["default", "other"]
 METHODS = [pk.LoRA(rank=2, alpha=3), pk.PERA(rank=2), pk.PERA(rank=1, alpha=0.5, terms="square")]
 
 
@@ -40,7 +41,7 @@ def delta(method, A, B, h=()):
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """The expected state: attached (name -> method, factors), merged names, enabled names, saved adapters."""
+    """The expected state: attached (adapter -> layer -> method, factors), active adapters, merged and disabled layers, saved adapters."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +53,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.parameters = {name: (p, p.requires_grad, p.detach().clone()) for name, p in self.model.named_parameters()}
         self.x = torch.randn(4, 7, dtype=torch.float64)
         self.base = self.model(self.x).detach()
-        self.attached, self.merged, self.disabled, self.blocks = {}, set(), set(), []
+        self.attached, self.active, self.merged, self.disabled, self.blocks = {}, (), set(), set(), []
         self.folder, self.saved, self.numbers = Path(tempfile.mkdtemp()), [], itertools.count(1)
 
     def teardown(self):
@@ -62,10 +63,23 @@ class Lifecycle(RuleBasedStateMachine):
 
     # what the model should hold
 
-    def remember(self, names):
-        for name in names:
-            adapter = pk.adapters(self.model)[name]
-            self.attached[name] = adapter.method, {key: p.detach().numpy().copy() for key, p in adapter.named_parameters()}
+    @property
+    def adapted(self):
+        return {layer for layers in self.attached.values() for layer in layers}
+
+    def on(self, layer, adapters=None):
+        """Those of `adapters` (by default of the active ones) that sit on `layer`."""
+        return tuple(name for name in (self.active if adapters is None else adapters) if layer in self.attached.get(name, ()))
+
+    def conflict(self, wanted):
+        """Would a merged weight answer for other adapters than those wanted?"""
+        return any(self.on(layer) != self.on(layer, wanted) for layer in self.merged)
+
+    def remember(self, adapter, layers):
+        for layer in layers:
+            found = pk.adapters(self.model, adapter)[layer]
+            factors = {key: p.detach().numpy().copy() for key, p in found.named_parameters()}
+            self.attached.setdefault(adapter, {})[layer] = found.method, factors
 
     def oracle(self):
         """The output in float64 NumPy, from the expected state."""
@@ -74,9 +88,10 @@ class Lifecycle(RuleBasedStateMachine):
             layer = self.modules[name]
             W = layer.weight.detach().numpy()
             W = W.T if isinstance(layer, Conv1D) else W
-            if name in self.attached and name not in self.disabled:
-                method, arrays = self.attached[name]
-                W = W + delta(method, **arrays)
+            if name not in self.disabled:
+                for adapter in self.on(name):
+                    method, arrays = self.attached[adapter][name]
+                    W = W + delta(method, **arrays)
             y = y @ W.T + (0 if layer.bias is None else layer.bias.detach().numpy())
             y = y if name == "c" else np.tanh(y)
         return y
@@ -86,43 +101,75 @@ class Lifecycle(RuleBasedStateMachine):
     @initialize(names=st.sampled_from([["a"], ["b.0", "c"], NAMES]), method=st.sampled_from(METHODS))
     def start(self, names, method):
         """Most of what can go wrong needs an adapter to begin with."""
-        self.attach(names, method)
+        self.attach(names, method, "default")
         self.perturb()
 
-    @rule(names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True), method=st.sampled_from(METHODS))
-    def attach(self, names, method):
-        if set(names) & set(self.attached):
-            with pytest.raises(pk.PerakitError, match="has an adapter already"):
-                pk.attach(self.model, method, names)
-        else:
-            before = self.model(self.x)
-            pk.attach(self.model, method, names)
-            assert torch.equal(self.model(self.x), before) or before.requires_grad  # a frozen model is answered bitwise
-            self.remember(names)
+    @rule(
+        names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
+        method=st.sampled_from(METHODS),
+        adapter=st.sampled_from(ADAPTERS),
+    )
+    def attach(self, names, method, adapter):
+        taken = set(names) & set(self.attached.get(adapter, ()))
+        if taken or self.conflict((adapter,)):
+            with pytest.raises(pk.PerakitError, match="has an adapter already" if taken else "is merged with"):
+                pk.attach(self.model, method, names, name=adapter)
+            return
+        fresh = not self.attached.get(adapter)
+        pk.attach(self.model, method, names, name=adapter)
+        self.remember(adapter, names)
+        self.active = (adapter,)
+        if fresh:
+            assert torch.equal(self.model(self.x), self.base) or self.base.requires_grad  # a fresh adapter alone changes nothing
 
     @precondition(lambda self: self.attached)
     @rule()
     def perturb(self):
         """As a training step would: not where merged, whose factors are out of the forward pass."""
         generator = torch.Generator().manual_seed(next(self.numbers))
-        names = [name for name in self.attached if name not in self.merged]
-        with torch.no_grad():
-            for name in names:
-                for p in pk.adapters(self.model)[name].parameters():
-                    p.copy_(torch.randn(p.shape, generator=generator))
-        self.remember(names)
+        for adapter, layers in self.attached.items():
+            names = [name for name in layers if name not in self.merged]
+            with torch.no_grad():
+                for name in names:
+                    for p in pk.adapters(self.model, adapter)[name].parameters():
+                        p.copy_(torch.randn(p.shape, generator=generator))
+            self.remember(adapter, names)
+
+    @rule(wanted=st.lists(st.sampled_from(ADAPTERS), min_size=1, unique=True).map(tuple))
+    def activate(self, wanted):
+        unknown = set(wanted) - set(self.attached)
+        if unknown or self.conflict(wanted):
+            with pytest.raises(pk.PerakitError, match="no adapter is called" if unknown else "is merged with"):
+                pk.activate(self.model, *wanted)
+        else:
+            pk.activate(self.model, *wanted)
+            self.active = wanted
+
+    @precondition(lambda self: not self.blocks)
+    @rule(adapter=st.sampled_from(ADAPTERS))
+    def delete(self, adapter):
+        left = tuple(name for name in self.active if name != adapter)
+        if adapter not in self.attached or self.conflict(left):
+            with pytest.raises(pk.PerakitError, match="is merged with" if adapter in self.attached else "no adapter is called"):
+                pk.delete(self.model, adapter)
+            return
+        pk.delete(self.model, adapter)
+        del self.attached[adapter]
+        self.active = left
+        self.disabled &= self.adapted
 
     @rule()
     def merge(self):
-        if not self.attached:
-            with pytest.raises(pk.PerakitError, match="no adapter"):
+        if not self.active:
+            with pytest.raises(pk.PerakitError, match="is active" if self.attached else "no adapter"):
                 pk.merge(self.model)
             return
         report = pk.merge(self.model)
-        assert {row[0] for row in report.rows} == set(self.attached) - self.merged
-        self.merged = set(self.attached)
+        wanted = {layer for layer in self.adapted if self.on(layer)}
+        assert {row[0] for row in report.rows} == wanted - self.merged
+        self.merged |= wanted
 
-    @precondition(lambda self: self.attached)
+    @precondition(lambda self: self.active)
     @rule()
     def merge_twice(self):
         self.merge()
@@ -141,7 +188,7 @@ class Lifecycle(RuleBasedStateMachine):
         """Law 5: bitwise."""
         self.unmerge()
         before = self.model(self.x)
-        if self.attached:
+        if self.active:
             pk.merge(self.model)
         for _ in range(2):
             pk.unmerge(self.model)
@@ -152,8 +199,8 @@ class Lifecycle(RuleBasedStateMachine):
     def enter(self):
         block = pk.disabled(self.model)
         block.__enter__()
-        self.blocks.append((block, set(self.attached), set(self.disabled)))
-        self.disabled |= set(self.attached)
+        self.blocks.append((block, self.adapted, set(self.disabled)))
+        self.disabled |= self.adapted
 
     @precondition(lambda self: self.blocks)
     @rule(fails=st.booleans())
@@ -175,39 +222,45 @@ class Lifecycle(RuleBasedStateMachine):
         self.the_flags_are_those_expected()
         self.leave()
 
-    @rule()
-    def save(self):
-        if not self.attached:
-            with pytest.raises(pk.PerakitError, match="the model has no adapter"):
-                pk.save(self.model, self.folder / "bare")
+    @rule(adapter=st.sampled_from(ADAPTERS))
+    def save(self, adapter):
+        if adapter not in self.attached:
+            message = "no adapter is called" if self.attached else "the model has no adapter"
+            with pytest.raises(pk.PerakitError, match=message):
+                pk.save(self.model, self.folder / "bare", name=adapter)
             return
-        folder = pk.save(self.model, self.folder / str(len(self.saved) % 2))  # now and then over an old one
+        folder = pk.save(self.model, self.folder / str(len(self.saved) % 2), name=adapter)  # now and then over an old one
         kept = [(where, state) for where, state in self.saved if where != folder]
-        self.saved = [*kept, (folder, {name: (method, dict(arrays)) for name, (method, arrays) in self.attached.items()})]
+        state = {name: (method, dict(arrays)) for name, (method, arrays) in self.attached[adapter].items()}
+        self.saved = [*kept, (folder, state)]
 
     @precondition(lambda self: self.saved)
-    @rule(which=st.integers(0, 1))
-    def load(self, which):
+    @rule(which=st.integers(0, 1), adapter=st.sampled_from(ADAPTERS))
+    def load(self, which, adapter):
         folder, state = self.saved[which % len(self.saved)]
-        fits = not self.attached or {n: m for n, (m, _) in self.attached.items()} == {n: m for n, (m, _) in state.items()}
-        if fits and not self.merged:
-            pk.load(self.model, folder)
-            self.attached = {name: (method, dict(arrays)) for name, (method, arrays) in state.items()}
+        present = self.attached.get(adapter, {})
+        fits = not present or {n: m for n, (m, _) in present.items()} == {n: m for n, (m, _) in state.items()}
+        stale = self.merged & set(present) if present else self.conflict((adapter,))
+        if fits and not stale:
+            pk.load(self.model, folder, name=adapter)
+            self.attached[adapter] = {name: (method, dict(arrays)) for name, (method, arrays) in state.items()}
+            self.active = self.active if present else (adapter,)
         else:
             with pytest.raises(pk.PerakitError, match="is merged" if fits else "belongs to another model"):
-                pk.load(self.model, folder)
+                pk.load(self.model, folder, name=adapter)
 
-    @precondition(lambda self: self.attached and not self.blocks)
+    @precondition(lambda self: len(self.active) == 1 and not self.blocks)
     @rule()
     def save_and_load(self):
         """Law 7: bitwise, from a bare model."""
         self.unmerge()
-        before = self.model(self.x)
-        self.save()
+        before, (name,) = self.model(self.x), self.active
+        self.save(name)
         self.detach()
         folder, state = self.saved[-1]
-        pk.load(self.model, folder)
-        self.attached = {name: (method, dict(arrays)) for name, (method, arrays) in state.items()}
+        pk.load(self.model, folder, name=name)
+        self.attached = {name: {layer: (method, dict(arrays)) for layer, (method, arrays) in state.items()}}
+        self.active = (name,)
         assert torch.equal(self.model(self.x), before)
 
     @precondition(lambda self: self.attached and not self.blocks)
@@ -215,7 +268,7 @@ class Lifecycle(RuleBasedStateMachine):
     def detach(self):
         for _ in range(2):
             pk.detach(self.model)
-        self.attached, self.merged, self.disabled = {}, set(), set()
+        self.attached, self.active, self.merged, self.disabled = {}, (), set(), set()
 
     # what always holds
 
@@ -230,26 +283,30 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def the_factors_are_those_expected(self):
-        found = pk.adapters(self.model)
-        assert list(found) == [name for name in NAMES if name in self.attached]
-        for name, (method, arrays) in self.attached.items():
-            assert found[name].method == method
-            assert {key for key, _ in found[name].named_parameters()} == set(arrays)
-            for key, p in found[name].named_parameters():
-                assert p.requires_grad
-                assert np.array_equal(p.detach().numpy(), arrays[key])
+        assert set(pk.active(self.model)) == set(self.active)
+        for adapter, layers in self.attached.items():
+            found = pk.adapters(self.model, adapter)
+            assert list(found) == [name for name in NAMES if name in layers]
+            for name, (method, arrays) in layers.items():
+                assert found[name].method == method
+                assert {key for key, _ in found[name].named_parameters()} == set(arrays)
+                for key, p in found[name].named_parameters():
+                    assert p.requires_grad == (adapter in self.active)
+                    assert np.array_equal(p.detach().numpy(), arrays[key])
 
     @invariant()
     def the_flags_are_those_expected(self):
-        layers = {name: self.model.get_submodule(name) for name in self.attached}
+        layers = {name: self.model.get_submodule(name) for name in self.adapted}
+        assert {name for name, module in self.model.named_modules() if isinstance(module, AdaptedLayer)} == set(layers)
         assert {name for name, layer in layers.items() if layer.merged is not None} == self.merged
         assert {name for name, layer in layers.items() if not layer.enabled} == self.disabled
+        assert all(layer.active == self.on(name) for name, layer in layers.items())
 
     @invariant()
     def the_output_is_the_oracles(self):
         y = self.model(self.x).detach()
         np.testing.assert_allclose(y.numpy(), self.oracle(), rtol=1e-12, atol=1e-12)
-        if self.disabled == set(self.attached):
+        if self.disabled == self.adapted:
             assert torch.equal(y, self.base)
 
 
@@ -261,7 +318,7 @@ def test_the_machine_notices_a_forgotten_merge(monkeypatch):
     """A check of the check: with an unmerge that does nothing, the machine fails."""
     monkeypatch.setattr(pk, "unmerge", lambda model: None)
     machine = Lifecycle()
-    machine.attach(["a"], METHODS[1])
+    machine.attach(["a"], METHODS[1], "default")
     machine.perturb()
     machine.merge()
     machine.unmerge()

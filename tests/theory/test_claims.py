@@ -135,6 +135,35 @@ def hira_squared(W0, B, A):
     return W0 * (B @ A) ** 2
 
 
+def mora_with_positions(M, m, n):
+    return formulas.mora(M, m, n) + np.diag(np.arange(1, max(m, n) + 1) ** 3)[:m, :n]
+
+
+def mora_by_blocks(M, m, n):
+    """Neighbours share an entry: p // 2 in place of p mod r̂."""
+    return M[np.arange(m) // 2 % len(M)][:, np.arange(n) // 2 % len(M)]
+
+
+def delora_plus(W0, B, A, lam):
+    return formulas.delora(W0, B, A, lam) + np.eye(*W0.shape)
+
+
+def delora_without_lengths(W0, B, A, lam):
+    return lam[0] / len(A) * (B @ A)
+
+
+def loha_with_one(B1, A1, B2, A2):
+    return (B1 @ A1) * (1 + B2 @ A2) + np.eye(len(B1), A1.shape[1], dtype=int)
+
+
+def loha_without_its_second_pair(B1, A1, B2, A2):
+    return B1 @ A1
+
+
+def linear_in_the_input(x, U, P):
+    return x @ U.T @ P.T
+
+
 def count_without_h(m, n, rank, method, **options):
     return rank * (m + n)
 
@@ -190,6 +219,14 @@ MUTANTS = {
     "hira-rank": hira_with_one,
     "hira-is-bilinear": hira_squared,
     "orders": cubic,
+    "dora-rank": dora_without_norm,
+    "mora-rank": mora_with_positions,
+    "mora-repeats": mora_by_blocks,
+    "delora-rank": delora_plus,
+    "delora-bounded": delora_without_lengths,
+    "loha-rank": loha_with_one,
+    "loha-and-pera": loha_without_its_second_pair,
+    "quadratic-is-no-matrix": linear_in_the_input,
     "parameter-count": count_without_h,
     "no-inference-cost": padded_expansion,
     "interaction-vanishes": squared_layer,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import perakit as pk
 from perakit import formulas, strategies
+from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic
 from perakit.theory import (
     Formula,
     amplification,
@@ -183,6 +184,22 @@ def test_a_training_run_falls_into_the_band():
             assert share == 0 == predicted.high
         if step in (20, 50, 200):
             assert predicted.low < share < predicted.high, (step, share, predicted)
+
+
+@pytest.mark.parametrize("cls", [DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic], ids=lambda cls: cls.name)
+def test_a_method_whose_update_does_not_begin_with_b_a_has_no_share(cls):
+    """Its first r features are no LoRA of the same factors, so a ratio of parts would be a number without a meaning."""
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
+    pk.attach(model, pk.PERA(rank=2), ["0"])
+    pk.attach(model, cls(rank=2), ["1"])
+    with pytest.raises(pk.PerakitError, match=rf"^layer '1' carries {cls.__name__}\(rank=2.*no linear and high-order part to compare$"):
+        order_share(model)
+
+
+@pytest.mark.parametrize("cls", [DoRA, HiRA, MoRA, DeLoRA, LoHa], ids=lambda cls: cls.name)
+@pytest.mark.parametrize(("m", "n", "rank"), [(11, 7, 1), (7, 13, 2), (5, 5, 3)])
+def test_the_generic_rank_is_the_bound_of_each_method(cls, m, n, rank):
+    assert measured_rank(m, n, cls(rank)) == cls(rank).rank_bound(m, n)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------------

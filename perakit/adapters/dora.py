@@ -1,0 +1,71 @@
+"""DoRA, weight-decomposed low-rank adaptation, arXiv 2402.09353."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perakit import formulas
+from perakit.adapters.base import Adapter, Method, start_factors
+
+
+class DoRAAdapter(Adapter):
+    """precision: the dtype that row lengths are rounded to, where it is not the magnitude's: see `widened`."""
+
+    A: nn.Parameter
+    B: nn.Parameter
+    magnitude: nn.Parameter
+    precision: torch.dtype | None = None
+
+    def length(self, W0: Tensor) -> Tensor:
+        """Row lengths (m,) of V = W0 + s B A, in float64 and rounded to what a magnitude can hold: one path for start and delta.
+
+        Equal to the magnitude bit for bit at the start, so that their ratio is 1; constant in the backward pass (section 4.3).
+        """
+        V = W0.detach() + self.method.scale * (self.B.detach() @ self.A.detach())
+        wide = formulas.row_norm(V.double().contiguous())  # contiguous: one order of summing, however W0 is stored
+        return wide.to(self.precision or self.magnitude.dtype).to(V.dtype)
+
+    def delta(self, W0: Tensor) -> Tensor:
+        return formulas.dora(W0, self.B, self.A, self.magnitude, self.method.scale, self.length(W0))
+
+    def reset(self, W0: Tensor) -> None:
+        start_factors(self.method, self.B, self.A)
+        with torch.no_grad():
+            self.magnitude.copy_(self.length(W0.to(self.magnitude.dtype)))
+
+    def widened(self, dtype: torch.dtype) -> Adapter:
+        """As any adapter's, but lengths are still rounded as before: a wider one would not be the magnitude's, nor ΔW zero at the start."""
+        wide = super().widened(dtype)
+        assert isinstance(wide, DoRAAdapter)
+        wide.precision = self.precision or self.magnitude.dtype
+        return wide
+
+
+@dataclass(frozen=True)
+class DoRA(Method):
+    """Direction and length apart: W0 + ΔW = diag(g / ‖V‖_row) V with V = W0 + s B A, and g (m,) trained.
+
+    Arguments as in `Method`; r(m+n) + m trainable parameters a layer, g named `magnitude`. g starts at the row lengths of W0.
+    A row is an output: PEFT measures rows too, other code the columns.
+    The gradient is not that of the function: ‖V‖ is held constant in it (section 4.3 of the paper). With c = g/‖V‖ and G the
+    gradient by W0 + ΔW, a row of V gets c G_p here, and c (G_p - (G_p·v) v), v = V_p/‖V_p‖, by the chain rule: the part
+    of the step along the row, which changes no direction, is left in. Gradients by g and by the input are exact.
+    Rule: `formulas.dora`.
+    """
+
+    name = "dora"
+    adapter = DoRAAdapter
+
+    def shapes(self, m: int, n: int) -> dict[str, tuple[int, ...]]:
+        return super().shapes(m, n) | {"magnitude": (m,)}
+
+    def rank_bound(self, m: int, n: int) -> int:
+        """min(m, n): rescaling the rows of W0 alone reaches it."""
+        return min(m, n)
+
+    def update(self, W0: Any, **factors: Any) -> Any:
+        return formulas.dora(W0, **factors, scale=self.scale)

@@ -1,0 +1,63 @@
+"""MoRA, a square matrix in place of two factors, arXiv 2405.12130."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perakit import formulas
+from perakit.adapters.base import Additive, Method, check_default_init
+
+
+class MoRAAdapter(Additive):
+    linear = False
+
+    M: nn.Parameter
+    rows: Tensor
+    columns: Tensor
+    numbers: Tensor
+
+    def __init__(self, method: MoRA, W0: Tensor) -> None:
+        super().__init__(method, W0)
+        for name, index in zip(("rows", "columns", "numbers"), formulas.tile_index(self.M.shape[0], *W0.shape), strict=True):
+            self.register_buffer(name, torch.as_tensor(index, device=W0.device), persistent=False)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        index = self.rows, self.columns, self.numbers
+        tall, selection = formulas.tile(self.M, len(self.rows), len(self.columns), index)
+        return self.method.scale * tall, selection
+
+    def reset(self, W0: Tensor) -> None:
+        nn.init.zeros_(self.M)
+
+
+@dataclass(frozen=True)
+class MoRA(Method):
+    """One square matrix, repeated over the layer: ΔW[p, q] = s M[p mod r̂, q mod r̂], with M (r̂, r̂) and r̂ = floor(√((m+n) r) + 1/2).
+
+    Arguments as in `Method`, but `init`, which has nothing to choose: M starts at zero. r̂² trainable parameters a layer, about
+    LoRA's r(m+n), and rank up to r̂ instead of r; rows p and p + r̂ of ΔW are equal, and so are columns. Where r̂ > m or r̂ > n only
+    the entries of M in its first m rows and n columns are trained to any effect: the others are counted, and never read.
+    This is the sharing form, linear in the input; the paper's rotating form is not here. Rule: `formulas.mora`.
+    """
+
+    name = "mora"
+    adapter = MoRAAdapter
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_default_init(self, "its one matrix M starts at zero")
+
+    def shapes(self, m: int, n: int) -> dict[str, tuple[int, ...]]:
+        size = formulas.mora_size(m, n, self.rank)
+        return {"M": (size, size)}
+
+    def rank_bound(self, m: int, n: int) -> int:
+        return min(m, n, formulas.mora_size(m, n, self.rank))
+
+    def update(self, W0: Any, **factors: Any) -> Any:
+        """As any method's; of W0 only the shape is read."""
+        return self.scale * formulas.mora(**factors, m=W0.shape[0], n=W0.shape[1])

@@ -1,0 +1,277 @@
+"""An adapter in PEFT's file format: a standard LoRA that other libraries and servers load.
+
+Every ΔW that does not depend on the input is a product of two factors, hence a LoRA, of a larger rank. Format of
+huggingface/peft: adapter_config.json, and adapter_model.safetensors with lora_A (K, n) and lora_B (m, K) per layer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from perakit.adapters import Adapter
+from perakit.errors import PerakitError
+from perakit.files import write_atomically
+from perakit.formulas import check_count
+from perakit.models.adapted import AdaptedLayer, require_adapters, walk
+from perakit.models.adapted import adapters as named_adapters
+from perakit.models.truncation import Factored, factorise
+from perakit.table import Table
+
+CONFIG_NAME, TENSORS_NAME = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # a key without it loads in PEFT and does nothing
+SERVED = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM takes
+CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers' classes of causal language models end
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What export_peft wrote, layer by layer.
+
+    rows: (layer, (m, n), K, rank, cut, error, sigma): K columns make up ΔW, rank of them are in the file (zero padding
+    included); cut is ‖ΔW - nearest‖/‖ΔW‖ in Frobenius norm for the nearest matrix of that rank, 0 where nothing was
+    cut; error is the same for the factors in the file, against ΔW in float64; sigma is the spectral norm
+    of what was cut, the first singular value left out. folder, size: where the two files are, and their bytes.
+    """
+
+    rows: list[tuple[str, tuple[int, int], int, int, float, float, float]]
+    folder: Path
+    size: int
+
+    @property
+    def rank(self) -> int:
+        """The largest rank in the file, which a server must allow."""
+        return max(row[3] for row in self.rows)
+
+    @property
+    def worst(self) -> float:
+        """The largest error of a layer."""
+        return max(row[5] for row in self.rows)
+
+    def table(self) -> Table:
+        """The report as a table, to print or to show in a notebook."""
+        columns = ("layer", "shape", "K", "rank", "cut off", "error", "spectral")
+        cells = [
+            [name, f"{m} x {n}", str(K), str(rank), f"{cut:.2e}", f"{error:.2e}", f"{sigma:.2e}"]
+            for name, (m, n), K, rank, cut, error, sigma in self.rows
+        ]
+        layers = "1 layer" if len(self.rows) == 1 else f"{len(self.rows)} layers"
+        foot = (
+            f"{layers}, rank up to {self.rank}, {self.size:,} bytes in {self.folder}\n"
+            "cut off: the least that any matrix of this rank leaves out of ΔW; error: of the numbers in the file; both / ‖ΔW‖"
+        )
+        return Table(columns, cells, foot)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def export_peft(model: nn.Module, folder: str | Path, rank: int | None = None, pad: bool = False, name: str | None = None) -> ExportReport:
+    """Write the adapters of `model` to `folder` as one PEFT LoRA adapter: ΔW = lora_B lora_A, with scale 1.
+
+    rank: None is exact, K columns a layer, or min(m, n) where K is more or the method gives no factors (DoRA, HiRA);
+    a number cuts layers that have more to the nearest matrix of that rank, and the report says what was lost;
+    pad: zeros up to one rank for all layers, the next that servers take (1, 8, 16, 32, 64, 128, 256, 320, 512);
+    name: of one adapter, None writes the sum of the active ones. Merged or disabled changes nothing. Load it onto the
+    same base with `peft.PeftModel.from_pretrained(base, folder)`: a ΔW that depends on W0 belongs to that W0, which
+    is the dequantised one where the base is in 4 bits.
+    Everything is computed first, and read back and compared before an older adapter in `folder` gives way. Raises
+    PerakitError, with the folder as it was, where a rank cannot be had, a number is not finite, or ΔW is no matrix.
+    """
+    layers = _chosen(model, name)
+    if rank is not None:
+        check_count("rank", rank)
+    factored: dict[str, Factored] = {}
+    for key, (layer, adapters) in layers.items():
+        _check_finite(key, layer, adapters)
+        factored[key] = factorise(adapters, layer.W0, rank)
+        _check_factors(key, factored[key])
+    most = max(min(part.K, *layers[key][0].W0.shape) for key, part in factored.items())
+    if rank is not None and rank > most:
+        raise PerakitError(f"rank={rank} is more than any layer has: choose 1 to {most}, or leave rank out, which is exact")
+    width = _padded(max(part.B.shape[1] for part in factored.values())) if pad else None
+    tensors = {key: _pad(part, part.B.shape[1] if width is None else width) for key, part in factored.items()}
+    config = _config(model, {key: layer for key, (layer, _) in layers.items()}, {key: A.shape[0] for key, (_, A) in tensors.items()})
+    size = _write(Path(folder), config, tensors)
+    return ExportReport([_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()], Path(folder), size)
+
+
+def _row(name: str, part: Factored, rank: int) -> tuple[str, tuple[int, int], int, int, float, float, float]:
+    size = part.size or 1.0
+    return name, (part.B.shape[0], part.A.shape[1]), part.K, rank, part.tail / size, part.distance / size, part.sigma
+
+
+def _chosen(model: nn.Module, name: str | None) -> dict[str, tuple[AdaptedLayer, list[Adapter]]]:
+    """The layers and adapters to write; each can be."""
+    found = require_adapters(model)
+    if name is None:
+        layers = {key: (layer, layer.active_adapters) for key, layer in found.items() if layer.active}
+    else:
+        layers = {key: (found[key], [adapter]) for key, adapter in named_adapters(model, name).items()}
+    if not layers:
+        raise PerakitError("no adapter is active: pk.activate(model, name) first, or pass name=")
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for key, (layer, adapters) in layers.items():
+        if places[id(layer)] > 1:
+            raise PerakitError(f"layer {key!r} stands at {places[id(layer)]} places of the model, of which PEFT would fill one: untie them")
+        for adapter in adapters:
+            if not adapter.method.mergeable:
+                raise PerakitError(
+                    f"cannot export layer {key!r}: the update of {adapter.method.name!r} is not linear in the input, "
+                    "so it is no matrix; choose another method to export"
+                )
+    return layers
+
+
+def _check_finite(name: str, layer: AdaptedLayer, adapters: list[Adapter]) -> None:
+    bad = [key for adapter in adapters for key, parameter in adapter.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise PerakitError(f"cannot export layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
+    if not layer.W0.isfinite().all():
+        raise PerakitError(f"cannot export layer {name!r}: NaN or inf in its own weight W0; load a good base model")
+
+
+def _check_factors(name: str, part: Factored) -> None:
+    if not part.B.isfinite().all() or not part.A.isfinite().all():
+        raise PerakitError(f"cannot export layer {name!r}: its ΔW overflows {part.B.dtype}; train with a lower lr or scale")
+    if not part.explained:
+        raise PerakitError(
+            f"cannot export layer {name!r}: its factors in {part.B.dtype} miss the ΔW of float64 by a share of "
+            f"{part.distance / (part.size or 1):.1e}, more than rounding can: correct the method's product()"
+        )
+
+
+def _padded(rank: int) -> int:
+    """The least rank >= `rank` that servers take."""
+    fitting = [served for served in SERVED if served >= rank]
+    if not fitting:
+        raise PerakitError(f"pad=True: the largest rank is {rank}, servers take {SERVED[-1]} at most: pass rank={SERVED[-1]}")
+    return fitting[0]
+
+
+def _pad(part: Factored, rank: int) -> tuple[Tensor, Tensor]:
+    """The factors with zero columns and rows up to `rank`."""
+    more = rank - part.B.shape[1]
+    pad = nn.functional.pad
+    return pad(part.B, (0, more)).contiguous(), pad(part.A, (0, 0, 0, more)).contiguous()
+
+
+# --- adapter_config.json ---------------------------------------------------------------------------------------
+
+
+def _config(model: nn.Module, layers: Mapping[str, AdaptedLayer], ranks: Mapping[str, int]) -> dict[str, Any]:
+    """What PEFT needs to know; alpha = rank everywhere, so that the scale is 1 also where a server reads only `r`."""
+    r = max(ranks.values())  # servers reserve room for r, so it is the largest
+    pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if _is_causal(model) else None,
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "inference_mode": True,
+        "r": r,
+        "lora_alpha": r,  # PEFT's default is 8, whatever r
+        "rank_pattern": pattern,
+        "alpha_pattern": pattern,
+        "target_modules": target_modules([name for name, _ in walk(model)], list(layers)),
+        "fan_in_fan_out": any(map(_transposed, layers.values())),
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+
+
+def _is_causal(model: nn.Module) -> bool:
+    """Is this a causal language model, by the name of its class, or of the one its config says it stands for?"""
+    describe: Callable[[], dict[str, Any]] = getattr(getattr(model, "config", None), "to_dict", dict)
+    described = (describe().get("architectures") or ()) if hasattr(model, "lm_head") else ()
+    return any(str(name).endswith(CAUSAL) for name in (type(model).__name__, *described))
+
+
+def _transposed(layer: AdaptedLayer) -> bool:
+    """Does the layer store its weight as (n, m)?"""
+    W = torch.empty(tuple(layer.kind.shape(layer.base)), device="meta")
+    stored = layer.kind.stored(layer.base, W)
+    return (stored.shape, stored.stride()) != (W.shape, W.stride())
+
+
+def covers(target: str, name: str) -> bool:
+    """PEFT's rule for a list of targets: the name itself, or a dotted suffix of it."""
+    return name == target or name.endswith(f".{target}")
+
+
+def target_modules(modules: list[str], adapted: list[str]) -> list[str] | str:
+    """The shortest names that PEFT's rule reads as exactly the layers `adapted` among all `modules`.
+
+    Each layer takes its shortest dotted suffix that no other module has; where even a full name is the suffix of
+    another module, a regular expression for the whole name says it all.
+    """
+    endings = Counter(ending for name in modules for ending in _endings(name))
+    wanted = Counter(ending for name in adapted for ending in _endings(name))
+    chosen: list[str] = []
+    for name in adapted:
+        if any(covers(target, name) for target in chosen):
+            continue
+        safe = next((ending for ending in _endings(name) if endings[ending] == wanted[ending]), None)
+        if safe is None:
+            return "|".join(map(re.escape, adapted))
+        chosen.append(safe)  # never the end of one chosen before, which would have taken this shorter one
+    return chosen
+
+
+def _endings(name: str) -> list[str]:
+    """The dotted suffixes of a name, from the shortest to the name itself."""
+    parts = name.split(".")
+    return [".".join(parts[k:]) for k in reversed(range(len(parts)))]
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def _write(folder: Path, config: dict[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
+    """Write both files beside the old ones, read them back, and only then let them take their place; returns their bytes."""
+    flat: dict[str, Tensor] = {}
+    for name, (B, A) in tensors.items():
+        flat |= {f"{PREFIX}{name}.lora_A.weight": A, f"{PREFIX}{name}.lora_B.weight": B}
+    data = to_safetensors(flat, {"format": "pt"})
+    text = (json.dumps(config, indent=2) + "\n").encode()
+    stage = folder / f".export.{os.getpid()}.tmp"
+    try:
+        write_atomically(stage / TENSORS_NAME, data)
+        write_atomically(stage / CONFIG_NAME, text)
+        _verify(stage, config, flat)
+        (folder / CONFIG_NAME).unlink(missing_ok=True)  # a kill from here on leaves a folder that nobody loads, not half of each
+        os.replace(stage / TENSORS_NAME, folder / TENSORS_NAME)
+        os.replace(stage / CONFIG_NAME, folder / CONFIG_NAME)
+    except OSError as error:
+        raise PerakitError(f"cannot write {str(folder)!r}: {error.strerror}; choose a folder that can be written") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return len(data) + len(text)
+
+
+def _verify(stage: Path, config: dict[str, Any], flat: dict[str, Tensor]) -> None:
+    """Compare what is on disk with what was meant: the configuration, every name, shape and number."""
+    if json.loads((stage / CONFIG_NAME).read_bytes()) != config:
+        raise PerakitError(f"{CONFIG_NAME} was read back from {str(stage)!r} with other entries: check the disk and export again")
+    odd: set[str] | None = None
+    with suppress(SafetensorError), safe_open(stage / TENSORS_NAME, framework="pt") as file:
+        odd = set(file.keys()) ^ set(flat)
+        odd |= {key for key in flat if key not in odd and not torch.equal(file.get_tensor(key), flat[key])}
+    if odd is None or odd:
+        what = f", {min(odd)!r} for one," if odd else ""
+        raise PerakitError(f"{TENSORS_NAME} was read back from {str(stage)!r} with other numbers{what}: check the disk and export again")

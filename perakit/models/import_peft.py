@@ -1,0 +1,308 @@
+"""A PEFT LoRA or DoRA adapter, read from its two files as pk.LoRA or pk.DoRA: exactly that, or one clear refusal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from torch import Tensor, nn
+
+from perakit.adapters import DoRA, LoRA, Method
+from perakit.errors import PerakitError
+from perakit.files import open_plain
+from perakit.models.adapted import adapted_layers, check_model, names, plain, walk
+from perakit.models.attach import AttachReport, adapt, report
+from perakit.models.export import CONFIG_NAME, PREFIX, SERVED, TENSORS_NAME, covers
+from perakit.models.layers import kind_of
+
+# Settings that are read here, and settings that say nothing about the function: any other one that is set is refused.
+READ = {
+    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_dropout", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "bias", "init_lora_weights",
+}  # fmt: skip
+HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "megatron_core", "peft_version",
+    "qalora_group_size", "revision", "runtime_config", "task_type",
+}  # fmt: skip
+STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # of training; the others rewrite the base's weights
+KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}  # perakit's name -> PEFT's
+STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # bytes a number
+JSON_LIMIT = 2**20  # bytes; parsed, hostile JSON takes 40 times its size
+HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor, besides its name
+METADATA_ALLOWANCE = 2**16  # bytes
+REPETITIONS = 4  # in a pattern; more, or nested ones, can take for ever
+
+
+def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> AttachReport:
+    """Attach the LoRA or DoRA adapter that PEFT saved in `folder`, as pk.LoRA or pk.DoRA of the same function.
+
+    model: bare, or with adapters of other names, and the base that the adapter was trained on (which weights it has is
+    not checked); name: of the new adapter, which is then the active one. Rank, alpha, rslora and patterns are read
+    per layer. Strict: the layers that the configuration targets must be exactly those in the file, and those of the
+    model. Returns the report on what is attached.
+    Raises PerakitError, with the model untouched, for any other peft_type, an option that would change the function,
+    pickled weights, and files that are cut, altered or larger than the adapter needs.
+    """
+    check_model(model)
+    if name in names(model):
+        raise PerakitError(f"the model has an adapter {name!r} already: pass another name=, or pk.delete(model, {name!r}) first")
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG_NAME)
+    shapes = _targets(model, config)
+    methods = {layer: _method(config, layer, m, n) for layer, (m, n) in shapes.items()}
+    expected = {
+        f"{PREFIX}{layer}.{KEYS[key]}": shape for layer, method in methods.items() for key, shape in method.shapes(*shapes[layer]).items()
+    }
+    tensors = _read_tensors(folder, expected)
+    modules = dict(walk(model))
+    for layer in methods:
+        _check_values(layer, plain(modules[layer]), {key: tensors[f"{PREFIX}{layer}.{KEYS[key]}"] for key in methods[layer].shapes(1, 1)})
+    adapt(model, methods, draw=False, name=name)
+    layers = adapted_layers(model)
+    with torch.no_grad():
+        for layer in methods:
+            for key, parameter in layers[layer].adapters[name].named_parameters():
+                parameter.copy_(tensors[f"{PREFIX}{layer}.{KEYS[key]}"])
+    return report(model)
+
+
+# --- adapter_config.json ---------------------------------------------------------------------------------------
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The parsed adapter_config.json of a LoRA or DoRA adapter, with every field that is read of the right type."""
+    try:
+        with open_plain(path) as file:
+            text = file.read(JSON_LIMIT + 1)
+        config = json.loads(text) if len(text) <= JSON_LIMIT else None
+    except OSError as error:
+        raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; is this a folder that PEFT's save_pretrained wrote?") from error
+    except (ValueError, RecursionError) as error:
+        raise PerakitError(f"{str(path)!r} is damaged ({type(error).__name__}): copy the adapter again") from error
+    if not isinstance(config, dict):
+        raise PerakitError(f"{str(path)!r} is not an adapter's configuration: pass a folder that PEFT's save_pretrained wrote")
+    if config.get("peft_type") != "LORA":
+        raise PerakitError(f"peft_type={config.get('peft_type')!r} cannot be imported: perakit reads LORA, with or without use_dora")
+    if config.get("bias", "none") != "none":
+        raise PerakitError(f"bias={config['bias']!r} cannot be imported: perakit trains no bias; train with bias='none'")
+    if not any(config.get("init_lora_weights") is start or config.get("init_lora_weights") == start for start in STARTS):
+        raise PerakitError(
+            f"init_lora_weights={config['init_lora_weights']!r} cannot be imported: it changes the base's weights; "
+            "save with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
+        )
+    odd = sorted(key for key, value in config.items() if value and key not in READ | HARMLESS)
+    if odd:
+        shown = ", ".join(f"{key}={_short(config[key])}" for key in odd[:3])
+        raise PerakitError(f"{shown} cannot be imported: perakit reads plain LoRA and DoRA, which this option changes")
+    for field, (fits, what) in FIELDS.items():
+        if field in config and not fits(config[field]):
+            raise PerakitError(f"{field}={_short(config[field])} in {str(path)!r} must be {what}: copy the adapter again")
+    for field in ("r", "lora_alpha", "target_modules"):
+        if config.get(field) is None:
+            raise PerakitError(f"{str(path)!r} has no {field}, for which PEFT would take a default: write the value of the training run")
+    return config
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _is_pattern(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
+
+
+def _is_indices(value: Any) -> bool:
+    return value is None or type(value) is int or (isinstance(value, list) and all(type(item) is int for item in value))
+
+
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (lambda value: type(value) is int, "an integer"),
+    "lora_alpha": (_is_number, "a number"),
+    "lora_dropout": (_is_number, "a number"),
+    "use_rslora": (lambda value: type(value) is bool, "true or false"),
+    "use_dora": (lambda value: type(value) is bool, "true or false"),
+    "target_modules": (_is_names, "a list of names or a regular expression"),
+    "exclude_modules": (lambda value: value is None or _is_names(value), "a list of names or a regular expression"),
+    "layers_to_transform": (_is_indices, "an integer or a list of them"),
+    "layers_pattern": (lambda value: value is None or _is_names(value), "a name or a list of them"),
+    "rank_pattern": (_is_pattern, "an object of numbers"),
+    "alpha_pattern": (_is_pattern, "an object of numbers"),
+}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Layer -> (m, n), of every module that PEFT would adapt; each is a layer that perakit can adapt."""
+    found: dict[str, tuple[int, int]] = {}
+    target, excluded = _matcher(config["target_modules"]), _matcher(config.get("exclude_modules") or [])
+    in_block = _blocks(config)
+    for name, module in walk(model):
+        if not name or excluded(name) or not target(name) or not (name in config["target_modules"] or in_block(name)):
+            continue
+        base = plain(module)
+        kind = kind_of(base)
+        if kind is None:
+            raise PerakitError(
+                f"the adapter targets {name!r}, a {type(base).__name__}, which perakit does not adapt: it imports adapters of "
+                "Linear and Conv1D layers"
+            )
+        found[name] = kind.shape(base)
+    if not found:
+        raise PerakitError(f"target_modules={_short(config['target_modules'])} matches no layer: this adapter belongs to another model")
+    return found
+
+
+def _matcher(targets: str | list[str]) -> Callable[[str], bool]:
+    """PEFT's rule: a string is a regular expression for the whole name, a list holds names or dotted suffixes."""
+    if isinstance(targets, str):
+        pattern = _compiled(targets)
+        return lambda name: pattern.fullmatch(name) is not None
+    return lambda name: any(covers(target, name) for target in targets)
+
+
+def _blocks(config: Mapping[str, Any]) -> Callable[[str], bool]:
+    """PEFT's layers_to_transform: is the number of the block that a name holds one of these? Names written out need not be."""
+    wanted = config.get("layers_to_transform")
+    wanted = [wanted] if type(wanted) is int else wanted
+    if not wanted:
+        return lambda name: True
+    blocks = config.get("layers_pattern")
+    blocks = [blocks] if isinstance(blocks, str) and blocks else blocks
+    if blocks:
+        patterns = [_compiled(block, r"(?:^|.*?\.){}\.(?P<idx>\d+)\.") for block in blocks]
+    else:
+        patterns = [re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")]
+
+    def chosen(name: str) -> bool:
+        match = next(filter(None, (pattern.match(name) for pattern in patterns)), None)
+        return match is not None and int(match["idx"]) in wanted
+
+    return chosen
+
+
+def _compiled(pattern: str, within: str = "{}") -> re.Pattern[str]:
+    """A regular expression from a file, put `within` another; refused where it could take for ever."""
+    if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]|(?<![(*+}?])\?", pattern)) > REPETITIONS:
+        raise PerakitError(f"pattern {_short(pattern)} repeats a group, or repeats in more than {REPETITIONS} places: write the names out")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of syntax that another Python may read otherwise
+            re.compile(pattern)  # by itself too: "a)|(b" would fit within another
+            return re.compile(within.replace("{}", pattern))
+    except (re.error, RecursionError, OverflowError) as error:
+        raise PerakitError(f"pattern {_short(pattern)} is no regular expression ({error}): copy the adapter again") from error
+
+
+def _method(config: Mapping[str, Any], layer: str, m: int, n: int) -> Method:
+    """The method on one layer: its rank and alpha, after PEFT's patterns."""
+    rank = _pattern(config.get("rank_pattern"), layer, config["r"])
+    alpha = _pattern(config.get("alpha_pattern"), layer, config["lora_alpha"])
+    if type(rank) is not int or rank < 1 or rank > max(m, n, SERVED[-1]):
+        raise PerakitError(f"rank {rank!r} of layer {layer!r}, {m} x {n}, must be an integer from 1 to {max(m, n, SERVED[-1])}")
+    scaling = "rslora" if config.get("use_rslora") else "standard"
+    cls = DoRA if config.get("use_dora") else LoRA
+    return cls(rank, alpha=alpha, scaling=scaling, dropout=config.get("lora_dropout", 0.0))
+
+
+def _pattern(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> Any:
+    """The value of the first pattern that the end of the name matches, as PEFT reads them."""
+    for pattern, value in (patterns or {}).items():
+        if _compiled(pattern, r"(.*\.)?({})$").match(layer):
+            return value
+    return default
+
+
+# --- adapter_model.safetensors ---------------------------------------------------------------------------------
+
+
+def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors of a file that holds exactly `expected` (name -> shape); nothing else is read into memory."""
+    path = folder / TENSORS_NAME
+    damaged = f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
+    try:
+        with open_plain(path) as file:
+            length = os.fstat(file.fileno()).st_size
+            head = _read_header(file, length, expected, damaged)
+            file.seek(0)
+            data = file.read(length)
+    except FileNotFoundError as error:
+        pickled = "; its adapter_model.bin is a pickle, which can run code" if (folder / "adapter_model.bin").exists() else ""
+        raise PerakitError(f"{str(folder)!r} has no {TENSORS_NAME}{pickled}: save it with PEFT as safetensors") from error
+    except OSError as error:
+        raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; is this a folder that PEFT's save_pretrained wrote?") from error
+    try:
+        tensors = from_safetensors(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PerakitError(f"{damaged} ({error})") from error
+    if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != head:
+        raise PerakitError(damaged)
+    return tensors
+
+
+def _read_header(file: BinaryIO, length: int, expected: Mapping[str, tuple[int, ...]], damaged: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape, from the header of a file of `length` bytes; refused before anything large is read."""
+    size = int.from_bytes(file.read(8), "little")
+    limit = METADATA_ALLOWANCE + sum(HEADER_ALLOWANCE + len(name.encode("utf-8", "replace")) for name in expected)
+    if size > min(limit, length - 8):
+        raise PerakitError(f"{damaged} (its header claims {size:,} bytes)")
+    try:
+        header = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        shapes = {name: (tuple(entry["shape"]), STORED[entry["dtype"]]) for name, entry in header.items()}
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise PerakitError(f"{damaged} ({type(error).__name__} in its header)") from error
+    found = {name: shape for name, (shape, _) in shapes.items()}
+    _check_names(found, expected)
+    total = sum(width * math.prod(expected[name]) for name, (_, width) in shapes.items())
+    if length != 8 + size + total:
+        raise PerakitError(f"{damaged} ({length:,} bytes, its tensors need {8 + size + total:,})")
+    return found
+
+
+def _check_names(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a file whose tensors are not the ones that the configuration and the model agree on."""
+    unexpected, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
+    problems = []
+    if unexpected:
+        problems.append(f"the file has tensors that nothing asks for: {_listed(unexpected)}")
+    if missing:
+        problems.append(f"the file lacks tensors of layers that {CONFIG_NAME} targets: {_listed(missing)}")
+    wrong = [name for name in sorted(set(found) & set(expected)) if found[name] != expected[name]]
+    problems += [f"{name!r} has shape {_short(list(found[name]))}, the model and rank need {list(expected[name])}" for name in wrong[:4]]
+    if problems:
+        raise PerakitError(f"this adapter does not fit: {'; '.join(problems)}. Import it onto the model it was trained on")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(_short, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _check_values(layer: str, base: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that the adapter on `base` could not hold as they are."""
+    kind = kind_of(base)
+    assert kind is not None
+    target = torch.promote_types(kind.dtype(base), torch.float32)
+    for key, tensor in tensors.items():
+        if torch.promote_types(tensor.dtype, target) != target:
+            raise PerakitError(
+                f"{KEYS[key]} of layer {layer!r} is {tensor.dtype}, the model would round it to {target}: use model.double()"
+            )
+        if not tensor.isfinite().all():
+            raise PerakitError(f"{KEYS[key]} of layer {layer!r} holds NaN or inf: import another checkpoint of this adapter")

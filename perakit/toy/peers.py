@@ -1,0 +1,145 @@
+"""The pictures of docs/methods and the numbers in them, made again: `python -m perakit.toy.peers FOLDER`.
+
+Each method on the same small layer: the weight, the update that random factors make of it, and how its singular values
+fall beside LoRA's of the same rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from perakit import formulas, plots
+from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA
+from perakit.errors import PerakitError
+from perakit.files import write_atomically
+from perakit.models import nf4
+from perakit.theory.rank import spectrum
+from perakit.toy.pictures import made_from, new_figure, plain, png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Drawn = tuple["Figure", dict[str, Any]]
+
+M, N, RANK = 24, 36, 2  # the layer of every picture
+METHODS: tuple[Method, ...] = (LoRA(RANK), PERA(RANK), DoRA(RANK), HiRA(RANK), MoRA(RANK), DeLoRA(RANK), LoHa(RANK))
+
+
+def weight(seed: int) -> np.ndarray:
+    """A frozen weight (M, N) with something to see: normal entries, larger in later rows, in waves along the columns."""
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(M, N)) * np.linspace(0.2, 1.2, M)[:, None] * (1.1 + np.sin(np.arange(N) / 3.0))
+
+
+def factors(method: Method, seed: int) -> dict[str, np.ndarray]:
+    """Random factors of `method`, normal; λ positive, DoRA's magnitudes between a half and twice the lengths of W0's rows."""
+    draw = np.random.default_rng([seed, 1])
+    drawn = {name: draw.normal(size=shape) for name, shape in method.shapes(M, N).items()}
+    if "magnitude" in drawn:
+        drawn["magnitude"] = formulas.row_norm(weight(seed)) * draw.uniform(0.5, 2.0, M)
+    if "lam" in drawn:
+        drawn["lam"] = np.array([15.0])
+    return drawn
+
+
+def of_method(method: Method, seed: int) -> Drawn:
+    """W0, ΔW, and the spectrum of ΔW beside LoRA's."""
+    W0 = weight(seed)
+    delta = method.update(W0, **factors(method, seed))
+    name, lora, bound = type(method).__name__, LoRA(RANK), method.rank_bound(M, N)
+    other = lora.update(W0, **factors(lora, seed))
+    spectra = {f"LoRA r = {RANK}": spectrum(other), f"{name} r = {RANK}": spectrum(delta)}
+    shares = {label: np.where(values > 1e-13 * values[0], values / values[0], 0.0) for label, values in spectra.items()}
+    shares = shares if name != "LoRA" else {f"LoRA r = {RANK}": shares[f"LoRA r = {RANK}"]}
+    figure = new_figure(12.0, 3.6)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    plots.plot_matrix(W0, title=f"W0, frozen ({M} × {N})", ax=left)
+    plots.plot_matrix(delta, title=f"ΔW of {name}, random factors", ax=middle)
+    plots.plot_spectra({label: list(values) for label, values in shares.items()}, bound=bound, ax=right)
+    right.set(ylabel="$\\sigma_i / \\sigma_1$", title="Spectrum of ΔW", xlim=(0, 30))
+    rank = int((spectra[f"{name} r = {RANK}"] > 1e-13 * spectra[f"{name} r = {RANK}"][0]).sum())
+    return figure, {"method": method.to_dict(), "trainable": method.count(M, N), "rank_bound": bound, "rank": rank, "spectrum": spectra}
+
+
+def of_input(seed: int) -> Drawn:
+    """What PERA and the quadratic contrast add to one output along the line t x."""
+    draw = np.random.default_rng(seed)
+    x, steps, pera = draw.normal(size=N) / 6, np.linspace(-2, 2, 81), PERA(RANK)
+    delta = pera.update(None, **factors(pera, seed))
+    U, P = draw.normal(size=(RANK, N)), draw.normal(size=(M, RANK))
+    outputs = {
+        "PERA: polynomial in its factors": (steps[:, None] * x) @ delta[0],
+        "quadratic: polynomial in x": 2 * formulas.quadratic(steps[:, None] * x, U, P)[:, 0],
+    }
+    figure = new_figure(7.6, 4.0)
+    plots.plot_along_input(list(steps), {name: list(values) for name, values in outputs.items()}, ax=figure.subplots())
+    return figure, {"t": steps, **outputs}
+
+
+def of_four_bits(seed: int) -> Drawn:
+    """Normal weights as shares of their block's largest, NF4's levels and 16 equal steps, and the error of both."""
+    W = torch.randn(512, 512, generator=torch.Generator().manual_seed(seed))
+    _, absmax = nf4.encode(W, 64)
+    shares = (W.flatten().view(-1, 64) / absmax[:, None]).numpy()
+    uniform = np.linspace(-1, 1, 16)
+    levels = {"NF4": nf4.LEVELS.double().numpy(), "16 equal steps": uniform}
+    errors = {}
+    for name, values in levels.items():
+        nearest = values[np.abs(shares[..., None] - values).argmin(-1)]
+        size = absmax.numpy()[:, None]
+        errors[name] = float(np.linalg.norm((nearest - shares) * size) / np.linalg.norm(shares * size))
+    figure = new_figure(7.6, 4.2)
+    labels = {f"{name}: error {errors[name]:.1%}": list(values) for name, values in levels.items()}
+    plots.plot_levels(shares, labels, ax=figure.subplots())
+    return figure, {"levels": levels, "relative_error": errors}
+
+
+FIGURES: dict[str, Callable[[int], Drawn]] = {
+    **{method.name: partial(of_method, method) for method in METHODS},
+    "quadratic": of_input,
+    "nf4": of_four_bits,
+}
+
+
+def draw(folder: str | Path, seed: int = 0) -> list[Path]:
+    """Make every picture, a PNG each, and `numbers.json` with what is drawn; returns the paths. Some seconds."""
+    from matplotlib import style
+
+    folder, written, numbers = Path(folder), [], {}
+    for name, make in FIGURES.items():
+        with style.context(plots.STYLE):
+            figure, numbers[name] = make(seed)
+            picture = png(figure)
+        written.append(folder / f"{name}.png")
+        write_atomically(written[-1], picture)
+    record = {"made_from": made_from(seed), "layer": [M, N], "figures": numbers}
+    write_atomically(folder / "numbers.json", (json.dumps(plain(record), indent=1, allow_nan=False) + "\n").encode())
+    return [*written, folder / "numbers.json"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns 0, or 2 for a PerakitError, printed as one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m perakit.toy.peers", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the figures and numbers.json go")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    try:
+        for path in draw(arguments.folder, arguments.seed):
+            print(path)
+    except PerakitError as error:
+        print(f"perakit: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
