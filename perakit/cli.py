@@ -143,7 +143,7 @@ def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:
 
 
 def _method(text: str, arguments: argparse.Namespace) -> Method:
-    """A method from `name` or `name:option=value,...`, with the rank and alpha of the command line."""
+    """A method from `name` or `name:option=value,...`, with the rank and alpha of the command line; `DoRA` is `dora`."""
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for option in filter(None, rest.split(",")):
@@ -151,6 +151,8 @@ def _method(text: str, arguments: argparse.Namespace) -> Method:
         if not equals:
             raise PerakitError(f"method option {option!r} has no value: write {name}:{option}=VALUE")
         options[key] = _value(value)
+    if name not in Method.registry:
+        name = {known.lower(): known for known in Method.registry}.get(name.lower(), name)
     common = {"method": name, "rank": arguments.rank, "alpha": arguments.alpha}
     return Method.from_dict(common | options)
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from perakit.errors import PerakitError
+
+
+def as_folder(path: object) -> Path:
+    """`path` as a Path, whether there is such a folder or not; PerakitError for what is no path, such as None."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise PerakitError(f"the folder is a path, a str or a Path, not {path!r:.80}")
+    return Path(path)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write `data` to `path` and to the disk below it; errors are those of the system."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -19,10 +35,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write_synced(temporary, data)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -37,10 +50,13 @@ def open_plain(path: Path) -> BinaryIO:
     """Open a plain file to read it, by its name or through links.
 
     Raises PerakitError for a device, a pipe or a socket, which could give no end of bytes or make the reader wait for
-    ever, and OSError as `open` does.
+    ever, and OSError as `open` does, also for a name that no file can have.
     """
-    # Without O_NONBLOCK, opening a FIFO would wait until somebody writes to it.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait until somebody writes to it.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise PerakitError(f"{str(path)!r} is a device or a pipe, not a plain file: pass the folder of a saved adapter")

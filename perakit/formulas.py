@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 
 Array = Any  # numpy.ndarray (of floats or of sympy expressions) or torch.Tensor
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 TERMS = ("full", "square", "cross")
 LARGEST_RANK, LARGEST_DEGREE = 2**20, 64  # beyond these a number is a mistake, or a file that lies
+BLOCK = 2**20  # entries of a tensor that are squared in float64 at a time
 _counts: dict[str, Callable[..., int]] = {}
 
 
@@ -40,8 +41,8 @@ def parameter_count(m: int, n: int, rank: int, method: str, **options: Any) -> i
     method: the name of its rule here, "lora", "pera" ...; options: what the rule takes besides arrays (PERA:
     terms, degree). LoRA has r(m+n), PERA r(m+n) + r(r+1)/2.
     """
-    if method not in _counts:
-        raise PerakitError(f"unknown method {method!r}: choose from {', '.join(sorted(_counts))}")
+    if not isinstance(method, str) or method not in _counts:
+        raise PerakitError(f"unknown method {short(method)}: choose from {', '.join(sorted(_counts))}")
     for name, value in (("m", m), ("n", n), ("rank", rank)):
         check_count(name, value)
     try:
@@ -100,15 +101,9 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
     """Refuse anything but an integer from `least` to `most`: 4.0 and True are not ranks."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
-        raise PerakitError(f"{name}={_shown(value)} must be an integer >= {least}")
+        raise PerakitError(f"{name}={short(value)} must be an integer >= {least}")
     if most is not None and value > most:
-        raise PerakitError(f"{name}={_shown(value)} must be an integer <= {most}")
-
-
-def _shown(value: Any) -> str:
-    """A value as an error shows it: in full, unless that is a page."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]} ... ({len(text):,} characters)"
+        raise PerakitError(f"{name}={short(value)} must be an integer <= {most}")
 
 
 # --- update rules ----------------------------------------------------------------------------------------------
@@ -146,7 +141,7 @@ def expand(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, i
     """
     rank = _check_factors(B, A)
     count = rank_bound(rank, terms, degree) - rank
-    if tuple(h.shape) != (count,):
+    if _shape("h", h) != (count,):
         raise PerakitError(f"h has shape {tuple(h.shape)}: rank {rank}, terms={terms!r}, degree {degree} need ({count},)")
     columns, rows = [B], [A]
     for indices in monomials(rank, terms, degree) if index is None else index:  # (d, K_d)
@@ -179,23 +174,32 @@ def dora(W0: Array, B: Array, A: Array, magnitude: Array, scale: float = 1, norm
     _check_weight(W0, B, A)
     V = W0 + scale * (B @ A)
     length = row_norm(V) if norm is None else norm
-    if tuple(magnitude.shape) != (V.shape[0],) or tuple(length.shape) != (V.shape[0],):
+    if _shape("magnitude", magnitude) != (V.shape[0],) or _shape("norm", length) != (V.shape[0],):
         raise PerakitError(f"magnitude {tuple(magnitude.shape)} and norm {tuple(length.shape)} need one entry per row: ({V.shape[0]},)")
     return (magnitude / length)[:, None] * V - W0
 
 
 def row_norm(V: Array, floor: float = 1e-36) -> Array:
-    """Euclidean length of each row of V (m, n), √max(Σ v², floor): of a zero row 1e-18, so that it can be divided by. Returns (m,)."""
-    squares = (V * V).sum(1)
+    """Euclidean length of each row of V (m, n), √max(Σ v², floor): of a zero row 1e-18, so that it can be divided by.
+
+    Squared and added in float64, whatever V is: squares of 1e20 overflow in float32, those of 12 in int8, and floor is 0 in float16.
+    Returns (m,), in V's precision, but float32 at least.
+    """
     if not isinstance(V, np.ndarray):
-        return squares.clamp(min=floor).sqrt()
+        import torch
+
+        blocks = (rows.double() for rows in V.split(max(1, BLOCK // max(1, V.shape[1]))))  # no copy of the whole in float64
+        squares = torch.cat([(wide * wide).sum(1) for wide in blocks])
+        return squares.clamp(min=floor).sqrt().to(torch.promote_types(V.dtype, torch.float32))
     if V.dtype == object:
         import sympy
 
         least = sympy.Rational(str(floor))
-        exact = [sympy.sympify(square) for square in squares]
+        exact = [sympy.sympify(square) for square in (V * V).sum(1)]
         return np.array([sympy.sqrt(sympy.Max(x, least) if x.is_number else x) for x in exact], dtype=object)
-    return np.sqrt(np.maximum(squares, floor))
+    wide = V.astype(np.result_type(V.dtype, np.float64))
+    lengths = np.sqrt(np.maximum((wide * wide).sum(1), floor))
+    return lengths.astype(np.result_type(V.dtype, np.float32)) if V.dtype.kind == "f" else lengths
 
 
 @trainable(lambda m, n, rank: mora_size(m, n, rank) ** 2)
@@ -216,8 +220,10 @@ def tile(M: Array, m: int, n: int, index: Sequence[Array] | None = None) -> tupl
     Arguments as in `mora`; index: (k mod r̂ for k < m, and for k < n, and 0 ... r̂ - 1) as arrays of M's kind, for a compiled layer.
     Returns (tall (m, r̂), selection (r̂, n)), whose product is `mora(M, m, n)`; the selection adds nothing but zeros.
     """
-    if len(M.shape) != 2 or M.shape[0] != M.shape[1]:
-        raise PerakitError(f"M {tuple(M.shape)} is not square: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side")
+    shape = _shape("M", M)
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        wrong = "is empty" if 0 in shape else "is not square"
+        raise PerakitError(f"M {shape} {wrong}: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side")
     rows, columns, numbers = tile_index(int(M.shape[0]), m, n) if index is None else index
     chosen = numbers[:, None] == columns[None, :]  # (r̂, n)
     selection = chosen.astype(np.int64 if M.dtype == object else M.dtype) if isinstance(M, np.ndarray) else _like(chosen, M)
@@ -259,8 +265,9 @@ def normalise(W0: Array, B: Array, A: Array, lam: Array) -> tuple[Array, Array]:
     Returns (B_hat (m, r), A_hat (r, n)), whose product is `delora(W0, B, A, lam)`.
     """
     rank = _check_factors(B, A)
+    check_count("rank", rank)
     _check_weight(W0, B, A)
-    if tuple(lam.shape) != (1,):
+    if _shape("lam", lam) != (1,):
         raise PerakitError(f"lam has shape {tuple(lam.shape)}: DeLoRA trains one number, (1,)")
     lengths = row_norm(B.T, 1e-8) * row_norm(A, 1e-8)
     return B * (lam / rank / lengths), A * row_norm(W0.T, 0)
@@ -283,6 +290,7 @@ def khatri_rao(B1: Array, A1: Array, B2: Array, A2: Array) -> tuple[Array, Array
     """
     rank = _check_factors(B1, A1, ("B1", "A1"))
     _check_factors(B2, A2, ("B2", "A2"))
+    check_count("rank", rank)
     if tuple(B1.shape) != tuple(B2.shape) or tuple(A1.shape) != tuple(A2.shape):
         shapes = ", ".join(str(tuple(X.shape)) for X in (B1, A1, B2, A2))
         raise PerakitError(f"B1, A1, B2, A2 have shapes {shapes}: both pairs need (m, r) and (r, n)")
@@ -299,21 +307,30 @@ def quadratic(x: Array, U: Array, P: Array) -> Array:
     no ΔW: nothing to merge or export. Returns what is added to the output (..., m), unscaled. Source: none; made to compare.
     """
     _check_factors(P, U, ("P", "U"))
-    if x.shape[-1:] != U.shape[1:]:
+    if _shape("x", x)[-1:] != tuple(U.shape[1:]):
         raise PerakitError(f"x {tuple(x.shape)} and U {tuple(U.shape)} do not match: need (..., n) and (r, n)")
     z = x @ U.T  # (..., n) @ (n, r) -> (..., r)
     return (z * z) @ P.T  # (..., r) @ (r, m) -> (..., m)
 
 
 def _check_weight(W0: Array, B: Array, A: Array) -> None:
-    if tuple(W0.shape) != (B.shape[0], A.shape[1]):
+    if _shape("W0", W0, f"the frozen weight ({B.shape[0]}, {A.shape[1]})") != (B.shape[0], A.shape[1]):
         raise PerakitError(f"W0 {tuple(W0.shape)} does not match B A, which is ({B.shape[0]}, {A.shape[1]})")
 
 
 def _check_factors(B: Array, A: Array, names: tuple[str, str] = ("B", "A")) -> int:
-    if len(B.shape) != 2 or len(A.shape) != 2 or B.shape[1] != A.shape[0]:
-        raise PerakitError(f"{names[0]} {tuple(B.shape)} and {names[1]} {tuple(A.shape)} do not match: need (m, r) and (r, n)")
-    return int(A.shape[0])
+    left, right = _shape(names[0], B), _shape(names[1], A)
+    if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
+        raise PerakitError(f"{names[0]} {left} and {names[1]} {right} do not match: need (m, r) and (r, n)")
+    return int(right[0])
+
+
+def _shape(name: str, X: Any, wanted: str = "a NumPy array or a torch tensor") -> tuple[int, ...]:
+    """The shape of an array; refuses what has none: a number, a list, None."""
+    shape = getattr(X, "shape", None)
+    if shape is None:
+        raise PerakitError(f"{name}={short(X)} is no array: pass {wanted}")
+    return tuple(shape)
 
 
 # The three array operations whose name differs between NumPy and torch. Only a caller that holds a tensor reaches the

@@ -98,7 +98,9 @@ def methods(draw: st.DrawFn, *names: str, max_rank: int = 4, dropout: Sequence[f
         "dropout": st.sampled_from(tuple(dropout)),
         "init": st.sampled_from(INITS),
     }
-    return draw(st.builds(cls, **(common | OPTIONS.get(cls.name, {}))))
+    for parent in reversed(cls.__mro__[:-1]):  # a method that derives from another takes its options too
+        common |= OPTIONS.get(getattr(parent, "name", ""), {})
+    return draw(st.builds(cls, **common))
 
 
 def _linear(m: int, n: int, bias: bool) -> nn.Module:

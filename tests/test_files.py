@@ -2,11 +2,12 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from perakit import PerakitError
-from perakit.files import write_atomically
+from perakit.files import as_folder, open_plain, write_atomically
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -83,3 +84,26 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path):
     (tmp_path / "ordinary").write_bytes(b"")
     write_atomically(tmp_path / "file", b"")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    for name in ("a\0b", "a\ud800b"):
+        with pytest.raises(OSError, match=r"null byte|codec") as caught:
+            open_plain(tmp_path / name)
+        assert caught.value.strerror
+        with pytest.raises(PerakitError, match="cannot write"):
+            write_atomically(tmp_path / name, b"")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"bytes", ["list"], object()])
+def test_what_is_no_path(path):
+    with pytest.raises(PerakitError, match=r"the folder is a path, a str or a Path, not (None|3|b'bytes'|\['list'\]|<object)"):
+        as_folder(path)
+
+
+def test_paths(tmp_path):
+    assert as_folder(str(tmp_path)) == as_folder(tmp_path) == tmp_path
+    assert as_folder("nowhere") == Path("nowhere")
+    with pytest.raises(PerakitError, match=r"not 'x{20,79}$") as caught:
+        as_folder(type("Long", (), {"__repr__": lambda self: "'" + 1000 * "x"})())
+    assert len(str(caught.value)) < 150

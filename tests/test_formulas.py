@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import perakit as pk
 from perakit import formulas, strategies
+from perakit.cli import main
 
 TERMS_AND_DEGREES = [(terms, degree) for terms in formulas.TERMS for degree in (2, 3, 4)]
 every_expansion = pytest.mark.parametrize(("terms", "degree"), TERMS_AND_DEGREES)
@@ -515,3 +516,149 @@ def test_factors_that_do_not_match_are_refused(call, message):
 )
 def test_counts_in_closed_form(method, count):
     assert formulas.parameter_count(7, 5, 2, method) == count  # r̂ = floor(√24 + 1/2) = 5
+
+
+# --- entries that are large, small, or of a narrow type ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_zero_rows_and_columns_are_zero_in_every_precision(dtype):
+    """The floors 1e-36 and 1e-8 are 0 in float16, and 0/0 is no number."""
+    W0, B, A, one = (np.ones(shape, dtype) for shape in ((2, 3), (2, 1), (1, 3), (1,)))
+    for to in (np.asarray, torch.from_numpy):
+        zero_row = formulas.dora(to(0 * W0), to(0 * B), to(A), to(np.ones(2, dtype)))
+        zero_column = formulas.delora(to(W0), to(0 * B), to(A), to(one))
+        assert zero_row.shape == zero_column.shape == (2, 3)
+        assert not zero_row.any()
+        assert not zero_column.any()
+        lengths = formulas.row_norm(to(np.array([[3, 4], [0, 0]], dtype)))
+        assert lengths.dtype.itemsize == max(4, np.dtype(dtype).itemsize)
+        np.testing.assert_allclose(np.asarray(lengths), [5, 1e-18], rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64])
+def test_lengths_of_whole_numbers_do_not_overflow(dtype):
+    """100² = 16 in int8; and in int64 the square of 4e9 does not fit."""
+    size = min(100 * 10**9, int(np.iinfo(dtype).max))
+    V = np.full((1, 4), size, dtype)
+    assert formulas.row_norm(V).tolist() == [2.0 * size]
+    np.testing.assert_allclose(formulas.row_norm(torch.from_numpy(V)).tolist(), [2.0 * size], rtol=1e-7)
+    column = formulas.delora(V.T, np.ones((4, 1)), np.ones((1, 1)), np.ones(1))
+    np.testing.assert_allclose(np.linalg.norm(column), 2.0 * size, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20, 1e37])
+def test_lengths_of_large_and_small_floats(size):
+    """Squares of 1e20 are infinite in float32, and those of 1e-30 are zero."""
+    for V in (np.full((1, 4), size, np.float32), torch.full((1, 4), size)):
+        np.testing.assert_allclose(np.asarray(formulas.row_norm(V, 0)), [2 * size], rtol=1e-6)
+
+
+def test_lengths_are_those_of_the_rows_in_blocks_too(monkeypatch):
+    V = torch.from_numpy(np.random.default_rng(0).normal(size=(7, 5))).requires_grad_()
+    whole = formulas.row_norm(V)
+    gradient = torch.autograd.grad(whole.sum(), V)[0]
+    monkeypatch.setattr(formulas, "BLOCK", 10)  # two rows
+    assert torch.equal(formulas.row_norm(V), whole)
+    assert torch.equal(torch.autograd.grad(formulas.row_norm(V).sum(), V)[0], gradient)
+    np.testing.assert_allclose(gradient, V.detach() / whole.detach()[:, None], rtol=1e-14)
+    for shape in ((0, 3), (3, 0), (0, 0)):
+        assert formulas.row_norm(torch.zeros(shape), 0).tolist() == [0] * shape[0]
+
+
+def test_delora_on_very_large_weights_is_finite():
+    layer = torch.nn.Sequential(torch.nn.Linear(5, 3))
+    with torch.no_grad():
+        layer[0].weight.mul_(1e20)
+    x = torch.ones(2, 5)
+    before = layer(x)
+    pk.attach(layer, pk.DeLoRA(2), ["0"])
+    assert torch.equal(layer(x), before)
+    with torch.no_grad():
+        pk.adapters(layer)["0"].B.fill_(1.0)
+    delta = pk.delta_weights(layer)["0"]
+    assert delta.isfinite().all()
+    assert delta.any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_untrained_dora_changes_nothing_after_double(seed):
+    """Lengths are rounded as the magnitude was when it was made; a wider one would be off by 1e-8 of W0."""
+    torch.manual_seed(seed)
+    layer = torch.nn.Sequential(torch.nn.Linear(37, 23))
+    x = torch.randn(5, 37)
+    pk.attach(layer, pk.DoRA(2), ["0"])
+    layer.double()
+    with pk.disabled(layer):
+        before = layer(x.double())
+    assert torch.equal(layer(x.double()), before)
+    pk.merge(layer)
+    assert torch.equal(layer(x.double()), before)
+
+
+# --- what is no array --------------------------------------------------------------------------------------------------
+
+HUGE = 10**5000  # Python does not even print it
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: formulas.mora(np.ones((0, 0)), 2, 2), "M (0, 0) is empty: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side"),
+        (lambda: formulas.mora([[1.0]], 2, 2), "M=[[1.0]] is no array: pass a NumPy array or a torch tensor"),
+        (lambda: formulas.loha(B[:, :0], A[:0], B[:, :0], A[:0]), "rank=0 must be an integer >= 1"),
+        (lambda: formulas.loha(B, A, None, A), "B2=None is no array: pass a NumPy array or a torch tensor"),
+        (lambda: formulas.delora(np.ones((5, 3)), B[:, :0], A[:0], np.ones(1)), "rank=0 must be an integer >= 1"),
+        (lambda: formulas.delora(np.ones((5, 3)), B, A, 15.0), "lam=15.0 is no array: pass a NumPy array or a torch tensor"),
+        (
+            lambda: formulas.dora(np.ones((5, 3)), B, A, magnitude=3.0),
+            "magnitude=3.0 is no array: pass a NumPy array or a torch tensor",
+        ),
+        (
+            lambda: formulas.dora(np.ones((5, 3)), B, A, np.ones(5), norm=1.0),
+            "norm=1.0 is no array: pass a NumPy array or a torch tensor",
+        ),
+        (lambda: formulas.hira(None, B, A), "W0=None is no array: pass the frozen weight (5, 3)"),
+        (lambda: formulas.lora([[1]], [[1]]), "B=[[1]] is no array: pass a NumPy array or a torch tensor"),
+        (lambda: formulas.pera(B, A, None), "h=None is no array: pass a NumPy array or a torch tensor"),
+        (lambda: formulas.quadratic(None, A, B), "x=None is no array: pass a NumPy array or a torch tensor"),
+        (lambda: pk.MoRA(2).update(None, M=np.ones((5, 5))), "W0=None has no shape: MoRA reads no more of it; pass any array (m, n)"),
+        (lambda: pk.DoRA(2).update(None, B=B, A=A, magnitude=np.ones(5)), "W0=None is no array: pass the frozen weight (5, 3)"),
+        (
+            lambda: formulas.parameter_count(4, 4, 2, ["x"]),
+            "unknown method ['x']: choose from delora, dora, hira, loha, lora, mora, pera, quadratic",
+        ),
+        (
+            lambda: formulas.parameter_count(4, 4, HUGE, "lora", x=1),
+            "lora does not take the options x: pass those of its rule",
+        ),
+        (
+            lambda: pk.DeLoRA(2, lam=10**400),
+            f"lam=1{'0' * 59} ... (401 characters) must be a finite number > 0 at which the strength λ starts",
+        ),
+        (
+            lambda: pk.DeLoRA(2, lam=HUGE),
+            "lam=an integer of 16,610 bits must be a finite number > 0 at which the strength λ starts",
+        ),
+        (lambda: pk.LoRA(HUGE), "rank=an integer of 16,610 bits must be an integer <= 1048576"),
+    ],
+)
+def test_what_is_no_array_or_no_number_is_refused_in_one_line(call, message):
+    with pytest.raises(pk.PerakitError) as error:
+        call()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ["DoRA", "dora", "DORA:alpha=2"])
+def test_the_command_line_takes_a_method_in_any_case(name, capsys):
+    """As the classes are called: pk.DoRA is dora."""
+    assert main(["params", "--model", "gpt2", "--method", name]) == 0
+    shown = capsys.readouterr().out
+    assert main(["params", "--model", "gpt2", "--method", name.lower()]) == 0
+    assert shown == capsys.readouterr().out
+    assert "dora" in shown.lower()
+
+
+def test_the_command_line_names_an_unknown_method_as_it_was_typed(capsys):
+    assert main(["params", "--model", "gpt2", "--method", "DoRAA"]) == 2
+    assert "unknown method 'DoRAA': known here are " in capsys.readouterr().err

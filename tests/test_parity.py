@@ -92,13 +92,13 @@ def test_output_and_gradients(name, kind, dtype):
     assert (outputs[0] - base(x)).norm() > 0.1 * base(x).norm()
     assert close(*outputs, dtype)
     for output in outputs:
-        (output * weight).sum().backward()
+        (output * weight + output**2).sum().backward()  # squares: no gradient of one number is a sum that cancels
     assert close(inputs[0].grad, inputs[1].grad, dtype)
     trained = []
     for layer, adapter in pk.adapters(ours).items():
         for key, parameter in adapter.named_parameters():
             trained.append(f"base_model.model.{layer}.{METHODS[name][2][key]}")
-            assert parameter.grad.norm() > 1e-3
+            assert parameter.grad.norm() > 0.1
             assert close(parameter.grad, theirs.get_parameter(trained[-1]).grad, dtype), (layer, key)
     assert sorted(trained) == sorted(key for key, parameter in theirs.named_parameters() if parameter.requires_grad)
 

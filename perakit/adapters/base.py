@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perakit.adapters.forward import Product, adapted_linear, chain
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 from perakit.formulas import LARGEST_RANK, check_count
 
 SCALINGS = ("standard", "rslora")
@@ -29,7 +29,8 @@ INITS = ("zero_B", "zero_A")
 class Method:
     """How to adapt a layer; the arguments that all methods share.
 
-    rank: r, columns of B and rows of A; alpha: the update is multiplied by alpha/rank, None = rank (scale 1);
+    rank: r, columns of B and rows of A; alpha: the update is multiplied by alpha/rank, None = rank (scale 1); in DoRA it
+    is B A that is multiplied, inside V and before the rows are normalised, so ΔW itself is not proportional to alpha;
     scaling: "standard" alpha/r, or "rslora" alpha/√r (arXiv 2312.03732); dropout: chance that an input feature of
     the update (not of W0) is dropped in training; init: which factor starts at zero, so that ΔW does: "zero_B" with
     Kaiming-uniform A (LoRA, PEFT, PERA's released code), or "zero_A" with Gaussian B (PERA's paper).
@@ -39,7 +40,11 @@ class Method:
     registry: ClassVar[dict[str, type[Method]]] = {}
     name: ClassVar[str]
     adapter: ClassVar[type[Adapter]]
+    # What the laws (perakit.testing) ask of the method; docs/adding-a-method.md says when to put one to False.
     mergeable: ClassVar[bool] = True  # False: the update is no matrix, since it is not linear in the layer's input
+    proportional: ClassVar[bool] = True  # False: ΔW is not proportional to `scale`, which acts inside a normalisation
+    exact_gradient: ClassVar[bool] = True  # False: a part of the rule is held constant in the backward pass
+    exact_in_float64: ClassVar[bool] = True  # False: a part is rounded to the parameters' first dtype, also there
 
     rank: int
     alpha: float | None = None
@@ -63,11 +68,11 @@ class Method:
         if not 0 < self.scale < math.inf:
             raise PerakitError(f"alpha={self.alpha!r} makes the scale {self.scale!r}: choose one nearer to the rank {self.rank}")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise PerakitError(f"dropout={self.dropout!r} must be a number in [0, 1): the share of inputs to drop")
+            raise PerakitError(f"dropout={short(self.dropout)} must be a number in [0, 1): the share of inputs to drop")
 
     @property
     def scale(self) -> float:
-        """Factor of the update: α/r, or α/√r for rsLoRA."""
+        """Factor of the update (in DoRA of the B A inside it): α/r, or α/√r for rsLoRA."""
         alpha = self.rank if self.alpha is None else self.alpha
         return float(alpha) / (self.rank if self.scaling == "standard" else math.sqrt(self.rank))
 
@@ -220,7 +225,7 @@ def check_default_init(method: Method, why: str) -> None:
 def check_positive(name: str, value: Any, remedy: str = "") -> None:
     """Refuse anything but a finite number > 0."""
     if not _is_number(value) or not 0 < value < math.inf:
-        raise PerakitError(f"{name}={value!r} must be a finite number > 0 {remedy}".rstrip())
+        raise PerakitError(f"{name}={short(value)} must be a finite number > 0 {remedy}".rstrip())
 
 
 def _is_number(value: Any) -> bool:

@@ -13,12 +13,19 @@ from perakit.adapters.base import Adapter, Method, start_factors
 
 
 class DoRAAdapter(Adapter):
-    """precision: the dtype that row lengths are rounded to, where it is not the magnitude's: see `widened`."""
+    """precision: the dtype of the magnitude when it was made, to which row lengths are rounded ever after.
+
+    A layer moved to float64, or widened for merging, keeps the start at which ΔW is zero; its lengths are those of float32.
+    """
 
     A: nn.Parameter
     B: nn.Parameter
     magnitude: nn.Parameter
-    precision: torch.dtype | None = None
+    precision: torch.dtype
+
+    def __init__(self, method: DoRA, W0: Tensor) -> None:
+        super().__init__(method, W0)
+        self.precision = self.magnitude.dtype
 
     def length(self, W0: Tensor) -> Tensor:
         """Row lengths (m,) of V = W0 + s B A, in float64 and rounded to what a magnitude can hold: one path for start and delta.
@@ -27,7 +34,7 @@ class DoRAAdapter(Adapter):
         """
         V = W0.detach() + self.method.scale * (self.B.detach() @ self.A.detach())
         wide = formulas.row_norm(V.double().contiguous())  # contiguous: one order of summing, however W0 is stored
-        return wide.to(self.precision or self.magnitude.dtype).to(V.dtype)
+        return wide.to(self.precision).to(V.dtype)
 
     def delta(self, W0: Tensor) -> Tensor:
         return formulas.dora(W0, self.B, self.A, self.magnitude, self.method.scale, self.length(W0))
@@ -36,13 +43,6 @@ class DoRAAdapter(Adapter):
         start_factors(self.method, self.B, self.A)
         with torch.no_grad():
             self.magnitude.copy_(self.length(W0.to(self.magnitude.dtype)))
-
-    def widened(self, dtype: torch.dtype) -> Adapter:
-        """As any adapter's, but lengths are still rounded as before: a wider one would not be the magnitude's, nor ΔW zero at the start."""
-        wide = super().widened(dtype)
-        assert isinstance(wide, DoRAAdapter)
-        wide.precision = self.precision or self.magnitude.dtype
-        return wide
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class DoRA(Method):
 
     name = "dora"
     adapter = DoRAAdapter
+    proportional = False  # the scale is inside V
+    exact_gradient = False  # ‖V‖ is held constant
+    exact_in_float64 = False  # ‖V‖ is rounded as the magnitude was
 
     def shapes(self, m: int, n: int) -> dict[str, tuple[int, ...]]:
         return super().shapes(m, n) | {"magnitude": (m,)}

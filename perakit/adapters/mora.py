@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from perakit import formulas
 from perakit.adapters.base import Additive, Method, check_default_init
+from perakit.errors import PerakitError
 
 
 class MoRAAdapter(Additive):
@@ -60,4 +61,6 @@ class MoRA(Method):
 
     def update(self, W0: Any, **factors: Any) -> Any:
         """As any method's; of W0 only the shape is read."""
+        if W0 is None:
+            raise PerakitError("W0=None has no shape: MoRA reads no more of it; pass any array (m, n)")
         return self.scale * formulas.mora(**factors, m=W0.shape[0], n=W0.shape[1])

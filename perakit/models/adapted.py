@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ class AdaptedLayer(nn.Module):
     """Stands where `base` stood: W0 x + b + ΔW x, with ΔW summed over the active adapters.
 
     base: the original layer, whose W0 is never written; kind: how base stores W0; adapters: by name, any number;
-    active: the names in effect, in the order of their sum; none: the base answers alone.
+    wanted: the names that are to be in effect in the model, in the order of their sum; active: those that this layer has.
     enabled: False answers with base alone; merged: W0 + ΔW once merged, else None, kept out of the state dict.
     """
 
@@ -28,7 +28,7 @@ class AdaptedLayer(nn.Module):
         super().__init__()
         self.base, self.kind = base, kind
         self.adapters = nn.ModuleDict()
-        self.active: tuple[str, ...] = ()
+        self.wanted: tuple[str, ...] = ()
         self.enabled = True
         self.register_buffer("merged", None, persistent=False)
         self.register_load_state_dict_post_hook(_merge_again)
@@ -40,13 +40,15 @@ class AdaptedLayer(nn.Module):
         return self.kind.weight(self.base)
 
     @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the adapters in effect, in the order of their sum; none: the base answers alone."""
+        return tuple(name for name in self.wanted if name in self.adapters)
+
+    @property
     def adapter(self) -> Adapter:
         """The adapter in effect, where there is exactly one."""
         if len(self.active) != 1:
-            said = " + ".join(self.active) or "none"
-            raise PerakitError(
-                f"active: {said}, of the adapters {', '.join(self.adapters)}, where one is needed: name it, or pk.activate one"
-            )
+            raise PerakitError(not_one(self.active, self.adapters))
         return self.adapters[self.active[0]]  # type: ignore[return-value]
 
     @property
@@ -55,10 +57,12 @@ class AdaptedLayer(nn.Module):
         return [self.adapters[name] for name in self.active]  # type: ignore[misc]
 
     def activate(self, names: Sequence[str]) -> None:
-        """Put those of `names` that this layer has into effect; they train, the others are frozen."""
-        self.active = tuple(name for name in names if name in self.adapters)
+        """Put those of `names` that this layer has into effect; they train, the others are frozen and their gradients dropped."""
+        self.wanted = tuple(names)
         for name, adapter in self.adapters.items():
-            adapter.requires_grad_(name in self.active)
+            adapter.requires_grad_(name in self.wanted)
+            if name not in self.wanted:
+                adapter.zero_grad()  # or an optimiser that holds it would go on stepping with the old one
 
     @property
     def weight(self) -> Tensor:
@@ -162,17 +166,30 @@ def _short(value: Any) -> str:
     return repr(value) if isinstance(value, str | int | float | None) or len(repr(value)) < 100 else f"a {type(value).__name__}"
 
 
+# What puts a model into another one, whose layers then have other names, and where the model is in it.
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
+
+
 def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, by the name it has without adapters; an AdaptedLayer is not entered."""
+    """Every module once, by the name it has without adapters, torch.compile and DistributedDataParallel; an AdaptedLayer is not entered."""
     seen = set() if seen is None else seen
     if id(module) in seen:
         return
     seen.add(id(module))
+    wrapped = module._modules.get(WRAPPERS.get(type(module).__name__, ""))
+    if wrapped is not None:
+        yield from walk(wrapped, prefix, seen)
+        return
     yield prefix, module
     if not isinstance(module, AdaptedLayer):
         for name, child in module._modules.items():
             if child is not None:
                 yield from walk(child, f"{prefix}.{name}" if prefix else name, seen)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, inside of torch.compile's and parallel wrappers."""
+    return next(walk(model))[1]
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -201,6 +218,8 @@ def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
     """
     layers = adapted_layers(model)
     if name is None:
+        if len(active(model)) > 1:
+            raise PerakitError(not_one(active(model), names(model)))
         return {layer_name: layer.adapter for layer_name, layer in layers.items() if layer.active}
     if layers:
         check_names(model, [name])
@@ -213,8 +232,15 @@ def names(model: nn.Module) -> tuple[str, ...]:
 
 
 def active(model: nn.Module) -> tuple[str, ...]:
-    """Names of the adapters in effect, in the order in which the layers have them; empty where the base answers alone."""
-    return tuple(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.active))
+    """Names of the adapters in effect on some layer, in the order of their sum; empty where the base answers alone."""
+    layers = adapted_layers(model).values()
+    order = dict.fromkeys(name for layer in layers for name in layer.wanted)
+    return tuple(name for name in order if any(name in layer.active for layer in layers))
+
+
+def not_one(active: Sequence[str], known: Iterable[str]) -> str:
+    """The message where one adapter is asked for, and none or several are in effect."""
+    return f"active: {' + '.join(active) or 'none'}, of the adapters {', '.join(known)}, where one is needed: name it, or pk.activate one"
 
 
 def check_names(model: nn.Module, wanted: Sequence[str]) -> None:
@@ -232,25 +258,33 @@ def delta_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def tied_to(model: nn.Module, layer: nn.Module) -> str | None:
-    """Name of another module that uses the weight of `layer`, or None."""
-    weight = layer._parameters.get("weight")
-    if weight is None:
-        return None
-    for name, module in walk(model):
-        other = plain(module)
-        for parameter in other._parameters.values():
-            if other is not layer and parameter is not None and _same_memory(parameter, weight):
-                return name
-    return None
+    """Name of another module that uses the weight of `layer`, or None; of many layers, `shared_weights` once."""
+    return shared_weights(model).get(id(layer))
 
 
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    """Do the bytes that the two tensors span overlap?"""
-    if a is b or a.device != b.device or a.device.type == "meta" or not a.numel():
-        return a is b
-    return a.data_ptr() < _end(b) and b.data_ptr() < _end(a)
+def shared_weights(model: nn.Module) -> dict[int, str]:
+    """id of each bare layer whose weight shares bytes with a parameter of another module -> the name of that module."""
+    modules = [(name, plain(module)) for name, module in walk(model)]
+    spans = sorted(
+        (*_span(parameter), place, key)
+        for place, (_, module) in enumerate(modules)
+        for key, parameter in module._parameters.items()
+        if parameter is not None
+    )
+    others: dict[int, int] = {}  # id of the layer -> the first place that shares with it
+    for k, (device, _, end, place, key) in enumerate(spans):
+        for other in spans[k + 1 :]:
+            if other[0] != device or other[1] >= end:  # in the order of their starts: no later one overlaps either
+                break
+            for mine, theirs, name in ((place, other[3], key), (other[3], place, other[4])):
+                if mine != theirs and name == "weight":
+                    others[id(modules[mine][1])] = min(theirs, others.get(id(modules[mine][1]), theirs))
+    return {layer: modules[place][0] for layer, place in others.items()}
 
 
-def _end(tensor: Tensor) -> int:
+def _span(tensor: Tensor) -> tuple[str, int, int]:
+    """(device, first byte, byte after the last) of a tensor; one without bytes is its own place."""
+    if tensor.device.type == "meta" or not tensor.numel():
+        return "none", id(tensor), id(tensor) + 1
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr() + (last + 1) * tensor.element_size()
+    return str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()

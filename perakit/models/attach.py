@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from perakit.adapters import Adapter, Method
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, active, adapted_layers, check_model, check_names, plain, tied_to, walk
+from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, check_names, plain, shared_weights, unwrapped, walk
 from perakit.models.layers import KINDS, LayerKind, kind_of
 from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.table import Table
@@ -96,7 +97,8 @@ def adapt(
 
     name: of the adapter; quantize: as in `attach`, or a configuration for each layer that it concerns.
     """
-    _check_name(model, name)
+    check_name(name)
+    _check_unmerged(model, (name,))
     modules = dict(walk(model))
     lazy = [key for key, parameter in model.named_parameters() if isinstance(parameter, UninitializedParameter)]
     if lazy:
@@ -105,7 +107,8 @@ def adapt(
     for layer in methods:
         if isinstance(module := modules[layer], AdaptedLayer):
             _check_free(layer, module, name)
-    bases = {layer: _base(model, layer, modules[layer], four_bit.get(layer)) for layer in methods}
+    shared = shared_weights(model) if any(four_bit.values()) else {}
+    bases = {layer: _base(layer, modules[layer], four_bit.get(layer), shared) for layer in methods}
     fresh: dict[str, Adapter] = {}
     for layer, method in methods.items():
         kind = kind_of(bases[layer])
@@ -151,15 +154,16 @@ def delete(model: nn.Module, name: str) -> None:
     check_model(model)
     check_names(model, [name])
     layers = adapted_layers(model)
-    left = tuple(other for other in active(model) if other != name)
-    _check_unmerged(model, left)
+    for layer_name, layer in layers.items():
+        if name in layer.active:
+            _check_plain(layer_name, layer)
     if all(set(layer.adapters) == {name} for layer in layers.values()):
         return detach(model)
     for layer in layers.values():
         if name in layer.adapters:
             del layer.adapters[name]
-    _replace(model, {id(layer): layer.base for layer in layers.values() if not layer.adapters})
-    return _activate(model, left)
+        layer.wanted = tuple(other for other in layer.wanted if other != name)
+    return _replace(model, {id(layer): layer.base for layer in layers.values() if not layer.adapters})
 
 
 def quantize(model: nn.Module, targets: Targets = "all-linear", config: str | NF4 = "nf4") -> dict[str, float]:
@@ -169,26 +173,32 @@ def quantize(model: nn.Module, targets: Targets = "all-linear", config: str | NF
     the relative error that this made. Raises PerakitError, with the model untouched, where a layer cannot be.
     """
     check_model(model)
-    modules = dict(walk(model))
-    chosen = select(model, targets)
-    new = {layer: _base(model, layer, modules[layer], parse(config)) for layer in chosen}
-    _replace(model, {id(modules[layer]): module for layer, module in new.items()})
+    how, modules, shared = parse(config), dict(walk(model)), shared_weights(model)
+    if how is None:
+        raise PerakitError(f"config={config!r} names no quantisation: pass 'nf4' or pk.NF4(block=64, double=True)")
+    new = {layer: _base(layer, modules[layer], how, shared) for layer in select(model, targets, adapter=None)}
+    _replace(model, {id(modules[layer]): module for layer, module in new.items() if module is not plain(modules[layer])})
     return {layer: module.error.item() for layer, module in new.items() if isinstance(module, NF4Layer)}
 
 
-def _check_name(model: nn.Module, name: str) -> None:
-    """Refuse a name that an adapter cannot have, and one that a merged model could not put into effect."""
+def check_name(name: Any) -> None:
+    """Refuse a name that an adapter cannot have."""
     if not isinstance(name, str) or not ADAPTER_NAME.fullmatch(name) or name in dir(nn.ModuleDict()):
         raise PerakitError(f"name={name!r} cannot name an adapter: use letters, digits, '_' and '-', and no name of a dict's methods")
-    _check_unmerged(model, (name,))
 
 
 def _check_unmerged(model: nn.Module, names: tuple[str, ...]) -> None:
     """Refuse to put `names` into effect where a merged weight holds another sum."""
     for layer_name, layer in adapted_layers(model).items():
-        if layer.merged is not None and layer.active != tuple(name for name in names if name in layer.adapters):
-            said = " + ".join(layer.active)
-            raise PerakitError(f"layer {layer_name!r} is merged with {said}, which would go on answering: pk.unmerge(model) first")
+        if layer.active != tuple(name for name in names if name in layer.adapters):
+            _check_plain(layer_name, layer)
+
+
+def _check_plain(name: str, layer: AdaptedLayer) -> None:
+    """Refuse to change the sum of a layer whose merged weight would go on answering."""
+    if layer.merged is not None:
+        said = " + ".join(layer.active)
+        raise PerakitError(f"layer {name!r} is merged with {said}, which would go on answering: pk.unmerge(model) first")
 
 
 def _activate(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -196,8 +206,8 @@ def _activate(model: nn.Module, names: tuple[str, ...]) -> None:
         layer.activate(names)
 
 
-def _base(model: nn.Module, name: str, module: nn.Module, config: NF4 | None) -> nn.Module:
-    """What the adapter of layer `name` is to stand on: the layer as it is, or a 4-bit copy of it."""
+def _base(name: str, module: nn.Module, config: NF4 | None, shared: Mapping[int, str]) -> nn.Module:
+    """What the adapter of layer `name` is to stand on: the layer as it is, or a 4-bit copy of it; shared: `shared_weights`."""
     base = plain(module)
     if not isinstance(module, AdaptedLayer):
         _kind(name, module)
@@ -206,9 +216,8 @@ def _base(model: nn.Module, name: str, module: nn.Module, config: NF4 | None) ->
     if isinstance(base, NF4Layer) or isinstance(module, AdaptedLayer):
         state = f"is {base.config} already" if isinstance(base, NF4Layer) else "carries adapters on its full weight"
         raise PerakitError(f"layer {name!r} {state}, it cannot become {config}: load the base model again and quantise it first")
-    other = tied_to(model, module)
-    if other is not None:
-        raise PerakitError(f"cannot quantise layer {name!r}: its weight is shared with {other!r}; leave it out of the targets")
+    if id(module) in shared:
+        raise PerakitError(f"cannot quantise layer {name!r}: its weight is shared with {shared[id(module)]!r}; leave it out of the targets")
     try:
         return NF4Layer.of(module, config)
     except PerakitError as error:
@@ -226,13 +235,14 @@ def _adapted(module: nn.Module, base: nn.Module) -> AdaptedLayer:
 
 def _freeze(model: nn.Module, modules: dict[str, nn.Module]) -> None:
     """Freeze all but adapters, and remember what was trainable."""
-    frozen = set(getattr(model, MEMORY, ()))
+    root = unwrapped(model)
+    frozen = set(getattr(root, MEMORY, ()))
     for name, module in modules.items():
-        for key, parameter in ({} if isinstance(module, AdaptedLayer) else module._parameters).items():
+        for key, parameter in plain(module)._parameters.items():
             if parameter is not None and parameter.requires_grad:
                 frozen.add(f"{name}.{key}" if name else key)
     _require_grad(model, frozen, False)
-    setattr(model, MEMORY, tuple(sorted(frozen)))
+    setattr(root, MEMORY, tuple(sorted(frozen)))
 
 
 def detach(model: nn.Module) -> None:
@@ -248,7 +258,10 @@ def detach(model: nn.Module) -> None:
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within the block the model answers as if no adapter were there, bitwise; may be nested."""
+    """Within the block the model answers as if no adapter were there, bitwise; may be nested.
+
+    A layer that gets its first adapter within the block answers with it.
+    """
     layers = list(adapted_layers(model).values())
     before = [layer.enabled for layer in layers]
     for layer in layers:
@@ -284,14 +297,15 @@ def _base_size(model: nn.Module) -> int:
     return size
 
 
-def select(model: nn.Module, targets: Targets, adapter: str = DEFAULT) -> list[str]:
-    """Names of the layers that `targets` means, in the model's order; all of them can take an adapter of that name."""
+def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) -> list[str]:
+    """Names of the layers that `targets` means, in the model's order; all of them can take an adapter of that name, if one is given."""
+    model = unwrapped(model)
     modules = dict(walk(model))
     bare = {name: plain(module) for name, module in modules.items()}
     layers = [name for name, module in bare.items() if kind_of(module)]
     if targets == "all-linear":
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        chosen = [name for name in layers if not (bare[name] is head or _is_head(model, name, bare[name]))]
+        head, shared = getattr(model, "get_output_embeddings", lambda: None)(), shared_weights(model)
+        chosen = [name for name in layers if not (bare[name] is head or id(bare[name]) in shared or HEADS.intersection(name.split(".")))]
     elif callable(targets) and not isinstance(targets, type):
         chosen = [name for name in _weighted(bare) if targets(name, bare[name])]
     elif isinstance(targets, str):
@@ -310,7 +324,7 @@ def select(model: nn.Module, targets: Targets, adapter: str = DEFAULT) -> list[s
         module = modules[name]
         if not isinstance(module, AdaptedLayer):
             _kind(name, module)
-        else:
+        elif adapter is not None:
             _check_free(name, module, adapter)
     return chosen
 
@@ -344,10 +358,6 @@ def _named(names: dict[str, str], layers: list[str], targets: object) -> list[st
 def _weighted(bare: dict[str, nn.Module]) -> list[str]:
     """Modules that a pattern may mean: those with a weight or parameters of their own, and not their containers."""
     return [name for name, module in bare.items() if kind_of(module) or any(p is not None for p in module._parameters.values())]
-
-
-def _is_head(model: nn.Module, name: str, module: nn.Module) -> bool:
-    return bool(HEADS.intersection(name.split("."))) or tied_to(model, module) is not None
 
 
 def _no_match(target: object, layers: list[str]) -> str:

@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,16 +26,19 @@ from torch import Tensor, nn
 
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
-from perakit.files import write_atomically
+from perakit.files import as_folder, write_synced
 from perakit.formulas import check_count
-from perakit.models.adapted import AdaptedLayer, require_adapters, walk
+from perakit.models.adapted import AdaptedLayer, require_adapters, shared_weights, walk
 from perakit.models.adapted import adapters as named_adapters
+from perakit.models.merge import check_finite
 from perakit.models.truncation import Factored, factorise
 from perakit.table import Table
 
 CONFIG_NAME, TENSORS_NAME = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # a key without it loads in PEFT and does nothing
 SERVED = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM takes
+STAGE = ".export."  # how folders begin in which the files are made
+STALE = 3600  # seconds after which such a folder is of an export that was killed
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers' classes of causal language models end
 
 
@@ -92,24 +97,27 @@ def export_peft(model: nn.Module, folder: str | Path, rank: int | None = None, p
     same base with `peft.PeftModel.from_pretrained(base, folder)`: a ΔW that depends on W0 belongs to that W0, which
     is the dequantised one where the base is in 4 bits.
     Everything is computed first, and read back and compared before an older adapter in `folder` gives way. Raises
-    PerakitError, with the folder as it was, where a rank cannot be had, a number is not finite, or ΔW is no matrix.
+    PerakitError, with the files in the folder as they were, where a rank cannot be had, a number is not finite, ΔW is
+    no matrix, a layer's weight is shared with another, or the system refuses to write. Only a kill between the last
+    two steps leaves numbers without their configuration, which nobody loads.
     """
+    folder = as_folder(folder)
     layers = _chosen(model, name)
     if rank is not None:
         check_count("rank", rank)
     factored: dict[str, Factored] = {}
     for key, (layer, adapters) in layers.items():
-        _check_finite(key, layer, adapters)
+        check_finite("export", key, layer, adapters)
         factored[key] = factorise(adapters, layer.W0, rank)
-        _check_factors(key, factored[key])
+        _check_factors(key, factored[key], adapters)
     most = max(min(part.K, *layers[key][0].W0.shape) for key, part in factored.items())
     if rank is not None and rank > most:
         raise PerakitError(f"rank={rank} is more than any layer has: choose 1 to {most}, or leave rank out, which is exact")
     width = _padded(max(part.B.shape[1] for part in factored.values())) if pad else None
     tensors = {key: _pad(part, part.B.shape[1] if width is None else width) for key, part in factored.items()}
     config = _config(model, {key: layer for key, (layer, _) in layers.items()}, {key: A.shape[0] for key, (_, A) in tensors.items()})
-    size = _write(Path(folder), config, tensors)
-    return ExportReport([_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()], Path(folder), size)
+    size = _write(folder, config, tensors)
+    return ExportReport([_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()], folder, size)
 
 
 def _row(name: str, part: Factored, rank: int) -> tuple[str, tuple[int, int], int, int, float, float, float]:
@@ -127,7 +135,14 @@ def _chosen(model: nn.Module, name: str | None) -> dict[str, tuple[AdaptedLayer,
     if not layers:
         raise PerakitError("no adapter is active: pk.activate(model, name) first, or pass name=")
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    shared = shared_weights(model)
     for key, (layer, adapters) in layers.items():
+        other = shared.get(id(layer.base))
+        if other is not None:
+            raise PerakitError(
+                f"cannot export layer {key!r}: its weight is shared with {other!r}, which merging in PEFT would change too; "
+                "untie them (give the layer a clone of the weight)"
+            )
         if places[id(layer)] > 1:
             raise PerakitError(f"layer {key!r} stands at {places[id(layer)]} places of the model, of which PEFT would fill one: untie them")
         for adapter in adapters:
@@ -139,22 +154,18 @@ def _chosen(model: nn.Module, name: str | None) -> dict[str, tuple[AdaptedLayer,
     return layers
 
 
-def _check_finite(name: str, layer: AdaptedLayer, adapters: list[Adapter]) -> None:
-    bad = [key for adapter in adapters for key, parameter in adapter.named_parameters() if not parameter.isfinite().all()]
-    if bad:
-        raise PerakitError(f"cannot export layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
-    if not layer.W0.isfinite().all():
-        raise PerakitError(f"cannot export layer {name!r}: NaN or inf in its own weight W0; load a good base model")
-
-
-def _check_factors(name: str, part: Factored) -> None:
+def _check_factors(name: str, part: Factored, adapters: list[Adapter]) -> None:
+    dtype = part.B.dtype
     if not part.B.isfinite().all() or not part.A.isfinite().all():
-        raise PerakitError(f"cannot export layer {name!r}: its ΔW overflows {part.B.dtype}; train with a lower lr or scale")
+        raise PerakitError(f"cannot export layer {name!r}: its ΔW overflows {dtype}; train with a lower lr or scale")
     if not part.explained:
-        raise PerakitError(
-            f"cannot export layer {name!r}: its factors in {part.B.dtype} miss the ΔW of float64 by a share of "
-            f"{part.distance / (part.size or 1):.1e}, more than rounding can: correct the method's product()"
+        share = f"its factors in {dtype} miss the ΔW of float64 by a share of {part.distance / (part.size or 1):.1e}"
+        least = min(
+            parameter[parameter != 0].abs().min().item() for adapter in adapters for parameter in adapter.parameters() if parameter.any()
         )
+        if least**2 < torch.finfo(dtype).tiny:
+            raise PerakitError(f"cannot export layer {name!r}: {share}: the square of {least:.0e} underflows {dtype}; use model.double()")
+        raise PerakitError(f"cannot export layer {name!r}: {share}, more than rounding can: correct the method's product()")
 
 
 def _padded(rank: int) -> int:
@@ -249,29 +260,62 @@ def _write(folder: Path, config: dict[str, Any], tensors: Mapping[str, tuple[Ten
         flat |= {f"{PREFIX}{name}.lora_A.weight": A, f"{PREFIX}{name}.lora_B.weight": B}
     data = to_safetensors(flat, {"format": "pt"})
     text = (json.dumps(config, indent=2) + "\n").encode()
-    stage = folder / f".export.{os.getpid()}.tmp"
     try:
-        write_atomically(stage / TENSORS_NAME, data)
-        write_atomically(stage / CONFIG_NAME, text)
-        _verify(stage, config, flat)
-        (folder / CONFIG_NAME).unlink(missing_ok=True)  # a kill from here on leaves a folder that nobody loads, not half of each
-        os.replace(stage / TENSORS_NAME, folder / TENSORS_NAME)
-        os.replace(stage / CONFIG_NAME, folder / CONFIG_NAME)
-    except OSError as error:
-        raise PerakitError(f"cannot write {str(folder)!r}: {error.strerror}; choose a folder that can be written") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=folder))
+        try:
+            write_synced(stage / TENSORS_NAME, data)
+            write_synced(stage / CONFIG_NAME, text)
+            _verify(stage, folder, text, flat)
+            _replace(stage, folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        raise PerakitError(
+            f"cannot write {str(folder)!r}: {getattr(error, 'strerror', None) or error}; choose a folder that can be written and has "
+            f"room for {len(data) + len(text):,} bytes"
+        ) from error
+    _remove_stale(folder)
     return len(data) + len(text)
 
 
-def _verify(stage: Path, config: dict[str, Any], flat: dict[str, Tensor]) -> None:
+def _verify(stage: Path, folder: Path, text: bytes, flat: dict[str, Tensor]) -> None:
     """Compare what is on disk with what was meant: the configuration, every name, shape and number."""
-    if json.loads((stage / CONFIG_NAME).read_bytes()) != config:
-        raise PerakitError(f"{CONFIG_NAME} was read back from {str(stage)!r} with other entries: check the disk and export again")
+    if (stage / CONFIG_NAME).read_bytes() != text:
+        raise PerakitError(f"{CONFIG_NAME} was read back from {str(folder)!r} with other entries: check the disk and export again")
     odd: set[str] | None = None
     with suppress(SafetensorError), safe_open(stage / TENSORS_NAME, framework="pt") as file:
         odd = set(file.keys()) ^ set(flat)
         odd |= {key for key in flat if key not in odd and not torch.equal(file.get_tensor(key), flat[key])}
     if odd is None or odd:
         what = f", {min(odd)!r} for one," if odd else ""
-        raise PerakitError(f"{TENSORS_NAME} was read back from {str(stage)!r} with other numbers{what}: check the disk and export again")
+        raise PerakitError(f"{TENSORS_NAME} was read back from {str(folder)!r} with other numbers{what}: check the disk and export again")
+
+
+def _replace(stage: Path, folder: Path) -> None:
+    """Put the files of `stage` in the place of the old ones, which come back where that fails."""
+    old, placed = stage / "old", []
+    old.mkdir()
+    try:
+        for name in (CONFIG_NAME, TENSORS_NAME):  # from the first of these steps to the last, there is no configuration to load
+            if (folder / name).is_symlink() or not (folder / name).is_dir():  # which would go with the stage
+                with suppress(FileNotFoundError):
+                    os.replace(folder / name, old / name)
+        for name in (TENSORS_NAME, CONFIG_NAME):
+            os.replace(stage / name, folder / name)
+            placed.append(folder / name)
+    except BaseException:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        for name in (TENSORS_NAME, CONFIG_NAME):
+            with suppress(OSError):
+                os.replace(old / name, folder / name)
+        raise
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what exports that were killed left behind; younger folders may be of one that is running."""
+    with suppress(OSError):
+        for stage in folder.glob(f"{STAGE}*"):
+            if stage.stat().st_mtime < time.time() - STALE:
+                shutil.rmtree(stage, ignore_errors=True)

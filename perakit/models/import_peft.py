@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,12 +15,14 @@ from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
 from perakit.adapters import DoRA, LoRA, Method
-from perakit.errors import PerakitError
-from perakit.files import open_plain
+from perakit.errors import PerakitError, listed, short
+from perakit.files import as_folder, open_plain
 from perakit.models.adapted import adapted_layers, check_model, names, plain, walk
 from perakit.models.attach import AttachReport, adapt, report
 from perakit.models.export import CONFIG_NAME, PREFIX, SERVED, TENSORS_NAME, covers
 from perakit.models.layers import kind_of
+from perakit.models.patterns import compile_all
+from perakit.models.storage import check_width
 
 # Settings that are read here, and settings that say nothing about the function: any other one that is set is refused.
 READ = {
@@ -39,7 +39,6 @@ STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # bytes a number
 JSON_LIMIT = 2**20  # bytes; parsed, hostile JSON takes 40 times its size
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor, besides its name
 METADATA_ALLOWANCE = 2**16  # bytes
-REPETITIONS = 4  # in a pattern; more, or nested ones, can take for ever
 
 
 def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> AttachReport:
@@ -55,10 +54,10 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     check_model(model)
     if name in names(model):
         raise PerakitError(f"the model has an adapter {name!r} already: pass another name=, or pk.delete(model, {name!r}) first")
-    folder = Path(folder)
+    folder = as_folder(folder)
     config = _read_config(folder / CONFIG_NAME)
     shapes = _targets(model, config)
-    methods = {layer: _method(config, layer, m, n) for layer, (m, n) in shapes.items()}
+    methods = _methods(config, shapes)
     expected = {
         f"{PREFIX}{layer}.{KEYS[key]}": shape for layer, method in methods.items() for key, shape in method.shapes(*shapes[layer]).items()
     }
@@ -91,24 +90,29 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise PerakitError(f"{str(path)!r} is not an adapter's configuration: pass a folder that PEFT's save_pretrained wrote")
     if config.get("peft_type") != "LORA":
-        raise PerakitError(f"peft_type={config.get('peft_type')!r} cannot be imported: perakit reads LORA, with or without use_dora")
+        raise PerakitError(f"peft_type={short(config.get('peft_type'))} cannot be imported: perakit reads LORA, with or without use_dora")
     if config.get("bias", "none") != "none":
-        raise PerakitError(f"bias={config['bias']!r} cannot be imported: perakit trains no bias; train with bias='none'")
+        raise PerakitError(f"bias={short(config['bias'])} cannot be imported: perakit trains no bias; train with bias='none'")
     if not any(config.get("init_lora_weights") is start or config.get("init_lora_weights") == start for start in STARTS):
         raise PerakitError(
-            f"init_lora_weights={config['init_lora_weights']!r} cannot be imported: it changes the base's weights; "
+            f"init_lora_weights={short(config['init_lora_weights'])} cannot be imported: it changes the base's weights; "
             "save with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
         )
     odd = sorted(key for key, value in config.items() if value and key not in READ | HARMLESS)
     if odd:
-        shown = ", ".join(f"{key}={_short(config[key])}" for key in odd[:3])
+        shown = ", ".join(f"{key}={short(config[key])}" for key in odd[:3])
         raise PerakitError(f"{shown} cannot be imported: perakit reads plain LoRA and DoRA, which this option changes")
     for field, (fits, what) in FIELDS.items():
         if field in config and not fits(config[field]):
-            raise PerakitError(f"{field}={_short(config[field])} in {str(path)!r} must be {what}: copy the adapter again")
+            raise PerakitError(f"{field}={short(config[field])} in {str(path)!r} must be {what}: copy the adapter again")
     for field in ("r", "lora_alpha", "target_modules"):
         if config.get(field) is None:
             raise PerakitError(f"{str(path)!r} has no {field}, for which PEFT would take a default: write the value of the training run")
+    blocks = [field for field in ("layers_to_transform", "layers_pattern") if config.get(field) is not None]
+    if blocks and isinstance(config["target_modules"], str):
+        raise PerakitError(f"{blocks[0]} beside a target_modules that is a regular expression, PEFT refuses too: put the numbers into it")
+    if blocks == ["layers_pattern"] and config["layers_pattern"]:
+        raise PerakitError(f"layers_pattern={short(config['layers_pattern'])} without layers_to_transform, PEFT refuses too: remove it")
     return config
 
 
@@ -143,18 +147,14 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Layer -> (m, n), of every module that PEFT would adapt; each is a layer that perakit can adapt."""
     found: dict[str, tuple[int, int]] = {}
-    target, excluded = _matcher(config["target_modules"]), _matcher(config.get("exclude_modules") or [])
-    in_block = _blocks(config)
-    for name, module in walk(model):
-        if not name or excluded(name) or not target(name) or not (name in config["target_modules"] or in_block(name)):
+    modules = {name: module for name, module in walk(model) if name}
+    target, excluded = _matcher(config["target_modules"], list(modules)), _matcher(config.get("exclude_modules") or [], list(modules))
+    in_block = _blocks(config, list(modules))
+    for name, module in modules.items():
+        if excluded(name) or not target(name) or not in_block(name):
             continue
         base = plain(module)
         kind = kind_of(base)
@@ -165,19 +165,19 @@ def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int
             )
         found[name] = kind.shape(base)
     if not found:
-        raise PerakitError(f"target_modules={_short(config['target_modules'])} matches no layer: this adapter belongs to another model")
+        raise PerakitError(f"target_modules={short(config['target_modules'])} matches no layer: this adapter belongs to another model")
     return found
 
 
-def _matcher(targets: str | list[str]) -> Callable[[str], bool]:
+def _matcher(targets: str | list[str], modules: Sequence[str]) -> Callable[[str], bool]:
     """PEFT's rule: a string is a regular expression for the whole name, a list holds names or dotted suffixes."""
     if isinstance(targets, str):
-        pattern = _compiled(targets)
+        (pattern,) = compile_all([targets], modules)
         return lambda name: pattern.fullmatch(name) is not None
     return lambda name: any(covers(target, name) for target in targets)
 
 
-def _blocks(config: Mapping[str, Any]) -> Callable[[str], bool]:
+def _blocks(config: Mapping[str, Any], modules: Sequence[str]) -> Callable[[str], bool]:
     """PEFT's layers_to_transform: is the number of the block that a name holds one of these? Names written out need not be."""
     wanted = config.get("layers_to_transform")
     wanted = [wanted] if type(wanted) is int else wanted
@@ -185,48 +185,43 @@ def _blocks(config: Mapping[str, Any]) -> Callable[[str], bool]:
         return lambda name: True
     blocks = config.get("layers_pattern")
     blocks = [blocks] if isinstance(blocks, str) and blocks else blocks
-    if blocks:
-        patterns = [_compiled(block, r"(?:^|.*?\.){}\.(?P<idx>\d+)\.") for block in blocks]
-    else:
-        patterns = [re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")]
+    within = r"(?:^|.*?\.){}\.(?P<idx>\d+)\." if blocks else r".*?\.{}\.(?P<idx>\d+)\."
+    patterns = compile_all(blocks or ["[^.]*"], modules, within)
 
     def chosen(name: str) -> bool:
         match = next(filter(None, (pattern.match(name) for pattern in patterns)), None)
-        return match is not None and int(match["idx"]) in wanted
+        return name in config["target_modules"] or (match is not None and int(match["idx"]) in wanted)
 
     return chosen
 
 
-def _compiled(pattern: str, within: str = "{}") -> re.Pattern[str]:
-    """A regular expression from a file, put `within` another; refused where it could take for ever."""
-    if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]|(?<![(*+}?])\?", pattern)) > REPETITIONS:
-        raise PerakitError(f"pattern {_short(pattern)} repeats a group, or repeats in more than {REPETITIONS} places: write the names out")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of syntax that another Python may read otherwise
-            re.compile(pattern)  # by itself too: "a)|(b" would fit within another
-            return re.compile(within.replace("{}", pattern))
-    except (re.error, RecursionError, OverflowError) as error:
-        raise PerakitError(f"pattern {_short(pattern)} is no regular expression ({error}): copy the adapter again") from error
+def _methods(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> dict[str, Method]:
+    """Layer -> the method on it: its rank and alpha, after PEFT's patterns."""
+    ranks = _values(config.get("rank_pattern"), list(shapes), config["r"])
+    alphas = _values(config.get("alpha_pattern"), list(shapes), config["lora_alpha"])
+    return {
+        layer: _method(config, layer, shape, rank, alpha) for (layer, shape), rank, alpha in zip(shapes.items(), ranks, alphas, strict=True)
+    }
 
 
-def _method(config: Mapping[str, Any], layer: str, m: int, n: int) -> Method:
-    """The method on one layer: its rank and alpha, after PEFT's patterns."""
-    rank = _pattern(config.get("rank_pattern"), layer, config["r"])
-    alpha = _pattern(config.get("alpha_pattern"), layer, config["lora_alpha"])
-    if type(rank) is not int or rank < 1 or rank > max(m, n, SERVED[-1]):
-        raise PerakitError(f"rank {rank!r} of layer {layer!r}, {m} x {n}, must be an integer from 1 to {max(m, n, SERVED[-1])}")
+def _method(config: Mapping[str, Any], layer: str, shape: tuple[int, int], rank: Any, alpha: Any) -> Method:
+    most = max(*shape, SERVED[-1])
+    if type(rank) is not int or rank < 1 or rank > most:
+        raise PerakitError(f"rank {short(rank)} of layer {layer!r}, {shape[0]} x {shape[1]}, must be an integer from 1 to {most}")
+    if not 0 < alpha < math.inf:
+        raise PerakitError(
+            f"lora_alpha {short(alpha)} of layer {layer!r} must be a finite number > 0: a minus sign can go into its lora_B, "
+            "and a layer with 0 can be left out"
+        )
     scaling = "rslora" if config.get("use_rslora") else "standard"
     cls = DoRA if config.get("use_dora") else LoRA
     return cls(rank, alpha=alpha, scaling=scaling, dropout=config.get("lora_dropout", 0.0))
 
 
-def _pattern(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> Any:
-    """The value of the first pattern that the end of the name matches, as PEFT reads them."""
-    for pattern, value in (patterns or {}).items():
-        if _compiled(pattern, r"(.*\.)?({})$").match(layer):
-            return value
-    return default
+def _values(patterns: Mapping[str, Any] | None, layers: Sequence[str], default: Any) -> list[Any]:
+    """For each layer the value of the first pattern that the end of its name matches, as PEFT reads them."""
+    compiled = list(zip(compile_all(list(patterns or {}), layers, r"(.*\.)?({})$"), (patterns or {}).values(), strict=True))
+    return [next((value for pattern, value in compiled if pattern.match(layer)), default) for layer in layers]
 
 
 # --- adapter_model.safetensors ---------------------------------------------------------------------------------
@@ -280,29 +275,25 @@ def _check_names(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
     """Refuse a file whose tensors are not the ones that the configuration and the model agree on."""
     unexpected, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
     problems = []
+    base = [name for name in unexpected if ".lora_" not in name]
+    if any(name.endswith((".base_layer.weight", ".base_layer.bias")) for name in base):
+        raise PerakitError(
+            f"the file has weights of the base beside the adapter: {listed(base)}; where they are not trained, save it with "
+            "PEFT's save_pretrained(folder, save_embedding_layers=False)"
+        )
     if unexpected:
-        problems.append(f"the file has tensors that nothing asks for: {_listed(unexpected)}")
+        problems.append(f"the file has tensors that nothing asks for: {listed(unexpected)}")
     if missing:
-        problems.append(f"the file lacks tensors of layers that {CONFIG_NAME} targets: {_listed(missing)}")
+        problems.append(f"the file lacks tensors of layers that {CONFIG_NAME} targets: {listed(missing)}")
     wrong = [name for name in sorted(set(found) & set(expected)) if found[name] != expected[name]]
-    problems += [f"{name!r} has shape {_short(list(found[name]))}, the model and rank need {list(expected[name])}" for name in wrong[:4]]
+    problems += [f"{name!r} has shape {short(list(found[name]))}, the model and rank need {list(expected[name])}" for name in wrong[:4]]
     if problems:
         raise PerakitError(f"this adapter does not fit: {'; '.join(problems)}. Import it onto the model it was trained on")
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(_short, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
 def _check_values(layer: str, base: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Refuse numbers that the adapter on `base` could not hold as they are."""
-    kind = kind_of(base)
-    assert kind is not None
-    target = torch.promote_types(kind.dtype(base), torch.float32)
     for key, tensor in tensors.items():
-        if torch.promote_types(tensor.dtype, target) != target:
-            raise PerakitError(
-                f"{KEYS[key]} of layer {layer!r} is {tensor.dtype}, the model would round it to {target}: use model.double()"
-            )
+        check_width(f"{KEYS[key]} of layer {layer!r}", tensor, base)
         if not tensor.isfinite().all():
             raise PerakitError(f"{KEYS[key]} of layer {layer!r} holds NaN or inf: import another checkpoint of this adapter")

@@ -5,13 +5,15 @@ The sum is formed in float64 (float32 off the CPU) and rounded once; W0 is kept,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from perakit.adapters import Adapter
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, active, adapted_layers, names, require_adapters, tied_to
+from perakit.models.adapted import AdaptedLayer, adapted_layers, names, require_adapters, shared_weights
 from perakit.models.attach import detach
 from perakit.table import Table
 
@@ -85,7 +87,7 @@ def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
     adapter that is not active would be lost, with nothing written; returns the same report.
     """
     layers = _active_layers(model)
-    idle = [name for name in names(model) if name not in active(model)]
+    idle = [name for layer in adapted_layers(model).values() for name in layer.adapters if name not in layer.active]
     if idle:
         raise PerakitError(f"adapter {idle[0]!r} is not active and would be lost: pk.delete(model, {idle[0]!r}) or activate it too")
     sums, report = _sums(model, layers, dequantize)
@@ -106,9 +108,9 @@ def _active_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
 
 def _sums(model: nn.Module, layers: dict[str, AdaptedLayer], dequantize: bool) -> tuple[dict[str, Tensor], MergeReport]:
     """round(W0 + ΔW) of every layer, and what the rounding did; nothing in the model changes."""
-    sums, rows, quantized = {}, [], {}
+    sums, rows, quantized, shared = {}, [], {}, shared_weights(model)
     for name, layer in layers.items():
-        other = tied_to(model, layer.base)
+        other = shared.get(id(layer.base))
         if other is not None:
             raise PerakitError(
                 f"cannot merge layer {name!r}: its weight is shared with {other!r}, which must not change; "
@@ -121,21 +123,22 @@ def _sums(model: nn.Module, layers: dict[str, AdaptedLayer], dequantize: bool) -
                     f"{str(layer.W0.dtype).removeprefix('torch.')} weight, or leave the adapter unmerged"
                 )
             quantized[name] = float(layer.base.error)  # type: ignore[arg-type]
+        check_finite("merge", name, layer, layer.active_adapters)
         delta = layer.exact_delta()
         sums[name] = layer.sum_with(delta)
-        _check_finite(layer, name, sums[name])
+        if not sums[name].isfinite().all():
+            raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to a wider dtype first")
         rows.append((name, str(layer.W0.dtype).removeprefix("torch."), *_rounding(layer.W0, delta, sums[name])))
     return sums, MergeReport(rows, quantized)
 
 
-def _check_finite(layer: AdaptedLayer, name: str, total: Tensor) -> None:
-    bad = [key for adapter in layer.active_adapters for key, parameter in adapter.named_parameters() if not parameter.isfinite().all()]
+def check_finite(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[Adapter]) -> None:
+    """Refuse to be `doing` something (merge, export) with a layer whose adapters or weight hold NaN or inf."""
+    bad = [key for adapter in adapters for key, parameter in adapter.named_parameters() if not parameter.isfinite().all()]
     if bad:
-        raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
+        raise PerakitError(f"cannot {doing} layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
     if not layer.W0.isfinite().all():
-        raise PerakitError(f"cannot merge layer {name!r}: NaN or inf in its own weight W0; load a good base model")
-    if not total.isfinite().all():
-        raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to a wider dtype first")
+        raise PerakitError(f"cannot {doing} layer {name!r}: NaN or inf in its own weight W0; load a good base model")
 
 
 def _rounding(W0: Tensor, delta: Tensor, rounded: Tensor) -> tuple[float, float, float]:

@@ -80,7 +80,7 @@ class NF4Layer(nn.Module):
         weight = module.get_parameter("weight")
         W = kind.weight(module).detach()
         self.config, self.kind, self.dtype = config, kind, weight.dtype
-        self.original = (type(module), {key: value for key, value in vars(module).items() if not key.startswith("_")})
+        self.original = (type(module), {key: value for key, value in vars(module).items() if key not in vars(nn.Module())})
         self.trainable = weight.requires_grad
         self.out_features, self.in_features = W.shape
         self.register_parameter("bias", module._parameters.get("bias"))
@@ -160,6 +160,16 @@ class NF4Layer(nn.Module):
         layer.register_parameter("bias", self._parameters["bias"])
         return layer.train(self.training)
 
+    def __getattr__(self, name: str) -> Any:
+        """What the original layer had (nf, nx ...) is read as if it stood here."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            original = vars(self).get("original", (None, {}))[1]
+            if name not in original:
+                raise
+            return original[name]
+
     def extra_repr(self) -> str:
         """Shape, what it was, and how it is kept."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, was={self.original[0].__name__}, {self.config}"
@@ -173,6 +183,7 @@ class NF4Layer(nn.Module):
             moved = self._buffers[name]
             if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
                 self._buffers[name] = buffer.to(moved.device)
+        self.pairs = nf4.PAIRS.to(self.codes.device)  # in no state dict: `to_empty` would leave it without its numbers
         return self
 
 
@@ -202,6 +213,8 @@ def _dequantize(shape: tuple[int, int], block: int, pairs: Tensor, codes: Tensor
 
 class _Linear(torch.autograd.Function):
     """F.linear whose backward needs W only while it runs."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, W: Tensor, bias: Tensor | None, block: int, pairs: Tensor, codes: Tensor, *statistics: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from perakit.adapters import Method
-from perakit.errors import PerakitError
-from perakit.files import open_plain, write_atomically
+from perakit.errors import PerakitError, listed, short
+from perakit.files import as_folder, open_plain, write_atomically
 from perakit.models.adapted import AdaptedLayer, adapted_layers, adapters, check_model, names, plain, require_adapters, walk
-from perakit.models.attach import DEFAULT, AttachReport, adapt, report
+from perakit.models.attach import DEFAULT, AttachReport, adapt, check_name, report
 from perakit.models.layers import DTYPES, kind_of
 from perakit.models.quantize import NF4, NF4Layer
 
-FORMAT, VERSION = "perakit-adapter", 1
+FORMAT, VERSION = "perakit-adapter", 2
 JSON_NAME = "adapter.json"
 TENSORS_NAME = re.compile(r"adapter-[0-9a-f]{16}\.safetensors")
 # Tensors of an adapter that was replaced, and what a killed save left behind.
@@ -51,7 +51,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     chosen = adapters(model, name)
     if not chosen:
         raise PerakitError(f"none of the adapters {', '.join(names(model))} is active: pass name=... to say which one to save")
-    folder = Path(folder)
+    folder = as_folder(folder)
     tensors = {
         f"{layer}.{key}": parameter.detach().cpu().contiguous()
         for layer, adapter in chosen.items()
@@ -61,7 +61,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     digest = hashlib.sha256(data).hexdigest()
     config = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if any(isinstance(layers[layer].base, NF4Layer) for layer in chosen) else 1,  # 2: a base in 4 bits
         "written_with": {"torch": str(torch.__version__)},
         "tensors": f"adapter-{digest[:16]}.safetensors",
         "sha256": digest,
@@ -89,7 +89,8 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     returns the report on what is active then.
     """
     check_model(model)
-    folder = Path(folder)
+    check_name(name)
+    folder = as_folder(folder)
     config = _read_config(folder / JSON_NAME)
     saved = config["layers"]
     methods = {layer: Method.from_dict(_options(entry)) for layer, entry in saved.items()}
@@ -104,11 +105,8 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     tensors = _read_tensors(folder / config["tensors"], config.get("sha256"), expected)
     modules = dict(walk(model))
     for layer, method in methods.items():
-        target = torch.promote_types(_dtype(modules[layer]), torch.float32)
         for key in method.shapes(*saved[layer]["shape"]):
-            stored = tensors[f"{layer}.{key}"].dtype
-            if torch.promote_types(stored, target) != target:
-                raise PerakitError(f"adapter tensor '{layer}.{key}' is {stored}, the model would round it to {target}: use model.double()")
+            check_width(f"adapter tensor '{layer}.{key}'", tensors[f"{layer}.{key}"], modules[layer])
     if not present:
         adapt(model, methods, draw=False, name=name, quantize=four_bit)
     with torch.no_grad():
@@ -162,14 +160,14 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise PerakitError(f"{str(path)!r} is not a perakit adapter: pass a folder that pk.save wrote")
     version = config.get("version")
     if type(version) is int and version > VERSION:
-        raise PerakitError(f"{str(path)!r} has format version {version}, this perakit reads up to {VERSION}: upgrade perakit")
-    if not unaltered or type(version) is not int or version != VERSION:
+        raise PerakitError(f"{str(path)!r} has format version {short(version)}, this perakit reads up to {VERSION}: upgrade perakit")
+    if not unaltered or type(version) is not int or version < 1:
         raise PerakitError(damaged)
     layers = config.get("layers")
     if not isinstance(layers, dict) or not layers or not all(map(_is_entry, layers.values())):
         raise PerakitError(damaged)
     if not isinstance(config.get("tensors"), str) or not TENSORS_NAME.fullmatch(config["tensors"]):
-        raise PerakitError(f"{damaged}: its tensor file is {config.get('tensors')!r}")
+        raise PerakitError(f"{damaged}: its tensor file is {short(config.get('tensors'))}")
     return config
 
 
@@ -178,12 +176,14 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
 
 
-def _dtype(module: nn.Module) -> torch.dtype:
-    """The dtype in which a layer, adapted or not, multiplies."""
+def check_width(what: str, tensor: Tensor, module: nn.Module) -> None:
+    """Refuse a tensor that an adapter on `module`, adapted or not, would round."""
     base = plain(module)
     kind = kind_of(base)
     assert kind is not None
-    return kind.dtype(base)
+    target = torch.promote_types(kind.dtype(base), torch.float32)
+    if torch.promote_types(tensor.dtype, target) != target:
+        raise PerakitError(f"{what} is {tensor.dtype}, the model would round it to {target}: use model.double()")
 
 
 def _check_layers(
@@ -203,9 +203,10 @@ def _check_layers(
     missing, unexpected = sorted(here - set(saved)), sorted(set(saved) - here)
     problems = []
     if unexpected:
-        problems.append(f"the file has layers that the model lacks: {_listed(unexpected)}")
+        lacks = f"adapter {adapter!r} of the model" if present else "the model"
+        problems.append(f"the file has layers that {lacks} lacks: {listed(unexpected)}")
     if missing:
-        problems.append(f"the model has adapters that the file lacks: {_listed(missing)}")
+        problems.append(f"the model has adapters that the file lacks: {listed(missing)}")
     for name in sorted(here & set(saved)):
         base = plain(modules[name])
         kind = kind_of(base)
@@ -237,10 +238,6 @@ def _check_size(model: nn.Module, expected: dict[str, tuple[int, ...]]) -> None:
             f"this adapter can need {needed:,} bytes, the model itself has {own:,}: where that is meant, pk.attach(model, ...) it first, "
             "then load"
         )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _read_tensors(path: Path, sha256: Any, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,9 +33,10 @@ class Factored:
 
     @property
     def explained(self) -> bool:
-        """Is the distance what cutting and rounding make?"""
+        """Is the distance what cutting and rounding make, or below the numbers that the dtype has?"""
         rounding = EXACT * (torch.linalg.norm(self.B.double()) * torch.linalg.norm(self.A.double())).item()
-        return self.distance <= self.tail + rounding
+        underflow = torch.finfo(self.B.dtype).tiny * math.sqrt(self.B.shape[0] * self.A.shape[1])
+        return self.distance <= self.tail + rounding + underflow
 
 
 @torch.no_grad()

@@ -103,11 +103,11 @@ def best_approximation(
     E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `families.Formula` of a rule of your own that
     torch can differentiate; seed: of the starts, the same seed gives the same result; starts: more of them usually
     find lower errors, in proportional time, None: 16, and 160 where parameters x entries <= 256 (seconds for 32 x 32 at r = 2, minutes for
-    64 x 64 at r = 4); W0 (m, n): the frozen weight, for rules that read it; progress: show a bar.
+    64 x 64 at r = 4); W0 (m, n): the frozen weight, for rules that read its entries (DoRA, HiRA, DeLoRA); progress: show a bar.
     Where the family contains the truncated SVD, that is the first start, so the result is never worse than LoRA; and where no
     update can be nearer (LoRA itself), it is returned as exact. Others are random, or large and nearly cancelling.
     Computed in float64 by damped Newton steps on all starts at once; needs (parameters)² memory.
-    Raises PerakitError for a bad target, sizes, or a rule that torch cannot differentiate.
+    Raises PerakitError for a bad target, sizes, a rule that torch cannot differentiate, or one that reads a W0 not given.
     """
     E = check_matrix("E", E)
     if E.any() and not 1e-100 < np.abs(E).max() < 1e100:
@@ -186,7 +186,10 @@ class _Problem:
                 raise PerakitError(f"W0 has shape {tuple(self.W0.shape)} and E {self.shape}: pass the weight that E is an update of")
         self.rank = factor_rank(method, *self.shape) or 0
         check_layer(*self.shape, self.rank or None)
-        self._check_rule()
+        theta = torch.linspace(0.5, 1.5, self.p, dtype=torch.float64, requires_grad=True)
+        if self.W0 is None:
+            self.W0 = self._stand_in(theta.detach())
+        self._check_rule(theta)
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         parts = torch.split(theta, self.sizes)
@@ -241,9 +244,26 @@ class _Problem:
         parts["B"] = parts["B"] / scale
         return np.concatenate([part.ravel() for part in parts.values()])
 
-    def _check_rule(self) -> None:
+    def _stand_in(self, theta: Tensor) -> Tensor | None:
+        """What the rule gets where no W0 was passed: None if it takes that, zeros if it reads the shape alone; else it is refused."""
+        factors, weight = self.unflatten(theta), torch.linspace(0.5, 1.5, self.E.size, dtype=torch.float64).reshape(self.shape)
+        try:
+            self.method.update(None, **factors)
+            return None
+        except Exception:  # a user's rule may raise anything
+            pass
+        try:
+            one, other = self.method.update(weight, **factors), self.method.update(1 + weight**2, **factors)
+            same = torch.equal(one, other)
+        except Exception:  # not for want of a weight: `_check_rule` says why
+            return None
+        if not same:
+            m, n = self.shape
+            raise PerakitError(f"{self.method!r} reads the frozen weight: pass W0=, the ({m}, {n}) matrix that E is an update of")
+        return torch.zeros_like(weight)
+
+    def _check_rule(self, theta: Tensor) -> None:
         remedy = "write it with operators that NumPy and torch share, without branches on the values"
-        theta = torch.linspace(0.5, 1.5, self.p, dtype=torch.float64, requires_grad=True)
         try:
             found = self.method.update(self.W0, **self.unflatten(theta))
             if not isinstance(found, Tensor):

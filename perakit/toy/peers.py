@@ -61,11 +61,12 @@ def of_method(method: Method, seed: int) -> Drawn:
     shares = {label: np.where(values > 1e-13 * values[0], values / values[0], 0.0) for label, values in spectra.items()}
     shares = shares if name != "LoRA" else {f"LoRA r = {RANK}": shares[f"LoRA r = {RANK}"]}
     figure = new_figure(12.0, 3.6)
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))  # each heat map has a scale of its own
     plots.plot_matrix(W0, title=f"W0, frozen ({M} × {N})", ax=left)
     plots.plot_matrix(delta, title=f"ΔW of {name}, random factors", ax=middle)
-    plots.plot_spectra({label: list(values) for label, values in shares.items()}, bound=bound, ax=right)
-    right.set(ylabel="$\\sigma_i / \\sigma_1$", title="Spectrum of ΔW", xlim=(0, 30))
+    plots.plot_spectra({label: list(values) for label, values in shares.items()}, ax=right)
+    right.axvline(bound + 0.5, color="0.45", linewidth=1, zorder=0)
+    right.set(ylabel="$\\sigma_i / \\sigma_1$", title=f"Spectrum of ΔW: rank at most {bound}", xlim=(0, 26), ylim=(1e-3, 2))
     rank = int((spectra[f"{name} r = {RANK}"] > 1e-13 * spectra[f"{name} r = {RANK}"][0]).sum())
     return figure, {"method": method.to_dict(), "trainable": method.count(M, N), "rank_bound": bound, "rank": rank, "spectrum": spectra}
 

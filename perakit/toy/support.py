@@ -39,6 +39,7 @@ IN_USE = (
     testing.law_3_dense_forward,
     testing.law_7_save_load,
     testing.law_8_gradients,
+    testing.law_sum,
 )
 FULL, BOTH = (torch.float64, torch.float32), ("Linear", "Conv1D")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import perakit as pk
-from perakit import strategies, testing
+from perakit import formulas, strategies, testing
 from perakit.theory.exact import exact_rank
 
 KINDS = {name: name for name in strategies.LAYERS}
@@ -142,6 +142,23 @@ def test_law_12_compile(name, kind, dtype, data):
 @each(0.1)
 def test_dropout_is_for_the_update_alone(name, kind, dtype, data):
     testing.law_dropout(*case(data, name, kind, dtype))
+
+
+@each(0.05)
+def test_law_sum(name, kind, dtype, data):
+    testing.law_sum(*case(data, name, kind, dtype))
+
+
+@every_method
+@settings(max_examples=10)
+@given(data=st.data())
+def test_a_method_counts_as_its_rule_says(name, data):
+    """The number beside the rule in `formulas`, the method's own, and the parameters that are there."""
+    method, (m, n, _) = data.draw(strategies.methods(name)), data.draw(strategies.shapes())
+    options = {"terms": method.terms, "degree": method.degree} if name == "pera" else {}
+    said = formulas.parameter_count(m, n, method.rank, name, **options)
+    assert method.count(m, n) == said
+    assert sum(p.numel() for p in method.adapter(method, torch.zeros(m, n)).parameters()) == said
 
 
 def test_the_grid_reaches_what_it_claims():

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import re
+import threading
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -637,6 +639,34 @@ def test_an_update_that_overflows(dtype, size, columns, rank, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("rank", [None, 1])
+@pytest.mark.parametrize("method", METHODS)
+def test_updates_near_the_smallest_numbers_are_written_as_far_as_the_dtype_goes(method, rank, tmp_path):
+    for size in (1e-12, 1e-18, 1e-21, 1e-25):
+        _, model, _ = adapted(METHODS[method], "mlp")
+        with torch.no_grad():
+            for adapter in pk.adapters(model).values():
+                for name, parameter in adapter.named_parameters():
+                    parameter.mul_(1 if name == "lam" else size)
+        for name, (m, n), _, _, cut, *_ in export_peft(model, tmp_path, rank=rank).rows:
+            (B, A), exact = read(tmp_path)[0][name], numpy_deltas(model)[name]
+            allowed = 1e-4 * np.linalg.norm(B) * np.linalg.norm(A) + np.finfo(np.float32).tiny * np.sqrt(m * n)
+            assert np.linalg.norm(B @ A - exact) <= 1.001 * cut * np.linalg.norm(exact) + allowed
+
+
+def test_arithmetic_that_underflows_is_not_blamed_on_the_method(tmp_path):
+    _, model, _ = adapted(METHODS["loha"], "mlp")
+    with torch.no_grad():
+        for adapter in pk.adapters(model).values():
+            for name, parameter in adapter.named_parameters():
+                parameter.mul_(1e-25 if name.startswith("B") else 1e15)  # B1 ∘ B2 is zero in float32, and ΔW need not be
+    message = r"cannot export layer 'up': its factors in torch.float32 miss the ΔW of float64 by a share of 1.0e\+00: the square of "
+    with pytest.raises(pk.PerakitError, match=message + r"\de-\d\d underflows torch.float32; use model.double\(\)$"):
+        export_peft(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert export_peft(model.double(), tmp_path / "out").worst < 1e-12
+
+
 def test_a_method_whose_factors_are_not_its_update(tmp_path, monkeypatch):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     kind = type(model.up.adapter)
@@ -673,6 +703,45 @@ def test_no_model_and_no_adapter(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_weight_that_another_module_uses(tmp_path):
+    base, x = make()
+    model = copy.deepcopy(base)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    pk.attach(model, pk.LoRA(rank=2), ["lm_head", "c_attn"])
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"cannot export layer 'lm_head': its weight is shared with 'transformer.wte', which merging in PEFT would change too; "
+        r"untie them \(give the layer a clone of the weight\)",
+    ):
+        export_peft(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    model = copy.deepcopy(base)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    untied = copy.deepcopy(model)
+    pk.attach(model, pk.LoRA(rank=2), ["lm_head"])
+    move(model)
+    export_peft(model, tmp_path / "out")
+    expected = logits(model, x)
+    loaded = in_peft(untied, tmp_path / "out")
+    assert (logits(loaded, x) - expected).norm() <= 1e-5 * expected.norm()
+    assert (logits(loaded.merge_and_unload(), x) - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"bytes"])
+def test_what_is_no_folder_is_refused_before_the_work(folder, monkeypatch):
+    _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
+    monkeypatch.delattr(export, "factorise")
+    with pytest.raises(pk.PerakitError, match="the folder is a path, a str or a Path, not "):
+        export_peft(model, folder)
+
+
+def test_a_folder_that_no_folder_can_be_called(tmp_path):
+    _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
+    with pytest.raises(pk.PerakitError, match=r"cannot write '.*': .*null byte; choose a folder that can be written"):
+        export_peft(model, str(tmp_path / "a\0b"))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     (tmp_path / "file").write_text("not a folder")
@@ -696,13 +765,13 @@ def test_an_older_export_is_replaced_and_other_files_stay(tmp_path):
     assert torch.allclose(logits(in_peft(base, tmp_path), x), logits(model, x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["bits", "missing", "cut", "config"])
+@pytest.mark.parametrize("damage", ["bits", "missing", "cut", "config", "no config"])
 def test_what_is_read_back_wrong_is_refused_and_the_old_export_stays(damage, tmp_path, monkeypatch):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     export_peft(model, tmp_path)
     before = contents(tmp_path)
     move(model, seed=2)
-    write = export.write_atomically
+    write = export.write_synced
 
     def altered(path, data):
         if damage == "bits" and path.name.endswith("safetensors"):
@@ -713,30 +782,119 @@ def test_what_is_read_back_wrong_is_refused_and_the_old_export_stays(damage, tmp
             data = data[:-1]
         if damage == "config":
             data = data.replace(b'"r": 3', b'"r": 4')
+        if damage == "no config" and path.name.endswith("json"):
+            data = data[:10]
         write(path, data)
 
-    monkeypatch.setattr(export, "write_atomically", altered)
-    message = r"adapter_config.json was read back" if damage == "config" else r"adapter_model.safetensors was read back"
-    with pytest.raises(pk.PerakitError, match=message + r" from .* with other (entries|numbers.*): check the disk and export again"):
+    monkeypatch.setattr(export, "write_synced", altered)
+    message = r"adapter_config.json was read back" if "config" in damage else r"adapter_model.safetensors was read back"
+    folder = re.escape(repr(str(tmp_path)))
+    with pytest.raises(pk.PerakitError, match=message + rf" from {folder} with other (entries|numbers.*): check the disk and export again"):
         export_peft(model, tmp_path)
     assert contents(tmp_path) == before
 
 
-def test_a_kill_between_the_two_files_leaves_nothing_that_loads_wrongly(tmp_path, monkeypatch):
+@pytest.mark.parametrize("older", [True, False], ids=["older", "first"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "interrupt"])
+@pytest.mark.parametrize(("call", "step"), [("fsync", 0), ("fsync", 1), *(("replace", i) for i in range(4))])
+def test_whatever_the_system_refuses_the_old_export_stays(call, step, error, older, tmp_path, monkeypatch):
+    _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
+    if older:
+        export_peft(model, tmp_path)
+    before = contents(tmp_path)
+    move(model, seed=2)
+    real, seen = getattr(os, call), []
+
+    def failing(*arguments):
+        seen.append(arguments)
+        if len(seen) == step + 1:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises((pk.PerakitError, KeyboardInterrupt)) as caught:
+        export_peft(model, tmp_path)
+    if isinstance(error, OSError):
+        folder = re.escape(repr(str(tmp_path)))
+        message = rf"cannot write {folder}: No space left on device; choose a folder that can be written and has room for [0-9,]+ bytes"
+        assert re.fullmatch(message, str(caught.value))
+    assert contents(tmp_path) == before
+    monkeypatch.undo()
+    export_peft(model, tmp_path)
+    assert sorted(contents(tmp_path)) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_folder_in_the_place_of_a_file_stays_and_so_does_the_other_file(name, tmp_path):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     export_peft(model, tmp_path)
-    rename, seen = export.os.replace, []
-
-    def killed(source, target):
-        seen.append(target)
-        if len(seen) == 4:  # two temporaries, the tensors; then the configuration
-            raise KeyboardInterrupt
-        rename(source, target)
-
-    monkeypatch.setattr(export.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
+    (tmp_path / name).unlink()
+    (other,) = contents(tmp_path).items()
+    (tmp_path / name / "mine").mkdir(parents=True)
+    move(model, seed=2)
+    with pytest.raises(pk.PerakitError, match=r"cannot write .*: Is a directory; choose a folder that can be written"):
         export_peft(model, tmp_path)
-    assert list(contents(tmp_path)) == ["adapter_model.safetensors"]  # without its configuration nobody loads it
+    assert (tmp_path / name / "mine").is_dir()
+    assert (tmp_path / other[0]).read_bytes() == other[1]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_kill_at_any_step_leaves_one_whole_export_or_none_that_loads(step, tmp_path):
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    for name in names:
+        (tmp_path / name).write_text("old")
+        (stage / name).write_text("new")
+    child = os.fork()
+    if not child:  # pragma: no cover
+        real, left = os.replace, iter(range(step))
+        export.os.replace = lambda *arguments: real(*arguments) if next(left, None) is not None else os._exit(9)
+        export._replace(stage, tmp_path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if step < 4 else 0)
+    found = {name: (tmp_path / name).read_text() for name in names if (tmp_path / name).exists()}
+    assert "adapter_config.json" not in found or len(set(found.values())) == 1 == len(found) - 1
+    assert ("adapter_config.json" in found) is (step in (0, 4))
+
+
+def test_what_a_killed_export_left_is_removed_by_a_later_one(tmp_path):
+    _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
+    for age, name in ((0, "running"), (2 * export.STALE, "killed")):
+        (tmp_path / f".export.{name}" / "old").mkdir(parents=True)
+        os.utime(tmp_path / f".export.{name}", (0, (tmp_path / f".export.{name}").stat().st_mtime - age))
+    export_peft(model, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".export.running", "adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_exports_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
+    export_peft(model, tmp_path / "alone")
+    start, errors = threading.Barrier(3), []
+
+    def often():
+        start.wait()
+        for _ in range(8):
+            try:
+                export_peft(model, tmp_path / "together")
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=often) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+
+
+def test_the_files_can_be_read_by_whom_ordinary_files_can(tmp_path):
+    _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
+    (tmp_path / "ordinary").write_text("")
+    export_peft(model, tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 # --- the report --------------------------------------------------------------------------------------------------

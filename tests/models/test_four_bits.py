@@ -8,6 +8,7 @@ from torch import nn
 
 import perakit as pk
 from perakit.models import NF4Layer
+from perakit.models import adapted as models_adapted
 from perakit.strategies import make_layer, move
 from perakit.toy.gpt2 import Conv1D
 
@@ -166,6 +167,53 @@ def test_other_dtypes_are_answered_in_their_own(dtype, x):
     assert model[0].base.codes.dtype == torch.uint8
 
 
+def test_what_the_original_layer_had_can_be_read(x):
+    class Odd(nn.Linear):
+        def __init__(self):
+            super().__init__(11, 13)
+            self._hidden, self.shown = 3, 4
+
+    model = nn.Sequential(Odd(), nn.Tanh(), make_layer("Conv1D", 7, 13))
+    pk.attach(model, pk.PERA(rank=2), ["0", "2"], quantize="nf4")
+    assert (model[2].nf, model[2].nx, model[0].shown, model[0].in_features) == (7, 13, 4, 11)
+    with pytest.raises(AttributeError):
+        _ = model[0].nowhere
+    pk.bake(model, dequantize=True)
+    assert (type(model[0]), model[0]._hidden, model[0].shown) == (Odd, 3, 4)
+
+
+def test_numbers_survive_the_meta_device(x):
+    model = bare()
+    pk.quantize(model, ["0", "2"])
+    expected, state = model(x), copy.deepcopy(model.state_dict())
+    model.to("meta").to_empty(device="cpu")
+    model.load_state_dict(state)
+    assert torch.equal(model(x), expected)
+
+
+def test_vmap_and_second_derivatives_go_through_4_bits(x):
+    model = adapted()
+    per_row = torch.func.vmap(torch.func.grad(lambda row: model(row).square().sum()))(x)
+    x = x.requires_grad_()
+    (whole,) = torch.autograd.grad(model(x).square().sum(), x)
+    torch.testing.assert_close(per_row, whole, rtol=1e-5, atol=1e-5)
+    strength = pk.theory.interaction_strength(lambda h: model(h).square().sum(), x.detach()[:2])
+    assert strength.shape == (11, 11)
+    assert strength.any()
+
+
+def test_many_layers_are_attached_and_merged_in_linear_time():
+    """Whose weight is shared is asked once for all layers: 60 of them read each parameter's place a few times, not 60."""
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(60)))
+    calls = []
+    real = models_adapted._span
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models_adapted, "_span", lambda tensor: calls.append(1) or real(tensor))
+        pk.attach(model, pk.LoRA(rank=1), "all-linear", quantize="nf4")
+        pk.merge(model, dequantize=True)
+    assert len(calls) < 5 * 120
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +244,18 @@ def test_weights_that_cannot_be_quantised():
     tied[3] = nn.Linear(11, 13)
     tied[3].weight = tied[0].weight
     untouched(tied, attach, "cannot quantise layer '0': its weight is shared with '3'; leave it out of the targets")
+
+
+def test_quantize_refuses_what_it_cannot_do():
+    untouched(bare(), lambda model: pk.quantize(model, ["0"], None), "config=None names no quantisation")
+    message = "layer '0' carries adapters on its full weight, it cannot become NF4(block=64, double=True)"
+    untouched(adapted(quantize=None), lambda model: pk.quantize(model, ["0"]), message)
+    four = adapted()
+    codes = four[0].base.codes
+    assert set(pk.quantize(four, ["0"])) == {"0"}  # as it is already
+    assert four[0].base.codes is codes
+    assert pk.active(four) == ("default",)
+    assert list(pk.adapters(four)) == ["0", "2"]
 
 
 def test_an_adapted_or_4_bit_layer_is_not_quantised_again():

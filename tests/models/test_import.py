@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import re
 import struct
 import tracemalloc
 import warnings
@@ -240,6 +241,90 @@ def test_an_adapter_in_half_precision_is_read_exactly(tmp_path):
     assert torch.equal(layer.adapter.A, tensors["base_model.model.layers.3.up.lora_A.weight"].float())
 
 
+class Odd(nn.Module):
+    """Names full of what is special in a regular expression."""
+
+    def __init__(self):
+        super().__init__()
+        names = ("a*b+c?d{2}e*f*g*h", "-1-", "a-b-c-d-e", "(x)*", "[y]+", "^z$", "up|down", "\\\\d", "w w", "é")
+        self.blocks = nn.ModuleDict({name: nn.ModuleDict({"up": nn.Linear(6, 6)}) for name in names})
+        self.up = nn.Linear(6, 6)
+
+    def forward(self, x):
+        for block in self.blocks.values():
+            x = block["up"](x)
+        return self.up(x)
+
+
+@pytest.mark.parametrize("outer", [False, True], ids=["all", "one"])
+def test_own_exports_are_read_whatever_the_names(outer, tmp_path):
+    torch.manual_seed(0)
+    base, x = Odd(), torch.randn(3, 6)
+    model = copy.deepcopy(base)
+    names = ["up"] if outer else [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+    for k, name in enumerate(names):
+        pk.attach(model, pk.LoRA(rank=1 + k % 3), re.escape(name))
+    with torch.no_grad():
+        for adapter in pk.adapters(model).values():
+            adapter.B.normal_()
+    export_peft(model, tmp_path)
+    assert isinstance(json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"], str) is outer
+    back = copy.deepcopy(base)
+    import_peft(back, tmp_path)
+    assert {name: adapter.method.rank for name, adapter in pk.adapters(back).items()} == {n: 1 + k % 3 for k, n in enumerate(names)}
+    assert (logits(back, x) - logits(model, x)).norm() <= 1e-5 * logits(model, x).norm()
+
+
+def test_a_pattern_of_many_lazy_parts(tmp_path):
+    """As fine-tuning libraries build it from lists of kinds and names."""
+    base, x = make()
+    ends = "c_attn|c_proj|q_proj|k_proj|v_proj|o_proj"
+    pattern = (
+        rf"(?:.*?(?:vision|image|language|text|transformer).*?(?:self_attn|attention|attn|mlp|ffn).*?(?:{ends}).*?)"
+        rf"|(?:\bmodel\.layers\.[\d]{{1,}}\.(?:self_attn|attention|attn|mlp)\.(?:{ends}))"
+    )
+    theirs = saved(base, tmp_path, target_modules=pattern)
+    import_peft(base, tmp_path)
+    assert len(pk.adapters(base)) == 6
+    assert (logits(base, x) - logits(theirs, x)).norm() <= 1e-5 * logits(theirs, x).norm()
+
+
+def test_an_adapter_of_a_tied_head_says_how_to_save_it(tmp_path):
+    base, x = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PEFT, about the tied weight
+        theirs = saved(base, tmp_path, target_modules=["lm_head"])
+    refused(
+        base,
+        tmp_path,
+        r"the file has weights of the base beside the adapter: '.*lm_head.base_layer.weight'.*; where they are not trained, save it "
+        r"with PEFT's save_pretrained\(folder, save_embedding_layers=False\)",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.save_pretrained(tmp_path, save_embedding_layers=False)
+    import_peft(base, tmp_path)
+    assert (logits(base, x) - logits(theirs, x)).norm() <= 1e-5 * logits(theirs, x).norm()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": r".*up", "layers_to_transform": [1]},
+        {"target_modules": r".*up", "layers_to_transform": []},
+        {"target_modules": r".*up", "layers_pattern": "layers"},
+        {"target_modules": ["up"], "layers_pattern": "layers"},
+    ],
+)
+def test_numbers_of_blocks_that_peft_refuses(options, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be used when `target_modules` is a str|`layers_to_transform` must also be specified"):
+        peft.LoraConfig(**options)
+    base, _ = make("mlp")
+    saved(base, tmp_path, target_modules=r".*up")
+    edit(tmp_path, **options)
+    refused(base, tmp_path, "PEFT refuses too")
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -286,9 +371,14 @@ def test_an_adapter_in_half_precision_is_read_exactly(tmp_path):
         ({"lora_alpha": ...}, r"has no lora_alpha, for which PEFT would take a default: write the value of the training run"),
         ({"lora_alpha": None}, r"lora_alpha=None in .* must be a number"),
         ({"target_modules": ...}, r"has no target_modules"),
-        ({"lora_alpha": 0}, r"alpha=0 must be a finite number > 0"),
-        ({"lora_alpha": -1.0}, r"alpha=-1.0 must be a finite number > 0"),
-        ({"lora_alpha": float("nan")}, r"alpha=nan must be a finite number > 0"),
+        (
+            {"lora_alpha": 0},
+            r"lora_alpha 0 of layer 'layers.0.up' must be a finite number > 0: a minus sign can go into its lora_B, and a layer with 0 can",
+        ),
+        ({"lora_alpha": -1.0}, r"lora_alpha -1.0 of layer 'layers.0.up' must be a finite number > 0"),
+        ({"lora_alpha": float("nan")}, r"lora_alpha nan of layer 'layers.0.up' must be a finite number > 0"),
+        ({"alpha_pattern": {"down": -2}}, r"lora_alpha -2 of layer 'layers.0.down' must be a finite number > 0"),
+        ({"lora_alpha": 10**400}, r"alpha=10+ .* must be a finite number > 0"),
         ({"r": 0}, r"rank 0 of layer 'layers.0.up', 13 x 7, must be an integer from 1 to 512"),
         ({"r": 2**40}, r"rank 1099511627776 of layer .* must be an integer from 1 to 512"),
         ({"rank_pattern": {"up": 2.0}}, r"rank 2.0 of layer 'layers.0.up', 13 x 7, must be an integer from 1 to 512"),
@@ -311,8 +401,20 @@ def test_an_adapter_in_half_precision_is_read_exactly(tmp_path):
         ),
         ({"target_modules": ["up", "down", "emb"]}, r"the adapter targets 'emb', a Embedding, which perakit does not adapt"),
         ({"target_modules": "(up"}, r"pattern '\(up' is no regular expression \(.*\): copy the adapter again"),
-        ({"target_modules": "(.*)*up"}, r"pattern '\(\.\*\)\*up' repeats a group, or repeats in more than 4 places: write the names out"),
-        ({"target_modules": "a?" * 30 + "a" * 30}, r"repeats in more than 4 places"),
+        (
+            {"target_modules": "(.*)*up"},
+            r"pattern '\(\.\*\)\*up' could take for ever on the names of this model, for it repeats a group, or .*: write the names out",
+        ),
+        ({"target_modules": "a?" * 30 + "a" * 30}, r"could take for ever"),
+        ({"target_modules": "(.|.)" * 40}, r"could take for ever"),
+        ({"exclude_modules": "(|)" * 40 + "x"}, r"could take for ever"),
+        ({"rank_pattern": {"(?:u|u)" * 40: 3}}, r"could take for ever"),
+        ({"layers_to_transform": [1], "layers_pattern": ["layers", "(.|.)" * 40]}, r"could take for ever"),
+        (
+            {"target_modules": r"layers\.1\..*", "layers_to_transform": [1]},
+            r"layers_to_transform beside a target_modules that is a regular expression, PEFT refuses too: put the numbers into it",
+        ),
+        ({"target_modules": "layers.*", "layers_pattern": "layers"}, r"layers_pattern beside a target_modules that is a regular"),
         ({"rank_pattern": {"a)|(b": 3}}, r"pattern 'a\)\|\(b' is no regular expression"),
         ({"alpha_pattern": {"up(?i)": 3}}, r"pattern 'up\(\?i\)' is no regular expression"),
         ({"exclude_modules": {}}, r"exclude_modules=\{\} in .* must be a list of names"),
@@ -325,6 +427,19 @@ def test_configurations_that_are_refused(changes, message, tmp_path):
     saved(base, tmp_path)
     edit(tmp_path, **changes)
     refused(base, tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    "field", ["peft_type", "bias", "init_lora_weights", "lora_alpha", "r", "target_modules", "layers_pattern", "x" * 40]
+)
+@pytest.mark.parametrize("value", ["long" * 1000, 10**900, ["long"] * 1000], ids=["text", "number", "list"])
+def test_messages_stay_short(field, value, tmp_path):
+    base, _ = make("mlp")
+    saved(base, tmp_path)
+    edit(tmp_path, **{field: value})
+    with pytest.raises(pk.PerakitError) as caught:
+        import_peft(base, tmp_path)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
 
 
 def test_every_option_of_peft_is_read_or_harmless_or_refused(tmp_path):
@@ -373,6 +488,8 @@ def test_folders_without_the_files(tmp_path):
     refused(base, tmp_path, r"cannot read '.*adapter_model.safetensors': Is a directory")
     with pytest.raises(pk.PerakitError, match="the first argument is the model"):
         import_peft(tmp_path, tmp_path)
+    refused(base, None, r"the folder is a path, a str or a Path, not None")
+    refused(base, str(tmp_path / "a\0b"), r"cannot read '.*': .*null byte; is this a folder that PEFT")
 
 
 def rewrite(folder, change):

@@ -5,6 +5,7 @@ effect, or is lost, where merging meets disabling.
 """
 
 import copy
+import functools
 import tracemalloc
 
 import numpy as np
@@ -326,8 +327,101 @@ def test_without_a_name_the_active_one_is_saved(tmp_path, x):
     assert names(fresh) == ("default",)
     assert torch.equal(fresh(x), model(x))
     pk.activate(model, "code", "prose")
-    with pytest.raises(pk.PerakitError, match=r"active: code \+ prose, of the adapters code, prose, where one is needed: name it"):
+    with pytest.raises(pk.PerakitError, match=r"active: code \+ prose, of the adapters code, prose, maths, where one is needed: name it"):
         pk.save(model, tmp_path)
+
+
+# --- where several layers, models and optimisers meet ------------------------------------------------------------------
+
+
+def test_the_order_of_a_sum_survives_what_happens_to_other_adapters(x):
+    """a on one layer, b on both, c on the other: the layers alone could not tell the order."""
+    model = bare()
+    for name, layers in (("a", ["2"]), ("b", ["0", "2"]), ("c", ["0"])):
+        move(model, 0) if pk.active(model) else None
+        pk.attach(model, pk.LoRA(rank=2), layers, name=name)
+    move(model, 1)
+    pk.activate(model, "a", "b")
+    assert pk.active(model) == ("a", "b")
+    before = model(x)
+    pk.merge(model)
+    merged = model(x)
+    pk.activate(model, *pk.active(model))  # what is in effect already
+    pk.delete(model, "c")  # no part of what is merged
+    assert torch.equal(model(x), merged)
+    pk.unmerge(model)
+    assert pk.active(model) == ("a", "b")
+    assert torch.equal(model(x), before)
+
+
+def test_bake_of_a_part_with_another_adapter_loses_nothing():
+    model = nn.ModuleDict({"x": bare(), "y": bare()})
+    pk.attach(model, pk.LoRA(rank=2), ["0", "2"], name="a")
+    pk.attach(model["x"], pk.LoRA(rank=2), ["0"], name="b")  # "a" is now idle on x alone
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(pk.PerakitError, match="adapter 'a' is not active and would be lost"):
+        pk.bake(model)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_two_adapters_on_different_layers_are_not_one(tmp_path):
+    model = bare()
+    pk.attach(model, pk.LoRA(rank=2), ["0"], name="a")
+    pk.attach(model, pk.PERA(rank=2), ["2"], name="b")
+    pk.activate(model, "a", "b")
+    for use in (pk.adapters, lambda model: pk.save(model, tmp_path / "adapter")):
+        with pytest.raises(pk.PerakitError, match=r"active: a \+ b, of the adapters a, b, where one is needed"):
+            use(model)
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_frozen_adapter_keeps_its_numbers_under_a_shared_optimiser(to_none, x):
+    model = several()
+    pk.activate(model, "code", "prose")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(x).square().sum().backward()
+    optimizer.step()
+    pk.activate(model, "prose")
+    kept = {key: p.detach().clone() for key, p in model.named_parameters() if ".code." in key}
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=to_none)
+        model(x).square().sum().backward()
+        optimizer.step()
+    assert all(torch.equal(p, kept[key]) for key, p in model.named_parameters() if ".code." in key)
+
+
+def test_a_second_adapter_freezes_a_base_that_was_thawed():
+    model = bare().requires_grad_(False)
+    pk.attach(model, pk.LoRA(rank=2), ["0"], name="a")
+    model.requires_grad_(True)
+    pk.attach(model, pk.LoRA(rank=2), ["0"], name="b")
+    assert {key for key, p in model.named_parameters() if p.requires_grad} == {"0.adapters.b.A", "0.adapters.b.B"}
+
+
+@pytest.mark.parametrize("wrap", [functools.partial(torch.compile, backend="eager"), nn.DataParallel], ids=["compile", "DataParallel"])
+def test_a_wrapped_model_has_the_names_of_the_model(wrap, tmp_path, x):
+    """Else what it saves and exports would fit no other model, and PEFT would load it as nothing."""
+    model = several()
+    pk.activate(model, "code")
+    wrapped = wrap(model)
+    assert list(pk.adapters(wrapped)) == ["0", "2"]
+    pk.save(wrapped, tmp_path / "saved")
+    pk.export_peft(wrapped, tmp_path / "exported")
+    for use, folder in ((pk.load, "saved"), (pk.import_peft, "exported")):
+        for fresh in (bare(), wrap(bare())):
+            use(fresh, tmp_path / folder)
+            inner = getattr(fresh, "_orig_mod", getattr(fresh, "module", fresh))
+            torch.testing.assert_close(inner(x), model(x), rtol=1e-12, atol=1e-13)
+    pk.attach(wrapped, pk.LoRA(rank=1), ["0"], name="fourth")
+    assert "fourth" in names(model)
+    pk.detach(wrapped)
+    assert list(model.state_dict()) == list(bare().state_dict())
+    assert all(p.requires_grad for p in model.parameters())
+    bound = wrap(bare())
+    pk.attach(bound, pk.LoRA(rank=1), "all-linear")
+    pk.detach(bound)
+    assert all(p.requires_grad for p in bound.parameters())
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -188,10 +188,10 @@ def test_saving_a_bare_model_is_refused(tmp_path):
 @pytest.mark.parametrize("attached", [True, False])
 def test_another_model_is_refused_with_every_difference(folder, attached):
     model = nn.Sequential(nn.Linear(6, 5), nn.ModuleList([Conv1D(3, 4)]), nn.Linear(5, 5))
-    fragments = ["lacks: 1.1", "'0' is 5 x 6, in the file 5 x 7", "'1.0' is 3 x 4, in the file 3 x 5"]
+    fragments = ["lacks: '1.1'", "'0' is 5 x 6, in the file 5 x 7", "'1.0' is 3 x 4, in the file 3 x 5"]
     if attached:
         pk.attach(model, pk.PERA(rank=2, alpha=3, terms="cross"), ["0", "1.0", "2"])
-        fragments.append("the model has adapters that the file lacks: 2")
+        fragments.append("the model has adapters that the file lacks: '2'")
     refused(model, folder, "belongs to another model", *fragments)
 
 
@@ -212,7 +212,7 @@ def test_a_merged_model_is_refused(folder):
 
 
 def test_a_layer_that_cannot_be_adapted_or_has_no_name(tmp_path, folder):
-    refused(nn.Sequential(nn.LayerNorm(5), nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)])), folder, "lacks: 0")
+    refused(nn.Sequential(nn.LayerNorm(5), nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)])), folder, "lacks: '0'")
     model = nn.Sequential(nn.Linear(3, 2))
     pk.attach(model, pk.LoRA(rank=1), ["0"])
     config, _ = parts(pk.save(model, tmp_path / "one"))
@@ -235,8 +235,8 @@ def test_wide_factors_are_not_rounded_silently(tmp_path):
 
 def test_a_newer_format_is_refused(folder):
     config, _ = parts(folder)
-    (folder / "adapter.json").write_text(json.dumps(config | {"version": 2}))
-    refused(bare(), folder, "format version 2, this perakit reads up to 1: upgrade")
+    (folder / "adapter.json").write_text(json.dumps(config | {"version": 3}))
+    refused(bare(), folder, "format version 3, this perakit reads up to 2: upgrade")
 
 
 @pytest.mark.parametrize("field", ["format", "version", "written_with", "tensors", "sha256", "layers", "checksum"])

@@ -413,3 +413,51 @@ def test_gradient_modes_of_the_caller_do_not_matter(mode):
 def test_what_is_no_family_or_no_target_is_refused(call, message):
     with pytest.raises(pk.PerakitError, match="^" + message):
         call()
+
+
+# --- methods that read the frozen weight -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [pk.DoRA(2), pk.HiRA(2), pk.DeLoRA(2)], ids=lambda method: method.name)
+@pytest.mark.parametrize("probe", [best_approximation, lambda E, method: error_curve(E, {"it": lambda rank: method}, [2])])
+def test_a_method_that_reads_the_frozen_weight_asks_for_it(method, probe):
+    with pytest.raises(pk.PerakitError) as error:
+        probe(GAUSSIAN, method)
+    assert str(error.value) == f"{method!r} reads the frozen weight: pass W0=, the (7, 5) matrix that E is an update of"
+
+
+@pytest.mark.usefixtures("short")
+def test_a_rule_that_reads_the_shape_of_the_weight_alone_needs_none():
+    """MoRA's nearest update is the mean of E over the entries that share one of M: by hand."""
+    E, size = np.random.default_rng(0).normal(size=(13, 11)), formulas.mora_size(13, 11, 1)
+    mean = [[E[p % size :: size, q % size :: size].mean() for q in range(11)] for p in range(13)]
+    without, given_ = best_approximation(E, pk.MoRA(1), starts=2), best_approximation(E, pk.MoRA(1), starts=2, W0=np.ones((13, 11)))
+    np.testing.assert_allclose(without.delta, mean, atol=1e-12)
+    assert np.array_equal(without.delta, given_.delta)
+    assert size < 11  # else every E is in the family
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("method", [pk.DoRA(2), pk.HiRA(2), pk.DeLoRA(2)], ids=lambda method: method.name)
+def test_with_the_weight_they_are_found(method):
+    W0 = np.random.default_rng(1).normal(size=(7, 5))
+    found = best_approximation(GAUSSIAN, method, starts=2, W0=W0)
+    assert found.error_fro < np.linalg.norm(GAUSSIAN)
+
+
+def test_other_probes_hand_in_a_weight_of_their_own():
+    assert pk.theory.measured_dimension(24, 36, pk.MoRA(2)) == 11**2
+    assert pk.theory.measured_rank(24, 36, pk.MoRA(2)) == 11
+    assert pk.theory.measured_rank(7, 5, pk.HiRA(2)) == 5
+
+
+def test_a_rule_that_fails_with_any_weight_says_how():
+    def broken(W0, B, A):
+        raise ValueError("no luck")
+
+    class Broken(Formula):
+        def update(self, W0, **factors):
+            return self.rule(W0, **factors)
+
+    with pytest.raises(pk.PerakitError, match=r"^torch cannot evaluate and differentiate the formula \(no luck\)"):
+        best_approximation(GAUSSIAN, Broken(broken, lambda m, n: {"B": (m, 1), "A": (1, n)}))

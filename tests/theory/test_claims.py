@@ -152,6 +152,71 @@ def delora_without_lengths(W0, B, A, lam):
     return lam[0] / len(A) * (B @ A)
 
 
+def delora_of_fixed_strength(W0, B, A, lam):
+    return formulas.delora(W0, B, A, 0 * lam + 15)
+
+
+def lengths(X, axis):
+    return np.maximum(np.linalg.norm(X, axis=axis, keepdims=True), 1e-4)
+
+
+def delora_zero(W0, B, A, lam):
+    return 0.0 * formulas.delora(W0, B, A, lam)
+
+
+def delora_half(W0, B, A, lam):
+    return formulas.delora(W0, B, A, lam) / 2
+
+
+def delora_whole_B(W0, B, A, lam):
+    return lam / len(A) * (B / lengths(B, None)) @ (A / lengths(A, 1)) * np.linalg.norm(W0, axis=0)
+
+
+def delora_whole_A(W0, B, A, lam):
+    return lam / len(A) * (B / lengths(B, 0)) @ (A / lengths(A, None)) * np.linalg.norm(W0, axis=0)
+
+
+def delora_with_a_soft_length(W0, B, A, lam):
+    """1 + ‖a‖ in place of ‖a‖."""
+    return lam / len(A) * (B / lengths(B, 0)) @ (A / (1 + lengths(A, 1))) * np.linalg.norm(W0, axis=0)
+
+
+def delora_by_the_longest_column(W0, B, A, lam):
+    return lam / len(A) * (B / lengths(B, 0)) @ (A / lengths(A, 1)) * np.linalg.norm(W0, axis=0).max()
+
+
+def one_entry(*arguments):
+    return np.zeros((1, 1))
+
+
+def delora_flipped(W0, B, A, lam):
+    """The rank is right, the shape is not."""
+    return formulas.delora(W0, B, A, lam).T
+
+
+def dora_backwards(W0, B, A, magnitude, scale=1, norm=None):
+    return formulas.dora(W0, B, A, -magnitude, scale, norm)
+
+
+def dora_without_division(W0, B, A, magnitude, scale=1, norm=None):
+    return magnitude[:, None] * (W0 + scale * (B @ A)) - W0
+
+
+def dora_of_unit_rows(W0, B, A, magnitude, scale=1, norm=None):
+    """A zero row gets the length g too."""
+    V = W0 + scale * (B @ A)
+    V = np.where((V == 0).all(1, keepdims=True), 1.0, V)
+    return (magnitude / np.linalg.norm(V, axis=1))[:, None] * V - W0
+
+
+def loha_of_one_pair(B1, A1, B2, A2):
+    return (B1 @ A1) * (B1 @ A1)
+
+
+def loha_swapped(B1, A1, B2, A2):
+    return (B1 @ A2) * (B2 @ A1)
+
+
 def loha_with_one(B1, A1, B2, A2):
     return (B1 @ A1) * (1 + B2 @ A2) + np.eye(len(B1), A1.shape[1], dtype=int)
 
@@ -224,6 +289,7 @@ MUTANTS = {
     "mora-repeats": mora_by_blocks,
     "delora-rank": delora_plus,
     "delora-bounded": delora_without_lengths,
+    "delora-is-loras-set": delora_of_fixed_strength,
     "loha-rank": loha_with_one,
     "loha-and-pera": loha_without_its_second_pair,
     "quadratic-is-no-matrix": linear_in_the_input,
@@ -234,6 +300,45 @@ MUTANTS = {
     "square-terms-matter-most": ignores_terms,
     "gain-is-high-order": twice_h,
 }
+
+
+MORE_MUTANTS = [
+    *(
+        ("delora-bounded", rule)
+        for rule in (
+            delora_zero,
+            delora_half,
+            delora_whole_B,
+            delora_whole_A,
+            delora_with_a_soft_length,
+            delora_by_the_longest_column,
+            one_entry,
+        )
+    ),
+    *(("delora-rank", rule) for rule in (delora_zero, delora_by_the_longest_column, delora_flipped, one_entry)),
+    *(("delora-is-loras-set", rule) for rule in (delora_zero, delora_half, delora_whole_B, delora_by_the_longest_column, one_entry)),
+    *(("dora-row-lengths", rule) for rule in (dora_backwards, dora_without_division, dora_of_unit_rows, one_entry)),
+    *(("dora-rank", rule) for rule in (dora_without_division, dora_backwards, one_entry)),
+    *(("loha-and-pera", rule) for rule in (loha_of_one_pair, loha_swapped, loha_with_one)),
+]
+
+
+@pytest.mark.parametrize(("id", "rule"), MORE_MUTANTS)
+def test_rules_that_look_right_are_refused(id, rule):
+    evidence = claims[id].check(formula=rule)
+    assert not evidence.holds, evidence
+    json.dumps(evidence.to_dict())
+
+
+@pytest.mark.parametrize("id", ["delora-bounded", "delora-rank", "delora-is-loras-set"])
+def test_what_is_said_of_delora_holds_for_another_writing_of_it(id):
+    """Sums over i, p and q in place of a matrix product: the checks ask for what is stated, not for one order of operations."""
+
+    def loops(W0, B, A, lam):
+        terms = [np.outer(B[:, i] / lengths(B[:, i], None), A[i] / lengths(A[i], None)) for i in range(len(A))]
+        return sum(lam[0] / len(A) * term for term in terms) * np.linalg.norm(W0, axis=0)
+
+    assert claims[id].check(formula=loops).holds
 
 
 def test_every_claim_has_a_wrong_rule():

@@ -30,27 +30,36 @@ def _whole(generator: np.random.Generator, *shape: int) -> np.ndarray:
 @claims.register(
     "dora-rank",
     title="DoRA's update has any rank, and is a low-rank one only between its row scalings",
-    statement=r"$\operatorname{rank}(\Delta W) = \min(m,n)$ is reached at $r = 1$: rescaling rows is enough. With $D = "
-    r"\operatorname{diag}(g/\lVert V\rVert)$, $\operatorname{rank}(D^{-1}(W_0+\Delta W) - W_0) \le r$",
+    statement=r"$\operatorname{rank}(\Delta W) = \min(m,n)$ is reached even at $B = 0$, for $W_0$ of full rank and each $g_p$ another than "
+    r"its row's length: rescaling rows is enough. With $V = W_0 + BA$ and $D = \operatorname{diag}(g/\lVert V\rVert)$, "
+    r"$\operatorname{rank}(D^{-1}(W_0+\Delta W) - W_0) \le r$ where no $g_p$ is 0",
     source="follows from arXiv 2402.09353, Eq. 5",
     verdict="verified",
     about=formulas.dora,
 )
 def _dora_rank(formula: Any, seed: int, examples: int) -> Finding:
-    """Row lengths are handed in as ones, so that everything is a whole number: D = diag(g)."""
+    """g is V's row lengths, as the rule measures them, times powers of two: so D^-1 (W0 + ΔW) is V, in whole numbers."""
+
+    def magnitude(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scalings = 2.0 ** (1 + np.arange(len(V)) % 3)
+        return scalings, scalings * np.maximum(np.sqrt((V * V).sum(1)), 1)  # a zero row has no length: any g
 
     def low_rank_inside(W0: np.ndarray, B: np.ndarray, A: np.ndarray) -> bool:
-        ones = np.ones(len(W0), dtype=int)
-        g = 2 + np.arange(len(W0))
-        new = W0 + formula(W0, B, A, g, 1, ones)  # D = diag(g)
-        return bool((new % g[:, None] == 0).all()) and exact_rank(new // g[:, None] - W0) <= B.shape[1]
+        scalings, g = magnitude(W0 + B @ A)
+        delta = np.asarray(formula(W0, B, A, g), dtype=float)
+        if delta.shape != W0.shape:
+            return False
+        inside = (W0 + delta) / scalings[:, None] - W0
+        whole = np.rint(inside)
+        return bool((abs(inside - whole) <= 1e-9 * (1 + abs(whole))).all()) and exact_rank(whole.astype(int)) <= B.shape[1]
 
     found = verified(weights_and_factors(), low_rank_inside, seed, examples, "without the row scalings the rank is at most r, exactly")
     generator = np.random.default_rng(seed)
-    W0, B, A, g = (_whole(generator, *shape) for shape in ((7, 5), (7, 1), (1, 5), (7,)))
-    reached = exact_rank(formula(W0, B, A, 1 + g, 1, np.ones(7, dtype=int)))
-    summary = f"{found.summary}; a 7 x 5 update at r = 1 has rank {reached}"
-    return Finding(found.holds and reached == 5, summary, {"rank at r = 1": reached}, found.examples, found.counterexample)
+    W0, A = _whole(generator, 7, 5), _whole(generator, 1, 5)
+    reached = exact_rank(np.rint(formula(W0, np.zeros((7, 1), dtype=int), A, magnitude(W0)[1])).astype(int))
+    summary = f"{found.summary}; a 7 x 5 update at r = 1, B = 0 has rank {reached}"
+    holds = found.holds and exact_rank(W0) == reached == 5
+    return Finding(holds, summary, {"rank at B = 0": reached}, found.examples, found.counterexample)
 
 
 def _tiled(largest: int) -> st.SearchStrategy[dict[str, Any]]:
@@ -124,43 +133,119 @@ def _mora_repeats(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.delora,
 )
 def _delora_rank(formula: Any, seed: int, examples: int) -> Finding:
-    """Lengths are roots, so this rank is numerical: singular values above 1e-10 of the largest."""
+    """Lengths are roots, so this is numerical: Ξ by least squares, and singular values above 1e-10 of the largest."""
 
-    def rank(W0: np.ndarray, B: np.ndarray, A: np.ndarray) -> int:
-        values = np.linalg.svd(np.asarray(formula(W0, B, A, np.array([15.0])), dtype=float), compute_uv=False)
-        return int((values > 1e-10 * max(values[0], 1e-300)).sum())
+    def factored(W0: np.ndarray, B: np.ndarray, A: np.ndarray) -> bool:
+        delta = np.asarray(formula(W0, B, A, np.array([15.0])), dtype=float)
+        if delta.shape != W0.shape:
+            return False
+        terms = B.T[:, :, None] * (A * np.linalg.norm(W0, axis=0))[:, None, :]  # (r, m, n): b_i (a_i∘w)ᵀ
+        columns = terms.reshape(len(A), -1).T
+        xi = np.linalg.lstsq(columns, delta.ravel(), rcond=1e-12)[0]
+        return bool(np.linalg.norm(columns @ xi - delta.ravel()) <= 1e-9 * np.linalg.norm(delta))
 
-    def bounded(W0: np.ndarray, B: np.ndarray, A: np.ndarray) -> bool:
-        return rank(W0, B, A) <= B.shape[1]
-
-    found = verified(weights_and_factors(), bounded, seed, examples, "the rank is at most r, up to rounding")
-    reached = rank(np.ones((3, 4)), np.eye(3, 2), np.eye(2, 4))
+    what = "ΔW is B Ξ A diag‖W0‖ with Ξ diagonal, so of rank at most r, up to rounding"
+    found = verified(weights_and_factors(), factored, seed, examples, what)
+    values = np.linalg.svd(
+        np.asarray(formula(np.ones((3, 4)), np.eye(3, 2), np.eye(2, 4), np.array([15.0])), dtype=float), compute_uv=False
+    )
+    reached = int((values > 1e-10 * max(values[0], 1e-300)).sum())
     summary = f"{found.summary}; {reached} is attained at r = 2"
     return Finding(found.holds and reached == 2, summary, {}, found.examples, found.counterexample)
+
+
+def _decoupled_layers() -> st.SearchStrategy[dict[str, np.ndarray]]:
+    """{W0, B, A, lam, c, d} of whole numbers: a strength of either sign, positive factors c of B's columns and d of A's rows."""
+
+    def of(drawn: dict[str, Any]) -> dict[str, np.ndarray]:
+        m, n, rank, generator = drawn["m"], drawn["n"], drawn["rank"], np.random.default_rng(drawn["draw"])
+        W0, B, A = (generator.integers(-3, 4, shape) for shape in ((m, n), (m, rank), (rank, n)))
+        c, d = (generator.integers(1, 1000, rank) for _ in "cd")
+        return {"W0": W0, "B": B, "A": A, "lam": np.array([drawn["lam"]]), "c": c, "d": d}
+
+    sizes = {"m": st.integers(1, 7), "n": st.integers(1, 7), "rank": st.integers(1, 3)}
+    return st.fixed_dictionaries({"draw": strategies.seeds(), "lam": st.sampled_from((0.75, 2.0, -1.5)), **sizes}).map(of)
 
 
 @claims.register(
     "delora-bounded",
     title="DeLoRA's update cannot grow by its factors",
-    statement=r"$\lVert\Delta W\rVert_F \le \lambda \max_q \lVert W_{0,:q}\rVert$ for all $B$ and $A$; a positive factor of any $b_i$ or "
-    r"$a_i$ (longer than $10^{-4}$) changes nothing",
+    statement=r"$\lVert\Delta W\rVert_F \le \lvert\lambda\rvert \max_q w_q$ for all $B$ and $A$, $w_q = \lVert W_{0,:q}\rVert$; positive "
+    r"factors of each $b_i$ and $a_i$ (longer than $10^{-4}$) change nothing; at $r = 1$, $\lVert\Delta W\rVert_F = "
+    r"\lvert\lambda\rvert\,\lVert a\circ w\rVert / \lVert a\rVert$",
     source=DELORA,
     verdict="verified",
     about=formulas.delora,
 )
 def _delora_bounded(formula: Any, seed: int, examples: int) -> Finding:
-    lam = np.array([0.75])
+    def update(W0: np.ndarray, B: np.ndarray, A: np.ndarray, lam: np.ndarray) -> np.ndarray:
+        return np.asarray(formula(W0, B, A, lam), dtype=float)
 
-    def decoupled(draw: int, m: int, n: int, rank: int, c: int) -> bool:
-        generator = np.random.default_rng(draw)
-        W0, B, A = (generator.integers(-3, 4, shape) for shape in ((m, n), (m, rank), (rank, n)))
-        delta, longer = (np.asarray(formula(W0, k * B, A, lam), dtype=float) for k in (1, c))
-        bound = lam[0] * np.linalg.norm(W0, axis=0).max()
-        return bool(np.linalg.norm(delta) <= bound * (1 + 1e-9) and np.allclose(delta, longer, rtol=1e-9, atol=1e-9 * bound))
+    def decoupled(W0: np.ndarray, B: np.ndarray, A: np.ndarray, lam: np.ndarray, c: np.ndarray, d: np.ndarray) -> bool:
+        w, strength = np.linalg.norm(W0, axis=0), abs(float(lam[0]))
+        bound = strength * float(w.max())
+        delta, longer = update(W0, B, A, lam), update(W0, B * c, A * d[:, None], lam)
+        if delta.shape != W0.shape or longer.shape != W0.shape:
+            return False
+        if np.linalg.norm(delta) > bound * (1 + 1e-9) or not np.allclose(delta, longer, rtol=1e-9, atol=1e-9 * bound):
+            return False
+        b, a = B[:, :1], A[:1]  # and the first pair alone
+        due = strength * np.linalg.norm(a * w) / np.linalg.norm(a) if a.any() and b.any() else 0.0
+        return bool(np.isclose(np.linalg.norm(update(W0, b, a, lam)), due, rtol=1e-9, atol=1e-12 * bound))
 
-    sizes = {"m": st.integers(1, 7), "n": st.integers(1, 7), "rank": st.integers(1, 3), "c": st.integers(1, 1000)}
-    drawn = st.fixed_dictionaries({"draw": strategies.seeds(), **sizes})
-    return verified(drawn, decoupled, seed, examples, "‖ΔW‖ is at most λ times W0's longest column, and c B gives the ΔW of B")
+    what = "‖ΔW‖ is at most |λ| times W0's longest column, and what it is due at r = 1; diag(c) and diag(d) on B and A change nothing"
+    return verified(_decoupled_layers(), decoupled, seed, examples, what)
+
+
+def _equal_diagonal(sigma: np.ndarray) -> np.ndarray:
+    """An orthogonal Q (r, r) with every entry on the diagonal of Qᵀ diag(sigma) Q the same: r - 1 Givens rotations (Schur-Horn)."""
+    S, Q, mean = np.diag(sigma), np.eye(len(sigma)), sigma.mean()
+    for _ in range(len(sigma) - 1):
+        i, j = int(S.diagonal().argmin()), int(S.diagonal().argmax())
+        low, high, c = mean - S[i, i], S[j, j] - mean, S[i, j]
+        if min(low, high) <= 1e-15 * mean:
+            break
+        tangent = (np.sqrt(c * c + low * high) - c) / high  # of the angle at which S_ii becomes the mean
+        cosine = 1 / np.sqrt(1 + tangent**2)
+        G = np.eye(len(sigma))
+        G[i, i], G[j, i], G[i, j], G[j, j] = cosine, tangent * cosine, -tangent * cosine, cosine
+        S, Q = G.T @ S @ G, Q @ G
+    return Q
+
+
+@claims.register(
+    "delora-is-loras-set",
+    title="DeLoRA with a trained λ makes every matrix that LoRA makes",
+    statement=r"For $W_0$ without a zero column, $\{\Delta W\}$ over all $B, A, \lambda$ is $\{\operatorname{rank} \le r\}$. Of a matrix "
+    r"$E$ in it let $E \operatorname{diag}(1/w) = U\Sigma V^\top$, $w_q = \lVert W_{0,:q}\rVert$. An orthogonal $Q$ makes the diagonal "
+    r"of $Q^\top\Sigma Q$ constant (Schur-Horn), and $B = U\Sigma^{1/2}Q$, $A = (V\Sigma^{1/2}Q)^\top$, both lengthened at will above "
+    r"$10^{-4}$, and $\lambda = \operatorname{tr}\Sigma$ make $E$. A fixed $\lambda$ cuts the set down (delora-bounded)",
+    source="follows from arXiv 2503.18225 and the Schur-Horn theorem; the other inclusion is delora-rank",
+    verdict="verified",
+    about=formulas.delora,
+)
+def _delora_is_loras_set(formula: Any, seed: int, examples: int) -> Finding:
+    """The construction, carried out: the columns of B and rows of A at length 1."""
+
+    def made(W0: np.ndarray, E: np.ndarray, rank: int) -> bool:
+        w = np.linalg.norm(W0, axis=0)
+        U, sigma, Vt = np.linalg.svd(E / w, full_matrices=False)
+        sigma, unused = sigma[:rank], max(0, rank - len(sigma))  # r above min(m, n): zeros fill up
+        sigma, U, V = np.pad(sigma, (0, unused)), np.pad(U, ((0, 0), (0, unused))), np.pad(Vt.T, ((0, 0), (0, unused)))
+        root = np.sqrt(sigma)[:, None] * _equal_diagonal(sigma)
+        length = np.sqrt(sigma.sum() / rank) or 1.0
+        B, A = U[:, :rank] @ root / length, (V[:, :rank] @ root / length).T
+        delta = np.asarray(formula(W0, B, A, np.array([sigma.sum()])), dtype=float)
+        return delta.shape == E.shape and bool(np.linalg.norm((delta - E) / w) <= 1e-12 * sigma.sum())
+
+    def of(drawn: dict[str, int]) -> dict[str, Any]:
+        m, n, rank, generator = drawn["m"], drawn["n"], drawn["rank"], np.random.default_rng(drawn["draw"])
+        E = generator.integers(-3, 4, (m, rank)) @ np.diag(10 ** generator.integers(0, 4, rank)) @ generator.integers(-3, 4, (rank, n))
+        return {"W0": _whole(generator, m, n), "E": E, "rank": rank}
+
+    sizes = {"m": st.integers(1, 7), "n": st.integers(1, 7), "rank": st.integers(1, 4)}
+    drawn = st.fixed_dictionaries({"draw": strategies.seeds(), **sizes}).map(of)
+    return verified(drawn, made, seed, examples, "the construction makes E of rank at most r, to 1e-12")
 
 
 @claims.register(
@@ -192,20 +277,30 @@ def _two_pairs(generator: np.random.Generator, m: int, n: int, rank: int) -> lis
 @claims.register(
     "loha-and-pera",
     title="PERA's products are a LoHa whose two pairs are one",
-    statement=r"$(BA)\circ(BA) = \Delta W_{\mathrm{PERA}} - BA$ at $h_{ii} = 1$, $h_{ij} = 2$: LoHa with $B_1 = B_2$, $A_1 = A_2$; of its "
-    r"$r^2$ terms $r(r+1)/2$ are then different",
+    statement=r"LoHa is the sum of $r^2$ terms $(b^1_i\circ b^2_j)(a^1_i\circ a^2_j)^\top$. With $B_1 = B_2$, $A_1 = A_2$ at most "
+    r"$r(r+1)/2$ of them are different, generically so many, and $(BA)\circ(BA) = \Delta W_{\mathrm{PERA}} - BA$ "
+    r"at $h_{ii} = 1$, $h_{ij} = 2$",
     source="arXiv 2108.06098; arXiv 2604.11841, Eq. 9",
     verdict="proved",
     about=formulas.loha,
 )
 def _loha_and_pera(formula: Any, seed: int, examples: int) -> Finding:
+    import sympy
+
     for m, n, rank in SHAPES:
-        B, A = _array("b", m, rank), _array("a", rank, n)
+        B1, A1, B2, A2 = (_array(name, *shape) for name, shape in zip("bacd", ((m, rank), (rank, n)) * 2, strict=True))
+        terms = [np.outer(B1[:, i] * B2[:, j], A1[i] * A2[j]) for i in range(rank) for j in range(rank)]
+        if (difference := symbolic.difference(formula(B1, A1, B2, A2), sum(terms))) != 0:
+            return fails("two pairs do not make the sum of their r² terms", {"difference": difference})
         i, j = formulas.pairs(rank)
-        products = formulas.pera(B, A, np.where(i == j, 1, 2)) - formulas.lora(B, A)
-        if (difference := symbolic.difference(formula(B, A, B, A), products)) != 0:
+        products = formulas.pera(B1, A1, np.where(i == j, 1, 2)) - formulas.lora(B1, A1)
+        if (difference := symbolic.difference(formula(B1, A1, B1, A1), products)) != 0:
             return fails("LoHa of one pair is not PERA's products", {"difference": difference})
-    return symbolically("LoHa of one pair twice is PERA's part beyond LoRA at h = 1 (squares) and 2 (cross terms)")
+        once = [formula(B1[:, [i]], A1[[i]], B1[:, [j]], A1[[j]]) for i in range(rank) for j in range(rank)]
+        different = len({tuple(sympy.expand(entry) for entry in term.flat) for term in once})
+        if different != rank * (rank + 1) // 2:
+            return fails(f"{different} of {rank**2} terms of one pair are different at r = {rank}")
+    return symbolically("LoHa is its r² terms; of one pair r(r+1)/2 of them are different, and make PERA's part beyond LoRA at h = 1 and 2")
 
 
 @claims.register(

@@ -73,7 +73,8 @@ def _dora_is_not_linear(formula: Any, seed: int, examples: int) -> Finding:
 @claims.register(
     "dora-row-lengths",
     title="DoRA sets the length of every row",
-    statement=r"Every row of $W_0 + \Delta W$ has length $g_p$, the trained magnitude",
+    statement=r"Row $p$ of $W_0 + \Delta W$ is $c V_p$ with $V = W_0 + BA$ and $c = g_p/\lVert V_p\rVert$, so of length "
+    r"$\lvert g_p\rvert$, the trained magnitude, and of $V_p$'s direction for $g_p > 0$; where $V_p = 0$ it is zero",
     source="arXiv 2402.09353, Eq. 5; rows as PEFT has them",
     verdict="verified",
     about=formulas.dora,
@@ -82,10 +83,18 @@ def _dora_row_lengths(formula: Any, seed: int, examples: int) -> Finding:
     def lengths(W0: np.ndarray, B: np.ndarray, A: np.ndarray) -> bool:
         V = W0 + B @ A
         g = 1.0 + np.arange(len(V))
-        found = np.linalg.norm(W0 + np.asarray(formula(W0, B, A, g), dtype=float), axis=1)
-        return bool(np.allclose(found, np.where((V != 0).any(1), g, 0), rtol=1e-12))
+        size = np.linalg.norm(V, axis=1)
+        for sign in (1, -1):
+            delta = np.asarray(formula(W0, B, A, sign * g), dtype=float)
+            if delta.shape != V.shape:
+                return False
+            new = W0 + delta
+            reached = np.allclose(np.linalg.norm(new, axis=1), np.where(size > 0, g, 0), rtol=1e-12)
+            if not reached or not np.allclose((new * V).sum(1), sign * g * size, rtol=1e-12):  # Cauchy-Schwarz with equality: parallel
+                return False
+        return True
 
-    return verified(weights_and_factors(), lengths, seed, examples, "each row has length g_p, or was zero")
+    return verified(weights_and_factors(), lengths, seed, examples, "each row is V's at length |g_p|, turned for g_p < 0, or was zero")
 
 
 @claims.register(
