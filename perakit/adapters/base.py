@@ -237,4 +237,4 @@ def _is_number(value: Any) -> bool:
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse anything but one of `choices`."""
     if value not in choices:
-        raise PerakitError(f"{name}={value!r} is unknown: choose from {', '.join(map(repr, choices))}")
+        raise PerakitError(f"{name}={short(value)} is unknown: choose from {', '.join(map(repr, choices))}")
