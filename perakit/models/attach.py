@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,11 @@ from torch.nn.parameter import UninitializedParameter
 from perakit.adapters import Adapter, Method
 from perakit.errors import PerakitError
 from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, check_names, plain, shared_weights, unwrapped, walk
-from perakit.models.layers import KINDS, LayerKind, kind_of
+from perakit.models.layers import kind_of
 from perakit.models.quantize import NF4, NF4Layer, parse
+from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
 from perakit.table import Table
 
-Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
-HEADS = {"lm_head", "embed_out", "head", "score", "classifier"}  # parts of a name that mark an output head
-DEFAULT = "default"  # name of an adapter that was given none
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MEMORY = "_perakit_trainable"  # on the model: the parameters that required grad before attach
 
@@ -106,7 +103,7 @@ def adapt(
     four_bit = quantize if isinstance(quantize, Mapping) else dict.fromkeys(methods, parse(quantize))
     for layer in methods:
         if isinstance(module := modules[layer], AdaptedLayer):
-            _check_free(layer, module, name)
+            check_free(layer, module, name)
     shared = shared_weights(model) if any(four_bit.values()) else {}
     bases = {layer: _base(layer, modules[layer], four_bit.get(layer), shared) for layer in methods}
     fresh: dict[str, Adapter] = {}
@@ -210,7 +207,7 @@ def _base(name: str, module: nn.Module, config: NF4 | None, shared: Mapping[int,
     """What the adapter of layer `name` is to stand on: the layer as it is, or a 4-bit copy of it; shared: `shared_weights`."""
     base = plain(module)
     if not isinstance(module, AdaptedLayer):
-        _kind(name, module)
+        require_kind(name, module)
     if config is None or (isinstance(base, NF4Layer) and base.config == config):
         return base
     if isinstance(base, NF4Layer) or isinstance(module, AdaptedLayer):
@@ -295,100 +292,6 @@ def _base_size(model: nn.Module) -> int:
                 seen.add(id(parameter))
                 size += parameter.numel()
     return size
-
-
-def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) -> list[str]:
-    """Names of the layers that `targets` means, in the model's order; all of them can take an adapter of that name, if one is given."""
-    model = unwrapped(model)
-    modules = dict(walk(model))
-    bare = {name: plain(module) for name, module in modules.items()}
-    layers = [name for name, module in bare.items() if kind_of(module)]
-    if targets == "all-linear":
-        head, shared = getattr(model, "get_output_embeddings", lambda: None)(), shared_weights(model)
-        chosen = [name for name in layers if not (bare[name] is head or id(bare[name]) in shared or HEADS.intersection(name.split(".")))]
-    elif callable(targets) and not isinstance(targets, type):
-        chosen = [name for name in _weighted(bare) if targets(name, bare[name])]
-    elif isinstance(targets, str):
-        try:
-            pattern = re.compile(targets)
-        except re.error as error:
-            raise PerakitError(f"targets={targets!r} is no regular expression ({error}): mend it or pass a list of names") from error
-        chosen = [name for name in _weighted(bare) if pattern.fullmatch(name)]
-    else:
-        first = {id(module): name for name, module in modules.items()}
-        names = {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False) if id(module) in first}
-        chosen = _named(names, layers, targets)
-    if not chosen:
-        raise PerakitError(_no_match(targets, layers))
-    for name in chosen:
-        module = modules[name]
-        if not isinstance(module, AdaptedLayer):
-            _kind(name, module)
-        elif adapter is not None:
-            _check_free(name, module, adapter)
-    return chosen
-
-
-def _check_free(name: str, layer: AdaptedLayer, adapter: str) -> None:
-    """Refuse a second adapter of the same name on one layer."""
-    if adapter in layer.adapters:
-        raise PerakitError(
-            f"layer {name!r} has an adapter already: pk.detach(model) first, or bake it in with pk.bake(model), "
-            f"or keep it beside the new one with name=... (taken: {', '.join(layer.adapters)})"
-        )
-
-
-def _named(names: dict[str, str], layers: list[str], targets: object) -> list[str]:
-    """Layers whose name is, or ends in, one of `targets`; each target must match.
-
-    names: every name that a module has -> its first name; a module may stand in two places.
-    """
-    wanted = list(targets) if isinstance(targets, Iterable) else [targets]
-    found: set[str] = set()
-    for target in wanted:
-        if not isinstance(target, str) or not target:
-            raise PerakitError(f"targets={targets!r}: pass layer names, a regular expression, 'all-linear' or a predicate")
-        matches = {first for name, first in names.items() if name == target or name.endswith(f".{target}")}
-        if not matches:
-            raise PerakitError(_no_match(target, layers))
-        found |= matches
-    return [name for name in dict.fromkeys(names.values()) if name in found]
-
-
-def _weighted(bare: dict[str, nn.Module]) -> list[str]:
-    """Modules that a pattern may mean: those with a weight or parameters of their own, and not their containers."""
-    return [name for name, module in bare.items() if kind_of(module) or any(p is not None for p in module._parameters.values())]
-
-
-def _no_match(target: object, layers: list[str]) -> str:
-    if not layers:
-        return f"no layer matches {target!r}: the model has no {' or '.join(kind.name for kind in KINDS)} layer to adapt"
-    endings = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in layers))
-    near = difflib.get_close_matches(target, [*endings, *layers], n=3, cutoff=0.4) if isinstance(target, str) else []
-    text = f"no layer matches {target!r}"
-    if isinstance(target, str) and target in endings:
-        text += f" in full (a string is a regular expression for the whole name: use [{target!r}])"
-    elif near:
-        text += f"; nearest: {', '.join(near)}"
-    shown = ", ".join(endings[:12]) + (" ..." if len(endings) > 12 else "")
-    return f"{text}; layers that can be adapted: {shown}"
-
-
-def _kind(name: str, module: nn.Module) -> type[LayerKind]:
-    """The kind of a layer that is about to be wrapped, or the reason why it cannot be."""
-    kind = kind_of(module)
-    supported = " and ".join(kind.name for kind in KINDS)
-    if kind is None:
-        inside = [child for child, part in walk(module) if isinstance(part, AdaptedLayer) or kind_of(part)]
-        remedy = (
-            f"target its layers {', '.join(inside[:4])}" if inside else f"perakit adapts {supported} layers with a floating-point weight"
-        )
-        raise PerakitError(f"layer {name!r} ({type(module).__name__}) cannot be adapted: {remedy}")
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        raise PerakitError(f"layer {name!r} has hooks, which its adapter would pass by: remove them, and hook the layer after attach")
-    if not name:
-        raise PerakitError(f"the model is itself a {kind.name}, which cannot be replaced in place: wrap it in torch.nn.Sequential")
-    return kind
 
 
 def _replace(model: nn.Module, new: dict[int, nn.Module] | dict[int, AdaptedLayer]) -> None:

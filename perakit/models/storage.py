@@ -26,9 +26,10 @@ from perakit.adapters import Method
 from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, open_plain, write_atomically
 from perakit.models.adapted import AdaptedLayer, adapted_layers, adapters, check_model, names, plain, require_adapters, walk
-from perakit.models.attach import DEFAULT, AttachReport, adapt, check_name, report
+from perakit.models.attach import AttachReport, adapt, check_name, report
 from perakit.models.layers import DTYPES, kind_of
 from perakit.models.quantize import NF4, NF4Layer
+from perakit.models.targets import DEFAULT
 
 FORMAT, VERSION = "perakit-adapter", 2
 JSON_NAME = "adapter.json"

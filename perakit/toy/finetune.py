@@ -19,9 +19,10 @@ from perakit.adapters import Additive, LoRA, Method
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.models import adapters, merge, save, unmerge
-from perakit.models.attach import Targets, adapt, report, select
+from perakit.models.attach import adapt, report
 from perakit.models.layers import kind_of
 from perakit.models.quantize import NF4, parse
+from perakit.models.targets import Targets, select
 from perakit.plots import training_figure
 from perakit.table import Table
 from perakit.theory import order_share
