@@ -184,7 +184,6 @@ def cost(model):
 
 
 class TestCompile:
-    @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own, of an autograd function
     @pytest.mark.parametrize(("method", "base"), [*((name, None) for name in METHODS), ("lora", "nf4"), ("pera", "nf4")])
     def test_the_whole_model_in_one_graph(self, method, base):
         torch.manual_seed(0)

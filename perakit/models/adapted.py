@@ -257,11 +257,6 @@ def delta_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.delta for name, layer in adapted_layers(model).items()}
 
 
-def tied_to(model: nn.Module, layer: nn.Module) -> str | None:
-    """Name of another module that uses the weight of `layer`, or None; of many layers, `shared_weights` once."""
-    return shared_weights(model).get(id(layer))
-
-
 def shared_weights(model: nn.Module) -> dict[int, str]:
     """id of each bare layer whose weight shares bytes with a parameter of another module -> the name of that module."""
     modules = [(name, plain(module)) for name, module in walk(model)]

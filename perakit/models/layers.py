@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perakit.adapters.forward import Product
+
+if TYPE_CHECKING:
+    from perakit.models.quantize import NF4Layer
 
 
 class LayerKind:
@@ -18,7 +21,6 @@ class LayerKind:
     """
 
     name: ClassVar[str]
-    quantized: ClassVar[bool] = False  # True: the weight is kept in fewer bits than it is multiplied in
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
@@ -50,6 +52,11 @@ class LayerKind:
     def bias(module: nn.Module) -> Tensor | None:
         """b (m,), or None."""
         return getattr(module, "bias", None)
+
+    @staticmethod
+    def lost(module: nn.Module) -> float | None:
+        """‖W − W0‖/‖W‖, where the layer keeps W in fewer bits, as a W0; None where it keeps it as it is."""
+        return None
 
     @classmethod
     def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
@@ -101,41 +108,45 @@ class NF4(LayerKind):
     """A Linear or Conv1D whose weight is kept in 4 bits (`perakit.models.quantize`)."""
 
     name = "NF4"
-    quantized = True
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
-        return isinstance(module, _nf4_layer())
+        from perakit.models.quantize import NF4Layer  # which asks this file for the kind of what it quantises
+
+        return isinstance(module, NF4Layer)
 
     @classmethod
     def weight(cls, module: nn.Module) -> Tensor:
-        return module.dequantize()  # type: ignore[operator]
+        return _four_bit(module).dequantize()
 
     @classmethod
     def shape(cls, module: nn.Module) -> tuple[int, int]:
-        return module.out_features, module.in_features  # type: ignore[return-value]
+        return _four_bit(module).out_features, _four_bit(module).in_features
 
     @classmethod
     def dtype(cls, module: nn.Module) -> torch.dtype:
-        return module.dtype  # type: ignore[return-value]
+        return _four_bit(module).dtype
+
+    @staticmethod
+    def lost(module: nn.Module) -> float:
+        return _four_bit(module).error.item()
 
     @classmethod
     def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
-        return module.stored(W)  # type: ignore[operator]
+        return _four_bit(module).stored(W)
 
     @staticmethod
     def product(module: nn.Module) -> Product:
-        return module.linear  # type: ignore[return-value]
+        return _four_bit(module).linear
 
     @classmethod
     def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
-        return module.plain(W)  # type: ignore[operator]
+        return _four_bit(module).plain(W)
 
 
-def _nf4_layer() -> type[nn.Module]:
-    from perakit.models.quantize import NF4Layer  # which asks this file for the kind of what it quantises
-
-    return NF4Layer
+def _four_bit(module: nn.Module) -> NF4Layer:
+    """The module as what `NF4.fits` found it to be."""
+    return cast("NF4Layer", module)
 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of weights that can be adapted

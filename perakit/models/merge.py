@@ -116,13 +116,14 @@ def _sums(model: nn.Module, layers: dict[str, AdaptedLayer], dequantize: bool) -
                 f"cannot merge layer {name!r}: its weight is shared with {other!r}, which must not change; "
                 "untie them (give the layer a clone of the weight) or leave the adapter unmerged"
             )
-        if layer.kind.quantized:
+        lost = layer.kind.lost(layer.base)
+        if lost is not None:
             if not dequantize:
                 raise PerakitError(
                     f"cannot merge layer {name!r}: its weight is in 4 bits, which W0 + ΔW does not fit; say dequantize=True for a full "
                     f"{str(layer.W0.dtype).removeprefix('torch.')} weight, or leave the adapter unmerged"
                 )
-            quantized[name] = float(layer.base.error)  # type: ignore[arg-type]
+            quantized[name] = lost
         check_finite("merge", name, layer, layer.active_adapters)
         delta = layer.exact_delta()
         sums[name] = layer.sum_with(delta)

@@ -132,7 +132,6 @@ def test_law_12_tied(name, kind, dtype, data):
 @every_method
 @every_kind
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, where it compiles a Function
 @settings(max_examples=2)  # a compilation takes a quarter of a second
 @given(data=st.data())
 def test_law_12_compile(name, kind, dtype, data):

@@ -385,7 +385,6 @@ def test_autocast_is_that_of_a_dense_layer(dtype):
         torch.testing.assert_close(a, e, rtol=2**-7, atol=2**-7 * e.abs().max().item())
 
 
-@pytest.mark.filterwarnings("ignore:.* should not be instantiated:DeprecationWarning")  # torch's own, in each custom Function
 @pytest.mark.parametrize("config", [NF4(), NF4(64, False)], ids=str)
 @pytest.mark.parametrize("name", ["Linear", "Conv1D"])
 def test_compiles_as_one_graph(name, config):
