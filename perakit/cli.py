@@ -24,9 +24,10 @@ from perakit.models import load as load_adapter
 from perakit.models.export import export_peft
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
-from perakit.toy import Recipe, corpus, distributed, finetune, load
+from perakit.toy import Recipe, bench, corpus, distributed, finetune, load
 
 METHODS_HELP = "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora pera)"
+BENCH_OPTIONS = ("dtype", "layers", "tokens", "ranks", "repeats", "parts", "models", "model_ranks", "seed")
 DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth of it
 
 
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PerakitError as error:
         return _refuse(error)
     except KeyboardInterrupt:
-        resumes = arguments.run in (_demo, _finetune)
-        print("\nperakit: interrupted" + ("; the same command goes on from the last checkpoint" if resumes else ""), file=sys.stderr)
+        resumes = arguments.run in (_demo, _finetune, _bench)
+        print("\nperakit: interrupted" + ("; the same command goes on from what it has kept" if resumes else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:  # `perakit ... | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -136,6 +137,18 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    given = {name: value for name in BENCH_OPTIONS if (value := getattr(arguments, name)) is not None}
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    if arguments.layers:
+        given["layers"] = tuple(map(bench.layer, arguments.layers))
+    settings = replace(bench.usual(arguments.device), **given)
+    before = bench.page(arguments.docs) if arguments.docs else None
+    document = bench.run(settings, arguments.out)
+    print(bench.table(document))
+    bench.publish(document, arguments.docs or arguments.out, before)
+
+
 def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:
     if in_full:
         return f"{claim.title}\n  {claim.statement}\n  source: {claim.source}\n{evidence}\n"
@@ -223,6 +236,21 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="the report as JSON, with seed, versions and the hash of formulas.py")
     form.add_argument("--markdown", action="store_true", help="the report as a page: docs/claims.md")
     check.set_defaults(run=_verify)
+
+    speed = commands.add_parser("bench", help="time base, LoRA, PERA, the authors' algorithm and PEFT side by side on this machine")
+    speed.add_argument("--out", type=Path, default=Path("perakit-bench"), help="folder for numbers and figures (default: %(default)s)")
+    speed.add_argument("--docs", type=Path, help="the folder of performance.md, which is renewed there with its numbers and figures")
+    speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    speed.add_argument("--dtype", nargs="+", help="of the base: float32, bfloat16 (default: float32)")
+    speed.add_argument("--layers", nargs="+", metavar="MxN", help="outputs x inputs (default: 768x768 3072x768, on CUDA also 4096x4096)")
+    speed.add_argument("--tokens", nargs="+", type=int, help="a step (default: 256 1024 4096, on CUDA also 16384)")
+    speed.add_argument("--ranks", nargs="+", type=int, help="of the adapters on single layers (default: 4 8 16 32)")
+    speed.add_argument("--repeats", type=int, help="rounds that count, after those that warm up (default: 11)")
+    speed.add_argument("--parts", nargs="+", help="of layers, plans, inference, models, memory (default: all but plans)")
+    speed.add_argument("--models", nargs="+", help="whose training step is timed: tiny, 124M (default: tiny, on CUDA both)")
+    speed.add_argument("--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)")
+    speed.add_argument("--seed", type=int, help="of weights, factors and inputs (default: 0)")
+    speed.set_defaults(run=_bench)
 
     params = commands.add_parser("params", help="trainable parameters of each method on a well-known model")
     params.add_argument("--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json")

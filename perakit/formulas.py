@@ -8,7 +8,9 @@ to the layer. Sources: LoRA arXiv 2106.09685; PERA arXiv 2604.11841, whose equat
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import combinations_with_replacement
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 TERMS = ("full", "square", "cross")
 LARGEST_RANK, LARGEST_DEGREE = 2**20, 64  # beyond these a number is a mistake, or a file that lies
+EXPANDED = 2**19  # entries of PERA's features that are made at a time, where memory is to be spared
 BLOCK = 2**20  # entries of a tensor that are squared in float64 at a time
 _counts: dict[str, Callable[..., int]] = {}
 
@@ -68,6 +71,15 @@ def monomials(rank: int, terms: str = "full", degree: int = 2) -> list[np.ndarra
         ]
         found.append(np.array(rows, dtype=np.int64).reshape(-1, d).T)
     return found
+
+
+def feature_index(rank: int, terms: str = "full", degree: int = 2) -> np.ndarray:
+    """Which rows of [x_1 ... x_r, 1] are multiplied to each of PERA's K features: (degree, K), linear features first.
+
+    Where a product has fewer than `degree` factors the row of ones, number r, fills up. terms, degree: as in `monomials`.
+    """
+    blocks = [np.arange(rank)[None], *monomials(rank, terms, degree)]
+    return np.concatenate([np.pad(block, ((0, degree - len(block)), (0, 0)), constant_values=rank) for block in blocks], axis=1)
 
 
 def pairs(rank: int, terms: str = "full") -> tuple[np.ndarray, np.ndarray]:
@@ -132,23 +144,90 @@ def pera(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2) -> 
     return B_hat @ A_hat
 
 
-def expand(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, index: Sequence[Array] | None = None) -> tuple[Array, Array]:
+def expand(
+    B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, index: Sequence[Array] | None = None, in_place: bool = False
+) -> tuple[Array, Array]:
     """PERA's factors: Poly(B) = [b_i ; b_i∘b_j] (m, K) and Poly_H(A) = [a_i ; h_ij (a_i∘a_j)] (K, n).
 
-    Arguments as in `pera`; linear features come first. index: `monomials(rank, terms, degree)` as arrays of B's
-    kind, for callers that keep them (a compiled layer); None computes them.
+    Arguments as in `pera`; linear features come first. index: the rows of `feature_index(rank, terms, degree)` as arrays of B's
+    kind, for callers that keep them (a compiled layer); None computes them. in_place: write each step over the one before, for
+    tensors of which nobody asks a derivative; B, A and h are only read.
     Returns (B_hat (m, K), A_hat (K, n)), whose product is `pera(B, A, h)`. Source: arXiv 2604.11841, Eq. 2-5.
     """
+    rows, index, c = _expansion(B, A, h, terms, degree, index)
+    features, m = _multiplied(rows, index, in_place), B.shape[0]
+    return features[:, :m].T, _times(features[:, m:], c[:, None], in_place)
+
+
+def expand_gradients(
+    B: Array,
+    A: Array,
+    h: Array,
+    to_B_hat: Array,
+    to_A_hat: Array,
+    terms: str = "full",
+    degree: int = 2,
+    index: Sequence[Array] | None = None,
+    in_place: bool = False,
+) -> tuple[Array, Array, Array]:
+    """The gradients by B, A and h, from those by the factors of `expand`.
+
+    ∂L/∂b_i = ĝ_i + Σ_j ĝ_ij∘b_j (j = i counts twice), ∂L/∂a_i likewise with h_ij ĝ_ij, ∂L/∂h_ij = Σ_q (a_i∘a_j∘ĝ_ij)_q, where ĝ are
+    the columns of to_B_hat (m, K) and the rows of to_A_hat (K, n); at degree d each of a product's d factors is left out in turn.
+    Other arguments as in `expand`. Returns gradients in the shapes of B, A and h. Source: derivative of arXiv 2604.11841, Eq. 2-5.
+    """
+    rows, index, c = _expansion(B, A, h, terms, degree, index)
+    m, rank = B.shape
+    to_B, _ = _through_features(rows[:, :m], None, to_B_hat.T, index, in_place)
+    to_A, to_c = _through_features(rows[:, m:], c, to_A_hat, index, in_place)
+    return to_B[:rank].T, to_A[:rank], to_c[rank:]
+
+
+def _expansion(
+    B: Array, A: Array, h: Array, terms: str, degree: int, index: Sequence[Array] | None
+) -> tuple[Array, Sequence[Array], Array]:
+    """What both take: the rows [b_iᵀ a_i] and one of ones (r + 1, m + n), which of them make a feature, and [1, h] (K,)."""
     rank = _check_factors(B, A)
     count = rank_bound(rank, terms, degree) - rank
     if _shape("h", h) != (count,):
         raise PerakitError(f"h has shape {tuple(h.shape)}: rank {rank}, terms={terms!r}, degree {degree} need ({count},)")
-    columns, rows = [B], [A]
-    for indices in monomials(rank, terms, degree) if index is None else index:  # (d, K_d)
-        columns.append(_product(B, indices, axis=1))  # (m, K_d)
-        rows.append(_product(A, indices, axis=0))  # (K_d, n)
-    A_poly = _join(rows[1:], axis=0)
-    return _join(columns, axis=1), _join([A, h[:, None] * A_poly], axis=0)
+    rows = _join([B.T, A], axis=1)  # side by side, since both are expanded alike; as rows, which lie together in memory
+    index = list(feature_index(rank, terms, degree)) if index is None else index
+    return _join([rows, _ones(rows, 1, rows.shape[1])]), index, _join([_ones(h, rank), h])
+
+
+def _multiplied(rows: Array, index: Sequence[Array], in_place: bool) -> Array:
+    """The features that `index` (degree, K) names: each a product of `rows`, (K, m + n)."""
+    product = _take(rows, index[0])
+    if not in_place:
+        return reduce(operator.mul, (_take(rows, row) for row in index[1:]), product)
+    for block in _blocks(rows, len(product)):
+        for row in index[1:]:
+            operator.imul(product[block], _take(rows, row[block]))
+    return product
+
+
+def _through_features(rows: Array, c: Array | None, to_features: Array, index: Sequence[Array], in_place: bool) -> tuple[Array, Array]:
+    """The gradients by `rows` (r + 1, n) and by c (K,), from those by c times the features; c None is 1, and has none."""
+    total, to_c = rows * 0, []
+    for block in _blocks(rows, len(to_features)) if in_place else [slice(None)]:
+        for left_out, row in enumerate(index):
+            others = _multiplied(rows, [other[block] for place, other in enumerate(index) if place != left_out], in_place)
+            partial = _times(others, to_features[block], in_place)
+            if c is not None and left_out == 0:
+                to_c.append((partial * _take(rows, row[block])).sum(1))
+            total = _add_at(total, row[block], partial if c is None else _times(partial, c[block, None], in_place), in_place)
+    return total, None if c is None else _join(to_c)
+
+
+def _blocks(rows: Array, count: int) -> list[slice]:
+    """The features in blocks, since fresh memory costs more than what is computed in it."""
+    size = max(1, EXPANDED // rows.shape[1])
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _times(X: Array, Y: Array, in_place: bool) -> Array:
+    return operator.imul(X, Y) if in_place else X * Y
 
 
 @trainable(lambda m, n, rank: rank * (m + n))
@@ -217,24 +296,22 @@ def mora(M: Array, m: int, n: int) -> Array:
 def tile(M: Array, m: int, n: int, index: Sequence[Array] | None = None) -> tuple[Array, Array]:
     """MoRA's factors: the rows M[p mod r̂] (m, r̂), and a selection (r̂, n) with a 1 where q mod r̂ is the row's number.
 
-    Arguments as in `mora`; index: (k mod r̂ for k < m, and for k < n, and 0 ... r̂ - 1) as arrays of M's kind, for a compiled layer.
+    Arguments as in `mora`; index: (k mod r̂ for k < m, and for k < n) as arrays of M's kind, for a compiled layer.
     Returns (tall (m, r̂), selection (r̂, n)), whose product is `mora(M, m, n)`; the selection adds nothing but zeros.
     """
     shape = _shape("M", M)
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
         wrong = "is empty" if 0 in shape else "is not square"
         raise PerakitError(f"M {shape} {wrong}: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side")
-    rows, columns, numbers = tile_index(int(M.shape[0]), m, n) if index is None else index
-    chosen = numbers[:, None] == columns[None, :]  # (r̂, n)
-    selection = chosen.astype(np.int64 if M.dtype == object else M.dtype) if isinstance(M, np.ndarray) else _like(chosen, M)
-    return _product(M, rows[None], axis=0), selection
+    rows, columns = tile_index(int(M.shape[0]), m, n) if index is None else index
+    return _take(M, rows), _selection(M, columns)
 
 
-def tile_index(size: int, m: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Index arrays (p mod r̂ (m,), q mod r̂ (n,), 0 ... r̂ - 1) of a tiled matrix with `size` = r̂ rows."""
+def tile_index(size: int, m: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Index arrays (p mod r̂ (m,), q mod r̂ (n,)) of a tiled matrix with `size` = r̂ rows."""
     check_count("m", m)
     check_count("n", n)
-    return np.arange(m) % size, np.arange(n) % size, np.arange(size)
+    return np.arange(m) % size, np.arange(n) % size
 
 
 def mora_size(m: int, n: int, rank: int) -> int:
@@ -333,35 +410,45 @@ def _shape(name: str, X: Any, wanted: str = "a NumPy array or a torch tensor") -
     return tuple(shape)
 
 
-# The three array operations whose name differs between NumPy and torch. Only a caller that holds a tensor reaches the
+# The array operations whose name differs between NumPy and torch. Only a caller that holds a tensor reaches the
 # torch branch, so this module imports without torch.
 
 
-def _product(X: Array, indices: Array, axis: int) -> Array:
-    """Elementwise product of the slices of X along `axis` that the rows of `indices` (d, K_d) name."""
+def _take(X: Array, row: Array) -> Array:
+    """The rows of X that `row` names."""
     if isinstance(X, np.ndarray):
-        slices = [np.take(X, row, axis) for row in indices]
-    else:
-        import torch
-
-        # index_select, since the backward of X[i] adds in an order that threads decide
-        slices = [X.index_select(axis, torch.as_tensor(row, device=X.device)) for row in indices]
-    product = slices[0]
-    for factor in slices[1:]:
-        product = product * factor
-    return product
-
-
-def _like(chosen: Array, X: Array) -> Array:
-    """A torch mask as zeros and ones of X's dtype, on its device."""
+        return np.take(X, row, 0)
     import torch
 
-    return torch.as_tensor(chosen, device=X.device).to(X.dtype)
+    # index_select, since the backward of X[i] is slow and adds in an order that threads decide
+    return X.contiguous().index_select(0, torch.as_tensor(row, device=X.device))
 
 
-def _join(parts: Sequence[Array], axis: int) -> Array:
+def _add_at(X: Array, row: Array, values: Array, in_place: bool) -> Array:
+    """X with the rows of `values` added to those that `row` names, which may come again."""
+    if in_place and X.device.type == "cpu":
+        import torch
+
+        return X.index_add_(0, torch.as_tensor(row), values)
+    return X + _selection(X, row) @ values  # on CUDA index_add adds in an order that threads decide
+
+
+def _selection(X: Array, row: Array) -> Array:
+    """The matrix (r, len(row)) with a 1 where an entry of `row` is the number of one of X's r rows, of X's kind."""
+    if isinstance(X, np.ndarray):
+        return (np.arange(X.shape[0])[:, None] == row[None]).astype(np.int64 if X.dtype == object else X.dtype)
+    import torch
+
+    return (torch.arange(X.shape[0], device=X.device)[:, None] == torch.as_tensor(row, device=X.device)[None]).to(X.dtype)
+
+
+def _ones(X: Array, *shape: int) -> Array:
+    return np.ones_like(X, shape=shape) if isinstance(X, np.ndarray) else X.new_ones(shape)
+
+
+def _join(parts: Sequence[Array], axis: int = 0) -> Array:
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts, axis)
     import torch
 
-    return torch.cat(list(parts), dim=axis)
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=axis)

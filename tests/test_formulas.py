@@ -4,13 +4,14 @@ import itertools
 import math
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sympy
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perakit as pk
@@ -119,7 +120,7 @@ def test_torch_reads_what_numpy_reads(terms, degree, data):
     """Also with the indices handed in as tensors, as the layer does it."""
     B, A, h = data.draw(strategies.factors(terms=terms, degree=degree))
     tensors = [torch.as_tensor(x) for x in (B, A, h)]
-    index = [torch.as_tensor(rows) for rows in formulas.monomials(B.shape[1], terms, degree)]
+    index = torch.as_tensor(formulas.feature_index(B.shape[1], terms, degree)).unbind()
     for given_index in (None, index):
         for numpy_part, torch_part in zip(
             formulas.expand(B, A, h, terms, degree), formulas.expand(*tensors, terms, degree, given_index), strict=True
@@ -128,6 +129,71 @@ def test_torch_reads_what_numpy_reads(terms, degree, data):
     _, size = loop(B, A, h, terms, degree)
     error = np.abs(formulas.pera(*tensors, terms, degree).numpy() - formulas.pera(B, A, h, terms, degree))
     assert (error <= 1e-12 * size + 1e-300).all()
+
+
+@every_expansion
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+def test_the_index_of_features_is_their_monomials_filled_up_with_ones(rank, terms, degree):
+    rows = [(i,) for i in range(rank)] + list(products(rank, terms, degree))
+    assert formulas.feature_index(rank, terms, degree).T.tolist() == [[*row, *[rank] * (degree - len(row))] for row in rows]
+
+
+def gradients_by_loops(B, A, h, to_B_hat, to_A_hat, terms, degree):
+    """Of Σ to_B_hat∘B̂ + Σ to_A_hat∘Â: for each feature, and each of its factors, the product of the others."""
+    rank = B.shape[1]
+    to_B, to_A, to_h = (np.zeros(X.shape, dtype=object) for X in (B, A, h))
+    for k, row in enumerate([(i,) for i in range(rank)] + list(products(rank, terms, degree))):
+        for place, i in enumerate(row):
+            others = row[:place] + row[place + 1 :]
+            to_B[:, i] += to_B_hat[:, k] * math.prod(B[:, j] for j in others)
+            to_A[i] += to_A_hat[k] * math.prod(A[j] for j in others) * (1 if k < rank else h[k - rank])
+        if k >= rank:
+            to_h[k - rank] = (to_A_hat[k] * math.prod(A[j] for j in row)).sum()
+    return to_B, to_A, to_h
+
+
+def with_gradients_of_the_factors(data, terms, degree):
+    """B, A, h and gradients by B̂ and Â, whole numbers."""
+    B, A, h = data.draw(strategies.factors(terms=terms, degree=degree, integers=True))
+    K, generator = formulas.rank_bound(B.shape[1], terms, degree), np.random.default_rng(data.draw(strategies.seeds()))
+    return B, A, h, generator.integers(-3, 4, (B.shape[0], K)), generator.integers(-3, 4, (K, A.shape[1]))
+
+
+@every_expansion
+@settings(max_examples=10)
+@given(data=st.data())
+def test_expand_gradients_is_the_product_rule_exactly(terms, degree, data):
+    """On rationals, thirds to sevenths, with == and no tolerance; so it is on whole numbers, also as floats."""
+    whole = with_gradients_of_the_factors(data, terms, degree)
+    rationals = [np.vectorize(lambda v, q=q: Fraction(int(v), q), otypes=[object])(X) for X, q in zip(whole, (3, 4, 5, 6, 7), strict=True)]
+    floats = [torch.from_numpy(X).double() for X in whole]
+    for arrays, options in ((rationals, {}), (whole, {}), (floats, {}), (floats, {"in_place": True})):
+        expected = gradients_by_loops(*(X.numpy() if isinstance(X, torch.Tensor) else X for X in arrays), terms, degree)
+        for found, right in zip(formulas.expand_gradients(*arrays, terms, degree, **options), expected, strict=True):
+            assert tuple(found.shape) == right.shape
+            assert found.tolist() == right.tolist()
+
+
+@every_expansion
+@settings(max_examples=10)
+@given(data=st.data())
+def test_in_place_is_the_same_in_blocks_of_any_size(terms, degree, data):
+    """The same bits from `expand`; sums in another order from its gradients. Nothing that was given is written to, or handed out."""
+    whole = with_gradients_of_the_factors(data, terms, degree)
+    B, A, h, to_B_hat, to_A_hat = given = [torch.from_numpy(X).double() * 0.3 + 0.1 for X in whole]
+    before, size = [X.clone() for X in given], data.draw(st.sampled_from((1, 7, 64, formulas.EXPANDED)))
+    index = torch.as_tensor(formulas.feature_index(B.shape[1], terms, degree)).unbind()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formulas, "EXPANDED", size)
+        factors = formulas.expand(B, A, h, terms, degree, index, in_place=True)
+        gradients = formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, terms, degree, index, in_place=True)
+    assert all(map(torch.equal, factors, formulas.expand(B, A, h, terms, degree)))
+    torch.testing.assert_close(gradients, formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, terms, degree), rtol=1e-12, atol=1e-12)
+    for factor in factors:
+        factor.zero_()
+    for gradient in gradients:
+        gradient.zero_()
+    assert all(map(torch.equal, given, before))
 
 
 @every_expansion

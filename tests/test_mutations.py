@@ -14,17 +14,21 @@ import torch
 
 import perakit as pk
 from perakit import formulas, models, strategies, testing
-from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic, base
+from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic, base, product
 from perakit.adapters.delora import DeLoRAAdapter
 from perakit.adapters.dora import DoRAAdapter
 from perakit.adapters.loha import LoHaAdapter
 from perakit.adapters.lora import LoRAAdapter
 from perakit.adapters.pera import PERAAdapter
+from perakit.adapters.plans import PLANS, use_plan
 from perakit.adapters.quadratic import QuadraticAdapter
 from perakit.models.adapted import AdaptedLayer, adapted_layers
 
-expand, monomials, rank_bound = formulas.expand, formulas.monomials, formulas.rank_bound
+expand, expand_gradients, monomials, rank_bound = formulas.expand, formulas.expand_gradients, formulas.monomials, formulas.rank_bound
 dora, normalise, khatri_rao = formulas.dora, formulas.normalise, formulas.khatri_rao
+merged, multiply, product_gradients = product.merged, product.multiply, product._gradients
+EXPAND, FACTORED, DENSE = type(PERAAdapter(pk.PERA(rank=1), torch.zeros(1, 1)).product(torch.zeros(1, 1)).rule), PLANS[0], PLANS[-1]
+PERA_GRADIENTS = EXPAND.gradients
 adapted_linear, state_dict = base.adapted_linear, torch.nn.Sequential.state_dict
 attaching, merging = sys.modules["perakit.models.attach"], sys.modules["perakit.models.merge"]  # shadowed by their functions
 adapt, forward = attaching.adapt, AdaptedLayer.forward
@@ -81,8 +85,9 @@ def h_squared(B, A, h, *options):
     return expand(B, A, h * h, *options)
 
 
-def h_detached(B, A, h, *options):
-    return expand(B, A, h.detach() + 0 * h, *options)
+def h_without_gradient(*arguments):
+    to_B, to_A, to_h = expand_gradients(*arguments)
+    return to_B, to_A, 0 * to_h
 
 
 def too_low_bound(self, m, n):
@@ -91,6 +96,71 @@ def too_low_bound(self, m, n):
 
 def loose_bound(self, m, n):
     return min(m, n)
+
+
+def squares_differentiated_as_products(B, A, h, to_B_hat, *rest):
+    """b_i∘b_i has the gradient b_i, not 2 b_i."""
+    r, (i, j) = B.shape[1], formulas.pairs(B.shape[1])
+    halved = torch.cat([to_B_hat[:, :r], to_B_hat[:, r:] * torch.as_tensor(np.where(i == j, 0.5, 1.0))], 1)
+    return expand_gradients(B, A, h, halved, *rest)
+
+
+def gradient_of_A_without_h(B, A, h, *rest):
+    to_B, _, to_h = expand_gradients(B, A, h, *rest)
+    return to_B, expand_gradients(B, A, 1 + 0 * h, *rest)[1], to_h
+
+
+# --- the product -----------------------------------------------------------------------------------------------------
+
+
+def under(plan, law):
+    """The law where every layer follows `plan`."""
+
+    def law_under_plan(method, layer):
+        with use_plan(plan):
+            law(method, layer)
+
+    law_under_plan.__name__ = law.__name__
+    return law_under_plan
+
+
+def update_alone(W0, *factors):
+    return merged(None, *factors)
+
+
+def bias_again(dense, x, W0, bias, *factors):
+    y, z = multiply(dense, x, W0, bias, *factors)
+    return (y if bias is None else y + bias), z
+
+
+def base_without_gradient(rule, plan, needs, g, z, x, W0, *rest):
+    to_x, *others = product_gradients(rule, plan, needs, g, z, x, W0, *rest)
+    return to_x - g @ W0, *others
+
+
+def no_input_gradient(*arguments):
+    _, *others = product_gradients(*arguments)
+    return None, *others
+
+
+def other_rows(rule, plan, needs, g, z, *rest):
+    """z kept, and in another order than x."""
+    return product_gradients(rule, plan, needs, g, None if z is None else z.flip(0), *rest)
+
+
+def other_inputs(rule, plan, needs, g, z, x, *rest):
+    """The right gradient by x, and those by the parameters from its rows in another order."""
+    return product_gradients(rule, plan, needs, g, z, x, *rest)[0], *product_gradients(rule, plan, needs, g, z, x.flip(0), *rest)[1:]
+
+
+def unscaled_gradients(self, parameters, to_B_hat, to_A_hat):
+    return PERA_GRADIENTS(self, parameters, to_B_hat / self.method.scale, to_A_hat)
+
+
+def gradient_by_the_scaled_h(self, parameters, to_B_hat, to_A_hat):
+    """The gradient by feature_scale · h, taken for that by h."""
+    to_B, to_A, to_h = PERA_GRADIENTS(self, parameters, to_B_hat, to_A_hat)
+    return to_B, to_A, to_h / self.method.feature_scale
 
 
 # --- the layer -------------------------------------------------------------------------------------------------------
@@ -246,7 +316,7 @@ def hira_without_weight(W0, B, A):
 
 def blocks_for_remainders(size, m, n):
     """p div, where p mod is meant."""
-    return *(np.minimum(np.arange(k) // -(-k // size), size - 1) for k in (m, n)), np.arange(size)
+    return tuple(np.minimum(np.arange(k) // -(-k // size), size - 1) for k in (m, n))
 
 
 def clamped_after_the_root(V, floor=1e-36):
@@ -340,10 +410,34 @@ DROPPING = pk.PERA(rank=3, dropout=0.3)
 MUTATIONS = [
     Mutation("polynomial part dropped", testing.law_3_dense_forward, (formulas, "expand"), without_polynomial),
     Mutation("polynomial part dropped, NumPy reading too", testing.law_4_merge, (formulas, "expand"), without_polynomial),
-    Mutation("h is not trained", testing.law_8_gradients, (formulas, "expand"), without_h),
+    Mutation("h is not trained", testing.law_8_gradients, (formulas, "expand_gradients"), h_without_gradient),
     Mutation("h is not used", testing.law_3_dense_forward, (formulas, "expand"), without_h),
-    Mutation("h detached", testing.law_8_gradients, (formulas, "expand"), h_detached),
-    Mutation("h detached, against finite differences", testing.law_9_dense_gradients, (formulas, "expand"), h_detached),
+    Mutation(
+        "h is not trained, against finite differences", testing.law_9_dense_gradients, (formulas, "expand_gradients"), h_without_gradient
+    ),
+    Mutation(
+        "squares differentiated as products",
+        testing.law_9_dense_gradients,
+        (formulas, "expand_gradients"),
+        squares_differentiated_as_products,
+    ),
+    Mutation("A's gradient without h", testing.law_9_dense_gradients, (formulas, "expand_gradients"), gradient_of_A_without_h),
+    Mutation("the scale forgotten in the gradient", testing.law_9_dense_gradients, (EXPAND, "gradients"), unscaled_gradients),
+    Mutation(
+        "feature_scale forgotten in the gradient",
+        testing.law_9_dense_gradients,
+        (EXPAND, "gradients"),
+        gradient_by_the_scaled_h,
+        pk.PERA(rank=2, feature_scale=8.0),
+    ),
+    Mutation("W0 forgotten in the dense sum", under(DENSE, testing.law_3_dense_forward), (product, "merged"), update_alone),
+    Mutation("bias twice, factored", under(FACTORED, testing.law_3_dense_forward), (product, "multiply"), bias_again),
+    Mutation("bias twice, dense, at the start", under(DENSE, testing.law_1_no_op_at_init), (product, "multiply"), bias_again),
+    Mutation("W0 forgotten in the gradient", under(DENSE, testing.law_9_dense_gradients), (product, "_gradients"), base_without_gradient),
+    Mutation("no gradient by the input", under(FACTORED, testing.law_8_gradients), (product, "_gradients"), no_input_gradient),
+    Mutation("z of other rows", under(FACTORED, testing.law_9_dense_gradients), (product, "_gradients"), other_rows),
+    Mutation("x of other rows", under(DENSE, testing.law_9_dense_gradients), (product, "_gradients"), other_inputs),
+    Mutation("an expansion kept for ever", testing.law_3_dense_forward, (product, "_same"), lambda one, other: True),
     Mutation("h squared", testing.law_3_dense_forward, (formulas, "expand"), h_squared),
     Mutation("h squared, gradient", testing.law_9_dense_gradients, (formulas, "expand"), h_squared),
     Mutation("products of A in another order", testing.law_3_dense_forward, (formulas, "expand"), other_order_in_A),

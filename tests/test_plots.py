@@ -72,6 +72,8 @@ DRAWN = {
     "along the input": lambda ax: plots.plot_along_input([-1.0, 1.0], {"PERA": [-2.0, 2.0], "quadratic": [3.0, 3.0]}, ax=ax),
     "levels": lambda ax: plots.plot_levels([-1.0, 0.1, 0.2], {"NF4": [-1.0, 0.0, 1.0]}, ax=ax),
     "entry polynomial": lambda ax: plots.plot_entry_polynomial([0.5, -1.0, 0.5], ax=ax),
+    "step time": lambda ax: plots.plot_step_time({"base": [(4, 0.1), (8, 0.2)]}, floor=[(4, 0.1)], ax=ax),
+    "ratio": lambda ax: plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4))]}, counted={"r = 8": [(256, 1.1)]}, ax=ax),
     "entry polynomial, rank 1": lambda ax: plots.plot_entry_polynomial([0.5], 1, ax=ax),
 }
 
@@ -283,3 +285,31 @@ def test_levels_stand_below_the_density():
     first, second = ax.lines
     assert list(first.get_xdata()) == [-1.0, 0.0, 1.0]
     assert 0 > first.get_ydata()[0] > second.get_ydata()[0]
+
+
+def test_step_times_are_drawn_as_given_on_log_axes():
+    ax = plots.plot_step_time({"base": [(4096, 0.4), (256, 0.1)], "PERA": [(256, 0.2), (4096, 0.5)]}, floor=[(256, 0.15), (4096, 0.45)])
+    assert lines(ax) == {
+        "base": ([256, 4096], [0.1, 0.4]),
+        "PERA": ([256, 4096], [0.2, 0.5]),
+        "PERA, counted": ([256, 4096], [0.15, 0.45]),
+    }
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["256", "4096"]
+    wide = plots.plot_step_time({"base": [(768 * 768, 0.1)]}, xlabel="weights m n")
+    assert [tick.get_text() for tick in wide.get_xticklabels()] == ["0.59M"]
+    assert wide.get_xlabel() == "weights m n"
+
+
+def test_ratios_have_their_quartiles_and_what_was_counted():
+    ax = plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4)), (1024, (1.0, 0.9, 1.1))]}, counted={"r = 8": [(256, 1.15), (1024, 0.95)]})
+    at_one, measured, counted, _ = ax.lines
+    assert list(at_one.get_ydata()) == [1, 1]
+    assert list(measured.get_ydata()) == [1.2, 1.0]
+    assert list(counted.get_ydata()) == [1.15, 0.95]
+    assert (counted.get_color(), counted.get_linestyle()) == (measured.get_color(), "--")
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {(x, y) for x, y in band} == {(256, 1.1), (256, 1.4), (1024, 0.9), (1024, 1.1)}
+    assert ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.get_legend().texts] == ["r = 8", "counted"]
+    assert len(plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4))]}).lines) == 2

@@ -19,16 +19,14 @@ class MoRAAdapter(Additive):
     M: nn.Parameter
     rows: Tensor
     columns: Tensor
-    numbers: Tensor
 
     def __init__(self, method: MoRA, W0: Tensor) -> None:
         super().__init__(method, W0)
-        for name, index in zip(("rows", "columns", "numbers"), formulas.tile_index(self.M.shape[0], *W0.shape), strict=True):
+        for name, index in zip(("rows", "columns"), formulas.tile_index(self.M.shape[0], *W0.shape), strict=True):
             self.register_buffer(name, torch.as_tensor(index, device=W0.device), persistent=False)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        index = self.rows, self.columns, self.numbers
-        tall, selection = formulas.tile(self.M, len(self.rows), len(self.columns), index)
+        tall, selection = formulas.tile(self.M, len(self.rows), len(self.columns), (self.rows, self.columns))
         return self.method.scale * tall, selection
 
     def reset(self, W0: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +11,64 @@ from torch import Tensor, nn
 
 from perakit import formulas
 from perakit.adapters.base import Additive, Method, check_positive
+from perakit.adapters.product import Expansion, Kept
+
+
+@dataclass(frozen=True, eq=False)
+class _Expand:
+    """The rule that makes PERA's factors; index: the rows of `formulas.feature_index` on the layer's device."""
+
+    method: PERA
+    index: Sequence[Tensor]
+
+    @property
+    def settings(self) -> object:
+        return self.method
+
+    def __call__(self, *parameters: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
+        B, A, h = parameters
+        method = self.method
+        B_hat, A_hat = formulas.expand(B, A, method.feature_scale * h, method.terms, method.degree, self.index, in_place)
+        return B_hat if method.scale == 1 else method.scale * B_hat, A_hat
+
+    def value(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return self(*parameters, in_place=not torch.compiler.is_compiling())  # a compiler finds out by itself what to keep
+
+    def shape(self, *parameters: Tensor) -> tuple[int, int]:
+        B, _, h = parameters
+        return B.shape[0], B.shape[1] + h.shape[0]
+
+    def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        B, A, h = parameters
+        method, in_place = self.method, not torch.compiler.is_compiling()
+        to_B_hat = to_B_hat if method.scale == 1 else method.scale * to_B_hat
+        to_B, to_A, to_h = formulas.expand_gradients(
+            B, A, method.feature_scale * h, to_B_hat, to_A_hat, method.terms, method.degree, self.index, in_place
+        )
+        return to_B, to_A, method.feature_scale * to_h
 
 
 class PERAAdapter(Additive):
     h: nn.Parameter
+    index: Tensor
 
     def __init__(self, method: PERA, W0: Tensor) -> None:
         super().__init__(method, W0)
-        for d, indices in enumerate(formulas.monomials(method.rank, method.terms, method.degree), start=2):
-            self.register_buffer(f"degree_{d}", torch.as_tensor(indices, device=W0.device), persistent=False)
+        index = formulas.feature_index(method.rank, method.terms, method.degree)
+        self.register_buffer("index", torch.as_tensor(index, device=W0.device), persistent=False)
+        self.kept = Kept()
+
+    def product(self, W0: Tensor) -> Expansion:
+        kept = None if self.training else self.kept
+        return Expansion(_Expand(self.method, self.index.unbind()), self.B, self.A, self.h, kept=kept)
+
+    def train(self, mode: bool = True) -> PERAAdapter:
+        self.kept.clear()
+        return super().train(mode)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        method = self.method
-        index = [getattr(self, f"degree_{d}") for d in range(2, method.degree + 1)]
-        B_hat, A_hat = formulas.expand(self.B, self.A, method.feature_scale * self.h, method.terms, method.degree, index)
-        return method.scale * B_hat, A_hat
+        B_hat, A_hat = self.product(self.B)
+        return B_hat, A_hat
 
     def reset(self, W0: Tensor) -> None:
         super().reset(W0)

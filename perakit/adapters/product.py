@@ -1,0 +1,216 @@
+"""The adapted product as one differentiable function, which keeps x and the parameters and makes the rest again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perakit.adapters.plans import Plan
+
+
+class Rule(Protocol):
+    """How parameters become the factors (B_hat (m, K), A_hat (K, n)), and how gradients go back through that."""
+
+    @property
+    def settings(self) -> object:
+        """What the factors depend on besides the parameters; equal where they are the same."""
+
+    def __call__(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors, by operations that autograd can follow."""
+
+    def value(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """The same factors where nobody asks for a derivative, by whatever operations are fast."""
+
+    def shape(self, *parameters: Tensor) -> tuple[int, int]:
+        """(m, K), the shape of B_hat."""
+
+    def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, ...]:
+        """The gradients by the parameters, from those by the factors."""
+
+
+class Given:
+    """The rule of factors that are parameters themselves."""
+
+    settings = None
+
+    def __call__(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        B_hat, A_hat = parameters
+        return B_hat, A_hat
+
+    value = __call__
+
+    def shape(self, *parameters: Tensor) -> tuple[int, int]:
+        m, K = parameters[0].shape
+        return m, K
+
+    def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, ...]:
+        return to_B_hat, to_A_hat
+
+
+class Expansion(Sequence[Tensor]):
+    """(B_hat, A_hat) as a rule and the parameters it reads: expanded where somebody looks, so that nobody need keep them.
+
+    kept: where the last expansion may be found again, for a forward pass that asks for no derivative; None makes it each time.
+    """
+
+    def __init__(self, rule: Rule, *parameters: Tensor, kept: Kept | None = None) -> None:
+        self.rule, self.parameters, self.kept = rule, parameters, kept
+        self.shape = rule.shape(*parameters)  # (m, K)
+
+    def value(self) -> tuple[Tensor, Tensor]:
+        """The factors where nobody asks for a derivative."""
+        # A comparison would make a GPU wait, and a compiled graph break.
+        if self.kept is None or self.parameters[0].device.type != "cpu" or torch.compiler.is_compiling():
+            return self.rule.value(*self.parameters)
+        return self.kept.factors(self.rule, self.parameters)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rule(*self.parameters)[place]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.rule(*self.parameters))
+
+
+class Kept:
+    """The last expansion, beside a copy of what it was made of; a copy of this, or a pickle, is empty.
+
+    Compared by value at each use, since a parameter can be written in ways that leave no trace (`p.data.copy_`): r (m + n) numbers
+    are read where K (m + n) would be written.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Free the memory."""
+        self.settings: object = None
+        self.parameters: tuple[Tensor, ...] = ()
+        self.made: tuple[Tensor, Tensor] | None = None
+
+    def factors(self, rule: Rule, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The factors of these parameters, made again only if anything is different."""
+        if self.made is None or self.settings != rule.settings or not all(map(_same, self.parameters, parameters)):
+            self.settings, self.parameters = rule.settings, tuple(parameter.detach().clone() for parameter in parameters)
+            self.made = rule.value(*self.parameters)
+        return self.made
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def plain(rule: Rule, x: Tensor, W0: Tensor | None, bias: Tensor | None, *parameters: Tensor) -> Tensor:
+    """The formula, W0 x + b + B̂ (Â x), as a reader would write it: what the function below must agree with."""
+    B_hat, A_hat = rule(*parameters)
+    update = F.linear(F.linear(x.to(A_hat.dtype), A_hat), B_hat)
+    return update if W0 is None else F.linear(x, W0, bias) + update
+
+
+def merged(W0: Tensor | None, *factors: Tensor) -> Tensor:
+    """W0 + ΔW in W0's memory layout, so that ΔW = 0 changes no bit of what is made with it; without W0 ΔW alone.
+
+    factors: (B_hat, A_hat), or (ΔW,).
+    """
+    if W0 is None:
+        return factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+    m, n = W0.shape
+    if W0.stride() == (1, m) != (n, 1):  # a Conv1D's, whose transpose is what lies in memory
+        return merged(W0.T, *(factor.T for factor in reversed(factors))).T
+    return W0 + factors[0] if len(factors) == 1 else torch.addmm(W0, *factors)
+
+
+class AdaptedProduct(torch.autograd.Function):
+    """x (..., n) -> x W0ᵀ + b + x ΔWᵀ (..., m), by a plan; W0 None: x ΔWᵀ alone, in the factors' dtype.
+
+    Keeps x, the parameters and, where neither the output nor the factor gradients are dense, z = x Âᵀ (T, K).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, plan: Plan, x: Tensor, W0: Tensor | None, bias: Tensor | None, *parameters: Tensor) -> Tensor:
+        y, z = multiply(plan.output, x, W0, bias, *rule.value(*parameters))
+        ctx.rule, ctx.plan = rule, plan
+        ctx.save_for_backward(None if plan.factors else z, x, W0, bias, *parameters)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        z, *tensors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[2:]
+        # Someone wants the gradient's gradient, or many gradients at once: torch finds them in the formula.
+        if torch.is_grad_enabled() or (not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(g)):
+            return None, None, *_of_the_formula(ctx.rule, needs, g, *tensors)
+        return None, None, *_gradients(ctx.rule, ctx.plan, needs, g, z, *tensors)
+
+
+def multiply(dense: bool, x: Tensor, W0: Tensor | None, bias: Tensor | None, B_hat: Tensor, A_hat: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The output of `AdaptedProduct` (..., m), and z = x Âᵀ (T, K) where it was made."""
+    x = x.to(A_hat.dtype)
+    if dense:
+        return F.linear(x, merged(W0, B_hat, A_hat), bias), None
+    z = x.reshape(-1, A_hat.shape[1]) @ A_hat.T
+    if W0 is None:
+        return (z @ B_hat.T).view(*x.shape[:-1], B_hat.shape[0]), z
+    y = F.linear(x, W0, bias).contiguous()  # of x as it came: of a strided one torch rounds otherwise
+    y.view(-1, W0.shape[0]).addmm_(z, B_hat.T)  # in place: a large tensor costs more to allocate than to add
+    return y, z
+
+
+def _gradients(
+    rule: Rule,
+    plan: Plan,
+    needs: Sequence[bool],
+    g: Tensor,
+    z: Tensor | None,
+    x: Tensor,
+    W0: Tensor | None,
+    bias: Tensor | None,
+    *parameters: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """The gradients by x, W0, bias and the parameters, of those that are needed."""
+    B_hat, A_hat = rule.value(*parameters)
+    wide, g = x.reshape(-1, x.shape[-1]).to(A_hat.dtype), g.reshape(-1, g.shape[-1]).contiguous()
+    to_x = to_W0 = to_bias = u = None
+    to_parameters: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    if needs[0] and plan.input:
+        to_x = g @ (B_hat @ A_hat if W0 is None else torch.addmm(W0, B_hat, A_hat))
+    elif needs[0]:
+        u = g @ B_hat
+        to_x = u @ A_hat if W0 is None else (g @ W0).addmm_(u, A_hat)
+    if needs[1]:
+        to_W0 = g.T @ wide
+    if needs[2]:
+        to_bias = g.sum(0)
+    if any(needs[3:]):
+        if plan.factors:
+            G = g.T @ wide if to_W0 is None else to_W0
+            to_B_hat, to_A_hat = G @ A_hat.T, B_hat.T @ G
+        else:
+            z = wide @ A_hat.T if z is None else z
+            u = g @ B_hat if u is None else u
+            del B_hat, A_hat  # which the gradients are as large as
+            to_B_hat, to_A_hat = (z.T @ g).T, u.T @ wide  # narrow factors first: the other way round is four times as slow
+        to_parameters = rule.gradients(parameters, to_B_hat, to_A_hat)
+    return None if to_x is None else to_x.to(x.dtype).view(x.shape), to_W0, to_bias, *to_parameters
+
+
+def _of_the_formula(rule: Rule, needs: Sequence[bool], g: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+    """As `_gradients`, by operations that can be differentiated again."""
+    wanted = [place for place, need in enumerate(needs) if need]
+
+    def formula(*moving: Tensor) -> Tensor:
+        at = dict(zip(wanted, moving, strict=True))
+        return plain(rule, *(at.get(place, tensor) for place, tensor in enumerate(tensors)))
+
+    _, pull, *_ = torch.func.vjp(formula, *(tensors[place] for place in wanted))
+    found = dict(zip(wanted, pull(g), strict=True))
+    return tuple(found.get(place) for place in range(len(needs)))

@@ -1,0 +1,187 @@
+"""What was promised of speed and memory, held against a measurement: each statement with its limit, and the cell that is worst."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from perakit.toy.bench.memory import PLAIN
+from perakit.toy.bench.ratios import Cell, counted, find, paired, place, ranks
+
+# Every limit of this page. Ratios are medians of paired rounds.
+ROUNDS = 9  # fewer are a glance
+NOISE = 1.05  # what such a median still moves by between two runs of the same code
+FASTER = {8: 1 / 1.15, 16: 1 / 1.15, 32: 1 / 1.4}  # of the authors' time from MANY tokens on: a prototype had 1/1.20, 1/1.22, 1/1.4
+COUNTED = 1.05  # beyond counted operations: reading and writing what is not counted
+PEFT = 0.9  # of PEFT's time at MANY tokens: a dense plan saves what PEFT cannot
+PLAN, PLAN_SHARE = 1.05, 0.9  # counting is blind to caches: near the best nearly everywhere is what it can do
+MERGED = 1.02  # the same product as the base's
+KEPT = 1.1  # x, A, B and h are all that PERA has to keep besides z
+FEW, MANY = 256, 4096  # tokens
+# PERA over plain LoRA at FEW tokens as the prototype had it, (m, n) -> rank -> ratio: float32, 2 cores of a CPU.
+PROTOTYPE = {(768, 768): {8: 1.49, 16: 1.99, 32: 3.76}, (3072, 768): {8: 1.25, 16: 1.66, 32: 3.58}}
+
+# What a ratio may be: of the cell, the rank, and the counted ratio of the two contenders; None: nothing was promised there.
+Limit = Callable[[Cell, int, float], float | None]
+
+
+class Finding(NamedTuple):
+    """A ratio that was measured, where, and what it may be."""
+
+    where: str
+    ratio: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        """Is the ratio within its limit?"""
+        return self.ratio <= self.limit
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A statement about cells, and what was found in each; share: of them must hold for the statement to hold."""
+
+    statement: str
+    findings: list[Finding]
+    share: float = 1.0
+
+    @property
+    def misses(self) -> list[Finding]:
+        """Where it does not hold, the worst first."""
+        return sorted((one for one in self.findings if not one.holds), key=_excess, reverse=True)
+
+    @property
+    def holds(self) -> bool | None:
+        """Does it? None where nothing was measured."""
+        count = len(self.findings)
+        return count - len(self.misses) >= self.share * count if count else None
+
+    def __str__(self) -> str:
+        if self.holds is None:
+            return f"not measured: {self.statement}"
+        count, worst = len(self.findings), max(self.findings, key=_excess)
+        found = f"{'kept' if self.holds else 'BROKEN, kept'} in {count - len(self.misses)} of {count}"
+        return f"{found}: {self.statement}; worst {worst.ratio:.3f}, limit {worst.limit:.3f}, at {worst.where}"
+
+
+def verdicts(document: dict[str, Any]) -> list[Verdict]:
+    """Every statement, with what the document's parts say of it; one that nothing was measured for is there, without findings."""
+    layers, models, inference = (document.get(part, []) for part in ("layers", "models", "inference"))
+    large = [model for model in models if model["model"] == "124M" and model["tokens"] >= 1024]
+    return [
+        Verdict(
+            f"a step with PERA is never slower than with the authors' algorithm (up to {NOISE:g}, noise)",
+            compare(layers, "pera", "authors", lambda cell, rank, _: NOISE),
+        ),
+        Verdict(
+            f"from {MANY} tokens on PERA is as many times faster than the authors' algorithm: {_listed(FASTER)}",
+            compare(layers, "pera", "authors", lambda cell, rank, _: FASTER.get(rank) if cell["tokens"] >= MANY else None),
+        ),
+        Verdict(
+            f"at {MANY} tokens PERA over plain LoRA of its rank is at most {COUNTED:g} of the counted ratio",
+            compare(layers, "pera", PLAIN, lambda cell, rank, ratio: COUNTED * ratio if cell["tokens"] == MANY else None),
+        ),
+        Verdict(
+            f"at {FEW} tokens what PERA costs beyond the counted ratio is at most half of what it cost a prototype",
+            compare(layers, "pera", PLAIN, _half_of_the_prototype),
+        ),
+        Verdict(
+            f"LoRA is never slower than PEFT's of its rank (up to {NOISE:g}, noise)",
+            compare(layers, "lora", "peft r", lambda cell, rank, _: NOISE),
+        ),
+        Verdict(
+            f"at {MANY} tokens LoRA takes at most {PEFT:g} of the time of PEFT's",
+            compare(layers, "lora", "peft r", lambda cell, rank, _: PEFT if cell["tokens"] == MANY else None),
+        ),
+        Verdict(
+            f"a training step of the 124M GPT-2 with PERA of rank 8 is no slower than with PEFT's LoRA of rank 8 (up to {NOISE:g}, noise)",
+            compare(large, "pera", "peft r", lambda cell, rank, _: NOISE if rank == 8 else None),
+        ),
+        Verdict(
+            f"the counted plan is within {100 * (PLAN - 1):.0f} % of the best plan in at least {100 * PLAN_SHARE:.0f} % of the cells",
+            [Finding(one.where, one.ratio, PLAN) for cell in document.get("plans", []) for one in choices(cell)],
+            PLAN_SHARE,
+        ),
+        Verdict(
+            f"merged inference takes at most {MERGED:g} of the base's time",
+            compare(inference, "merged", "base", lambda cell, rank, _: MERGED),
+        ),
+        Verdict(
+            f"PERA keeps at most {KEPT:g} times the activations of plain LoRA and T K floats",
+            _kept(document.get("memory", [])),
+        ),
+    ]
+
+
+def compare(cells: Iterable[Cell], over: str, under: str, limit: Limit) -> list[Finding]:
+    """The paired ratio of two contenders wherever both were measured and something was promised."""
+    found = []
+    for cell in cells:
+        for rank in ranks(cell):
+            ours, theirs = find(cell, over, rank), find(cell, under, rank)
+            if ours and theirs and (most := limit(cell, rank, counted(ours, theirs))) is not None:
+                found.append(Finding(where(cell, rank), paired(ours, theirs).median, most))
+    return found
+
+
+class Choice(NamedTuple):
+    """The plan taken by counting against the best of all that were measured; ratio: of their times."""
+
+    contender: str
+    rank: int
+    best: str
+    ratio: float
+    where: str
+
+
+def choices(cell: Cell) -> list[Choice]:
+    """For each contender and rank of a cell of the part "plans": how far the counted choice is from the best plan."""
+    found = []
+    for contender in dict.fromkeys(result["contender"] for result in cell["results"]):
+        for rank in ranks(cell):
+            chosen = find(cell, contender, rank)
+            others = [one for one in cell["results"] if (one["contender"], one["rank"]) == (contender, rank) and one["plan"] != "auto"]
+            if chosen and others:
+                ratio, best = max((paired(chosen, other).median, other["plan"]) for other in others)
+                found.append(Choice(contender, rank, best, ratio, f"{where(cell, rank)}, {contender}"))
+    return found
+
+
+def where(cell: Cell, rank: int) -> str:
+    """A cell in words."""
+    return f"{place(cell)}, T={cell['tokens']}, r={rank}, {cell['dtype']} on {cell['device']}"
+
+
+def _half_of_the_prototype(cell: Cell, rank: int, floor: float) -> float | None:
+    """Half way from the prototype's ratio to the counted one, in the cells that the prototype was measured in."""
+    before = PROTOTYPE.get((cell["m"], cell["n"]), {}).get(rank)
+    same = cell["tokens"] == FEW and (cell["device"], cell["dtype"]) == ("cpu", "float32")
+    return (before + floor) / 2 if same and before else None
+
+
+def _kept(rows: Iterable[dict[str, Any]]) -> list[Finding]:
+    """PERA's saved bytes over plain LoRA's and T K floats, of the same layer."""
+    saved = {(row["method"], *case_of(row)): row["measured"]["saved"] for row in rows}
+    found = []
+    for row in rows:
+        plain = saved.get((PLAIN, *case_of(row)))
+        if row["method"] == "pera" and plain is not None:
+            allowed = plain + 4 * row["tokens"] * row["inner"]
+            words = f"{row['m']} x {row['n']}, T={row['tokens']}, r={row['rank']}, {row['dtype']}"
+            found.append(Finding(words, row["measured"]["saved"] / allowed, KEPT))
+    return found
+
+
+def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The layer that a row of memory is about."""
+    return tuple(row[key] for key in ("m", "n", "tokens", "rank", "dtype"))
+
+
+def _listed(limits: dict[int, float]) -> str:
+    return ", ".join(f"{1 / limit:.2f} at rank {rank}" for rank, limit in limits.items())
+
+
+def _excess(finding: Finding) -> float:
+    return finding.ratio / finding.limit
