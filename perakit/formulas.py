@@ -79,7 +79,12 @@ def feature_index(rank: int, terms: str = "full", degree: int = 2) -> np.ndarray
     Where a product has fewer than `degree` factors the row of ones, number r, fills up. terms, degree: as in `monomials`.
     """
     blocks = [np.arange(rank)[None], *monomials(rank, terms, degree)]
-    return np.concatenate([np.pad(block, ((0, degree - len(block)), (0, 0)), constant_values=rank) for block in blocks], axis=1)
+    index = np.full((degree, sum(block.shape[1] for block in blocks)), rank)
+    done = 0
+    for block in blocks:
+        index[: len(block), done : done + block.shape[1]] = block
+        done += block.shape[1]
+    return index
 
 
 def pairs(rank: int, terms: str = "full") -> tuple[np.ndarray, np.ndarray]:
@@ -420,8 +425,9 @@ def _take(X: Array, row: Array) -> Array:
         return np.take(X, row, 0)
     import torch
 
+    row = row if isinstance(row, torch.Tensor) else torch.as_tensor(row, device=X.device)
     # index_select, since the backward of X[i] is slow and adds in an order that threads decide
-    return X.contiguous().index_select(0, torch.as_tensor(row, device=X.device))
+    return X.contiguous().index_select(0, row)
 
 
 def _add_at(X: Array, row: Array, values: Array, in_place: bool) -> Array:

@@ -13,7 +13,7 @@ from perakit.adapters.base import Additive, Method
 
 class LoRAAdapter(Additive):
     def factors(self) -> tuple[Tensor, Tensor]:
-        return self.method.scale * self.B, self.A
+        return self.B if self.method.scale == 1 else self.method.scale * self.B, self.A
 
 
 @dataclass(frozen=True)

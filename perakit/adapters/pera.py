@@ -28,8 +28,8 @@ class _Expand:
     def __call__(self, *parameters: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
         B, A, h = parameters
         method = self.method
-        B_hat, A_hat = formulas.expand(B, A, method.feature_scale * h, method.terms, method.degree, self.index, in_place)
-        return B_hat if method.scale == 1 else method.scale * B_hat, A_hat
+        B_hat, A_hat = formulas.expand(B, A, _times(method.feature_scale, h), method.terms, method.degree, self.index, in_place)
+        return _times(method.scale, B_hat), A_hat
 
     def value(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         return self(*parameters, in_place=not torch.compiler.is_compiling())  # a compiler finds out by itself what to keep
@@ -41,11 +41,14 @@ class _Expand:
     def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, A, h = parameters
         method, in_place = self.method, not torch.compiler.is_compiling()
-        to_B_hat = to_B_hat if method.scale == 1 else method.scale * to_B_hat
-        to_B, to_A, to_h = formulas.expand_gradients(
-            B, A, method.feature_scale * h, to_B_hat, to_A_hat, method.terms, method.degree, self.index, in_place
-        )
-        return to_B, to_A, method.feature_scale * to_h
+        h, to_B_hat = _times(method.feature_scale, h), _times(method.scale, to_B_hat)
+        to_B, to_A, to_h = formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, method.terms, method.degree, self.index, in_place)
+        return to_B, to_A, _times(method.feature_scale, to_h)
+
+
+def _times(factor: float, X: Tensor) -> Tensor:
+    """factor X; X itself where the factor is 1, its default, since a copy takes time and memory."""
+    return X if factor == 1 else factor * X
 
 
 class PERAAdapter(Additive):

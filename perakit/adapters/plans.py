@@ -70,7 +70,7 @@ def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
     For comparing and for teaching; results differ by rounding only.
     """
     global _forced
-    if plan is not None and plan != REFERENCE and plan not in PLANS:
+    if not (plan is None or (isinstance(plan, Plan) and plan in PLANS) or (isinstance(plan, str) and plan == REFERENCE)):
         raise PerakitError(f"plan={short(plan)} is none: pass one of perakit.adapters.plans.PLANS, 'reference' or None")
     before, _forced = _forced, plan
     try:

@@ -86,20 +86,19 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self.clear()
+        self.last: tuple[object, tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
 
     def clear(self) -> None:
         """Free the memory."""
-        self.settings: object = None
-        self.parameters: tuple[Tensor, ...] = ()
-        self.made: tuple[Tensor, Tensor] | None = None
+        self.last = None
 
     def factors(self, rule: Rule, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The factors of these parameters, made again only if anything is different."""
-        if self.made is None or self.settings != rule.settings or not all(map(_same, self.parameters, parameters)):
-            self.settings, self.parameters = rule.settings, tuple(parameter.detach().clone() for parameter in parameters)
-            self.made = rule.value(*self.parameters)
-        return self.made
+        last = self.last  # read once and written whole: another thread may ask meanwhile
+        if last is None or last[0] != rule.settings or not all(map(_same, last[1], parameters)):
+            copies = tuple(parameter.detach().clone() for parameter in parameters)
+            last = self.last = rule.settings, copies, rule.value(*copies)
+        return last[2]
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
@@ -149,7 +148,8 @@ class AdaptedProduct(torch.autograd.Function):
         # Someone wants the gradient's gradient, or many gradients at once: torch finds them in the formula.
         if torch.is_grad_enabled() or (not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(g)):
             return None, None, *_of_the_formula(ctx.rule, needs, g, *tensors)
-        return None, None, *_gradients(ctx.rule, ctx.plan, needs, g, z, *tensors)
+        with torch.autocast(g.device.type, enabled=False):  # which may be on here though it was not in the forward pass
+            return None, None, *_gradients(ctx.rule, ctx.plan, needs, g, z, *tensors)
 
 
 def multiply(dense: bool, x: Tensor, W0: Tensor | None, bias: Tensor | None, B_hat: Tensor, A_hat: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -8,6 +8,7 @@ from perakit.theory.families import Formula
 from perakit.theory.gradients import pera_gradients
 from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.jacobian import jacobian_rank
+from perakit.theory.layers import LayerSpectra, layer_spectra
 from perakit.theory.manifold import curvature, dimension, gauge_orbit, gauge_path, measured_dimension, tangent_dimension
 from perakit.theory.rank import (
     OrderShare,
@@ -29,6 +30,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Formula",
+    "LayerSpectra",
     "OrderShare",
     "Report",
     "amplification",
@@ -44,6 +46,7 @@ __all__ = [
     "interaction_strength",
     "jacobian_rank",
     "layer_interaction",
+    "layer_spectra",
     "measured_dimension",
     "measured_rank",
     "numerical_rank",

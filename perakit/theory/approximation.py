@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import vjp, vmap
 
 from perakit import formulas
 from perakit.errors import PerakitError
@@ -206,18 +206,20 @@ class _Problem:
         return (self.update(theta) - self.target).square().sum() / 2
 
     def derivatives(self, theta: Tensor, newton: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient (p,), Hessian or JᵀJ (p, p), and squared norms of the Jacobian's columns (p,)."""
+        """Gradient (p,), Hessian or JᵀJ (p, p), and squared norms of the Jacobian's columns (p,).
 
-        def gradient_and_update(theta: Tensor) -> tuple[Tensor, Tensor]:
-            return grad(self.loss)(theta), self.update(theta)
+        The gradient Jᵀ ρ is taken as a function of θ and of the residual ρ: its derivative by ρ is J, and that by θ what
+        the Hessian has besides JᵀJ.
+        """
 
-        def along(v: Tensor) -> tuple[Tensor, Tensor]:
-            Hv, Jv = jvp(gradient_and_update, (theta,), (v,))[1]
-            return (Hv, Jv.square().sum()) if newton else (Hv, Jv.flatten())
+        def gradient_of(theta: Tensor, residual: Tensor) -> Tensor:
+            return vjp(self.update, theta)[1](residual)[0]
 
-        # (p, p) and (p,) or (p, mn); in pieces, so that p Jacobian columns need not be held at once
-        H, J = vmap(along, chunk_size=max(1, 2**24 // self.E.size))(torch.eye(self.p, dtype=torch.float64))
-        return (grad(self.loss)(theta), H, J) if newton else (grad(self.loss)(theta), J @ J.T, J.square().sum(1))
+        gradient, derivative = vjp(gradient_of, theta, self.update(theta) - self.target)  # type: ignore[misc]
+        # (p, p) and (p, m, n); in pieces, so that what leads to the p Jacobian columns need not be held at once
+        rest, J = vmap(derivative, chunk_size=max(1, 2**24 // self.E.size))(torch.eye(self.p, dtype=torch.float64))
+        JJ = J.flatten(1) @ J.flatten(1).T
+        return gradient, JJ + rest if newton else JJ, JJ.diagonal()
 
     def growth(self, theta: Tensor) -> float:
         """‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖; 0 where both vanish."""
@@ -271,7 +273,7 @@ class _Problem:
             evaluate(self.method, self.W0, self.unflatten(theta), self.shape)
             if not found.requires_grad or found.dtype != torch.float64:
                 raise PerakitError(f"the formula detaches its result, or changes its type (to {found.dtype}): {remedy}")
-            vmap(lambda t: jvp(grad(self.loss), (t,), (t,)))(theta.detach()[None])
+            vmap(self.derivatives)(theta.detach()[None])
         except PerakitError:
             raise
         except Exception as error:  # a user's rule may raise anything

@@ -6,6 +6,7 @@ The third proof that `theorem1.COUNTEREXAMPLE` is out of reach, independent of t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -16,10 +17,12 @@ from perakit.theory.theorem1 import COUNTEREXAMPLE, MINORS, Matrix, Rule, checke
 
 BITS = 40  # numbers below are integers in units of 2^-BITS, every operation rounded outward
 ONE = 1 << BITS
+CHOICES = list(product((False, True), repeat=9))  # of a root for each entry, True: the large one
+PATTERNS = {minor: [tuple(choice[k] for k in minor) for choice in CHOICES] for minor in MINORS}  # what each choice is on a minor
 NORMS = ("frobenius", "spectral", "max")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: many thousands are made
 class _Interval:
     lo: int
     hi: int
@@ -48,10 +51,14 @@ class _Interval:
 
 
 class _Entry(NamedTuple):
-    """The small root w of an entry at E and in the box around it, and a bound of its derivative there."""
+    """The roots of an entry, the small one w and the large one −(x + yw)/y as x + yw.
 
-    root: _Interval
-    around: _Interval
+    small, large: at E; largest: of |w| and of |x + yw| in the box around E; slope: a bound of dw/dE' there.
+    """
+
+    small: _Interval
+    large: _Interval
+    largest: tuple[int, int]
     slope: int
 
 
@@ -130,16 +137,19 @@ def _no_member(x: _Interval, y: _Interval, E0: list[_Interval], reach: int, norm
     box = [_Interval(v.lo - reach, v.hi + reach) for v in E0]
     if any(x.hi**2 + 4 * y.hi * v.lo < 0 for v in box):
         return True  # no real root
-    entries = [_Entry(_small_root(x, y, v), _small_root(x, y, wide), _slope(x, y, wide)) for v, wide in zip(E0, box, strict=True)]
-    choices = list(product((False, True), repeat=9))  # True: the large root
-    for minor in MINORS:
+    entries = [_entry(x, y, v, wide) for v, wide in zip(E0, box, strict=True)]
+    left: Iterable[int] = range(len(CHOICES))
+    for minor, patterns in PATTERNS.items():
         if all(entries[k].slope for k in minor):
-            chosen = {
-                large: _may_vanish(x, y, [entries[k] for k in minor], large, reach, norm)
-                for large in {tuple(c[k] for k in minor) for c in choices}
-            }
-            choices = [choice for choice in choices if chosen[tuple(choice[k] for k in minor)]]
-    return not choices
+            near = [entries[k] for k in minor]
+            possible = {large: _may_vanish(x, y, near, large, reach, norm) for large in {patterns[choice] for choice in left}}
+            left = [choice for choice in left if possible[patterns[choice]]]
+    return not left
+
+
+def _entry(x: _Interval, y: _Interval, v: _Interval, wide: _Interval) -> _Entry:
+    small, around = _small_root(x, y, v), _small_root(x, y, wide)
+    return _Entry(small, x + y * small, (around.largest, (x + y * around).largest), _slope(x, y, wide))
 
 
 def _small_root(x: _Interval, y: _Interval, v: _Interval) -> _Interval:
@@ -159,12 +169,11 @@ def _may_vanish(x: _Interval, y: _Interval, entries: list[_Entry], large: tuple[
 
     By the mean value theorem not if |f(E)| > reach · dual norm of ∇f, with f at the centre and ∇f anywhere in the box.
     """
-    centre = [entry.root for entry in entries]
-    roots, around = ([x + y * w if far else w for w, far in zip(ws, large, strict=True)] for ws in (centre, [e.around for e in entries]))
+    roots = [entry.large if far else entry.small for entry, far in zip(entries, large, strict=True)]
     powers = [2 - large[0] - large[3], 2 - large[1] - large[2]]  # of y, in the two products of the minor
     divided = 1 if all(large) else min(powers)
     if all(large):  # (x + yw)(x + yw') − ...: x² cancels, and one y more
-        a, b, c, d = centre
+        a, b, c, d = (entry.small for entry in entries)
         f = x * (a + d - b - c) + y * (a * d - b * c)
     else:
         products = [roots[0] * roots[3], roots[1] * roots[2]]
@@ -176,7 +185,7 @@ def _may_vanish(x: _Interval, y: _Interval, entries: list[_Entry], large: tuple[
         f = products[0] - products[1]
     gradient = []
     for k in range(4):
-        partner = around[3 - k].largest
+        partner = entries[3 - k].largest[large[3 - k]]
         for _ in range(2 - large[3 - k] - divided):
             partner = -(-partner * y.largest >> BITS)
         gradient.append(-(-partner * entries[k].slope >> BITS))

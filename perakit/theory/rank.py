@@ -53,17 +53,26 @@ def numerical_rank(update: Any, tolerance: float | None = None) -> NumericalRank
     values = spectrum(update)
     if tolerance is None:
         parts = update if isinstance(update, tuple) else (update,)
-        size, precision = max(max(np.shape(part)) for part in parts), max(map(_precision, parts))
-        tolerance = size * precision * float(values[0])
+        tolerance = rounding(values, max(max(np.shape(part)) for part in parts), max(map(machine_epsilon, parts)))
     elif not isinstance(tolerance, int | float | np.number) or not 0 <= tolerance < math.inf:
         raise PerakitError(f"tolerance={tolerance!r} must be a finite number >= 0: an absolute bound on singular values")
+    return count_above(values, tolerance)
+
+
+def count_above(values: np.ndarray, tolerance: float) -> NumericalRank:
+    """The numerical rank of a matrix with these singular values, in falling order."""
     rank = int((values > tolerance).sum())
     following = values[rank] if rank < values.size else tolerance
     last = values[rank - 1] if rank else tolerance
     return NumericalRank(rank, float(tolerance), float(last / following) if following else math.inf)
 
 
-def _precision(array: Any) -> float:
+def rounding(values: np.ndarray, size: int, epsilon: float) -> float:
+    """What rounding may do to singular values: size · ε · σ₁ for a matrix whose longer side is `size`."""
+    return size * epsilon * float(values[0])
+
+
+def machine_epsilon(array: Any) -> float:
     """The machine epsilon of an array's dtype; float64's for anything that is no float."""
     dtype = getattr(array, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind == "f":
@@ -103,9 +112,18 @@ def spectrum(update: Any) -> np.ndarray:
         B_hat, A_hat = (check_matrix(name, factor) for name, factor in zip(("B_hat", "A_hat"), update, strict=True))
         if B_hat.shape[1] != A_hat.shape[0]:
             raise PerakitError(f"B_hat {B_hat.shape} and A_hat {A_hat.shape} do not match: need (m, K) and (K, n)")
-        left, right = np.linalg.qr(B_hat)[1], np.linalg.qr(A_hat.T)[1]
+        left, right = triangles(B_hat, A_hat)
         return np.linalg.svd(left @ right.T, compute_uv=False)
     return np.linalg.svd(check_matrix("the matrix", update), compute_uv=False)
+
+
+def triangles(B_hat: np.ndarray, A_hat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """R_B and R_A of the thin QR decompositions of B_hat (m, K) and A_hatᵀ (n, K): min(m, K) and min(n, K) rows, K columns.
+
+    B_hat A_hat has the singular values of R_B R_Aᵀ, and what any of its K terms add up to those of the same columns. A column's
+    rounding error is relative to that column, so a part that is 1e-12 of the whole is as accurate as the whole.
+    """
+    return np.linalg.qr(B_hat, mode="r"), np.linalg.qr(A_hat.T, mode="r")  # type: ignore[return-value]  # arrays, whatever NumPy's stubs say
 
 
 def tail(values: np.ndarray, rank: int) -> tuple[float, float]:
@@ -122,7 +140,11 @@ def stable_rank(update: Any) -> float:
 
     update: as in `spectrum`.
     """
-    values = spectrum(update)
+    return stable_rank_of(spectrum(update))
+
+
+def stable_rank_of(values: np.ndarray) -> float:
+    """`stable_rank` of a matrix with these singular values, in falling order."""
     return float(np.sum(np.square(values / values[0]))) if values[0] else 0.0
 
 
@@ -131,7 +153,11 @@ def effective_rank(update: Any) -> float:
 
     update: as in `spectrum`. Source: Roy and Vetterli, EUSIPCO 2007.
     """
-    values = spectrum(update)
+    return effective_rank_of(spectrum(update))
+
+
+def effective_rank_of(values: np.ndarray) -> float:
+    """`effective_rank` of a matrix with these singular values, in falling order."""
     p = values[values > 0] / values.sum() if values[0] else values[:0]
     return float(np.exp(-np.sum(p * np.log(p)))) if p.size else 0.0
 
@@ -190,8 +216,8 @@ class OrderShare:
         return self.overall
 
     def __str__(self) -> str:
-        lines = [f"{name}: {_percent(share)}" for name, share in self.layers.items()]
-        return "\n".join([*lines, f"overall: {_percent(self.overall)}"])
+        lines = [f"{name}: {percent(share)}" for name, share in self.layers.items()]
+        return "\n".join([*lines, f"overall: {percent(self.overall)}"])
 
 
 def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> OrderShare:
@@ -208,11 +234,11 @@ def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> 
         for name, x in zip("BAh", (B, A, h), strict=True):
             if not np.isfinite(x).all():
                 raise PerakitError(f"{name} has entries that are not finite: a share needs finite factors")
-        parts = {"factors": _norms(*formulas.expand(B, A, h, terms, degree), rank=B.shape[1])}
+        parts = {"factors": part_norms(*triangles(*formulas.expand(B, A, h, terms, degree)), rank=B.shape[1])}
     else:
         parts = _model_norms(model_or_factors)
     linear, high = (math.hypot(*(pair[k] for pair in parts.values())) for k in (0, 1))
-    return OrderShare({name: _ratio(*pair) for name, pair in parts.items()}, _ratio(linear, high))
+    return OrderShare({name: ratio(*pair) for name, pair in parts.items()}, ratio(linear, high))
 
 
 def _model_norms(model: Any) -> dict[str, tuple[float, float]]:
@@ -224,23 +250,23 @@ def _model_norms(model: Any) -> dict[str, tuple[float, float]]:
         adapter = layer.adapter
         if not isinstance(adapter, Additive) or not adapter.linear:
             raise PerakitError(f"layer {name!r} carries {adapter.method}: its update has no linear and high-order part to compare")
-        parts[name] = _norms(*adapter.factors(), rank=adapter.method.rank)
+        parts[name] = part_norms(*triangles(*map(as_float64, adapter.factors())), rank=adapter.method.rank)
     return parts
 
 
-def _norms(B_hat: Any, A_hat: Any, rank: int) -> tuple[float, float]:
-    """Frobenius norms of the linear part, the first `rank` features, and of the rest."""
-    B_hat, A_hat = as_float64(B_hat), as_float64(A_hat)
-    linear, high = B_hat[:, :rank] @ A_hat[:rank], B_hat[:, rank:] @ A_hat[rank:]
+def part_norms(left: np.ndarray, right: np.ndarray, rank: int) -> tuple[float, float]:
+    """Frobenius norms of the linear part, the first `rank` terms, and of the rest; left, right: `triangles` of the factors."""
+    linear, high = left[:, :rank] @ right[:, :rank].T, left[:, rank:] @ right[:, rank:].T
     return float(np.linalg.norm(linear)), float(np.linalg.norm(high))
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """As a percentage; below 0.1 % as a power of ten, so that small shares can be compared."""
     return f"{share:.4%}" if share == 0 or share >= 1e-3 else f"{share:.2e}"
 
 
-def _ratio(linear: float, high: float) -> float:
+def ratio(linear: float, high: float) -> float:
+    """high / linear; 0 where both vanish, inf where only the linear part does."""
     if linear:
         return high / linear
     return math.inf if high else 0.0

@@ -46,22 +46,24 @@ def quintic() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     The norm N of t11 t22 − t12 t21 over the two roots t of each t² + t = h w has degree 16 in h and is divisible by
     h¹¹: Q = N/h¹¹. The division is done with symbols, since the coefficient of h¹¹ vanishes at some w, where a numeric
     N has a higher power of h: dividing by that would lose the root h = 0.
+    One t after the other: over the two roots of t² + t = h w the norm of p + q t is p² − pq − q² h w.
     Returns (coefficients of Q in h, degree 5 first; the symbols w).
     """
     import sympy as sp
 
-    h, t, X, *w = sp.symbols("h t X w11 w12 w21 w22")
-
-    def products(p: Any, q: Any) -> Any:
-        """The polynomial in X whose four roots are the products of a root of t² + t = hp and one of t² + t = hq."""
-        return sp.resultant(t**2 + t - h * p, X**2 + t * X - h * q * t**2, t)
-
-    N = sp.Poly(sp.resultant(products(w[0], w[3]), products(w[1], w[2]), X), h)
+    _, *gens = sp.ring("t11 t12 t21 t22 h w11 w12 w21 w22", sp.ZZ)
+    t, h, w = gens[:4], gens[4], gens[5:]
+    squares = [root**2 + root - h * value for root, value in zip(t, w, strict=True)]  # zero, and lead with t²
+    norm = t[0] * t[3] - t[1] * t[2]
+    for root, value in zip(t, w, strict=True):
+        q = norm.diff(root)  # the norm so far is linear in every t
+        p = norm - q * root
+        norm = (p**2 - p * q - q**2 * h * value).rem(squares)
+    N = sp.Poly(norm.as_expr(), h.as_expr())
     lowest = N.monoms()[-1][0]
-    content = sp.Poly(N.as_expr(), h, *w).content()
-    if (N.degree(), lowest, content) != (16, 11, 1):  # part of the proof: it rests on this shape
-        raise AssertionError(f"the norm has degree {N.degree()}, order {lowest} and content {content} where 16, 11 and 1 are due")
-    return tuple(N.coeff_monomial(h**k) for k in range(16, 10, -1)), tuple(w)
+    if (N.degree(), lowest, norm.content()) != (16, 11, 1):  # part of the proof: it rests on this shape
+        raise AssertionError(f"the norm has degree {N.degree()}, order {lowest} and content {norm.content()} where 16, 11 and 1 are due")
+    return tuple(N.coeff_monomial(N.gen**k) for k in range(16, 10, -1)), tuple(value.as_expr() for value in w)
 
 
 @functools.cache
@@ -69,7 +71,7 @@ def _evaluator() -> Callable[..., list[Any]]:
     import sympy as sp
 
     coefficients, w = quintic()
-    evaluate: Callable[..., list[Any]] = sp.lambdify(w, coefficients, modules=[], cse=True)  # plain + and *: exact on Fractions
+    evaluate: Callable[..., list[Any]] = sp.lambdify(w, coefficients, modules=[])  # plain + and *: exact on Fractions
     return evaluate
 
 
@@ -85,16 +87,21 @@ def resultants(E: Any) -> list[Fraction]:
     Each is a polynomial in the entries of E. It vanishes wherever the two Q_M share a root h, finite or infinite:
     on S(1), hence on its closure.
     """
-    from sympy import QQ
+    from sympy import ZZ
     from sympy.polys.matrices import DomainMatrix
 
     found = []
-    for p, q in combinations(quintics(E), 2):
-        forms = [[QQ(c.numerator, c.denominator) for c in form] for form in (p, q)]
-        sylvester = [[QQ(0)] * k + form + [QQ(0)] * (4 - k) for form in forms for k in range(5)]
-        value = DomainMatrix(sylvester, (10, 10), QQ).det()
-        found.append(Fraction(int(value.numerator), int(value.denominator)))
+    for pair in combinations(map(_whole, quintics(E)), 2):
+        sylvester = [[ZZ(0)] * k + [ZZ(c) for c in form] + [ZZ(0)] * (4 - k) for form, _ in pair for k in range(5)]
+        value = int(DomainMatrix(sylvester, (10, 10), ZZ).det())
+        found.append(Fraction(value, math.prod(common**5 for _, common in pair)))
     return found
+
+
+def _whole(form: list[Fraction]) -> tuple[list[int], int]:
+    """The coefficients times their common denominator, and that: integers have faster determinants than fractions."""
+    common = math.lcm(*(c.denominator for c in form))
+    return [int(c * common) for c in form], common
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,19 @@
 """How long the theory takes: `python -m perakit.toy.benchmark docs` writes theory-speed.json and theory-speed.md there.
 
 Each task runs in a process of its own, several times; time is that of the whole process, imports included, memory its
-peak. Targets are what the project asks of 2 CPU cores.
+peak. Targets are what the project asks of 2 CPU cores. Some tasks also time their parts, from within.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +21,92 @@ import torch
 
 from perakit.files import write_atomically
 from perakit.table import Table
-from perakit.toy.measured import cpu
+from perakit.toy import GPT2
+from perakit.toy.measured import machine
 from perakit.toy.memory import peak_bytes
+from perakit.toy.pictures import made_from
+from perakit.toy.quantize_benchmark import SEED, SHAPE
+
+SLOWEST = 10  # parts of a task that are shown
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task found, as text, and the seconds of its parts, by name."""
+
+    text: str
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A title, what to run, and the most seconds (and MiB) that it may take."""
+    """A title, what to run, and the most seconds (and MiB) that it may take; None: it is there to compare with."""
 
     title: str
-    run: Callable[[], object]
-    seconds: float
+    run: Callable[[], Answer]
+    seconds: float | None
     mebibytes: float | None = None
 
 
-def _verify() -> object:
+def _verify() -> Answer:
     from perakit.theory import verify
 
-    return f"{len(verify().failed)} fail"
+    report = verify()
+    return Answer(f"{len(report.failed)} fail", {evidence.claim: evidence.seconds for evidence in report.evidence})
 
 
-def _dimension(size: int) -> object:
+def _dimension(size: int) -> Answer:
     from perakit.theory import measured_dimension
 
-    return measured_dimension(size, size, 8)
+    return Answer(str(measured_dimension(size, size, 8)))
 
 
-def _symbolic() -> object:
+def _symbolic() -> Answer:
     from perakit.theory.symbolic import expansion
 
-    return expansion(4, 4, 3).holds
+    return Answer(str(expansion(4, 4, 3).holds))
 
 
-def _approximation() -> object:
+def _approximation() -> Answer:
     from perakit.theory import best_approximation, families, targets
 
-    return best_approximation(targets(32, 32)["gaussian"], families.pera(2)).error_fro
+    return Answer(f"{best_approximation(targets(32, 32)['gaussian'], families.pera(2)).error_fro:.4f}")
+
+
+def _adapted(rank: int) -> GPT2:
+    """A GPT-2 of the shape of the 124M model with random weights, and PERA off its start on all projections."""
+    from perakit.adapters import PERA
+    from perakit.models import attach
+    from perakit.strategies import move
+
+    torch.manual_seed(SEED)
+    model = GPT2(SHAPE).eval()
+    attach(model, PERA(rank), "all-linear")
+    move(model, SEED)
+    return model
+
+
+def _spectra(rank: int) -> Answer:
+    from perakit.theory import layer_spectra
+
+    model = _adapted(rank)
+    start = time.perf_counter()
+    ranks = [one.rank.rank for one in layer_spectra(model).layers.values()]
+    return Answer(_ranks(ranks), {f"{len(ranks)} layers, by the K x K core": time.perf_counter() - start})
+
+
+def _dense_spectra(rank: int) -> Answer:
+    from perakit.models import delta_weights
+    from perakit.theory import numerical_rank
+
+    model = _adapted(rank)
+    start = time.perf_counter()
+    ranks = [numerical_rank(delta).rank for delta in delta_weights(model).values()]
+    return Answer(_ranks(ranks), {f"{len(ranks)} layers, by the singular values of ΔW": time.perf_counter() - start})
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank {', '.join(map(str, sorted(set(ranks))))}"
 
 
 TASKS = {
@@ -68,30 +115,34 @@ TASKS = {
     "dimension-64": Task("measured_dimension(64, 64, 8)", lambda: _dimension(64), 5),
     "symbolic": Task("Eq. 9 in symbols, m = n = 4, r = 3", _symbolic, 5),
     "approximation": Task("best PERA of rank 2 of a 32 x 32 Gaussian target", _approximation, 20),
+    "spectra-8": Task("rank and spectra of every layer, 124M GPT-2, PERA r = 8", lambda: _spectra(8), 20),
+    "spectra-16": Task("rank and spectra of every layer, 124M GPT-2, PERA r = 16", lambda: _spectra(16), 20),
+    "dense-8": Task("the same from ΔW itself, PERA r = 8", lambda: _dense_spectra(8), None),
 }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One task: seconds of each run, peak memory of the largest, and what it returned."""
+    """One task: seconds of each run, peak memory of the largest, what it found, and seconds of each part in each run."""
 
     task: str
     seconds: list[float]
     mebibytes: float
     result: str
+    parts: dict[str, list[float]]
 
 
 def measure(name: str, repeats: int) -> Measured:
     """Run one task `repeats` times, each in a fresh process."""
-    seconds, peaks, result = [], [], ""
+    seconds, answers = [], []
     for _ in range(repeats):
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", __spec__.name, "--task", name], stdout=subprocess.PIPE, text=True, check=True)
         seconds.append(round(time.perf_counter() - start, 2))
-        answer = json.loads(done.stdout)
-        peaks.append(answer["peak_bytes"] / 2**20)
-        result = answer["result"]
-    return Measured(name, seconds, round(max(peaks)), result)
+        answers.append(json.loads(done.stdout))
+    last = answers[-1]
+    parts = {part: [round(answer["parts"][part], 3) for answer in answers] for part in last["parts"]}
+    return Measured(name, seconds, round(max(answer["peak_bytes"] for answer in answers) / 2**20), last["text"], parts)
 
 
 def table(found: list[Measured]) -> Table:
@@ -99,10 +150,21 @@ def table(found: list[Measured]) -> Table:
     rows = []
     for one in found:
         task = TASKS[one.task]
-        limit = f"{task.seconds:g}" + (f", {task.mebibytes:g} MiB" if task.mebibytes else "")
+        limit = "-" if task.seconds is None else f"{task.seconds:g}" + (f", {task.mebibytes:g} MiB" if task.mebibytes else "")
         spread = f"{min(one.seconds):.1f} ... {max(one.seconds):.1f}"
         rows.append((task.title, f"{statistics.median(one.seconds):.1f}", spread, f"{one.mebibytes:.0f}", limit, one.result))
     return Table(("task", "seconds", "spread", "peak MiB", "target s", "result"), rows)
+
+
+def parts(found: list[Measured]) -> Table:
+    """Of each task with parts the slowest: median and spread."""
+    rows = []
+    for one in found:
+        median = {part: statistics.median(seconds) for part, seconds in one.parts.items()}
+        for part in sorted(median, key=lambda part: -median[part])[:SLOWEST]:
+            spread = f"{min(one.parts[part]):.2f} ... {max(one.parts[part]):.2f}"
+            rows.append((TASKS[one.task].title, part, f"{median[part]:.2f}", spread))
+    return Table(("task", "part", "seconds", "spread"), rows)
 
 
 def main() -> None:
@@ -113,32 +175,35 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
-        result = TASKS[arguments.task].run()
-        print(json.dumps({"result": str(result), "peak_bytes": peak_bytes(torch.device("cpu"))}))
+        answer = TASKS[arguments.task].run()
+        print(json.dumps(asdict(answer) | {"peak_bytes": peak_bytes(torch.device("cpu"))}))
         return
     found = []
     for name, task in TASKS.items():
         print(f"benchmark: {task.title}", file=sys.stderr)
         found.append(measure(name, arguments.repeats))
-    versions = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "sympy")}
-    machine = {"cpu": cpu(), "cores": os.cpu_count(), "versions": versions}
-    shown = table(found)
-    print(shown)
+    data = made_from(SEED) | {"machine": machine("numpy", "sympy"), "repeats": arguments.repeats, "tasks": [asdict(one) for one in found]}
+    print(table(found), parts(found), sep="\n\n")
     if arguments.folder:
-        data = {"machine": machine, "repeats": arguments.repeats, "tasks": [asdict(one) for one in found]}
         write_atomically(arguments.folder / "theory-speed.json", (json.dumps(data, indent=2) + "\n").encode())
-        write_atomically(arguments.folder / "theory-speed.md", page(shown, machine, arguments.repeats).encode())
+        write_atomically(arguments.folder / "theory-speed.md", page(found, data["machine"], arguments.repeats).encode())
 
 
-def page(shown: Table, machine: Mapping[str, Any], repeats: int) -> str:
+def page(found: list[Measured], about: Mapping[str, Any], repeats: int) -> str:
     """docs/theory-speed.md."""
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     return f"""# How long the theory takes
 
 Generated by `python -m perakit.toy.benchmark docs`; not edited by hand. Whole processes, imports included; median
-of {repeats} runs; {machine["cpu"]}, {machine["cores"]} cores; {versions}. Numbers: `theory-speed.json`.
+of {repeats} runs; {about["cpu"]}, {about["cores"]} cores, {about["threads"]} threads, load {about["load"]:g}; {versions}. Numbers:
+`theory-speed.json`.
 
-{shown.markdown()}
+{table(found).markdown()}
+
+What it takes within a process, after imports: the slowest {SLOWEST} claims, in the order of the registry, so that what several of them need
+falls to the first; and the spectra, once the model is there.
+
+{parts(found).markdown()}
 """
 
 

@@ -51,7 +51,7 @@ def inner(name: str, case: Case) -> int:
 def kept(name: str, case: Case) -> int:
     """Bytes of what a method keeps besides x and z = x Âᵀ, so that autograd can go back from (B̂, Â), or from ΔW, to its parameters.
 
-    Nothing for PERA, which expands again; the factors K(m+n) where they are not the parameters themselves; W0 + ΔW (m, n) where
+    Nothing for LoRA at scale 1, and for PERA, which expands again; the factors K(m+n) where they are not the parameters themselves; W0 + ΔW (m, n) where
     that is formed, and what it is made of.
     """
     m, n, r, K = case.m, case.n, case.rank, inner(name, case)
@@ -59,7 +59,7 @@ def kept(name: str, case: Case) -> int:
     return {
         PLAIN: 0,
         "pera": 0,
-        "lora": WIDE * m * r,  # s B
+        "lora": 0,
         "mora": WIDE * K * (m + n),
         "loha": WIDE * K * (m + n),
         "delora": WIDE * K * (m + n) + lengths,
