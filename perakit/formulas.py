@@ -227,7 +227,7 @@ def _through_features(rows: Array, c: Array | None, to_features: Array, index: S
 
 def _blocks(rows: Array, count: int) -> list[slice]:
     """The features in blocks, since fresh memory costs more than what is computed in it."""
-    size = max(1, EXPANDED // rows.shape[1])
+    size = max(1, EXPANDED // max(1, rows.shape[1]))
     return [slice(start, start + size) for start in range(0, count, size)]
 
 

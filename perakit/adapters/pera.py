@@ -16,7 +16,7 @@ from perakit.adapters.product import Expansion, Kept
 
 @dataclass(frozen=True, eq=False)
 class _Expand:
-    """The rule that makes PERA's factors; index: the rows of `formulas.feature_index` on the layer's device."""
+    """The rule that makes PERA's factors of B, A and h, the feature scale included; index: the rows of `formulas.feature_index`."""
 
     method: PERA
     index: Sequence[Tensor]
@@ -28,7 +28,7 @@ class _Expand:
     def __call__(self, *parameters: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
         B, A, h = parameters
         method = self.method
-        B_hat, A_hat = formulas.expand(B, A, _times(method.feature_scale, h), method.terms, method.degree, self.index, in_place)
+        B_hat, A_hat = formulas.expand(B, A, h, method.terms, method.degree, self.index, in_place)
         return _times(method.scale, B_hat), A_hat
 
     def value(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,9 +41,8 @@ class _Expand:
     def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, A, h = parameters
         method, in_place = self.method, not torch.compiler.is_compiling()
-        h, to_B_hat = _times(method.feature_scale, h), _times(method.scale, to_B_hat)
-        to_B, to_A, to_h = formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, method.terms, method.degree, self.index, in_place)
-        return to_B, to_A, _times(method.feature_scale, to_h)
+        to_B_hat = _times(method.scale, to_B_hat)
+        return formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, method.terms, method.degree, self.index, in_place)
 
 
 def _times(factor: float, X: Tensor) -> Tensor:
@@ -61,16 +60,20 @@ class PERAAdapter(Additive):
         self.register_buffer("index", torch.as_tensor(index, device=W0.device), persistent=False)
         self.kept = Kept()
 
-    def product(self, W0: Tensor) -> Expansion:
-        kept = None if self.training else self.kept
-        return Expansion(_Expand(self.method, self.index.unbind()), self.B, self.A, self.h, kept=kept)
+    def product(self, W0: Tensor) -> Sequence[Tensor]:
+        return self.expansion() if type(self).factors is PERAAdapter.factors else self.factors()  # a subclass may give others
+
+    def expansion(self) -> Expansion:
+        """B_hat and A_hat, not yet made."""
+        kept, h = None if self.training else self.kept, _times(self.method.feature_scale, self.h)
+        return Expansion(_Expand(self.method, self.index.unbind()), self.B, self.A, h, kept=kept)
 
     def train(self, mode: bool = True) -> PERAAdapter:
         self.kept.clear()
         return super().train(mode)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        B_hat, A_hat = self.product(self.B)
+        B_hat, A_hat = self.expansion()
         return B_hat, A_hat
 
     def reset(self, W0: Tensor) -> None:

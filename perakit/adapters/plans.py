@@ -50,7 +50,12 @@ def flop(plan: Plan, T: int, m: int, n: int, K: int, fused: bool = True) -> int:
 
 def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
     """The plan with the fewest operations; arguments as in `flop`."""
-    return min(PLANS, key=lambda plan: flop(plan, T, m, n, K, fused))
+    best, least = PLANS[0], flop(PLANS[0], T, m, n, K, fused)
+    for plan in PLANS[1:]:  # no min(key=...), which torch.compile does not follow
+        count = flop(plan, T, m, n, K, fused)
+        if count < least:
+            best, least = plan, count
+    return best
 
 
 REFERENCE = "reference"
@@ -67,7 +72,8 @@ def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
     """Every adapted layer that is called within the block follows `plan`, also in its backward pass.
 
     plan: a `Plan`; "reference": the formula as it stands, differentiated by autograd; None: the counted choice, as without the block.
-    For comparing and for teaching; results differ by rounding only.
+    For comparing and for teaching; results differ by rounding only. It holds for the whole process, all threads; where activations are
+    checkpointed, the backward pass must run inside the block too.
     """
     global _forced
     if not (plan is None or (isinstance(plan, Plan) and plan in PLANS) or (isinstance(plan, str) and plan == REFERENCE)):

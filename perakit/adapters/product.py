@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -64,7 +65,8 @@ class Expansion(Sequence[Tensor]):
     def value(self) -> tuple[Tensor, Tensor]:
         """The factors where nobody asks for a derivative."""
         # A comparison would make a GPU wait, and a compiled graph break.
-        if self.kept is None or self.parameters[0].device.type != "cpu" or torch.compiler.is_compiling():
+        recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+        if self.kept is None or self.parameters[0].device.type != "cpu" or recorded:
             return self.rule.value(*self.parameters)
         return self.kept.factors(self.rule, self.parameters)
 
@@ -129,7 +131,7 @@ def merged(W0: Tensor | None, *factors: Tensor) -> Tensor:
 
 
 class AdaptedProduct(torch.autograd.Function):
-    """x (..., n) -> x W0ᵀ + b + x ΔWᵀ (..., m), by a plan; W0 None: x ΔWᵀ alone, in the factors' dtype.
+    """x (T, n) -> x W0ᵀ + b + x ΔWᵀ (T, m), by a plan; W0 None: x ΔWᵀ alone, in the factors' dtype.
 
     Keeps x, the parameters and, where neither the output nor the factor gradients are dense, z = x Âᵀ (T, K).
     """
@@ -146,23 +148,30 @@ class AdaptedProduct(torch.autograd.Function):
         z, *tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[2:]
         # Someone wants the gradient's gradient, or many gradients at once: torch finds them in the formula.
-        if torch.is_grad_enabled() or (not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(g)):
+        if torch.is_grad_enabled() or (not torch.compiler.is_compiling() and _batched(g)):
             return None, None, *_of_the_formula(ctx.rule, needs, g, *tensors)
-        with torch.autocast(g.device.type, enabled=False):  # which may be on here though it was not in the forward pass
+        with torch.autocast(g.device.type, enabled=False) if autocasts(g) else nullcontext():  # on now, and not in the forward pass
             return None, None, *_gradients(ctx.rule, ctx.plan, needs, g, z, *tensors)
 
 
+def _batched(g: Tensor) -> bool:
+    return torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(g)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on where x lies."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
 def multiply(dense: bool, x: Tensor, W0: Tensor | None, bias: Tensor | None, B_hat: Tensor, A_hat: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The output of `AdaptedProduct` (..., m), and z = x Âᵀ (T, K) where it was made."""
+    """The output of `AdaptedProduct` (T, m), and z = x Âᵀ (T, K) where it was made."""
     x = x.to(A_hat.dtype)
     if dense:
         return F.linear(x, merged(W0, B_hat, A_hat), bias), None
-    z = x.reshape(-1, A_hat.shape[1]) @ A_hat.T
+    z = F.linear(x, A_hat)
     if W0 is None:
-        return (z @ B_hat.T).view(*x.shape[:-1], B_hat.shape[0]), z
-    y = F.linear(x, W0, bias).contiguous()  # of x as it came: of a strided one torch rounds otherwise
-    y.view(-1, W0.shape[0]).addmm_(z, B_hat.T)  # in place: a large tensor costs more to allocate than to add
-    return y, z
+        return F.linear(z, B_hat), z
+    return F.linear(x, W0, bias).addmm_(z, B_hat.T), z  # in place: a large tensor costs more to allocate than to add
 
 
 def _gradients(
@@ -178,7 +187,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients by x, W0, bias and the parameters, of those that are needed."""
     B_hat, A_hat = rule.value(*parameters)
-    wide, g = x.reshape(-1, x.shape[-1]).to(A_hat.dtype), g.reshape(-1, g.shape[-1]).contiguous()
+    wide, g = x.to(A_hat.dtype), g.contiguous()
     to_x = to_W0 = to_bias = u = None
     to_parameters: tuple[Tensor | None, ...] = (None,) * len(parameters)
     if needs[0] and plan.input:
@@ -200,7 +209,7 @@ def _gradients(
             del B_hat, A_hat  # which the gradients are as large as
             to_B_hat, to_A_hat = (z.T @ g).T, u.T @ wide  # narrow factors first: the other way round is four times as slow
         to_parameters = rule.gradients(parameters, to_B_hat, to_A_hat)
-    return None if to_x is None else to_x.to(x.dtype).view(x.shape), to_W0, to_bias, *to_parameters
+    return None if to_x is None else to_x.to(x.dtype), to_W0, to_bias, *to_parameters
 
 
 def _of_the_formula(rule: Rule, needs: Sequence[bool], g: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:

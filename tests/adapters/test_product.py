@@ -453,6 +453,17 @@ def test_backward_keeps_the_input_and_the_parameters_alone(plan, kind, method):
     assert kept == {"x", "W0", *method.shapes(m, n)}
 
 
+@every_plan
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_4_bit_weight_is_not_kept_as_floats(plan, dtype):
+    """Its codes are: nothing is added to what they stand for, in any precision."""
+    layer, saved = adapted(pk.PERA(rank=3), "NF4", dtype=dtype)[0], []
+    with use_plan(plan), torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
+        layer(_randn(13, 11).to(dtype).requires_grad_())
+    assert (13, 11) in saved
+    assert not {(7, 11), (11, 7)} & set(saved)
+
+
 def test_the_formula_keeps_the_expansion():
     """So that the test above is seen to be able to fail."""
     saved = []

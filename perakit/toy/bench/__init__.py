@@ -26,6 +26,7 @@ from perakit.adapters import plans
 from perakit.errors import PerakitError, short
 from perakit.files import write_atomically
 from perakit.formulas import check_count
+from perakit.models import layers as kinds
 from perakit.toy.bench import contenders, memory, models, report, timing
 from perakit.toy.bench.contenders import Contender
 from perakit.toy.bench.ratios import place
@@ -75,7 +76,7 @@ class Settings:
         for size in (size for layer in self.layers for size in layer):
             check_count("layers", size)
         check_count("repeats", self.repeats)
-        check_count("seed", self.seed, least=0)
+        check_count("seed", self.seed, least=0, most=2**63 - 1)
         if "models" in self.parts and not find_spec("transformers"):
             others = " ".join(part for part in self.parts if part != "models")
             raise PerakitError(f"the part models needs transformers: pip install 'perakit[hf]', or choose --parts {others or 'layers'}")
@@ -233,7 +234,8 @@ def _machine(device: str) -> dict[str, Any]:
 def _key(task: Task, settings: Settings, where: Mapping[str, Any]) -> str:
     """A hash of all that a cell's numbers depend on, but the load of the machine."""
     code = [formulas, timing, contenders, models]
-    sources = [*(Path(str(module.__file__)) for module in code), *sorted(Path(str(plans.__file__)).parent.glob("*.py"))]
+    timed = [*Path(str(plans.__file__)).parent.glob("*.py"), *Path(str(kinds.__file__)).parent.glob("*.py")]
+    sources = [*(Path(str(module.__file__)) for module in code), *sorted(timed)]
     facts = {
         "cell": [task.part, task.cell, [one.to_dict() for one in task.flop]],
         "settings": [settings.seed, settings.repeats],

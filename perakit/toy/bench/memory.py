@@ -51,8 +51,8 @@ def inner(name: str, case: Case) -> int:
 def kept(name: str, case: Case) -> int:
     """Bytes of what a method keeps besides x and z = x Âᵀ, so that autograd can go back from (B̂, Â), or from ΔW, to its parameters.
 
-    Nothing for LoRA at scale 1, and for PERA, which expands again; the factors K(m+n) where they are not the parameters themselves; W0 + ΔW (m, n) where
-    that is formed, and what it is made of.
+    Nothing for LoRA at scale 1, and for PERA, which expands again; the factors K(m+n) where they are not the parameters themselves;
+    W0 + ΔW (m, n) where that is formed, and what it is made of.
     """
     m, n, r, K = case.m, case.n, case.rank, inner(name, case)
     lengths = 8 * r * (m + n) + 48 * r + WIDE * (n + 1)  # DeLoRA: squares of B and A in float64, lengths of rows and columns
