@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: demo test lint claims methods tiny clean
+.PHONY: demo test lint claims methods performance tiny clean
 
 demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
 	.venv/bin/perakit demo $(DEMO)
@@ -23,11 +23,14 @@ methods: .venv/demo-ready ## try every method with every use and draw its pictur
 	.venv/bin/python -m perakit.toy.peers docs/methods
 	.venv/bin/python -m perakit.toy.support --markdown --into docs/methods.md
 
+performance: .venv/test-ready ## measure speed and memory, on a quiet machine: docs/performance.md, about 20 minutes on 2 cores
+	.venv/bin/perakit bench --docs docs --parts layers plans inference models memory --models tiny 124M
+
 tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
 	.venv/bin/python -m perakit.toy.pretrain build/tiny
 
 clean:
-	rm -rf .venv build perakit-demo
+	rm -rf .venv build perakit-demo perakit-bench
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "perakit needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make demo PYTHON=python3.12")'
