@@ -142,7 +142,10 @@ def _bench(arguments: argparse.Namespace) -> None:
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     if arguments.layers:
         given["layers"] = tuple(map(bench.layer, arguments.layers))
-    settings = replace(bench.usual(arguments.device), **given)
+    usual = bench.usual(arguments.device)
+    if arguments.docs:  # a page has all parts, unless somebody names some
+        usual = replace(usual, parts=bench.PARTS, models=bench.MODELS)
+    settings = replace(usual, **given)
     before = bench.page(arguments.docs) if arguments.docs else None
     document = bench.run(settings, arguments.out)
     print(bench.table(document))
@@ -239,15 +242,19 @@ def _parser() -> argparse.ArgumentParser:
 
     speed = commands.add_parser("bench", help="time base, LoRA, PERA, the authors' algorithm and PEFT side by side on this machine")
     speed.add_argument("--out", type=Path, default=Path("perakit-bench"), help="folder for numbers and figures (default: %(default)s)")
-    speed.add_argument("--docs", type=Path, help="the folder of performance.md, which is renewed there with its numbers and figures")
+    speed.add_argument(
+        "--docs",
+        type=Path,
+        help="the folder of performance.md, which is renewed there with its numbers and figures; measures all parts and models",
+    )
     speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     speed.add_argument("--dtype", nargs="+", help="of the base: float32, bfloat16 (default: float32)")
     speed.add_argument("--layers", nargs="+", metavar="MxN", help="outputs x inputs (default: 768x768 3072x768, on CUDA also 4096x4096)")
     speed.add_argument("--tokens", nargs="+", type=int, help="a step (default: 256 1024 4096, on CUDA also 16384)")
     speed.add_argument("--ranks", nargs="+", type=int, help="of the adapters on single layers (default: 4 8 16 32)")
     speed.add_argument("--repeats", type=int, help="rounds that count, after those that warm up (default: 11)")
-    speed.add_argument("--parts", nargs="+", help="of layers, plans, inference, models, memory (default: all but plans)")
-    speed.add_argument("--models", nargs="+", help="whose training step is timed: tiny, 124M (default: tiny, on CUDA both)")
+    speed.add_argument("--parts", nargs="+", help="of layers, plans, inference, models, memory (default: all but plans; with --docs all)")
+    speed.add_argument("--models", nargs="+", help="whose training step is timed: tiny, 124M (default: tiny; on CUDA and with --docs both)")
     speed.add_argument("--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)")
     speed.add_argument("--seed", type=int, help="of weights, factors and inputs (default: 0)")
     speed.set_defaults(run=_bench)

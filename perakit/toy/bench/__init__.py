@@ -35,10 +35,11 @@ from perakit.toy.bench.timing import WARM_UP, Step, interleave
 from perakit.toy.measured import machine, renewed
 from perakit.toy.pictures import plain, png
 
-__all__ = ["Settings", "layer", "page", "publish", "run", "table", "usual"]
+__all__ = ["MODELS", "PARTS", "Settings", "layer", "page", "publish", "run", "table", "usual"]
 
 LAYER_PARTS = ("layers", "plans", "inference")
 PARTS = (*LAYER_PARTS, "models", "memory")
+MODELS = tuple(models.MODELS)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CELLS, DOCUMENT, PAGE = "cells.jsonl", "performance.json", "performance.md"
 
@@ -59,7 +60,7 @@ class Settings:
     ranks: tuple[int, ...] = (4, 8, 16, 32)
     repeats: int = 11
     parts: tuple[str, ...] = PARTS
-    models: tuple[str, ...] = tuple(models.MODELS)
+    models: tuple[str, ...] = MODELS
     model_ranks: tuple[int, ...] = (8,)
     seed: int = 0
 
