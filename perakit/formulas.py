@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import combinations_with_replacement
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import numpy as np
 from perakit.errors import PerakitError, short
 
 Array = Any  # numpy.ndarray (of floats or of sympy expressions) or torch.Tensor
+Index = Sequence[Sequence[Array]]  # for each degree d the d rows of its array in `monomials`
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 TERMS = ("full", "square", "cross")
@@ -71,20 +72,6 @@ def monomials(rank: int, terms: str = "full", degree: int = 2) -> list[np.ndarra
         ]
         found.append(np.array(rows, dtype=np.int64).reshape(-1, d).T)
     return found
-
-
-def feature_index(rank: int, terms: str = "full", degree: int = 2) -> np.ndarray:
-    """Which rows of [x_1 ... x_r, 1] are multiplied to each of PERA's K features: (degree, K), linear features first.
-
-    Where a product has fewer than `degree` factors the row of ones, number r, fills up. terms, degree: as in `monomials`.
-    """
-    blocks = [np.arange(rank)[None], *monomials(rank, terms, degree)]
-    index = np.full((degree, sum(block.shape[1] for block in blocks)), rank)
-    done = 0
-    for block in blocks:
-        index[: len(block), done : done + block.shape[1]] = block
-        done += block.shape[1]
-    return index
 
 
 def pairs(rank: int, terms: str = "full") -> tuple[np.ndarray, np.ndarray]:
@@ -150,18 +137,26 @@ def pera(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2) -> 
 
 
 def expand(
-    B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, index: Sequence[Array] | None = None, in_place: bool = False
+    B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, index: Index | None = None, in_place: bool = False
 ) -> tuple[Array, Array]:
     """PERA's factors: Poly(B) = [b_i ; b_i∘b_j] (m, K) and Poly_H(A) = [a_i ; h_ij (a_i∘a_j)] (K, n).
 
-    Arguments as in `pera`; linear features come first. index: the rows of `feature_index(rank, terms, degree)` as arrays of B's
+    Arguments as in `pera`; linear features come first. index: `monomials(rank, terms, degree)` with rows that are arrays of B's
     kind, for callers that keep them (a compiled layer); None computes them. in_place: write each step over the one before, for
     tensors of which nobody asks a derivative; B, A and h are only read.
     Returns (B_hat (m, K), A_hat (K, n)), whose product is `pera(B, A, h)`. Source: arXiv 2604.11841, Eq. 2-5.
     """
-    rows, index, c = _expansion(B, A, h, terms, degree, index)
-    features, m = _multiplied(rows, index, in_place), B.shape[0]
-    return features[:, :m].T, _times(features[:, m:], c[:, None], in_place)
+    rows, index = _rows(B, A, h, terms, degree, index)
+    m, rank = B.shape
+    if not in_place:
+        products = [(_product(rows, block), h[where, None]) for where, block in _blocks(index)]
+        return _join([B.T, *(P[:, :m] for P, _ in products)]).T, _join([A, *(c * P[:, m:] for P, c in products)])
+    features = _empty(rows, rank + h.shape[0], rows.shape[1])
+    features[:rank] = rows
+    for where, block in _blocks(index, rows.shape[1]):
+        right = _product(rows, block, features[rank:][where])[:, m:]
+        right *= h[where, None]
+    return features[:, :m].T, features[:, m:]
 
 
 def expand_gradients(
@@ -172,7 +167,7 @@ def expand_gradients(
     to_A_hat: Array,
     terms: str = "full",
     degree: int = 2,
-    index: Sequence[Array] | None = None,
+    index: Index | None = None,
     in_place: bool = False,
 ) -> tuple[Array, Array, Array]:
     """The gradients by B, A and h, from those by the factors of `expand`.
@@ -181,58 +176,59 @@ def expand_gradients(
     the columns of to_B_hat (m, K) and the rows of to_A_hat (K, n); at degree d each of a product's d factors is left out in turn.
     Other arguments as in `expand`. Returns gradients in the shapes of B, A and h. Source: derivative of arXiv 2604.11841, Eq. 2-5.
     """
-    rows, index, c = _expansion(B, A, h, terms, degree, index)
+    rows, index = _rows(B, A, h, terms, degree, index)
     m, rank = B.shape
-    to_B, _ = _through_features(rows[:, :m], None, to_B_hat.T, index, in_place)
-    to_A, to_c = _through_features(rows[:, m:], c, to_A_hat, index, in_place)
-    return to_B[:rank].T, to_A[:rank], to_c[rank:]
+    to_rows, to_h = _join([to_B_hat.T[:rank], to_A_hat[:rank]], axis=1), []
+    for where, block in _blocks(index, rows.shape[1] if in_place else 0):
+        to_products = _join([to_B_hat.T[rank:][where], to_A_hat[rank:][where]], axis=1)
+        for left_out, row in enumerate(block):
+            others = _product(rows, [other for place, other in enumerate(block) if place != left_out])
+            partial = operator.imul(others, to_products) if in_place else others * to_products
+            left, right = partial[:, :m], partial[:, m:]
+            if left_out == 0:
+                to_h.append((_take(A, row) * right).sum(1))
+            if in_place:
+                right *= h[where, None]
+            else:
+                partial = _join([left, h[where, None] * right], axis=1)
+            to_rows = _add_at(to_rows, row, partial, in_place)
+    return to_rows[:, :m].T, to_rows[:, m:], _join(to_h)
 
 
-def _expansion(
-    B: Array, A: Array, h: Array, terms: str, degree: int, index: Sequence[Array] | None
-) -> tuple[Array, Sequence[Array], Array]:
-    """What both take: the rows [b_iᵀ a_i] and one of ones (r + 1, m + n), which of them make a feature, and [1, h] (K,)."""
+def _rows(B: Array, A: Array, h: Array, terms: str, degree: int, index: Index | None) -> tuple[Array, Index]:
+    """The rows [b_iᵀ a_i] (r, m + n), side by side since both are expanded alike, and which of them are multiplied."""
     rank = _check_factors(B, A)
     count = rank_bound(rank, terms, degree) - rank
     if _shape("h", h) != (count,):
         raise PerakitError(f"h has shape {tuple(h.shape)}: rank {rank}, terms={terms!r}, degree {degree} need ({count},)")
-    rows = _join([B.T, A], axis=1)  # side by side, since both are expanded alike; as rows, which lie together in memory
-    index = list(feature_index(rank, terms, degree)) if index is None else index
-    return _join([rows, _ones(rows, 1, rows.shape[1])]), index, _join([_ones(h, rank), h])
+    found: Any = monomials(rank, terms, degree) if index is None else index
+    return _join([B.T, A], axis=1), found
 
 
-def _multiplied(rows: Array, index: Sequence[Array], in_place: bool) -> Array:
-    """The features that `index` (degree, K) names: each a product of `rows`, (K, m + n)."""
-    product = _take(rows, index[0])
-    if not in_place:
-        return reduce(operator.mul, (_take(rows, row) for row in index[1:]), product)
-    for block in _blocks(rows, len(product)):
-        for row in index[1:]:
-            operator.imul(product[block], _take(rows, row[block]))
-    return product
+def _blocks(index: Index, width: int = 0) -> Iterator[tuple[slice, Sequence[Array]]]:
+    """Each degree's products: where they stand in h, and which rows are multiplied.
+
+    width: of the rows, for few products at a time, since fresh memory costs more than what is computed in it; 0: all at once.
+    """
+    start = 0
+    for rows in index:
+        count = rows[0].shape[0]
+        size = max(1, EXPANDED // width if width else count)
+        for first in range(0, max(1, count), size):  # a block of none too: h is read even where it is empty
+            block = [row[first : first + size] for row in rows]
+            yield slice(start + first, start + min(first + size, count)), block
+        start += count
 
 
-def _through_features(rows: Array, c: Array | None, to_features: Array, index: Sequence[Array], in_place: bool) -> tuple[Array, Array]:
-    """The gradients by `rows` (r + 1, n) and by c (K,), from those by c times the features; c None is 1, and has none."""
-    total, to_c = rows * 0, []
-    for block in _blocks(rows, len(to_features)) if in_place else [slice(None)]:
-        for left_out, row in enumerate(index):
-            others = _multiplied(rows, [other[block] for place, other in enumerate(index) if place != left_out], in_place)
-            partial = _times(others, to_features[block], in_place)
-            if c is not None and left_out == 0:
-                to_c.append((partial * _take(rows, row[block])).sum(1))
-            total = _add_at(total, row[block], partial if c is None else _times(partial, c[block, None], in_place), in_place)
-    return total, None if c is None else _join(to_c)
-
-
-def _blocks(rows: Array, count: int) -> list[slice]:
-    """The features in blocks, since fresh memory costs more than what is computed in it."""
-    size = max(1, EXPANDED // max(1, rows.shape[1]))
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def _times(X: Array, Y: Array, in_place: bool) -> Array:
-    return operator.imul(X, Y) if in_place else X * Y
+def _product(X: Array, block: Sequence[Array], out: Array | None = None) -> Array:
+    """The products of X's rows that `block` names, written into `out` if that is given."""
+    first, *others = block
+    if out is None:
+        return reduce(operator.mul, (_take(X, row) for row in others), _take(X, first))
+    _take(X, first, out)
+    for row in others:
+        out *= _take(X, row)
+    return out
 
 
 @trainable(lambda m, n, rank: rank * (m + n))
@@ -419,15 +415,15 @@ def _shape(name: str, X: Any, wanted: str = "a NumPy array or a torch tensor") -
 # torch branch, so this module imports without torch.
 
 
-def _take(X: Array, row: Array) -> Array:
-    """The rows of X that `row` names."""
+def _take(X: Array, row: Array, out: Array | None = None) -> Array:
+    """The rows of X that `row` names, written into `out` if that is given."""
     if isinstance(X, np.ndarray):
-        return np.take(X, row, 0)
+        return np.take(X, row, 0, out)
     import torch
 
     row = row if isinstance(row, torch.Tensor) else torch.as_tensor(row, device=X.device)
     # index_select, since the backward of X[i] is slow and adds in an order that threads decide
-    return X.contiguous().index_select(0, row)
+    return torch.index_select(X.contiguous(), 0, row, out=out)
 
 
 def _add_at(X: Array, row: Array, values: Array, in_place: bool) -> Array:
@@ -448,8 +444,8 @@ def _selection(X: Array, row: Array) -> Array:
     return (torch.arange(X.shape[0], device=X.device)[:, None] == torch.as_tensor(row, device=X.device)[None]).to(X.dtype)
 
 
-def _ones(X: Array, *shape: int) -> Array:
-    return np.ones_like(X, shape=shape) if isinstance(X, np.ndarray) else X.new_ones(shape)
+def _empty(X: Array, *shape: int) -> Array:
+    return np.empty_like(X, shape=shape) if isinstance(X, np.ndarray) else X.new_empty(shape)
 
 
 def _join(parts: Sequence[Array], axis: int = 0) -> Array:

@@ -120,7 +120,7 @@ def test_torch_reads_what_numpy_reads(terms, degree, data):
     """Also with the indices handed in as tensors, as the layer does it."""
     B, A, h = data.draw(strategies.factors(terms=terms, degree=degree))
     tensors = [torch.as_tensor(x) for x in (B, A, h)]
-    index = torch.as_tensor(formulas.feature_index(B.shape[1], terms, degree)).unbind()
+    index = [torch.as_tensor(block).unbind() for block in formulas.monomials(B.shape[1], terms, degree)]
     for given_index in (None, index):
         for numpy_part, torch_part in zip(
             formulas.expand(B, A, h, terms, degree), formulas.expand(*tensors, terms, degree, given_index), strict=True
@@ -129,13 +129,6 @@ def test_torch_reads_what_numpy_reads(terms, degree, data):
     _, size = loop(B, A, h, terms, degree)
     error = np.abs(formulas.pera(*tensors, terms, degree).numpy() - formulas.pera(B, A, h, terms, degree))
     assert (error <= 1e-12 * size + 1e-300).all()
-
-
-@every_expansion
-@pytest.mark.parametrize("rank", [1, 2, 3, 5])
-def test_the_index_of_features_is_their_monomials_filled_up_with_ones(rank, terms, degree):
-    rows = [(i,) for i in range(rank)] + list(products(rank, terms, degree))
-    assert formulas.feature_index(rank, terms, degree).T.tolist() == [[*row, *[rank] * (degree - len(row))] for row in rows]
 
 
 def gradients_by_loops(B, A, h, to_B_hat, to_A_hat, terms, degree):
@@ -182,7 +175,7 @@ def test_in_place_is_the_same_in_blocks_of_any_size(terms, degree, data):
     whole = with_gradients_of_the_factors(data, terms, degree)
     B, A, h, to_B_hat, to_A_hat = given = [torch.from_numpy(X).double() * 0.3 + 0.1 for X in whole]
     before, size = [X.clone() for X in given], data.draw(st.sampled_from((1, 7, 64, formulas.EXPANDED)))
-    index = torch.as_tensor(formulas.feature_index(B.shape[1], terms, degree)).unbind()
+    index = [torch.as_tensor(block).unbind() for block in formulas.monomials(B.shape[1], terms, degree)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(formulas, "EXPANDED", size)
         factors = formulas.expand(B, A, h, terms, degree, index, in_place=True)

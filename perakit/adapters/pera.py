@@ -16,10 +16,10 @@ from perakit.adapters.product import Expansion, Kept
 
 @dataclass(frozen=True, eq=False)
 class _Expand:
-    """The rule that makes PERA's factors of B, A and h, the feature scale included; index: the rows of `formulas.feature_index`."""
+    """The rule that makes PERA's factors of B, A and h, the feature scale included; index: `formulas.monomials`."""
 
     method: PERA
-    index: Sequence[Tensor]
+    index: formulas.Index
 
     @property
     def settings(self) -> object:
@@ -52,12 +52,11 @@ def _times(factor: float, X: Tensor) -> Tensor:
 
 class PERAAdapter(Additive):
     h: nn.Parameter
-    index: Tensor
 
     def __init__(self, method: PERA, W0: Tensor) -> None:
         super().__init__(method, W0)
-        index = formulas.feature_index(method.rank, method.terms, method.degree)
-        self.register_buffer("index", torch.as_tensor(index, device=W0.device), persistent=False)
+        for block in formulas.monomials(method.rank, method.terms, method.degree):
+            self.register_buffer(f"index_{len(block)}", torch.as_tensor(block, device=W0.device), persistent=False)
         self.kept = Kept()
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
@@ -65,8 +64,9 @@ class PERAAdapter(Additive):
 
     def expansion(self) -> Expansion:
         """B_hat and A_hat, not yet made."""
+        index = [getattr(self, f"index_{d}").unbind() for d in range(2, self.method.degree + 1)]
         kept, h = None if self.training else self.kept, _times(self.method.feature_scale, self.h)
-        return Expansion(_Expand(self.method, self.index.unbind()), self.B, self.A, h, kept=kept)
+        return Expansion(_Expand(self.method, index), self.B, self.A, h, kept=kept)
 
     def train(self, mode: bool = True) -> PERAAdapter:
         self.kept.clear()

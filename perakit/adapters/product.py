@@ -12,6 +12,8 @@ from torch import Tensor
 
 from perakit.adapters.plans import Plan
 
+LANES, MANY_TOKENS = 16, 1024  # columns that a narrow product is fast in multiples of, and from where that shows: on a CPU, in float32
+
 
 class Rule(Protocol):
     """How parameters become the factors (B_hat (m, K), A_hat (K, n)), and how gradients go back through that."""
@@ -204,12 +206,27 @@ def _gradients(
             G = g.T @ wide if to_W0 is None else to_W0
             to_B_hat, to_A_hat = G @ A_hat.T, B_hat.T @ G
         else:
-            z = wide @ A_hat.T if z is None else z
-            u = g @ B_hat if u is None else u
+            K = A_hat.shape[0]
+            z = _onto(wide, A_hat) if z is None else z
+            u = _onto(g, B_hat.T) if u is None else u
             del B_hat, A_hat  # which the gradients are as large as
-            to_B_hat, to_A_hat = (z.T @ g).T, u.T @ wide  # narrow factors first: the other way round is four times as slow
+            to_B_hat, to_A_hat = _across(z, g)[:K].T, _across(u, wide)[:K]
         to_parameters = rule.gradients(parameters, to_B_hat, to_A_hat)
     return None if to_x is None else to_x.to(x.dtype), to_W0, to_bias, *to_parameters
+
+
+def _onto(wide: Tensor, rows: Tensor) -> Tensor:
+    """wide rowsᵀ (T, K), of (T, n) and (K, n); a few columns of zeros may follow, up to a multiple of LANES."""
+    missing = -rows.shape[0] % LANES
+    if 0 < missing < LANES // 2 and wide.shape[0] >= MANY_TOKENS:
+        rows = F.pad(rows, (0, 0, 0, missing))
+    return wide @ rows.T
+
+
+def _across(narrow: Tensor, wide: Tensor) -> Tensor:
+    """narrowᵀ wide (K, n), of (T, K) and (T, n): the same product either way round, but not at the same speed."""
+    T, K = narrow.shape
+    return (wide.T @ narrow).T if K % LANES == 0 and T >= MANY_TOKENS else narrow.T @ wide
 
 
 def _of_the_formula(rule: Rule, needs: Sequence[bool], g: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import perakit as pk
 from perakit import formulas, strategies, testing
-from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, base, forward
+from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, base, forward, product
 from perakit.adapters.plans import PLANS, REFERENCE, Plan, choose, use_plan
 from perakit.models.quantize import NF4, NF4Layer
 
@@ -96,6 +96,17 @@ def test_output_and_gradients_are_those_of_the_dense_formula(method, way, data):
     x, g = LAYOUTS[x_lies](*leading, n).requires_grad_(), LAYOUTS[g_lies](*leading, m)
     by = tensors(layer, x)
     with use_plan(way):
+        found = gradients(layer(x), by, g)
+    assert_same(found, gradients(dense(layer, x), by, g))
+
+
+@every_plan
+@pytest.mark.parametrize("method", [pk.LoRA(rank=8), pk.LoRA(rank=14), pk.LoRA(rank=16), pk.PERA(rank=3), pk.PERA(rank=4, alpha=9)], ids=str)
+def test_nor_do_many_tokens_make_a_difference(plan, method):
+    """Of K = 8, 14, 16, 9, 14 columns: none, or some of zeros beside them, or the other factor first."""
+    layer, x, g = adapted(method)[0], _randn(product.MANY_TOKENS, 11).requires_grad_(), _randn(product.MANY_TOKENS, 7)
+    by = {name: tensor for name, tensor in tensors(layer, x).items() if tensor.requires_grad}
+    with use_plan(plan):
         found = gradients(layer(x), by, g)
     assert_same(found, gradients(dense(layer, x), by, g))
 
@@ -467,7 +478,7 @@ def test_a_4_bit_weight_is_not_kept_as_floats(plan, dtype):
 def test_the_formula_keeps_the_expansion():
     """So that the test above is seen to be able to fail."""
     saved = []
-    layer, x = adapted(pk.PERA(rank=3), m=7, n=11)[0], _randn(13, 11)
+    layer, x = adapted(pk.PERA(rank=3), m=7, n=11)[0], _randn(13, 11).requires_grad_()
     with use_plan(REFERENCE), torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
         layer(x)
     assert (9, 11) in saved or (11, 9) in saved
