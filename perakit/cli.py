@@ -146,10 +146,11 @@ def _bench(arguments: argparse.Namespace) -> None:
     if arguments.docs:  # a page has all parts, unless somebody names some
         usual = replace(usual, parts=bench.PARTS, models=bench.MODELS)
     settings = replace(usual, **given)
-    before = bench.page(arguments.docs) if arguments.docs else None
+    if arguments.docs:
+        bench.page(arguments.docs)  # refused now, and not after all has been measured
     document = bench.run(settings, arguments.out)
     print(bench.table(document))
-    bench.publish(document, arguments.docs or arguments.out, before)
+    bench.publish(document, arguments.docs or arguments.out, onto_page=bool(arguments.docs))
 
 
 def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:

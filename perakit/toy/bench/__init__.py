@@ -41,6 +41,7 @@ LAYER_PARTS = ("layers", "plans", "inference")
 PARTS = (*LAYER_PARTS, "models", "memory")
 MODELS = tuple(models.MODELS)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+OFTENER = 7
 CELLS, DOCUMENT, PAGE = "cells.jsonl", "performance.json", "performance.md"
 
 
@@ -49,7 +50,7 @@ class Settings:
     """What to measure.
 
     device: "cpu" or "cuda"; dtype: of the base and its inputs, of DTYPES; layers: (m, n) of each; tokens: T; ranks: of the layers'
-    adapters; repeats: rounds that count; parts: of PARTS; models: of `models.MODELS`; model_ranks: of their adapters;
+    adapters; repeats: rounds that count, of inference OFTENER times as many; parts: of PARTS; models: of `models.MODELS`; model_ranks: of their adapters;
     seed: of weights, factors and inputs. Raises PerakitError for what cannot be measured here.
     """
 
@@ -81,6 +82,10 @@ class Settings:
         if "models" in self.parts and not find_spec("transformers"):
             others = " ".join(part for part in self.parts if part != "models")
             raise PerakitError(f"the part models needs transformers: pip install 'perakit[hf]', or choose --parts {others or 'layers'}")
+
+    def rounds(self, part: str) -> int:
+        """How often a cell of that part is measured: one of inference more often, since what is promised of it is the closest."""
+        return self.repeats * (OFTENER if part == "inference" else 1)
 
     @property
     def command(self) -> str:
@@ -169,13 +174,15 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     _write(out / CELLS, cells)
     missing = {key: task for key, task in todo.items() if key not in cells}
     _announce(settings, missing.values(), len(todo))
-    rounds = settings.repeats + WARM_UP
-    total = rounds * sum(sum(task.flop.values()) for task in missing.values())
+    total = sum(_flop(task, settings) for task in missing.values())
     with tqdm(total=total, unit="FLOP", unit_scale=True, disable=not missing) as bar:
         for key, task in missing.items():
             bar.set_description(task.title)
-            advance = partial(bar.update, sum(task.flop.values()))
-            seconds = interleave(task.steps(), settings.repeats, settings.device, advance)
+            steps, seconds = task.steps(), dict[Contender, list[float]]()
+            for rank in dict.fromkeys(one.rank for one in steps):  # those who are compared take turns, and nobody else in between
+                beside = {one: step for one, step in steps.items() if one.rank == rank}
+                advance = partial(bar.update, sum(task.flop[one] for one in beside))
+                seconds |= interleave(beside, settings.rounds(task.part), settings.device, advance)
             results = [one.to_dict() | {"flop": task.flop[one], "seconds": plain(seconds[one])} for one in task.flop]
             cells[key] = task.cell | {"results": results}
             _write(out / CELLS, cells)
@@ -188,12 +195,12 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     return {"made_from": made | {"command": settings.command}, **parts}
 
 
-def publish(document: Mapping[str, Any], out: Path, before: str | None = None) -> None:
-    """Write performance.json and the figures into `out`, and performance.md too where `before`, the page that stands there, is given."""
+def publish(document: Mapping[str, Any], out: Path, onto_page: bool = False) -> None:
+    """Write performance.json and the figures into `out`; onto_page: and the tables into the performance.md that stands there now."""
     files = {DOCUMENT: (json.dumps(document, indent=1) + "\n").encode()}
     files |= {name: png(figure) for name, figure in report.figures(dict(document)).items()}
-    if before is not None:
-        files[PAGE] = report.page(dict(document), before).encode()
+    if onto_page:  # read when it is written: somebody may have worked at its prose while this was measured
+        files[PAGE] = report.page(dict(document), page(out)).encode()
     for name, data in files.items():
         write_atomically(out / name, data)
 
@@ -217,10 +224,14 @@ def _announce(settings: Settings, missing: Iterable[Task], all_cells: int) -> No
         _say(f"{all_cells - len(missing)} of {all_cells} cells are there already")
     if missing:
         rate = {name: timing.speed(settings.device, DTYPES[name]) for name in dict.fromkeys(task.cell["dtype"] for task in missing)}
-        rounds = settings.repeats + WARM_UP
-        seconds = rounds * sum(sum(task.flop.values()) / rate[task.cell["dtype"]] for task in missing)
+        seconds = sum(_flop(task, settings) / rate[task.cell["dtype"]] for task in missing)
         fast = ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in rate.items())
         _say(f"{len(missing)} cells, at least {max(1, math.ceil(seconds / 60))} min: their FLOP at {fast}, as this machine multiplies now")
+
+
+def _flop(task: Task, settings: Settings) -> int:
+    """Counted operations of a cell, all its rounds."""
+    return (settings.rounds(task.part) + WARM_UP) * sum(task.flop.values())
 
 
 def _machine(device: str) -> dict[str, Any]:

@@ -39,17 +39,18 @@ def draw(m: int, n: int, rank: int, like: Tensor, seed: int) -> Factors:
 
 @dataclass(frozen=True)
 class Contender:
-    """name: one of BUILDERS; rank: r, 0 for the base alone; plan: forced on the two of perakit, None: they choose."""
+    """name: one of BUILDERS; rank: r, of the base that of whom it is measured beside; plan: forced on the two of perakit, None: they choose."""
 
     name: str
-    rank: int = 0
+    rank: int
     plan: Plan | None = None
 
     @property
     def inner(self) -> int:
         """K, the columns of the factors that x is multiplied with."""
-        linear = self.rank == 0 or self.name in ("plain lora", "lora", "peft r")
-        return self.rank if linear else formulas.rank_bound(self.rank)
+        if self.name == "base":
+            return 0
+        return self.rank if self.name in ("plain lora", "lora", "peft r") else formulas.rank_bound(self.rank)
 
     def build(self, base: nn.Module, factors: Factors) -> nn.Module:
         """The adapted layer; it stands on `base` itself, which is frozen and may carry any number of them."""
@@ -167,7 +168,6 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     "pera expanded": lambda base, factors: _attached(PERA, base, factors)[0].train(),  # a layer that trains keeps no expansion
 }
 OURS = ("lora", "pera", "pera cached", "pera expanded")  # whose products are made by a plan
-BASE = Contender("base")
 
 
 def contenders(part: str, ranks: Iterable[int]) -> list[Contender]:
@@ -175,10 +175,10 @@ def contenders(part: str, ranks: Iterable[int]) -> list[Contender]:
     if part == "plans":
         return [Contender(name, rank, plan) for rank in ranks for name in ("lora", "pera") for plan in (None, *PLANS)]
     names = {
-        "layers": ("plain lora", "lora", "pera", "authors", *PEFT),
-        "inference": ("merged", "pera cached", "pera expanded", "plain lora"),
+        "layers": ("base", "plain lora", "lora", "pera", "authors", *PEFT),
+        "inference": ("base", "merged", "pera cached", "pera expanded", "plain lora"),
     }
-    return [BASE, *(Contender(name, rank) for rank in ranks for name in installed(names[part]))]
+    return [Contender(name, rank) for rank in ranks for name in installed(names[part])]
 
 
 PEFT = ("peft r", "peft K")

@@ -81,7 +81,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys):
         for cell in found[part]:
             for result in cell["results"]:
                 assert set(result) == {"contender", "rank", "inner", "plan", "flop", "seconds"}
-                assert len(result["seconds"]) == 3
+                assert len(result["seconds"]) == (3 * bench.OFTENER if part == "inference" else 3)
                 assert min(result["seconds"]) > 0
                 assert result["flop"] > 0
     names = {part: [one["contender"] for one in found[part][0]["results"]] for part in ("layers", "inference", "models")}
@@ -141,7 +141,7 @@ def test_what_was_measured_otherwise_is_not_mixed_in(tmp_path, measured, other):
     assert len(measured) == 4
     results = document(tmp_path)["layers"][0]["results"]
     assert {len(one["seconds"]) for one in results} == {2 if "--repeats" in other else 3}
-    assert {one["rank"] for one in results} == {0, 3 if "--ranks" in other else 2}
+    assert {one["rank"] for one in results} == {3 if "--ranks" in other else 2}
     assert run(tmp_path, "--parts", "layers") == 0
     assert len(measured) == 4, "both are kept"
 
@@ -182,6 +182,30 @@ def test_docs_are_renewed(tmp_path):
     assert str(tmp_path) not in json.dumps(found)
 
 
+def test_prose_written_while_it_measures_is_kept(tmp_path, monkeypatch):
+    page, whole = tmp_path / "performance.md", bench.interleave
+    page.write_text(EMPTY)
+
+    def interleave(*arguments):
+        page.write_text(EMPTY.replace("after", "written meanwhile"))
+        return whole(*arguments)
+
+    monkeypatch.setattr(bench, "interleave", interleave)
+    assert run(tmp_path / "out", "--parts", "layers", "--docs", str(tmp_path)) == 0
+    assert page.read_text() == bench.report.page(document(tmp_path), EMPTY).replace("after", "written meanwhile")
+
+
+def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
+    """The base beside each: what is compared is measured one after the other."""
+    turns, whole = [], bench.interleave
+    monkeypatch.setattr(bench, "interleave", lambda steps, *rest: turns.append([(one.name, one.rank) for one in steps]) or whole(steps, *rest))
+    assert run(tmp_path, "--parts", "inference", "--ranks", "2", "3", "--tokens", "4") == 0
+    names = ["base", "merged", "pera cached", "pera expanded", "plain lora"]
+    assert turns == [[(name, rank) for name in names] for rank in (2, 3)]
+    results = document(tmp_path)["inference"][0]["results"]
+    assert [(one["contender"], one["rank"]) for one in results] == [*turns[0], *turns[1]]
+
+
 def test_the_command_in_the_document_measures_the_same(monkeypatch):
     settings = bench.Settings(layers=((5, 3), (2, 2)), dtype=("bfloat16",), parts=("plans", "memory"), model_ranks=(2, 4), seed=7)
     seen = []
@@ -196,10 +220,11 @@ def test_the_command_in_the_document_measures_the_same(monkeypatch):
 def test_a_step_is_forward_and_backward_and_an_answer_forward_alone():
     both = bench.tasks(bench.Settings(layers=((8, 6),), tokens=(4,), ranks=(2,), parts=("layers", "inference")))
     for task, products in zip(both, (2, 1), strict=True):
-        step = task.steps()[contenders.BASE]
+        base = contenders.Contender("base", 2)
+        step = task.steps()[base]
         with FlopCounterMode(display=False) as counter:
             step.run()
-        assert counter.get_total_flops() == task.flop[contenders.BASE] == products * 2 * 8 * 6 * 4
+        assert counter.get_total_flops() == task.flop[base] == products * 2 * 8 * 6 * 4
 
 
 def test_what_is_measured_where_nothing_is_said(monkeypatch):
