@@ -143,8 +143,8 @@ def _bench(arguments: argparse.Namespace) -> None:
     if arguments.layers:
         given["layers"] = tuple(map(bench.layer, arguments.layers))
     usual = bench.usual(arguments.device)
-    if arguments.docs:  # a page has all parts, unless somebody names some
-        usual = replace(usual, parts=bench.PARTS, models=bench.MODELS)
+    if arguments.docs:  # a page has all parts, and many rounds, unless somebody names others
+        usual = replace(usual, parts=bench.PARTS, models=bench.MODELS, repeats=33)
     settings = replace(usual, **given)
     if arguments.docs:
         bench.page(arguments.docs)  # refused now, and not after all has been measured

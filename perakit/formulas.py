@@ -146,13 +146,14 @@ def expand(
     tensors of which nobody asks a derivative; B, A and h are only read.
     Returns (B_hat (m, K), A_hat (K, n)), whose product is `pera(B, A, h)`. Source: arXiv 2604.11841, Eq. 2-5.
     """
-    rows, index = _rows(B, A, h, terms, degree, index)
+    index = _index(B, A, h, terms, degree, index)
     m, rank = B.shape
     if not in_place:
+        rows = _join([B.T, A], axis=1)  # side by side, since both are expanded alike; as rows, which lie together in memory
         products = [(_product(rows, block), h[where, None]) for where, block in _blocks(index)]
         return _join([B.T, *(P[:, :m] for P, _ in products)]).T, _join([A, *(c * P[:, m:] for P, c in products)])
-    features = _empty(rows, rank + h.shape[0], rows.shape[1])
-    features[:rank] = rows
+    features = _empty(B, rank + h.shape[0], m + A.shape[1])
+    rows = _join([B.T, A], axis=1, out=features[:rank])
     for where, block in _blocks(index, rows.shape[1]):
         right = _product(rows, block, features[rank:][where])[:, m:]
         right *= h[where, None]
@@ -176,33 +177,36 @@ def expand_gradients(
     the columns of to_B_hat (m, K) and the rows of to_A_hat (K, n); at degree d each of a product's d factors is left out in turn.
     Other arguments as in `expand`. Returns gradients in the shapes of B, A and h. Source: derivative of arXiv 2604.11841, Eq. 2-5.
     """
-    rows, index = _rows(B, A, h, terms, degree, index)
-    m, rank = B.shape
-    to_rows, to_h = _join([to_B_hat.T[:rank], to_A_hat[:rank]], axis=1), []
-    for where, block in _blocks(index, rows.shape[1] if in_place else 0):
-        to_products = _join([to_B_hat.T[rank:][where], to_A_hat[rank:][where]], axis=1)
+    index = _index(B, A, h, terms, degree, index)
+    to_B, _ = _through_features(B.T, None, to_B_hat.T, index, in_place)
+    to_A, to_h = _through_features(A, h, to_A_hat, index, in_place)
+    return to_B.T, to_A, to_h
+
+
+def _through_features(X: Array, h: Array | None, to_features: Array, index: Index, in_place: bool) -> tuple[Array, Array]:
+    """The gradients by the rows X (r, n) and by h, from those by [x_i ; h_ij (x_i∘x_j)] (K, n); h None is 1, and has none."""
+    rank = X.shape[0]
+    to_X, to_h = to_features[:rank], []
+    if in_place:
+        X, to_X = X.contiguous(), to_X.contiguous().clone()
+    for where, block in _blocks(index, X.shape[1] if in_place else 0):
+        to_products = to_features[rank:][where]
         for left_out, row in enumerate(block):
-            others = _product(rows, [other for place, other in enumerate(block) if place != left_out])
-            partial = operator.imul(others, to_products) if in_place else others * to_products
-            left, right = partial[:, :m], partial[:, m:]
-            if left_out == 0:
-                to_h.append((_take(A, row) * right).sum(1))
-            if in_place:
-                right *= h[where, None]
-            else:
-                partial = _join([left, h[where, None] * right], axis=1)
-            to_rows = _add_at(to_rows, row, partial, in_place)
-    return to_rows[:, :m].T, to_rows[:, m:], _join(to_h)
+            others = _product(X, [other for place, other in enumerate(block) if place != left_out])
+            partial = _times(others, to_products, in_place)
+            if h is not None and left_out == 0:
+                to_h.append(_times(_take(X, row), partial, in_place).sum(1))
+            to_X = _add_at(to_X, row, partial if h is None else _times(partial, h[where, None], in_place), in_place)
+    return to_X, None if h is None else _join(to_h)
 
 
-def _rows(B: Array, A: Array, h: Array, terms: str, degree: int, index: Index | None) -> tuple[Array, Index]:
-    """The rows [b_iᵀ a_i] (r, m + n), side by side since both are expanded alike, and which of them are multiplied."""
+def _index(B: Array, A: Array, h: Array, terms: str, degree: int, index: Index | None) -> Any:
+    """Which rows of Bᵀ and A are multiplied, once the shapes of all three are seen to fit."""
     rank = _check_factors(B, A)
     count = rank_bound(rank, terms, degree) - rank
     if _shape("h", h) != (count,):
         raise PerakitError(f"h has shape {tuple(h.shape)}: rank {rank}, terms={terms!r}, degree {degree} need ({count},)")
-    found: Any = monomials(rank, terms, degree) if index is None else index
-    return _join([B.T, A], axis=1), found
+    return monomials(rank, terms, degree) if index is None else index
 
 
 def _blocks(index: Index, width: int = 0) -> Iterator[tuple[slice, Sequence[Array]]]:
@@ -229,6 +233,10 @@ def _product(X: Array, block: Sequence[Array], out: Array | None = None) -> Arra
     for row in others:
         out *= _take(X, row)
     return out
+
+
+def _times(X: Array, Y: Array, in_place: bool) -> Array:
+    return operator.imul(X, Y) if in_place else X * Y
 
 
 @trainable(lambda m, n, rank: rank * (m + n))
@@ -448,9 +456,9 @@ def _empty(X: Array, *shape: int) -> Array:
     return np.empty_like(X, shape=shape) if isinstance(X, np.ndarray) else X.new_empty(shape)
 
 
-def _join(parts: Sequence[Array], axis: int = 0) -> Array:
+def _join(parts: Sequence[Array], axis: int = 0, out: Array | None = None) -> Array:
     if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts, axis)
+        return np.concatenate(parts, axis, out)
     import torch
 
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=axis)
+    return torch.cat(list(parts), dim=axis, out=out)

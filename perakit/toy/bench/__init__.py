@@ -41,7 +41,6 @@ LAYER_PARTS = ("layers", "plans", "inference")
 PARTS = (*LAYER_PARTS, "models", "memory")
 MODELS = tuple(models.MODELS)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OFTENER = 7
 CELLS, DOCUMENT, PAGE = "cells.jsonl", "performance.json", "performance.md"
 
 
@@ -50,7 +49,7 @@ class Settings:
     """What to measure.
 
     device: "cpu" or "cuda"; dtype: of the base and its inputs, of DTYPES; layers: (m, n) of each; tokens: T; ranks: of the layers'
-    adapters; repeats: rounds that count, of inference OFTENER times as many; parts: of PARTS; models: of `models.MODELS`; model_ranks: of their adapters;
+    adapters; repeats: rounds that count, see `rounds`; parts: of PARTS; models: of `models.MODELS`; model_ranks: of their adapters;
     seed: of weights, factors and inputs. Raises PerakitError for what cannot be measured here.
     """
 
@@ -59,7 +58,7 @@ class Settings:
     layers: tuple[tuple[int, int], ...] = ((768, 768), (3072, 768))
     tokens: tuple[int, ...] = (256, 1024, 4096)
     ranks: tuple[int, ...] = (4, 8, 16, 32)
-    repeats: int = 11
+    repeats: int = 9
     parts: tuple[str, ...] = PARTS
     models: tuple[str, ...] = MODELS
     model_ranks: tuple[int, ...] = (8,)
@@ -84,8 +83,9 @@ class Settings:
             raise PerakitError(f"the part models needs transformers: pip install 'perakit[hf]', or choose --parts {others or 'layers'}")
 
     def rounds(self, part: str) -> int:
-        """How often a cell of that part is measured: one of inference more often, since what is promised of it is the closest."""
-        return self.repeats * (OFTENER if part == "inference" else 1)
+        """How often a cell of that part is measured: inference twice as often, since what is promised of it is the closest, and plans, nine
+        of each contender, a third as often."""
+        return {"inference": 2 * self.repeats, "plans": math.ceil(self.repeats / 3)}.get(part, self.repeats)
 
     @property
     def command(self) -> str:

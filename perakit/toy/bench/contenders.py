@@ -39,7 +39,7 @@ def draw(m: int, n: int, rank: int, like: Tensor, seed: int) -> Factors:
 
 @dataclass(frozen=True)
 class Contender:
-    """name: one of BUILDERS; rank: r, of the base that of whom it is measured beside; plan: forced on the two of perakit, None: they choose."""
+    """name: one of BUILDERS; rank: r, for the base that of those beside it; plan: forced on the two of perakit, None: they choose."""
 
     name: str
     rank: int

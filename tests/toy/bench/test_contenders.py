@@ -114,7 +114,7 @@ def test_contenders_of_a_part_share_weights_and_dtypes(part, dtype, monkeypatch)
     }
     assert len(weights) == 2, "W0 and the bias, once"
     x = torch.randn(T, N, dtype=dtype)
-    for one, layer in built.items():
+    for layer in built.values():
         assert layer(x).dtype == dtype
         trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
         assert all(parameter.dtype == torch.float32 for parameter in trained)
