@@ -253,7 +253,9 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--layers", nargs="+", metavar="MxN", help="outputs x inputs (default: 768x768 3072x768, on CUDA also 4096x4096)")
     speed.add_argument("--tokens", nargs="+", type=int, help="a step (default: 256 1024 4096, on CUDA also 16384)")
     speed.add_argument("--ranks", nargs="+", type=int, help="of the adapters on single layers (default: 4 8 16 32)")
-    speed.add_argument("--repeats", type=int, help="rounds that count, after those that warm up (default: 11)")
+    speed.add_argument(
+        "--repeats", type=int, help="rounds that count, of inference twice, of plans a third as many (default: 9; with --docs 33)"
+    )
     speed.add_argument("--parts", nargs="+", help="of layers, plans, inference, models, memory (default: all but plans; with --docs all)")
     speed.add_argument("--models", nargs="+", help="whose training step is timed: tiny, 124M (default: tiny; on CUDA and with --docs both)")
     speed.add_argument("--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)")

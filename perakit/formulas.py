@@ -186,9 +186,9 @@ def expand_gradients(
 def _through_features(X: Array, h: Array | None, to_features: Array, index: Index, in_place: bool) -> tuple[Array, Array]:
     """The gradients by the rows X (r, n) and by h, from those by [x_i ; h_ij (x_i∘x_j)] (K, n); h None is 1, and has none."""
     rank = X.shape[0]
-    to_X, to_h = to_features[:rank], []
     if in_place:
-        X, to_X = X.contiguous(), to_X.contiguous().clone()
+        X, to_features = X.contiguous(), to_features.contiguous()
+    to_X, to_h = to_features[:rank].clone() if in_place else to_features[:rank], []
     for where, block in _blocks(index, X.shape[1] if in_place else 0):
         to_products = to_features[rank:][where]
         for left_out, row in enumerate(block):

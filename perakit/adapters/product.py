@@ -216,9 +216,10 @@ def _gradients(
 
 
 def _onto(wide: Tensor, rows: Tensor) -> Tensor:
-    """wide rowsᵀ (T, K), of (T, n) and (K, n); a few columns of zeros may follow, up to a multiple of LANES."""
-    missing = -rows.shape[0] % LANES
-    if 0 < missing < LANES // 2 and wide.shape[0] >= MANY_TOKENS:
+    """wide rowsᵀ (T, K), of (T, n) and (K, n); columns of zeros may follow, up to a multiple of LANES and a sixth of K."""
+    K = rows.shape[0]
+    missing = -K % LANES
+    if 0 < 6 * missing <= K and wide.shape[0] >= MANY_TOKENS:
         rows = F.pad(rows, (0, 0, 0, missing))
     return wide @ rows.T
 

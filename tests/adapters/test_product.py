@@ -105,7 +105,7 @@ def test_output_and_gradients_are_those_of_the_dense_formula(method, way, data):
     "method", [pk.LoRA(rank=8), pk.LoRA(rank=14), pk.LoRA(rank=16), pk.PERA(rank=3), pk.PERA(rank=4, alpha=9)], ids=str
 )
 def test_nor_do_many_tokens_make_a_difference(plan, method):
-    """Of K = 8, 14, 16, 9, 14 columns: none, or some of zeros beside them, or the other factor first."""
+    """Of K = 8, 14, 16, 5, 14 columns: none, or some of zeros beside them, or the other factor first."""
     layer, x, g = adapted(method)[0], _randn(product.MANY_TOKENS, 11).requires_grad_(), _randn(product.MANY_TOKENS, 7)
     by = {name: tensor for name, tensor in tensors(layer, x).items() if tensor.requires_grad}
     with use_plan(plan):
