@@ -51,13 +51,9 @@ def paired(over: Result, under: Result) -> Spread:
 
 
 def find(cell: Cell, contender: str, rank: int) -> Result | None:
-    """The contender's result at that rank (of rank 0, the base stands beside all), by the library's own choice of a plan, or None."""
-    fits = (
-        result
-        for result in cell["results"]
-        if result["contender"] == contender and result["rank"] in (rank, 0) and result["plan"] in ("auto", None)
-    )
-    return next(fits, None)
+    """The contender's result beside adapters of that rank, by the library's own choice of a plan, or None."""
+    results = (result for result in cell["results"] if (result["contender"], result["rank"]) == (contender, rank))
+    return next((result for result in results if result["plan"] in ("auto", None)), None)
 
 
 def counted(over: Result, under: Result) -> float:
@@ -67,7 +63,7 @@ def counted(over: Result, under: Result) -> float:
 
 def ranks(cell: Cell) -> list[int]:
     """The ranks measured in a cell, in order."""
-    return sorted({result["rank"] for result in cell["results"]} - {0})
+    return sorted({result["rank"] for result in cell["results"]})
 
 
 def place(cell: Cell) -> str:

@@ -59,7 +59,8 @@ def made_from(document: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, load {machine['load']:g}; device {machine['device']};",
-        f"{versions}; seed {about['seed']}; formulas {about['formulas_sha256'][:12]}; {about['repeats']} rounds.",
+        f"{versions}; seed {about['seed']}; formulas {about['formulas_sha256'][:12]}; {about['repeats']} rounds, "
+        "of inference twice, of plans a third as many.",
         f"Measured by `{about['command']}`; numbers: `performance.json`.",
     ]
     if about["repeats"] < ROUNDS:

@@ -36,14 +36,14 @@ def make(peft=True, device="cpu", dtypes=("float32",)):
     names = [name for name in SPEED if peft or not name.startswith("peft")]
     flop = {"base": 100, "pera": 144}
     places = [{"device": device, "dtype": t, "m": m, "n": n, "tokens": T} for t in dtypes for m, n in SHAPES for T in TOKENS]
-    step = [result(name, rank, SPEED[name], flop=flop.get(name, 120)) for rank in RANKS for name in names if name != "base"]
+    step = [result(name, rank, SPEED[name], flop=flop.get(name, 120)) for rank in RANKS for name in names]
     planned = [
         result(name, rank, 1.0 + 0.01 * k, "auto" if k == 1 else str(plan))
         for name in ("lora", "pera")
         for rank in RANKS
         for k, plan in enumerate((PLANS[0], None, *PLANS[1:]))
     ]
-    inference = {"merged": 1.01, "pera cached": 1.1, "pera expanded": 1.7, "plain lora": 1.15}
+    inference = {"base": 1.0, "merged": 1.01, "pera cached": 1.1, "pera expanded": 1.7, "plain lora": 1.15}
     forward = [result(name, rank, factor, "auto" if "pera" in name else None) for rank in RANKS for name, factor in inference.items()]
     model = {"device": device, "dtype": dtypes[0], "batch": 1, "context": 1024, "tokens": 1024, "rank": 8}
     versions = {"python": "3.11.7", "torch": "2.13.0"} | ({"peft": "0.21"} if peft else {})
@@ -57,10 +57,10 @@ def make(peft=True, device="cpu", dtypes=("float32",)):
             "formulas_sha256": "0123456789abcdef" * 4,
             "command": "perakit bench",
         },
-        "layers": [place | {"results": [result("base", 0, 1.0), *step]} for place in places],
+        "layers": [place | {"results": step} for place in places],
         "plans": [place | {"results": planned} for place in places],
-        "inference": [place | {"results": [result("base", 0, 1.0), *forward]} for place in places],
-        "models": [model | {"model": "124M", "results": [one for one in step if one["rank"] == 8]}],
+        "inference": [place | {"results": forward} for place in places],
+        "models": [model | {"model": "124M", "results": [one for one in step if one["rank"] == 8 and one["contender"] != "base"]}],
         "memory": [
             {"method": name, "dtype": "float32", "m": 30, "n": 20, "tokens": 10, "rank": 2, "inner": 5}
             | {"measured": size, "predicted": size | {"saved": 2048}}
