@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -41,6 +41,7 @@ LAYER_PARTS = ("layers", "plans", "inference")
 PARTS = (*LAYER_PARTS, "models", "memory")
 MODELS = tuple(models.MODELS)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+VISITS = 3  # to each cell, with the others in between: every one finds other memory, and the machine in another mood
 CELLS, DOCUMENT, PAGE = "cells.jsonl", "performance.json", "performance.md"
 
 
@@ -49,8 +50,8 @@ class Settings:
     """What to measure.
 
     device: "cpu" or "cuda"; dtype: of the base and its inputs, of DTYPES; layers: (m, n) of each; tokens: T; ranks: of the layers'
-    adapters; repeats: rounds that count, see `rounds`; parts: of PARTS; models: of `models.MODELS`; model_ranks: of their adapters;
-    seed: of weights, factors and inputs. Raises PerakitError for what cannot be measured here.
+    adapters; repeats: rounds that count, of all visits to a cell together, see `rounds`; parts: of PARTS; models: of `models.MODELS`;
+    model_ranks: of their adapters; seed: of weights, factors and inputs. Raises PerakitError for what cannot be measured here.
     """
 
     device: str = "cpu"
@@ -83,9 +84,10 @@ class Settings:
             raise PerakitError(f"the part models needs transformers: pip install 'perakit[hf]', or choose --parts {others or 'layers'}")
 
     def rounds(self, part: str) -> int:
-        """How often a cell of that part is measured: inference twice as often, since what is promised of it is the closest, and plans, nine
-        of each contender, a third as often."""
-        return {"inference": 2 * self.repeats, "plans": math.ceil(self.repeats / 3)}.get(part, self.repeats)
+        """How many rounds one visit to a cell of that part has: of inference twice as many, since what is promised of it is the closest, of
+        plans, nine of each contender, a third."""
+        share = {"inference": 2.0, "plans": 1 / 3}.get(part, 1.0)
+        return math.ceil(share * self.repeats / VISITS)
 
     @property
     def command(self) -> str:
@@ -169,7 +171,8 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     An estimate, and then progress, go to stderr. Raises PerakitError, before anything is measured, where `out` cannot be written.
     """
     where = _machine(settings.device)
-    todo = {_key(task, settings, where): task for task in tasks(settings)}
+    found = tasks(settings)
+    todo = {_key(task, visit, settings, where): task for visit in range(VISITS) for task in found}
     cells = _read(out / CELLS)
     _write(out / CELLS, cells)
     missing = {key: task for key, task in todo.items() if key not in cells}
@@ -187,12 +190,18 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
             cells[key] = task.cell | {"results": results}
             _write(out / CELLS, cells)
     parts: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    for key, task in todo.items():
-        parts[task.part].append(cells[key])
+    for task in found:
+        parts[task.part].append(_joined([cells[_key(task, visit, settings, where)] for visit in range(VISITS)]))
     if "memory" in settings.parts:
         parts["memory"] = memory.measure(settings.seed)
     made = {"seed": settings.seed, "repeats": settings.repeats, "machine": where, "formulas_sha256": _hash([Path(formulas.__file__)])}
     return {"made_from": made | {"command": settings.command}, **parts}
+
+
+def _joined(visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One cell of its visits: the rounds of each contender one after the other."""
+    results = zip(*(cell["results"] for cell in visits), strict=True)
+    return visits[0] | {"results": [same[0] | {"seconds": [one for visit in same for one in visit["seconds"]]} for same in results]}
 
 
 def publish(document: Mapping[str, Any], out: Path, onto_page: bool = False) -> None:
@@ -221,12 +230,13 @@ def _announce(settings: Settings, missing: Iterable[Task], all_cells: int) -> No
     if not find_spec("peft"):
         _say("PEFT is not installed, its LoRA is left out: pip install 'perakit[hf]' to have it beside the others")
     if len(missing) < all_cells:
-        _say(f"{all_cells - len(missing)} of {all_cells} cells are there already")
+        _say(f"{all_cells - len(missing)} of {all_cells} visits to cells are there already")
     if missing:
         rate = {name: timing.speed(settings.device, DTYPES[name]) for name in dict.fromkeys(task.cell["dtype"] for task in missing)}
         seconds = sum(_flop(task, settings) / rate[task.cell["dtype"]] for task in missing)
         fast = ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in rate.items())
-        _say(f"{len(missing)} cells, at least {max(1, math.ceil(seconds / 60))} min: their FLOP at {fast}, as this machine multiplies now")
+        least = max(1, math.ceil(seconds / 60))
+        _say(f"{len(missing)} visits to cells, at least {least} min: their FLOP at {fast}, as this machine multiplies now")
 
 
 def _flop(task: Task, settings: Settings) -> int:
@@ -243,14 +253,14 @@ def _machine(device: str) -> dict[str, Any]:
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
-def _key(task: Task, settings: Settings, where: Mapping[str, Any]) -> str:
-    """A hash of all that a cell's numbers depend on, but the load of the machine."""
+def _key(task: Task, visit: int, settings: Settings, where: Mapping[str, Any]) -> str:
+    """A hash of all that a visit's numbers depend on, but the load of the machine."""
     code = [formulas, timing, contenders, models]
     timed = [*Path(str(plans.__file__)).parent.glob("*.py"), *Path(str(kinds.__file__)).parent.glob("*.py")]
     sources = [*(Path(str(module.__file__)) for module in code), *sorted(timed)]
     facts = {
         "cell": [task.part, task.cell, [one.to_dict() for one in task.flop]],
-        "settings": [settings.seed, settings.repeats],
+        "settings": [settings.seed, settings.repeats, visit],
         "machine": {name: value for name, value in where.items() if name != "load"},
         "code": _hash(sources),
     }

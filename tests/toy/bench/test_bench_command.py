@@ -81,7 +81,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys):
         for cell in found[part]:
             for result in cell["results"]:
                 assert set(result) == {"contender", "rank", "inner", "plan", "flop", "seconds"}
-                assert len(result["seconds"]) == {"inference": 6, "plans": 1}.get(part, 3)
+                assert len(result["seconds"]) == {"inference": 6}.get(part, 3)
                 assert min(result["seconds"]) > 0
                 assert result["flop"] > 0
     names = {part: [one["contender"] for one in found[part][0]["results"]] for part in ("layers", "inference", "models")}
@@ -91,7 +91,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys):
     plans = [(one["contender"], one["plan"]) for one in found["plans"][0]["results"]]
     assert plans == [(name, plan) for name in ("lora", "pera") for plan in ("auto", *map(str, PLANS))]
     assert printed.out.strip() == bench.table(found)
-    assert "14 cells, at least 1 min: their FLOP at 1 GFLOP/s in float32, 1 GFLOP/s in bfloat16" in printed.err
+    assert "42 visits to cells, at least 1 min: their FLOP at 1 GFLOP/s in float32, 1 GFLOP/s in bfloat16" in printed.err
     assert "FLOP/s]" in printed.err
 
 
@@ -110,7 +110,7 @@ def test_the_same_command_again_measures_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "interleave", fail)
     assert run(tmp_path, "--parts", "layers", "inference") == 0
     assert (tmp_path / "cells.jsonl").read_bytes() == first
-    assert "4 of 4 cells are there already" in capsys.readouterr().err
+    assert "12 of 12 visits to cells are there already" in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path, measured, monkeypatch, capsys):
@@ -128,22 +128,21 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, measured, monkeypatch, capsys)
     monkeypatch.setattr(bench, "interleave", whole)
     del measured[:2]
     assert run(tmp_path, "--parts", "layers", "inference") == 0
-    assert measured == ["inference: 8 x 6, T=4, float32", "inference: 8 x 6, T=4, float32", "inference: 8 x 6, T=5, float32"], (
-        "the third, and the rest"
-    )
+    one_visit = [f"{part}: 8 x 6, T={tokens}, float32" for part in ("layers", "inference") for tokens in (4, 5)]
+    assert measured == [one_visit[2], *one_visit[2:], *one_visit, *one_visit], "the third, that again, and the rest"
     assert [len(document(tmp_path)[part]) for part in ("layers", "inference")] == [2, 2]
 
 
-@pytest.mark.parametrize("other", [["--seed", "1"], ["--repeats", "2"], ["--ranks", "3"], ["--dtype", "bfloat16"]], ids=" ".join)
+@pytest.mark.parametrize("other", [["--seed", "1"], ["--repeats", "6"], ["--ranks", "3"], ["--dtype", "bfloat16"]], ids=" ".join)
 def test_what_was_measured_otherwise_is_not_mixed_in(tmp_path, measured, other):
     assert run(tmp_path, "--parts", "layers") == 0
     assert run(tmp_path, "--parts", "layers", *other) == 0
-    assert len(measured) == 4
+    assert len(measured) == 12, "two cells, visited three times, of each"
     results = document(tmp_path)["layers"][0]["results"]
-    assert {len(one["seconds"]) for one in results} == {2 if "--repeats" in other else 3}
+    assert {len(one["seconds"]) for one in results} == {6 if "--repeats" in other else 3}
     assert {one["rank"] for one in results} == {3 if "--ranks" in other else 2}
     assert run(tmp_path, "--parts", "layers") == 0
-    assert len(measured) == 4, "both are kept"
+    assert len(measured) == 12, "both are kept"
 
 
 @pytest.mark.parametrize("what", ["machine", "code"])
@@ -156,7 +155,7 @@ def test_another_machine_or_code_measures_again(tmp_path, measured, monkeypatch,
         now = bench._hash
         monkeypatch.setattr(bench, "_hash", lambda files: now(files)[::-1])
     assert run(tmp_path, "--parts", "layers") == 0
-    assert len(measured) == 4
+    assert len(measured) == 12
 
 
 def test_another_load_of_the_machine_does_not(tmp_path, measured, monkeypatch):
@@ -164,7 +163,7 @@ def test_another_load_of_the_machine_does_not(tmp_path, measured, monkeypatch):
     now = bench._machine("cpu")
     monkeypatch.setattr(bench, "_machine", lambda device: now | {"load": 99.0})
     assert run(tmp_path, "--parts", "layers") == 0
-    assert len(measured) == 2
+    assert len(measured) == 6
 
 
 def test_docs_are_renewed(tmp_path):
@@ -195,6 +194,17 @@ def test_prose_written_while_it_measures_is_kept(tmp_path, monkeypatch):
     assert page.read_text() == bench.report.page(document(tmp_path), EMPTY).replace("after", "written meanwhile")
 
 
+def test_a_cell_is_visited_with_the_others_in_between(tmp_path, measured):
+    """Its rounds are those of all visits, one after the other."""
+    assert run(tmp_path, "--parts", "layers", "--repeats", "4") == 0
+    assert measured == 3 * ["layers: 8 x 6, T=4, float32", "layers: 8 x 6, T=5, float32"]
+    visits = [json.loads(line)["cell"]["results"] for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    for k, cell in enumerate(document(tmp_path)["layers"]):
+        for place, result in enumerate(cell["results"]):
+            assert result["seconds"] == [one for visit in visits[k::2] for one in visit[place]["seconds"]]
+            assert len(result["seconds"]) == 6, "two of each visit: four at least"
+
+
 def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
     """The base beside each: what is compared is measured one after the other."""
     turns, whole = [], bench.interleave
@@ -203,7 +213,7 @@ def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
     )
     assert run(tmp_path, "--parts", "inference", "--ranks", "2", "3", "--tokens", "4") == 0
     names = ["base", "merged", "pera cached", "pera expanded", "plain lora"]
-    assert turns == [[(name, rank) for name in names] for rank in (2, 3)]
+    assert turns == bench.VISITS * [[(name, rank) for name in names] for rank in (2, 3)]
     results = document(tmp_path)["inference"][0]["results"]
     assert [(one["contender"], one["rank"]) for one in results] == [*turns[0], *turns[1]]
 
