@@ -12,7 +12,11 @@ from torch import Tensor
 
 from perakit.adapters.plans import Plan
 
-LANES, MANY_TOKENS = 16, 1024  # columns that a narrow product is fast in multiples of, and from where that shows: on a CPU, in float32
+# torch multiplies float32 matrices on a CPU by MKL where it has that. oneDNN, which it then has too, was faster at matrices that leave
+# a core's cache: docs/performance.md.
+ONEDNN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+LARGE = 2**18  # numbers in the largest matrix of such a product: 1 MiB
+NARROW = 8  # times narrower than the other side is a side that oneDNN is faster with where the tokens are summed over
 
 
 class Rule(Protocol):
@@ -67,8 +71,7 @@ class Expansion(Sequence[Tensor]):
     def value(self) -> tuple[Tensor, Tensor]:
         """The factors where nobody asks for a derivative."""
         # A comparison would make a GPU wait, and a compiled graph break.
-        recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-        if self.kept is None or self.parameters[0].device.type != "cpu" or recorded:
+        if self.kept is None or self.parameters[0].device.type != "cpu" or _recorded():
             return self.rule.value(*self.parameters)
         return self.kept.factors(self.rule, self.parameters)
 
@@ -106,6 +109,11 @@ class Kept:
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
+
+
+def _recorded() -> bool:
+    """Whether operations are compiled or watched, by those who know torch's usual ones."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -170,7 +178,7 @@ def multiply(dense: bool, x: Tensor, W0: Tensor | None, bias: Tensor | None, B_h
     x = x.to(A_hat.dtype)
     if dense:
         return F.linear(x, merged(W0, B_hat, A_hat), bias), None
-    z = F.linear(x, A_hat)
+    z = _times(x, A_hat.T)
     if W0 is None:
         return F.linear(z, B_hat), z
     return F.linear(x, W0, bias).addmm_(z, B_hat.T), z  # in place: a large tensor costs more to allocate than to add
@@ -193,10 +201,10 @@ def _gradients(
     to_x = to_W0 = to_bias = u = None
     to_parameters: tuple[Tensor | None, ...] = (None,) * len(parameters)
     if needs[0] and plan.input:
-        to_x = g @ (B_hat @ A_hat if W0 is None else torch.addmm(W0, B_hat, A_hat))
+        to_x = _times(g, B_hat @ A_hat if W0 is None else torch.addmm(W0, B_hat, A_hat))
     elif needs[0]:
-        u = g @ B_hat
-        to_x = u @ A_hat if W0 is None else (g @ W0).addmm_(u, A_hat)
+        u = _times(g, B_hat)
+        to_x = u @ A_hat if W0 is None else _times(g, W0).addmm_(u, A_hat)
     if needs[1]:
         to_W0 = g.T @ wide
     if needs[2]:
@@ -206,28 +214,35 @@ def _gradients(
             G = g.T @ wide if to_W0 is None else to_W0
             to_B_hat, to_A_hat = G @ A_hat.T, B_hat.T @ G
         else:
-            K = A_hat.shape[0]
-            z = _onto(wide, A_hat) if z is None else z
-            u = _onto(g, B_hat.T) if u is None else u
+            z = _times(wide, A_hat.T) if z is None else z
+            u = _times(g, B_hat) if u is None else u
             del B_hat, A_hat  # which the gradients are as large as
-            to_B_hat, to_A_hat = _across(z, g)[:K].T, _across(u, wide)[:K]
+            to_B_hat, to_A_hat = _across(z, g).T, _across(u, wide)
         to_parameters = rule.gradients(parameters, to_B_hat, to_A_hat)
     return None if to_x is None else to_x.to(x.dtype), to_W0, to_bias, *to_parameters
 
 
-def _onto(wide: Tensor, rows: Tensor) -> Tensor:
-    """wide rowsᵀ (T, K), of (T, n) and (K, n); columns of zeros may follow, up to a multiple of LANES and a sixth of K."""
-    K = rows.shape[0]
-    missing = -K % LANES
-    if 0 < 6 * missing <= K and wide.shape[0] >= MANY_TOKENS:
-        rows = F.pad(rows, (0, 0, 0, missing))
-    return wide @ rows.T
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """left right (M, N), of (M, L) and (L, N), where nobody asks for a derivative: by oneDNN where that is faster.
+
+    Who multiplies is decided by size, dtype and device, so that the same product is rounded in the same way.
+    """
+    if _recorded() or not (ONEDNN and torch.backends.mkldnn.enabled and left.dtype == torch.float32 and left.device.type == "cpu"):
+        return left @ right
+    (M, L), N = left.shape, right.shape[1]
+    if L == 0 or max(M * L, L * N, M * N) < LARGE:
+        return left @ right
+    weight = right.T
+    if not (weight.is_contiguous() or right.is_contiguous()):  # rows that lie apart make it a hundred times slower
+        weight = weight.contiguous()
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
+    return product
 
 
 def _across(narrow: Tensor, wide: Tensor) -> Tensor:
     """narrowᵀ wide (K, n), of (T, K) and (T, n): the same product either way round, but not at the same speed."""
-    T, K = narrow.shape
-    return (wide.T @ narrow).T if K % LANES == 0 and T >= MANY_TOKENS else narrow.T @ wide
+    (_, K), n = narrow.shape, wide.shape[1]
+    return _times(narrow.T, wide) if n >= NARROW * K else (wide.T @ narrow).T
 
 
 def _of_the_formula(rule: Rule, needs: Sequence[bool], g: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,16 +3,18 @@
 import itertools
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
 from torch.func import functional_call, grad, hessian, jacfwd, jvp, linearize, vmap
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import perakit as pk
 from perakit import formulas, strategies, testing
@@ -101,16 +103,71 @@ def test_output_and_gradients_are_those_of_the_dense_formula(method, way, data):
 
 
 @every_plan
-@pytest.mark.parametrize(
-    "method", [pk.LoRA(rank=8), pk.LoRA(rank=14), pk.LoRA(rank=16), pk.PERA(rank=3), pk.PERA(rank=4, alpha=9)], ids=str
-)
-def test_nor_do_many_tokens_make_a_difference(plan, method):
-    """Of K = 8, 14, 16, 5, 14 columns: none, or some of zeros beside them, or the other factor first."""
-    layer, x, g = adapted(method)[0], _randn(product.MANY_TOKENS, 11).requires_grad_(), _randn(product.MANY_TOKENS, 7)
-    by = {name: tensor for name, tensor in tensors(layer, x).items() if tensor.requires_grad}
+@pytest.mark.parametrize("method", [pk.LoRA(rank=1), pk.LoRA(rank=3), pk.PERA(rank=2, alpha=3), pk.PERA(rank=4, alpha=9)], ids=str)
+@pytest.mark.parametrize("tokens", [0, 29])
+@pytest.mark.parametrize("kind", ["Linear", "Conv1D"])
+def test_nor_does_it_who_multiplies(plan, method, tokens, kind, onednn):
+    """oneDNN has float32 products: here all of them, of K = 1, 3, 5, 14 columns, on either side of NARROW."""
+    layer = adapted(method, kind, 17, 23, dtype=torch.float32)[0]
+    x, g = (torch.randn(tokens, width, generator=torch.Generator().manual_seed(width)) for width in (23, 17))
+    by = tensors(layer, x.requires_grad_())
+    by = {name: tensor for name, tensor in by.items() if tensor.requires_grad}
     with use_plan(plan):
         found = gradients(layer(x), by, g)
-    assert_same(found, gradients(dense(layer, x), by, g))
+    assert onednn
+    layer, x, g = layer.double(), x.detach().double().requires_grad_(), g.double()
+    by = {name: tensor for name, tensor in tensors(layer, x).items() if tensor.requires_grad}
+    assert_same(found, gradients(dense(layer, x), by, g), 3e-6)
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """Every product counts as large; (M, L, N) of those that oneDNN makes."""
+    made, multiply = [], torch.ops.mkldnn._linear_pointwise
+
+    def spy(left, weight, *rest):
+        assert weight.is_contiguous() or weight.T.is_contiguous()
+        made.append((*left.shape, weight.shape[0]))
+        return multiply(left, weight, *rest)
+
+    monkeypatch.setattr(product, "LARGE", 0)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", spy)
+    if not product.ONEDNN:
+        pytest.skip("this torch has no MKL, or no oneDNN")
+    return made
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_product_is_the_same_however_its_factors_lie(onednn, data):
+    """The largest error of a sum of L products in float32 is at most L ulp of the sum of their absolute values."""
+    (M, L, N), lie = data.draw(st.tuples(*3 * [st.sampled_from([0, 1, 2, 7, 16, 31])]), "M, L, N"), st.sampled_from(sorted(LAYOUTS))
+    left, right = (LAYOUTS[data.draw(lie)](*shape).float() for shape in ((M, L), (L, N)))
+    onednn.clear()
+    found = product._times(left, right)
+    assert found.dtype == torch.float32
+    assert onednn == [(M, L, N)] * (L > 0)
+    left, right = left.double().numpy(), right.double().numpy()
+    exact = np.array([[sum(left[i, k] * right[k, j] for k in range(L)) for j in range(N)] for i in range(M)]).reshape(M, N)
+    assert (np.abs(found.numpy() - exact) <= L * 2.0**-23 * (np.abs(left) @ np.abs(right))).all()
+
+
+def test_who_multiplies_is_for_size_and_dtype_and_torchs_switch_to_say(onednn, monkeypatch):
+    left, right = torch.randn(6, 5), torch.randn(5, 4)
+    one = product._times(left, right)
+    assert torch.equal(product._times(left, right), one), "the same bits every time"
+    assert onednn == [(6, 5, 4)] * 2
+    onednn.clear()
+    assert torch.equal(product._times(left.double(), right.double()), left.double() @ right.double())
+    with FlopCounterMode(display=False) as counter:  # who counts operations knows torch's own
+        product._times(left, right)
+    assert counter.get_total_flops() == 2 * 6 * 5 * 4
+    monkeypatch.setattr(product, "LARGE", 31)  # the numbers of (6, 5) are 30
+    assert torch.equal(product._times(left, right), left @ right)
+    monkeypatch.setattr(product, "LARGE", 30)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert torch.equal(product._times(left, right), left @ right)
+    assert onednn == []
 
 
 @every_plan

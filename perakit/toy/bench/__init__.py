@@ -144,7 +144,7 @@ def tasks(settings: Settings) -> list[Task]:
 
 
 def _of_layer(part: str, settings: Settings, dtype: str, m: int, n: int, tokens: int) -> Task:
-    who = contenders.contenders(part, settings.ranks)
+    who = contenders.contenders(part, settings.ranks, mkl=(settings.device, dtype) == ("cpu", "float32"))
     training, fused, products = part != "inference", dtype == "float32", 2 * m * n * tokens
     if training:
         flop = {one: 2 * products + one.flop(tokens, m, n, fused) for one in who}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from perakit import formulas
 from perakit.adapters import PERA, LoRA, Method
 from perakit.adapters.plans import PLANS, Plan, choose, flop, use_plan
+from perakit.adapters.product import ONEDNN
 from perakit.models import adapters, attach, merge
 from perakit.models.layers import Conv1D
 from perakit.toy.bench.timing import Step
@@ -160,6 +161,7 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     "plain lora": lambda base, factors: PlainLoRA(base, B=factors.B, A=factors.A),
     "lora": lambda base, factors: _attached(LoRA, base, factors)[0],
     "pera": lambda base, factors: _attached(PERA, base, factors)[0],
+    "pera mkl": lambda base, factors: _attached(PERA, base, factors)[0],  # and `by_mkl` for its steps
     "authors": lambda base, factors: Authors(base, *factors),
     "peft r": lambda base, factors: _peft(base, factors.B, factors.A),
     "peft K": lambda base, factors: _peft(base, *formulas.expand(*factors)),
@@ -167,15 +169,18 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     "pera cached": lambda base, factors: _attached(PERA, base, factors)[0].eval(),
     "pera expanded": lambda base, factors: _attached(PERA, base, factors)[0].train(),  # a layer that trains keeps no expansion
 }
-OURS = ("lora", "pera", "pera cached", "pera expanded")  # whose products are made by a plan
+OURS = ("lora", "pera", "pera mkl", "pera cached", "pera expanded")  # whose products are made by a plan
 
 
-def contenders(part: str, ranks: Iterable[int]) -> list[Contender]:
-    """Who takes part in a measurement of layers: part "layers", "plans" or "inference"; without PEFT installed, its LoRA does not."""
+def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Contender]:
+    """Who takes part in a measurement of layers: part "layers", "plans" or "inference"; without PEFT installed, its LoRA does not.
+
+    mkl: part "layers" also has PERA by MKL's products alone, to tell what oneDNN's do; where there is no choice, it does not.
+    """
     if part == "plans":
         return [Contender(name, rank, plan) for rank in ranks for name in ("lora", "pera") for plan in (None, *PLANS)]
     names = {
-        "layers": ("base", "plain lora", "lora", "pera", "authors", *PEFT),
+        "layers": ("base", "plain lora", "lora", "pera", *(("pera mkl",) if mkl and ONEDNN else ()), "authors", *PEFT),
         "inference": ("base", "merged", "pera cached", "pera expanded", "plain lora"),
     }
     return [Contender(name, rank) for rank in ranks for name in installed(names[part])]
@@ -211,7 +216,8 @@ def steps(
     layers = {one: one.build(base, factors[one.rank]) for one in contenders}
     if training:
         x.requires_grad_()
-        return {one: training_step(layer, one.plan, x, g) for one, layer in layers.items()}
+        steps = {one: training_step(layer, one.plan, x, g) for one, layer in layers.items()}
+        return {one: by_mkl(step) if one.name == "pera mkl" else step for one, step in steps.items()}
     return {one: Step(torch.no_grad()(partial(layer, x))) for one, layer in layers.items()}
 
 
@@ -228,3 +234,17 @@ def training_step(layer: nn.Module, plan: Plan | None, x: Tensor, g: Tensor) -> 
         layer.zero_grad()
 
     return Step(run, reset)
+
+
+def by_mkl(step: Step) -> Step:
+    """The same step with oneDNN switched off, as `torch.backends.mkldnn.enabled = False` does."""
+
+    def run() -> None:
+        before = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)
+        try:
+            step.run()
+        finally:
+            torch._C._set_mkldnn_enabled(before)
+
+    return Step(run, step.reset)

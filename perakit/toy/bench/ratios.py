@@ -17,6 +17,7 @@ TITLES = {  # of contenders
     "plain lora": "plain LoRA",
     "lora": "LoRA",
     "pera": "PERA",
+    "pera mkl": "PERA, MKL",
     "authors": "authors",
     "peft r": "PEFT r",
     "peft K": "PEFT K",

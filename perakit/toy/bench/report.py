@@ -17,7 +17,7 @@ from perakit.toy.measured import renewed
 __all__ = ["figures", "page", "table"]
 
 COMMAND = "perakit bench --docs docs"
-STEP = (("pera", "authors"), ("pera", PLAIN), ("lora", "peft r"), ("pera", "peft r"), ("pera", "peft K"))
+STEP = (("pera", "authors"), ("pera mkl", "authors"), ("pera", PLAIN), ("lora", "peft r"), ("pera", "peft r"), ("pera", "peft K"))
 INFERENCE = (("merged", "base"), ("pera cached", "base"), ("pera expanded", "base"), (PLAIN, "base"), ("pera cached", PLAIN))
 PLACE = ("where", "tokens", "rank")
 RIVALS = ("authors", PLAIN, "peft r", "peft K")  # whom PERA is listed against where it is slower

@@ -61,7 +61,8 @@ def document(out):
     return json.loads((out / "performance.json").read_text())
 
 
-def test_every_part_is_measured_and_written(tmp_path, capsys):
+def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(contenders, "ONEDNN", True)
     assert run(tmp_path, "--parts", *bench.PARTS, "--dtype", "float32", "bfloat16", "--seed", "3") == 0
     found, printed = document(tmp_path), capsys.readouterr()
     assert list(found) == ["made_from", *bench.PARTS]
@@ -85,7 +86,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys):
                 assert min(result["seconds"]) > 0
                 assert result["flop"] > 0
     names = {part: [one["contender"] for one in found[part][0]["results"]] for part in ("layers", "inference", "models")}
-    assert names["layers"] == ["base", "plain lora", "lora", "pera", "authors", "peft r", "peft K"]
+    assert names["layers"] == ["base", "plain lora", "lora", "pera", "pera mkl", "authors", "peft r", "peft K"]
     assert names["inference"] == ["base", "merged", "pera cached", "pera expanded", "plain lora"]
     assert names["models"] == ["lora", "pera", "authors", "peft r", "peft K"]
     plans = [(one["contender"], one["plan"]) for one in found["plans"][0]["results"]]
@@ -250,12 +251,13 @@ def test_what_is_measured_where_nothing_is_said(monkeypatch):
 
 
 def test_without_peft_and_transformers_the_rest_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(contenders, "ONEDNN", True)
     for module in (bench, contenders):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert main(["bench", "--out", str(tmp_path), *SMALL[:-2]]) == 0
     found = document(tmp_path)
     assert found["models"] == []
-    assert [one["contender"] for one in found["layers"][0]["results"]] == ["base", "plain lora", "lora", "pera", "authors"]
+    assert [one["contender"] for one in found["layers"][0]["results"]] == ["base", "plain lora", "lora", "pera", "pera mkl", "authors"]
     assert set(found["made_from"]["machine"]["versions"]) == {"python", "torch"}
     printed = capsys.readouterr()
     assert "PEFT is not installed, its LoRA is left out" in printed.err

@@ -10,11 +10,12 @@ from perakit.adapters.plans import PLANS, use_plan
 from perakit.models.layers import Conv1D, kind_of
 from perakit.toy.bench import contenders, models
 from perakit.toy.bench.contenders import BUILDERS, Contender
+from perakit.toy.bench.timing import Step
 from perakit.toy.gpt2 import Config
 from perakit.toy.gpt2 import Conv1D as ToyConv1D
 
 M, N, T, RANK = 7, 5, 11, 3
-LINEAR, QUADRATIC = ("plain lora", "lora", "peft r"), ("pera", "authors", "peft K", "merged", "pera cached", "pera expanded")
+LINEAR, QUADRATIC = ("plain lora", "lora", "peft r"), ("pera", "pera mkl", "authors", "peft K", "merged", "pera cached", "pera expanded")
 SMALL = models.Model(Config(vocab_size=31, n_positions=16, n_embd=12, n_layer=2, n_head=2), batch=3, context=16)
 
 
@@ -128,6 +129,35 @@ def test_where_peft_is_not_installed_it_is_left_out(monkeypatch):
     monkeypatch.setattr(contenders, "find_spec", lambda name: None)
     assert {one.name for one in contenders.contenders("layers", (2,))} == everyone - {"peft r", "peft K"}
     assert [one.name for one in models.contenders(2)] == ["lora", "pera", "authors"]
+
+
+def test_pera_by_mkl_takes_part_where_there_is_a_choice_and_differs_in_nothing_else(monkeypatch):
+    monkeypatch.setattr(contenders, "ONEDNN", True)
+    names = [one.name for one in contenders.contenders("layers", (2,), mkl=True)]
+    assert names[3:6] == ["pera", "pera mkl", "authors"]
+    assert "pera mkl" not in {one.name for one in contenders.contenders("inference", (2,), mkl=True)}
+    monkeypatch.setattr(contenders, "ONEDNN", False)
+    assert "pera mkl" not in {one.name for one in contenders.contenders("layers", (2,), mkl=True)}
+    one, other = (Contender(name, 4) for name in ("pera", "pera mkl"))
+    assert one.to_dict() | {"contender": "pera mkl"} == other.to_dict()
+    assert one.flop(T, M, N, True) == other.flop(T, M, N, True)
+
+
+def test_onednn_is_off_in_the_steps_of_pera_by_mkl_alone(monkeypatch):
+    who, seen = [Contender(name, 2) for name in ("pera", "pera mkl")], []
+    real = contenders.training_step
+
+    def watched(layer, plan, x, g):
+        step = real(layer, plan, x, g)
+        return Step(lambda: seen.append(torch.backends.mkldnn.enabled) or step.run(), step.reset)
+
+    monkeypatch.setattr(contenders, "training_step", watched)
+    for step in contenders.steps(who, M, N, T, torch.float32, "cpu", seed=0).values():
+        step.run()
+    assert seen == [True, False]
+    with pytest.raises(ZeroDivisionError):
+        contenders.by_mkl(Step(lambda: 1 / 0)).run()
+    assert torch.backends.mkldnn.enabled, "as it was before"
 
 
 def test_what_a_result_says_of_a_contender():
