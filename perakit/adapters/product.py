@@ -16,7 +16,7 @@ from perakit.adapters.plans import Plan
 # a core's cache: docs/performance.md.
 ONEDNN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 LARGE = 2**18  # numbers in the largest matrix of such a product: 1 MiB
-NARROW = 8  # times narrower than the other side is a side that oneDNN is faster with where the tokens are summed over
+NARROW = 4  # times narrower than the other is a side with which it was so where tokens are summed over
 
 
 class Rule(Protocol):
@@ -240,9 +240,8 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _across(narrow: Tensor, wide: Tensor) -> Tensor:
-    """narrowᵀ wide (K, n), of (T, K) and (T, n): the same product either way round, but not at the same speed."""
-    (_, K), n = narrow.shape, wide.shape[1]
-    return _times(narrow.T, wide) if n >= NARROW * K else (wide.T @ narrow).T
+    """narrowᵀ wide (K, n), of (T, K) and (T, n)."""
+    return _times(narrow.T, wide) if wide.shape[1] >= NARROW * narrow.shape[1] else narrow.T @ wide
 
 
 def _of_the_formula(rule: Rule, needs: Sequence[bool], g: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
