@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import combinations_with_replacement
 from typing import Any, TypeVar
@@ -19,12 +19,11 @@ import numpy as np
 from perakit.errors import PerakitError, short
 
 Array = Any  # numpy.ndarray (of floats or of sympy expressions) or torch.Tensor
-Index = Sequence[Sequence[Array]]  # for each degree d the d rows of its array in `monomials`
+Index = Sequence[Array]  # as of `monomials`
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 TERMS = ("full", "square", "cross")
 LARGEST_RANK, LARGEST_DEGREE = 2**20, 64  # beyond these a number is a mistake, or a file that lies
-EXPANDED = 2**19  # entries of PERA's features that are made at a time, where memory is to be spared
 BLOCK = 2**20  # entries of a tensor that are squared in float64 at a time
 _counts: dict[str, Callable[..., int]] = {}
 
@@ -136,28 +135,18 @@ def pera(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2) -> 
     return B_hat @ A_hat
 
 
-def expand(
-    B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, index: Index | None = None, in_place: bool = False
-) -> tuple[Array, Array]:
+def expand(B: Array, A: Array, h: Array, terms: str = "full", degree: int = 2, index: Index | None = None) -> tuple[Array, Array]:
     """PERA's factors: Poly(B) = [b_i ; b_i∘b_j] (m, K) and Poly_H(A) = [a_i ; h_ij (a_i∘a_j)] (K, n).
 
-    Arguments as in `pera`; linear features come first. index: `monomials(rank, terms, degree)` with rows that are arrays of B's
-    kind, for callers that keep them (a compiled layer); None computes them. in_place: write each step over the one before, for
-    tensors of which nobody asks a derivative; B, A and h are only read.
+    Arguments as in `pera`; linear features come first. index: `monomials(rank, terms, degree)` as arrays of B's
+    kind, for callers that keep them (a compiled layer); None computes them.
     Returns (B_hat (m, K), A_hat (K, n)), whose product is `pera(B, A, h)`. Source: arXiv 2604.11841, Eq. 2-5.
     """
     index = _index(B, A, h, terms, degree, index)
-    m, rank = B.shape
-    if not in_place:
-        rows = _join([B.T, A], axis=1)  # side by side, since both are expanded alike; as rows, which lie together in memory
-        products = [(_product(rows, block), h[where, None]) for where, block in _blocks(index)]
-        return _join([B.T, *(P[:, :m] for P, _ in products)]).T, _join([A, *(c * P[:, m:] for P, c in products)])
-    features = _empty(B, rank + h.shape[0], m + A.shape[1])
-    rows = _join([B.T, A], axis=1, out=features[:rank])
-    for where, block in _blocks(index, rows.shape[1]):
-        right = _product(rows, block, features[rank:][where])[:, m:]
-        right *= h[where, None]
-    return features[:, :m].T, features[:, m:]
+    m = B.shape[0]
+    rows = _join([B.T, A], axis=1)  # side by side, since both are expanded alike; as rows, which lie together in memory
+    products = [(_product(rows, block), h[where, None]) for where, block in _blocks(index)]
+    return _join([B.T, *(P[:, :m] for P, _ in products)]).T, _join([A, *(c * P[:, m:] for P, c in products)])
 
 
 def expand_gradients(
@@ -169,7 +158,6 @@ def expand_gradients(
     terms: str = "full",
     degree: int = 2,
     index: Index | None = None,
-    in_place: bool = False,
 ) -> tuple[Array, Array, Array]:
     """The gradients by B, A and h, from those by the factors of `expand`.
 
@@ -178,25 +166,23 @@ def expand_gradients(
     Other arguments as in `expand`. Returns gradients in the shapes of B, A and h. Source: derivative of arXiv 2604.11841, Eq. 2-5.
     """
     index = _index(B, A, h, terms, degree, index)
-    to_B, _ = _through_features(B.T, None, to_B_hat.T, index, in_place)
-    to_A, to_h = _through_features(A, h, to_A_hat, index, in_place)
+    to_B, _ = _through_features(B.T, None, to_B_hat.T, index)
+    to_A, to_h = _through_features(A, h, to_A_hat, index)
     return to_B.T, to_A, to_h
 
 
-def _through_features(X: Array, h: Array | None, to_features: Array, index: Index, in_place: bool) -> tuple[Array, Array]:
+def _through_features(X: Array, h: Array | None, to_features: Array, index: Index) -> tuple[Array, Array]:
     """The gradients by the rows X (r, n) and by h, from those by [x_i ; h_ij (x_i∘x_j)] (K, n); h None is 1, and has none."""
     rank = X.shape[0]
-    if in_place:
-        X, to_features = X.contiguous(), to_features.contiguous()
-    to_X, to_h = to_features[:rank].clone() if in_place else to_features[:rank], []
-    for where, block in _blocks(index, X.shape[1] if in_place else 0):
+    to_X, to_h = to_features[:rank], []
+    for where, block in _blocks(index):
         to_products = to_features[rank:][where]
         for left_out, row in enumerate(block):
-            others = _product(X, [other for place, other in enumerate(block) if place != left_out])
-            partial = _times(others, to_products, in_place)
+            partial = _product(X, [other for place, other in enumerate(block) if place != left_out]) * to_products
             if h is not None and left_out == 0:
-                to_h.append(_times(_take(X, row), partial, in_place).sum(1))
-            to_X = _add_at(to_X, row, partial if h is None else _times(partial, h[where, None], in_place), in_place)
+                to_h.append((_take(X, row) * partial).sum(1))
+            # a matrix of zeros and ones, since on CUDA index_add adds in an order that threads decide
+            to_X = to_X + _selection(X, row) @ (partial if h is None else partial * h[where, None])
     return to_X, None if h is None else _join(to_h)
 
 
@@ -209,34 +195,18 @@ def _index(B: Array, A: Array, h: Array, terms: str, degree: int, index: Index |
     return monomials(rank, terms, degree) if index is None else index
 
 
-def _blocks(index: Index, width: int = 0) -> Iterator[tuple[slice, Sequence[Array]]]:
-    """Each degree's products: where they stand in h, and which rows are multiplied.
-
-    width: of the rows, for few products at a time, since fresh memory costs more than what is computed in it; 0: all at once.
-    """
+def _blocks(index: Index) -> Iterator[tuple[slice, Array]]:
+    """Each degree's products: where they stand in h, and which rows are multiplied."""
     start = 0
-    for rows in index:
-        count = rows[0].shape[0]
-        size = max(1, EXPANDED // width if width else count)
-        for first in range(0, max(1, count), size):  # a block of none too: h is read even where it is empty
-            block = [row[first : first + size] for row in rows]
-            yield slice(start + first, start + min(first + size, count)), block
+    for block in index:
+        count = block[0].shape[0]
+        yield slice(start, start + count), block
         start += count
 
 
-def _product(X: Array, block: Sequence[Array], out: Array | None = None) -> Array:
-    """The products of X's rows that `block` names, written into `out` if that is given."""
-    first, *others = block
-    if out is None:
-        return reduce(operator.mul, (_take(X, row) for row in others), _take(X, first))
-    _take(X, first, out)
-    for row in others:
-        out *= _take(X, row)
-    return out
-
-
-def _times(X: Array, Y: Array, in_place: bool) -> Array:
-    return operator.imul(X, Y) if in_place else X * Y
+def _product(X: Array, block: Iterable[Array]) -> Array:
+    """The products of X's rows that `block` names."""
+    return reduce(operator.mul, (_take(X, row) for row in block))
 
 
 @trainable(lambda m, n, rank: rank * (m + n))
@@ -423,24 +393,14 @@ def _shape(name: str, X: Any, wanted: str = "a NumPy array or a torch tensor") -
 # torch branch, so this module imports without torch.
 
 
-def _take(X: Array, row: Array, out: Array | None = None) -> Array:
-    """The rows of X that `row` names, written into `out` if that is given."""
+def _take(X: Array, row: Array) -> Array:
+    """The rows of X that `row` names."""
     if isinstance(X, np.ndarray):
-        return np.take(X, row, 0, out)
+        return np.take(X, row, 0)
     import torch
 
     row = row if isinstance(row, torch.Tensor) else torch.as_tensor(row, device=X.device)
-    # index_select, since the backward of X[i] is slow and adds in an order that threads decide
-    return torch.index_select(X.contiguous(), 0, row, out=out)
-
-
-def _add_at(X: Array, row: Array, values: Array, in_place: bool) -> Array:
-    """X with the rows of `values` added to those that `row` names, which may come again."""
-    if in_place and X.device.type == "cpu":
-        import torch
-
-        return X.index_add_(0, torch.as_tensor(row), values)
-    return X + _selection(X, row) @ values  # on CUDA index_add adds in an order that threads decide
+    return torch.index_select(X, 0, row)  # the backward of X[i] is slow and adds in an order that threads decide
 
 
 def _selection(X: Array, row: Array) -> Array:
@@ -452,13 +412,9 @@ def _selection(X: Array, row: Array) -> Array:
     return (torch.arange(X.shape[0], device=X.device)[:, None] == torch.as_tensor(row, device=X.device)[None]).to(X.dtype)
 
 
-def _empty(X: Array, *shape: int) -> Array:
-    return np.empty_like(X, shape=shape) if isinstance(X, np.ndarray) else X.new_empty(shape)
-
-
-def _join(parts: Sequence[Array], axis: int = 0, out: Array | None = None) -> Array:
+def _join(parts: Sequence[Array], axis: int = 0) -> Array:
     if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts, axis, out)
+        return np.concatenate(parts, axis)
     import torch
 
-    return torch.cat(list(parts), dim=axis, out=out)
+    return torch.cat(list(parts), dim=axis)

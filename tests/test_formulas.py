@@ -120,7 +120,7 @@ def test_torch_reads_what_numpy_reads(terms, degree, data):
     """Also with the indices handed in as tensors, as the layer does it."""
     B, A, h = data.draw(strategies.factors(terms=terms, degree=degree))
     tensors = [torch.as_tensor(x) for x in (B, A, h)]
-    index = [torch.as_tensor(block).unbind() for block in formulas.monomials(B.shape[1], terms, degree)]
+    index = [torch.as_tensor(block) for block in formulas.monomials(B.shape[1], terms, degree)]
     for given_index in (None, index):
         for numpy_part, torch_part in zip(
             formulas.expand(B, A, h, terms, degree), formulas.expand(*tensors, terms, degree, given_index), strict=True
@@ -160,33 +160,11 @@ def test_expand_gradients_is_the_product_rule_exactly(terms, degree, data):
     whole = with_gradients_of_the_factors(data, terms, degree)
     rationals = [np.vectorize(lambda v, q=q: Fraction(int(v), q), otypes=[object])(X) for X, q in zip(whole, (3, 4, 5, 6, 7), strict=True)]
     floats = [torch.from_numpy(X).double() for X in whole]
-    for arrays, options in ((rationals, {}), (whole, {}), (floats, {}), (floats, {"in_place": True})):
+    for arrays in (rationals, whole, floats):
         expected = gradients_by_loops(*(X.numpy() if isinstance(X, torch.Tensor) else X for X in arrays), terms, degree)
-        for found, right in zip(formulas.expand_gradients(*arrays, terms, degree, **options), expected, strict=True):
+        for found, right in zip(formulas.expand_gradients(*arrays, terms, degree), expected, strict=True):
             assert tuple(found.shape) == right.shape
             assert found.tolist() == right.tolist()
-
-
-@every_expansion
-@settings(max_examples=10)
-@given(data=st.data())
-def test_in_place_is_the_same_in_blocks_of_any_size(terms, degree, data):
-    """The same bits from `expand`; sums in another order from its gradients. Nothing that was given is written to, or handed out."""
-    whole = with_gradients_of_the_factors(data, terms, degree)
-    B, A, h, to_B_hat, to_A_hat = given = [torch.from_numpy(X).double() * 0.3 + 0.1 for X in whole]
-    before, size = [X.clone() for X in given], data.draw(st.sampled_from((1, 7, 64, formulas.EXPANDED)))
-    index = [torch.as_tensor(block).unbind() for block in formulas.monomials(B.shape[1], terms, degree)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formulas, "EXPANDED", size)
-        factors = formulas.expand(B, A, h, terms, degree, index, in_place=True)
-        gradients = formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, terms, degree, index, in_place=True)
-    assert all(map(torch.equal, factors, formulas.expand(B, A, h, terms, degree)))
-    torch.testing.assert_close(gradients, formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, terms, degree), rtol=1e-12, atol=1e-12)
-    for factor in factors:
-        factor.zero_()
-    for gradient in gradients:
-        gradient.zero_()
-    assert all(map(torch.equal, given, before))
 
 
 @every_expansion

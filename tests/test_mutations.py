@@ -14,7 +14,7 @@ import torch
 
 import perakit as pk
 from perakit import formulas, models, strategies, testing
-from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic, base, product
+from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic, base, product, windows
 from perakit.adapters.delora import DeLoRAAdapter
 from perakit.adapters.dora import DoRAAdapter
 from perakit.adapters.loha import LoHaAdapter
@@ -24,11 +24,11 @@ from perakit.adapters.plans import PLANS, use_plan
 from perakit.adapters.quadratic import QuadraticAdapter
 from perakit.models.adapted import AdaptedLayer, adapted_layers
 
-expand, expand_gradients, monomials, rank_bound = formulas.expand, formulas.expand_gradients, formulas.monomials, formulas.rank_bound
+expand, monomials, rank_bound, windows_gradients = formulas.expand, formulas.monomials, formulas.rank_bound, windows.gradients
 dora, normalise, khatri_rao = formulas.dora, formulas.normalise, formulas.khatri_rao
-merged, multiply, product_gradients = product.merged, product.multiply, product._gradients
+merged, multiply, product_gradients, to_factors = product.merged, product.multiply, product._gradients, product._to_factors
 EXPAND, FACTORED, DENSE = type(PERAAdapter(pk.PERA(rank=1), torch.zeros(1, 1)).product(torch.zeros(1, 1)).rule), PLANS[0], PLANS[-1]
-PERA_GRADIENTS = EXPAND.gradients
+PERA_VALUE, PERA_GRADIENTS = EXPAND.value, EXPAND.gradients
 adapted_linear, state_dict = base.adapted_linear, torch.nn.Sequential.state_dict
 attaching, merging = sys.modules["perakit.models.attach"], sys.modules["perakit.models.merge"]  # shadowed by their functions
 adapt, forward = attaching.adapt, AdaptedLayer.forward
@@ -57,15 +57,21 @@ def without_polynomial(B, A, h, *options):
     return expand(B, A, 0 * h, *options)
 
 
-def without_h(B, A, h, *options):
-    return expand(B, A, 1 + 0 * h, *options)
+def value_without_polynomial(self, B, A, h):
+    return PERA_VALUE(self, B, A, 0 * h)
 
 
-def other_order_in_A(B, A, h, *options):
-    """(b_i∘b_j) meets the (a_k∘a_l) of another pair."""
-    B_hat, A_hat = expand(B, A, h, *options)
-    r = A.shape[0]
-    return B_hat, torch.cat([A_hat[:r], A_hat[r:].flip(0)])
+def value_without_h(self, B, A, h):
+    return PERA_VALUE(self, B, A, 1 + 0 * h)
+
+
+def value_of_h_squared(self, B, A, h):
+    return PERA_VALUE(self, B, A, h * h)
+
+
+def value_of_another_h(self, B, A, h):
+    """(b_i∘b_j)(a_i∘a_j)ᵀ meets the h of another pair."""
+    return PERA_VALUE(self, B, A, h.flip(0))
 
 
 def column_order(rank, terms="full", degree=2):
@@ -81,12 +87,8 @@ def bound_of_strictly_less(rank, terms="full", degree=2):
     return rank_bound(rank, "cross" if terms == "full" else terms, degree)
 
 
-def h_squared(B, A, h, *options):
-    return expand(B, A, h * h, *options)
-
-
 def h_without_gradient(*arguments):
-    to_B, to_A, to_h = expand_gradients(*arguments)
+    to_B, to_A, to_h = PERA_GRADIENTS(*arguments)
     return to_B, to_A, 0 * to_h
 
 
@@ -98,16 +100,14 @@ def loose_bound(self, m, n):
     return min(m, n)
 
 
-def squares_differentiated_as_products(B, A, h, to_B_hat, *rest):
+def squares_differentiated_as_products(room, r, *rest):
     """b_i∘b_i has the gradient b_i, not 2 b_i."""
-    r, (i, j) = B.shape[1], formulas.pairs(B.shape[1])
-    halved = torch.cat([to_B_hat[:, :r], to_B_hat[:, r:] * torch.as_tensor(np.where(i == j, 0.5, 1.0))], 1)
-    return expand_gradients(B, A, h, halved, *rest)
+    room[4 * r : 5 * r] /= 2
+    return windows_gradients(room, r, *rest)
 
 
-def gradient_of_A_without_h(B, A, h, *rest):
-    to_B, _, to_h = expand_gradients(B, A, h, *rest)
-    return to_B, expand_gradients(B, A, 1 + 0 * h, *rest)[1], to_h
+def gradient_of_A_without_h(self, parameters, factors, to_left, to_right, to_weight):
+    return PERA_GRADIENTS(self, parameters, factors, to_left, to_right.div_(factors.weight[:, None]), to_weight)
 
 
 # --- the product -----------------------------------------------------------------------------------------------------
@@ -153,14 +153,24 @@ def other_inputs(rule, plan, needs, g, z, x, *rest):
     return product_gradients(rule, plan, needs, g, z, x, *rest)[0], *product_gradients(rule, plan, needs, g, z, x.flip(0), *rest)[1:]
 
 
-def unscaled_gradients(self, parameters, to_B_hat, to_A_hat):
-    return PERA_GRADIENTS(self, parameters, to_B_hat / self.method.scale, to_A_hat)
+def unweighted(X, weight):
+    return X
 
 
-def gradient_by_the_scaled_h(self, parameters, to_B_hat, to_A_hat):
+def unscaled_gradient_of_h(self, *arguments):
+    to_B, to_A, to_h = PERA_GRADIENTS(self, *arguments)
+    return to_B, to_A, to_h / self.method.scale
+
+
+def gradient_by_the_scaled_h(self, *arguments):
     """The gradient by feature_scale · h, taken for that by h."""
-    to_B, to_A, to_h = PERA_GRADIENTS(self, parameters, to_B_hat, to_A_hat)
+    to_B, to_A, to_h = PERA_GRADIENTS(self, *arguments)
     return to_B, to_A, to_h / self.method.feature_scale
+
+
+def unweighted_sums(factors, *pairs):
+    """Where many tokens are summed, or through (m, n)."""
+    return to_factors(factors._replace(weight=torch.ones_like(factors.weight)), *pairs)
 
 
 # --- the layer -------------------------------------------------------------------------------------------------------
@@ -408,21 +418,22 @@ LORA = pk.LoRA(rank=3, alpha=5)
 DORA, HIRA, MORA, DELORA, LOHA, QUADRATIC = (cls(rank=2, alpha=3) for cls in (DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic))
 DROPPING = pk.PERA(rank=3, dropout=0.3)
 MUTATIONS = [
-    Mutation("polynomial part dropped", testing.law_3_dense_forward, (formulas, "expand"), without_polynomial),
+    Mutation("polynomial part dropped", testing.law_3_dense_forward, (EXPAND, "value"), value_without_polynomial),
     Mutation("polynomial part dropped, NumPy reading too", testing.law_4_merge, (formulas, "expand"), without_polynomial),
-    Mutation("h is not trained", testing.law_8_gradients, (formulas, "expand_gradients"), h_without_gradient),
-    Mutation("h is not used", testing.law_3_dense_forward, (formulas, "expand"), without_h),
-    Mutation(
-        "h is not trained, against finite differences", testing.law_9_dense_gradients, (formulas, "expand_gradients"), h_without_gradient
-    ),
+    Mutation("h is not trained", testing.law_8_gradients, (EXPAND, "gradients"), h_without_gradient),
+    Mutation("h is not used", testing.law_3_dense_forward, (EXPAND, "value"), value_without_h),
+    Mutation("h is not trained, against finite differences", testing.law_9_dense_gradients, (EXPAND, "gradients"), h_without_gradient),
     Mutation(
         "squares differentiated as products",
         testing.law_9_dense_gradients,
-        (formulas, "expand_gradients"),
+        (windows, "gradients"),
         squares_differentiated_as_products,
     ),
-    Mutation("A's gradient without h", testing.law_9_dense_gradients, (formulas, "expand_gradients"), gradient_of_A_without_h),
-    Mutation("the scale forgotten in the gradient", testing.law_9_dense_gradients, (EXPAND, "gradients"), unscaled_gradients),
+    Mutation("A's gradient without h", testing.law_9_dense_gradients, (EXPAND, "gradients"), gradient_of_A_without_h),
+    Mutation("the weight forgotten", testing.law_3_dense_forward, (product, "_weighted"), unweighted),
+    Mutation("the weight forgotten in the dense sum", under(DENSE, testing.law_3_dense_forward), (product, "_weighted"), unweighted),
+    Mutation("the weight forgotten in sums", under(DENSE, testing.law_9_dense_gradients), (product, "_to_factors"), unweighted_sums),
+    Mutation("the scale forgotten in the gradient", testing.law_9_dense_gradients, (EXPAND, "gradients"), unscaled_gradient_of_h),
     Mutation(
         "feature_scale forgotten in the gradient",
         testing.law_9_dense_gradients,
@@ -438,9 +449,9 @@ MUTATIONS = [
     Mutation("z of other rows", under(FACTORED, testing.law_9_dense_gradients), (product, "_gradients"), other_rows),
     Mutation("x of other rows", under(DENSE, testing.law_9_dense_gradients), (product, "_gradients"), other_inputs),
     Mutation("an expansion kept for ever", testing.law_3_dense_forward, (product, "_same"), lambda one, other: True),
-    Mutation("h squared", testing.law_3_dense_forward, (formulas, "expand"), h_squared),
-    Mutation("h squared, gradient", testing.law_9_dense_gradients, (formulas, "expand"), h_squared),
-    Mutation("products of A in another order", testing.law_3_dense_forward, (formulas, "expand"), other_order_in_A),
+    Mutation("h squared", testing.law_3_dense_forward, (EXPAND, "value"), value_of_h_squared),
+    Mutation("h squared, gradient", testing.law_9_dense_gradients, (EXPAND, "value"), value_of_h_squared),
+    Mutation("h in another order", testing.law_3_dense_forward, (EXPAND, "value"), value_of_another_h),
     Mutation("pairs in column order", testing.law_3_dense_forward, (formulas, "monomials"), column_order),
     Mutation("PERA read as LoRA", testing.law_10_readings, (PERAAdapter, "factors"), unscaled),
     Mutation("rank bound 2r", testing.law_11_rank, (pk.PERA, "rank_bound"), too_low_bound),
@@ -545,9 +556,9 @@ def test_i_less_than_j_everywhere_is_seen(monkeypatch):
     """Even where pairs, bound and parameters agree with each other, and so do the layer and the NumPy reading."""
     monkeypatch.setattr(formulas, "monomials", strictly_less)
     monkeypatch.setattr(formulas, "rank_bound", bound_of_strictly_less)
-    case = pk.PERA(rank=3), strategies.make_layer("Linear", 7, 11, dtype=torch.float64)
+    case = pk.PERA(rank=3, degree=3), strategies.make_layer("Linear", 7, 11, dtype=torch.float64)
     testing.law_10_readings(*case)  # the two readings share the mistake
-    with pytest.raises(AssertionError, match="h has 3 entries for 6 products"):
+    with pytest.raises(AssertionError, match="h has 10 entries for 16 products"):
         testing.law_3_dense_forward(*case)
 
 

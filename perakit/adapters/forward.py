@@ -76,7 +76,7 @@ def _product(x: Tensor, W0: Tensor | None, bias: Tensor | None, factors: Sequenc
         y = AdaptedProduct.apply(given.rule, plan, rows, W0, bias, *given.parameters)
         assert isinstance(y, Tensor)
     else:
-        y, _ = multiply(plan.output, rows, W0, bias, *given.value())
+        y, _ = multiply(plan.output, rows, W0, bias, given.value())
     return y.view(*x.shape[:-1], m)
 
 

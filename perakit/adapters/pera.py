@@ -10,39 +10,58 @@ import torch
 from torch import Tensor, nn
 
 from perakit import formulas
+from perakit.adapters import windows
 from perakit.adapters.base import Additive, Method, check_positive
-from perakit.adapters.product import Expansion, Kept
+from perakit.adapters.product import Expansion, Factors, Kept
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Expand:
-    """The rule that makes PERA's factors of B, A and h, the feature scale included; index: `formulas.monomials`."""
+    """The rule that makes PERA's factors of B, A and h, the feature scale included.
+
+    index: `formulas.monomials`; circle: that of `windows`, for products of two; None beyond them.
+    """
 
     method: PERA
     index: formulas.Index
+    circle: Tensor | None
 
     @property
     def settings(self) -> object:
         return self.method
 
-    def __call__(self, *parameters: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
+    def __call__(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         B, A, h = parameters
         method = self.method
-        B_hat, A_hat = formulas.expand(B, A, h, method.terms, method.degree, self.index, in_place)
+        B_hat, A_hat = formulas.expand(B, A, h, method.terms, method.degree, self.index)
         return _times(method.scale, B_hat), A_hat
 
-    def value(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return self(*parameters, in_place=not torch.compiler.is_compiling())  # a compiler finds out by itself what to keep
+    def value(self, *parameters: Tensor) -> Factors:
+        if self.circle is None or torch.compiler.is_compiling():  # a compiler finds out by itself what is fast
+            return Factors(*self(*parameters))
+        B, A, h = parameters
+        (m, r), n = B.shape, A.shape[1]
+        room, features = windows.expand(B, A, h.shape[0], self.method.terms)
+        left, right = features.split_with_sizes((m, n), 1)
+        weight = torch.cat((h.new_ones(r), h.index_select(0, self.circle)))
+        return Factors(left.T, right, _times(self.method.scale, weight), room)
 
     def shape(self, *parameters: Tensor) -> tuple[int, int]:
         B, _, h = parameters
         return B.shape[0], B.shape[1] + h.shape[0]
 
-    def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        B, A, h = parameters
-        method, in_place = self.method, not torch.compiler.is_compiling()
-        to_B_hat = _times(method.scale, to_B_hat)
-        return formulas.expand_gradients(B, A, h, to_B_hat, to_A_hat, method.terms, method.degree, self.index, in_place)
+    def gradients(
+        self, parameters: Sequence[Tensor], factors: Factors, to_left: Tensor, to_right: Tensor, to_weight: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        (B, A, h), method, room = parameters, self.method, factors.made_of
+        if room is None or to_weight is None or self.circle is None:
+            return formulas.expand_gradients(B, A, h, _times(method.scale, to_left.T), to_right, method.terms, method.degree, self.index)
+        if to_right is not factors.A_hat:  # they are not written over the features yet
+            factors.B_hat.T.copy_(to_left)
+            factors.A_hat.copy_(to_right)
+        m, r = B.shape
+        to_h = torch.empty_like(h).index_copy_(0, self.circle, _times(method.scale, to_weight[r:]))
+        return *windows.gradients(room, r, m, method.terms), to_h
 
 
 def _times(factor: float, X: Tensor) -> Tensor:
@@ -52,11 +71,14 @@ def _times(factor: float, X: Tensor) -> Tensor:
 
 class PERAAdapter(Additive):
     h: nn.Parameter
+    circle: Tensor | None
 
     def __init__(self, method: PERA, W0: Tensor) -> None:
         super().__init__(method, W0)
         for block in formulas.monomials(method.rank, method.terms, method.degree):
             self.register_buffer(f"index_{len(block)}", torch.as_tensor(block, device=W0.device), persistent=False)
+        circle = torch.as_tensor(windows.circle(method.rank, method.terms), device=W0.device) if method.degree == 2 else None
+        self.register_buffer("circle", circle, persistent=False)
         self.kept = Kept()
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
@@ -64,9 +86,9 @@ class PERAAdapter(Additive):
 
     def expansion(self) -> Expansion:
         """B_hat and A_hat, not yet made."""
-        index = [getattr(self, f"index_{d}").unbind() for d in range(2, self.method.degree + 1)]
+        index = [getattr(self, f"index_{d}") for d in range(2, self.method.degree + 1)]
         kept, h = None if self.training else self.kept, _times(self.method.feature_scale, self.h)
-        return Expansion(_Expand(self.method, index), self.B, self.A, h, kept=kept)
+        return Expansion(_Expand(self.method, index, self.circle), self.B, self.A, h, kept=kept)
 
     def train(self, mode: bool = True) -> PERAAdapter:
         self.kept.clear()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +14,41 @@ from torch import Tensor
 
 from perakit.adapters.plans import Plan
 
-# torch multiplies float32 matrices on a CPU by MKL where it has that. oneDNN, which it then has too, was faster at matrices that leave
-# a core's cache: docs/performance.md.
-ONEDNN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+def _processor() -> str:
+    """What the system says of the first processor."""
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            return file.read(1000)
+    except OSError:
+        return platform.processor()
+
+
+def _onednn(processor: str) -> bool:
+    """Whether oneDNN is to have large float32 products on a CPU.
+
+    torch gives them to MKL where it has that. oneDNN, which it then has too, was faster on AMD's processors at matrices that leave a
+    core's cache, and slower on Intel's, where MKL is at home: docs/performance.md.
+    """
+    return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "Intel" not in processor
+
+
+ONEDNN = _onednn(_processor())
 LARGE = 2**18  # numbers in the largest matrix of such a product: 1 MiB
 NARROW = 4  # times narrower than the other is a side with which it was so where tokens are summed over
+
+
+class Factors(NamedTuple):
+    """ΔW = B̂ diag(weight) Â, of B_hat (m, K), A_hat (K, n) and weight (K,).
+
+    weight: None is all ones; where there is one, B_hat and A_hat are memory of their own, in which their gradients may be written.
+    made_of: what the rule wants back beside those.
+    """
+
+    B_hat: Tensor
+    A_hat: Tensor
+    weight: Tensor | None = None
+    made_of: Tensor | None = None
 
 
 class Rule(Protocol):
@@ -29,14 +61,16 @@ class Rule(Protocol):
     def __call__(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         """The factors, by operations that autograd can follow."""
 
-    def value(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """The same factors where nobody asks for a derivative, by whatever operations are fast."""
+    def value(self, *parameters: Tensor) -> Factors:
+        """Factors of the same ΔW where nobody asks for a derivative, by whatever operations are fast."""
 
     def shape(self, *parameters: Tensor) -> tuple[int, int]:
         """(m, K), the shape of B_hat."""
 
-    def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, ...]:
-        """The gradients by the parameters, from those by the factors."""
+    def gradients(
+        self, parameters: Sequence[Tensor], factors: Factors, to_left: Tensor, to_right: Tensor, to_weight: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """The gradients by the parameters, from those by B_hatᵀ (K, m), A_hat (K, n) and weight (K,) of `factors`, its `value`."""
 
 
 class Given:
@@ -48,14 +82,17 @@ class Given:
         B_hat, A_hat = parameters
         return B_hat, A_hat
 
-    value = __call__
+    def value(self, *parameters: Tensor) -> Factors:
+        return Factors(*parameters)
 
     def shape(self, *parameters: Tensor) -> tuple[int, int]:
         m, K = parameters[0].shape
         return m, K
 
-    def gradients(self, parameters: Sequence[Tensor], to_B_hat: Tensor, to_A_hat: Tensor) -> tuple[Tensor, ...]:
-        return to_B_hat, to_A_hat
+    def gradients(
+        self, parameters: Sequence[Tensor], factors: Factors, to_left: Tensor, to_right: Tensor, to_weight: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return to_left.T, to_right
 
 
 class Expansion(Sequence[Tensor]):
@@ -68,7 +105,7 @@ class Expansion(Sequence[Tensor]):
         self.rule, self.parameters, self.kept = rule, parameters, kept
         self.shape = rule.shape(*parameters)  # (m, K)
 
-    def value(self) -> tuple[Tensor, Tensor]:
+    def value(self) -> Factors:
         """The factors where nobody asks for a derivative."""
         # A comparison would make a GPU wait, and a compiled graph break.
         if self.kept is None or self.parameters[0].device.type != "cpu" or _recorded():
@@ -93,13 +130,13 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self.last: tuple[object, tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
+        self.last: tuple[object, tuple[Tensor, ...], Factors] | None = None
 
     def clear(self) -> None:
         """Free the memory."""
         self.last = None
 
-    def factors(self, rule: Rule, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def factors(self, rule: Rule, parameters: Sequence[Tensor]) -> Factors:
         """The factors of these parameters, made again only if anything is different."""
         last = self.last  # read once and written whole: another thread may ask meanwhile
         if last is None or last[0] != rule.settings or not all(map(_same, last[1], parameters)):
@@ -148,7 +185,7 @@ class AdaptedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rule: Rule, plan: Plan, x: Tensor, W0: Tensor | None, bias: Tensor | None, *parameters: Tensor) -> Tensor:
-        y, z = multiply(plan.output, x, W0, bias, *rule.value(*parameters))
+        y, z = multiply(plan.output, x, W0, bias, rule.value(*parameters))
         ctx.rule, ctx.plan = rule, plan
         ctx.save_for_backward(None if plan.factors else z, x, W0, bias, *parameters)
         return y
@@ -173,15 +210,22 @@ def autocasts(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
-def multiply(dense: bool, x: Tensor, W0: Tensor | None, bias: Tensor | None, B_hat: Tensor, A_hat: Tensor) -> tuple[Tensor, Tensor | None]:
+def multiply(dense: bool, x: Tensor, W0: Tensor | None, bias: Tensor | None, factors: Factors) -> tuple[Tensor, Tensor | None]:
     """The output of `AdaptedProduct` (T, m), and z = x Âᵀ (T, K) where it was made."""
+    B_hat, A_hat, weight, _ = factors
     x = x.to(A_hat.dtype)
     if dense:
-        return F.linear(x, merged(W0, B_hat, A_hat), bias), None
+        return F.linear(x, merged(W0, B_hat, _weighted(A_hat.T, weight).T), bias), None
     z = _times(x, A_hat.T)
+    weighted = _weighted(z, weight)
     if W0 is None:
-        return F.linear(z, B_hat), z
-    return F.linear(x, W0, bias).addmm_(z, B_hat.T), z  # in place: a large tensor costs more to allocate than to add
+        return F.linear(weighted, B_hat), z
+    return F.linear(x, W0, bias).addmm_(weighted, B_hat.T), z  # in place: a large tensor costs more to allocate than to add
+
+
+def _weighted(X: Tensor, weight: Tensor | None) -> Tensor:
+    """The columns of X (..., K), each times its weight; X itself where there is none."""
+    return X if weight is None else X * weight
 
 
 def _gradients(
@@ -196,52 +240,70 @@ def _gradients(
     *parameters: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """The gradients by x, W0, bias and the parameters, of those that are needed."""
-    B_hat, A_hat = rule.value(*parameters)
+    factors = rule.value(*parameters)
+    B_hat, A_hat, weight, _ = factors
     wide, g = x.to(A_hat.dtype), g.contiguous()
-    to_x = to_W0 = to_bias = u = None
+    to_x = to_W0 = to_bias = weighted = None
     to_parameters: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    to_factors = any(needs[3:])
+    if (needs[0] and not plan.input) or (to_factors and not plan.factors):
+        u = _times(g, B_hat)  # (T, m) @ (m, K) -> (T, K)
     if needs[0] and plan.input:
-        to_x = _times(g, B_hat @ A_hat if W0 is None else torch.addmm(W0, B_hat, A_hat))
+        left = _weighted(B_hat, weight)
+        to_x = _times(g, left @ A_hat if W0 is None else torch.addmm(W0, left, A_hat))
     elif needs[0]:
-        u = _times(g, B_hat)
-        to_x = u @ A_hat if W0 is None else _times(g, W0).addmm_(u, A_hat)
+        weighted = _weighted(u, weight)
+        to_x = weighted @ A_hat if W0 is None else _times(g, W0).addmm_(weighted, A_hat)
     if needs[1]:
         to_W0 = g.T @ wide
     if needs[2]:
         to_bias = g.sum(0)
-    if any(needs[3:]):
-        if plan.factors:
-            G = g.T @ wide if to_W0 is None else to_W0
-            to_B_hat, to_A_hat = G @ A_hat.T, B_hat.T @ G
-        else:
-            z = _times(wide, A_hat.T) if z is None else z
-            u = _times(g, B_hat) if u is None else u
-            del B_hat, A_hat  # which the gradients are as large as
-            to_B_hat, to_A_hat = _across(z, g).T, _across(u, wide)
-        to_parameters = rule.gradients(parameters, to_B_hat, to_A_hat)
+    if to_factors and plan.factors:
+        G = g.T @ wide if to_W0 is None else to_W0  # (m, n)
+        to_parameters = rule.gradients(parameters, factors, *_to_factors(factors, A_hat.T, G.T, B_hat, G))
+    elif to_factors:
+        z = _times(wide, A_hat.T) if z is None else z  # (T, n) @ (n, K) -> (T, K)
+        if weight is None or wide.shape[0] >= wide.shape[1]:
+            found = _to_factors(factors, z, g, u, wide)
+        else:  # few tokens: they are weighted themselves, and nobody needs the factors any more, whose memory is at hand
+            to_weight = (z * u).sum(0)
+            weighted = _weighted(u, weight) if weighted is None else weighted
+            found = _across(_weighted(z, weight), g, B_hat.T), _across(weighted, wide, A_hat), to_weight
+        to_parameters = rule.gradients(parameters, factors, *found)
     return None if to_x is None else to_x.to(x.dtype), to_W0, to_bias, *to_parameters
 
 
-def _times(left: Tensor, right: Tensor) -> Tensor:
-    """left right (M, N), of (M, L) and (L, N), where nobody asks for a derivative: by oneDNN where that is faster.
+def _to_factors(factors: Factors, z: Tensor, g: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients by B̂ᵀ (K, m), Â (K, n) and the weight (K,); z, g, u, x: such that without a weight the first two are zᵀg and uᵀx."""
+    to_left, to_right = _across(z, g), _across(u, x)
+    if factors.weight is None:
+        return to_left, to_right, None
+    to_weight, column = (to_right * factors.A_hat).sum(1), factors.weight[:, None]
+    return to_left.mul_(column), to_right.mul_(column), to_weight
+
+
+def _times(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """left right (M, N), of (M, L) and (L, N), where nobody asks for a derivative: by oneDNN where that is faster; into `out` if given.
 
     Who multiplies is decided by size, dtype and device, so that the same product is rounded in the same way.
     """
-    if _recorded() or not (ONEDNN and torch.backends.mkldnn.enabled and left.dtype == torch.float32 and left.device.type == "cpu"):
-        return left @ right
+    if not ONEDNN or _recorded() or not (torch.backends.mkldnn.enabled and left.dtype == torch.float32 and left.device.type == "cpu"):
+        return torch.mm(left, right, out=out)
     (M, L), N = left.shape, right.shape[1]
     if L == 0 or max(M * L, L * N, M * N) < LARGE:
-        return left @ right
+        return torch.mm(left, right, out=out)
     weight = right.T
     if not (weight.is_contiguous() or right.is_contiguous()):  # rows that lie apart make it a hundred times slower
         weight = weight.contiguous()
     product: Tensor = torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
-    return product
+    return product if out is None else out.copy_(product)
 
 
-def _across(narrow: Tensor, wide: Tensor) -> Tensor:
-    """narrowᵀ wide (K, n), of (T, K) and (T, n)."""
-    return _times(narrow.T, wide) if wide.shape[1] >= NARROW * narrow.shape[1] else narrow.T @ wide
+def _across(narrow: Tensor, wide: Tensor, out: Tensor | None = None) -> Tensor:
+    """narrowᵀ wide (K, n), of (T, K) and (T, n), written into `out` if that is given."""
+    if wide.shape[1] < NARROW * narrow.shape[1]:
+        return torch.mm(narrow.T, wide, out=out)
+    return _times(narrow.T, wide, out)
 
 
 def _of_the_formula(rule: Rule, needs: Sequence[bool], g: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:

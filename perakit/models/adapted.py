@@ -88,9 +88,9 @@ class AdaptedLayer(nn.Module):
         merged = self.merged  # first, and asked for once: a merged layer is to cost what its base does
         if merged is not None and self.enabled:  # and an adapter is active, since nothing may change a merged sum
             return F.linear(x, merged, self.kind.bias(self.base))
-        if not self.enabled or not self.active:
+        if not self.enabled or not (active := self.active_adapters):
             return self.base(x)
-        W0, (first, *rest) = self.W0, self.active_adapters
+        W0, (first, *rest) = self.W0, active
         return first(x, W0, self.bias, self.kind.product(self.base), [adapter.contribution(x, W0) for adapter in rest])
 
     def __getattr__(self, name: str) -> Any:

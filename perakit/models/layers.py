@@ -35,7 +35,7 @@ class LayerKind:
     @classmethod
     def weight(cls, module: nn.Module) -> Tensor:
         """W (m, n), a view of the layer's own memory."""
-        return cls.matrix(module.get_parameter("weight"))
+        return cls.matrix(cast(Tensor, module.weight))
 
     @classmethod
     def shape(cls, module: nn.Module) -> tuple[int, int]:

@@ -13,17 +13,19 @@ from torch.utils._pytree import tree_leaves
 
 import perakit as pk
 from perakit import formulas, strategies, testing
+from perakit.adapters import windows
 from perakit.adapters.product import Kept
 
 METHOD = pk.PERA(rank=2, alpha=3)
-expand = formulas.expand
+EXPANSIONS = ((formulas, formulas.expand), (windows, windows.expand))  # of the formula, and where nobody asks for a derivative
 
 
 @pytest.fixture
 def made(monkeypatch):
     """One entry for each expansion that is made."""
     calls = []
-    monkeypatch.setattr(formulas, "expand", lambda *arguments: calls.append(arguments) or expand(*arguments))
+    for module, expand in EXPANSIONS:
+        monkeypatch.setattr(module, "expand", lambda *arguments, expand=expand: calls.append(arguments) or expand(*arguments))
     return calls
 
 
@@ -161,7 +163,9 @@ def test_a_parameter_that_is_no_number_is_followed():
 
 
 def kept_bytes(model):
-    return sum(tensor.nbytes for tensor in tree_leaves(vars(model[0].adapter.kept)) if isinstance(tensor, torch.Tensor))
+    """Of each memory once."""
+    tensors = [tensor for tensor in tree_leaves(vars(model[0].adapter.kept)) if isinstance(tensor, torch.Tensor)]
+    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
 @torch.no_grad()
@@ -169,8 +173,9 @@ def test_training_and_copies_start_with_nothing_kept():
     model = model_of()
     model(x_for(model))
     keys = model.state_dict().keys()
-    K = 5
-    assert kept_bytes(model) == 4 * (K + 2) * (7 + 11) + 4 * 3  # the expansion, and what it was made of
+    r, K = 2, 5
+    rows = (K + 1 + 3 * r) + r  # the expansion and what is around it in memory; B and A, of which it was made
+    assert kept_bytes(model) == 4 * (rows * (7 + 11) + K + 3)  # and h, twice: with the ones before it, and by itself
     assert keys == model_of().state_dict().keys()
     assert [name for name, _ in model.named_buffers()] == [name for name, _ in model_of().named_buffers()]
     file = io.BytesIO()

@@ -1,7 +1,9 @@
 """The adapted product under every plan, beside the dense formula: outer products, differentiated by autograd, in float64."""
 
 import itertools
+import platform
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,10 +133,26 @@ def onednn(monkeypatch):
         return multiply(left, weight, *rest)
 
     monkeypatch.setattr(product, "LARGE", 0)
+    monkeypatch.setattr(product, "ONEDNN", True)  # whatever the processor is
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", spy)
-    if not product.ONEDNN:
+    if not product._onednn("AuthenticAMD"):
         pytest.skip("this torch has no MKL, or no oneDNN")
     return made
+
+
+def test_intels_processors_keep_mkl():
+    """As Linux and Windows name them; on a processor that nobody knows, oneDNN where there is a choice."""
+    assert not product._onednn("processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\n")
+    assert not product._onednn("Intel64 Family 6 Model 85 Stepping 7, GenuineIntel")
+    choice = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    for other in ("vendor_id\t: AuthenticAMD", "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD", "arm", ""):
+        assert product._onednn(other) == choice
+    assert product._onednn(product._processor()) == product.ONEDNN
+
+
+def test_where_no_file_tells_of_the_processor_python_does(monkeypatch):
+    monkeypatch.setattr(product, "Path", lambda name: Path("no/such", name.removeprefix("/")))
+    assert product._processor() == platform.processor()
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -144,9 +162,11 @@ def test_a_product_is_the_same_however_its_factors_lie(onednn, data):
     (M, L, N), lie = data.draw(st.tuples(*3 * [st.sampled_from([0, 1, 2, 7, 16, 31])]), "M, L, N"), st.sampled_from(sorted(LAYOUTS))
     left, right = (LAYOUTS[data.draw(lie)](*shape).float() for shape in ((M, L), (L, N)))
     onednn.clear()
-    found = product._times(left, right)
+    found, place = product._times(left, right), torch.empty(M, N + 1)[:, 1:]  # rows that lie apart
     assert found.dtype == torch.float32
-    assert onednn == [(M, L, N)] * (L > 0)
+    assert product._times(left, right, place) is place
+    assert torch.equal(place, found)
+    assert onednn == [(M, L, N)] * 2 * (L > 0)
     left, right = left.double().numpy(), right.double().numpy()
     exact = np.array([[sum(left[i, k] * right[k, j] for k in range(L)) for j in range(N)] for i in range(M)]).reshape(M, N)
     assert (np.abs(found.numpy() - exact) <= L * 2.0**-23 * (np.abs(left) @ np.abs(right))).all()

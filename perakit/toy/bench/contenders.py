@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perakit import formulas
-from perakit.adapters import PERA, LoRA, Method
+from perakit.adapters import PERA, LoRA, Method, product
+from perakit.adapters.forward import adapted_linear
 from perakit.adapters.plans import PLANS, Plan, choose, flop, use_plan
-from perakit.adapters.product import ONEDNN
+from perakit.adapters.product import ONEDNN, Expansion
 from perakit.models import adapters, attach, merge
-from perakit.models.layers import Conv1D
+from perakit.models.layers import Conv1D, kind_of
 from perakit.toy.bench.timing import Step
 
 
@@ -127,6 +128,54 @@ class Authors(_Beside):
         return torch.cat([B, of_B], 1), torch.cat([A, self.h * of_A], 1).T
 
 
+@dataclass(eq=False)
+class Gathered:
+    """PERA's rule as perakit's prototype had it: columns and rows gathered by `index_select`, and autograd for their gradients."""
+
+    i: Tensor
+    j: Tensor
+    settings = None
+
+    def __call__(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(B̂ (m, K), Â (K, n))."""
+        B, A, h = parameters
+        of_B = B.index_select(1, self.i) * B.index_select(1, self.j)
+        of_A = A.index_select(0, self.i) * A.index_select(0, self.j)
+        return torch.cat([B, of_B], 1), torch.cat([A, h[:, None] * of_A])
+
+    def value(self, *parameters: Tensor) -> product.Factors:
+        """The same."""
+        return product.Factors(*self(*parameters))
+
+    def shape(self, *parameters: Tensor) -> tuple[int, int]:
+        """(m, K)."""
+        B, _, h = parameters
+        return B.shape[0], B.shape[1] + h.shape[0]
+
+    def gradients(
+        self, parameters: Sequence[Tensor], factors: product.Factors, to_left: Tensor, to_right: Tensor, to_weight: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """By autograd, through the expansion made once more."""
+        leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+        with torch.enable_grad():
+            return torch.autograd.grad(self(*leaves), leaves, (to_left.T, to_right))
+
+
+class Prototype(_Beside):
+    """PERA with perakit's function and plans, and with the expansion of its prototype: what its own expansion is measured against."""
+
+    h: nn.Parameter
+
+    def __init__(self, base: nn.Module, B: Tensor, A: Tensor, h: Tensor) -> None:
+        super().__init__(base, B=B, A=A, h=h)
+        self.rule = Gathered(*torch.triu_indices(B.shape[1], B.shape[1], device=B.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As an adapted layer's."""
+        kind: Any = kind_of(self.base)
+        return adapted_linear(x, kind.weight(self.base), kind.bias(self.base), Expansion(self.rule, self.B, self.A, self.h))
+
+
 def _attached(method: type[Method], base: nn.Module, factors: Factors) -> nn.Sequential:
     """perakit's adapter on the one layer of a model."""
     model = nn.Sequential(base)
@@ -162,6 +211,7 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     "lora": lambda base, factors: _attached(LoRA, base, factors)[0],
     "pera": lambda base, factors: _attached(PERA, base, factors)[0],
     "pera mkl": lambda base, factors: _attached(PERA, base, factors)[0],  # and `by_mkl` for its steps
+    "prototype": lambda base, factors: Prototype(base, *factors),
     "authors": lambda base, factors: Authors(base, *factors),
     "peft r": lambda base, factors: _peft(base, factors.B, factors.A),
     "peft K": lambda base, factors: _peft(base, *formulas.expand(*factors)),
@@ -169,7 +219,7 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     "pera cached": lambda base, factors: _attached(PERA, base, factors)[0].eval(),
     "pera expanded": lambda base, factors: _attached(PERA, base, factors)[0].train(),  # a layer that trains keeps no expansion
 }
-OURS = ("lora", "pera", "pera mkl", "pera cached", "pera expanded")  # whose products are made by a plan
+OURS = ("lora", "pera", "pera mkl", "prototype", "pera cached", "pera expanded")  # whose products are made by a plan
 
 
 def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Contender]:
@@ -180,7 +230,7 @@ def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Conte
     if part == "plans":
         return [Contender(name, rank, plan) for rank in ranks for name in ("lora", "pera") for plan in (None, *PLANS)]
     names = {
-        "layers": ("base", "plain lora", "lora", "pera", *(("pera mkl",) if mkl and ONEDNN else ()), "authors", *PEFT),
+        "layers": ("base", "plain lora", "lora", "pera", *(("pera mkl",) if mkl and ONEDNN else ()), "prototype", "authors", *PEFT),
         "inference": ("base", "merged", "pera cached", "pera expanded", "plain lora"),
     }
     return [Contender(name, rank) for rank in ranks for name in installed(names[part])]

@@ -60,7 +60,7 @@ def _panel(ax: Any, xlabel: str, title: str, points: list[tuple[int, Cell, int]]
     lines = {
         name: [(x, Spread.of(result["seconds"]).median) for x, cell, rank in points if (result := find(cell, contender, rank))]
         for contender, name in TITLES.items()
-        if contender != "pera mkl"  # whose line would lie on PERA's
+        if contender not in ("pera mkl", "prototype")  # whose lines would lie on PERA's
     }
     floor = [(x, seconds) for x, cell, rank in points if (seconds := floor_of(cell, rank))]
     plots.plot_step_time({name: line for name, line in lines.items() if line}, floor=floor, xlabel=xlabel, title=title, ax=ax)

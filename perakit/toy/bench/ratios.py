@@ -18,6 +18,7 @@ TITLES = {  # of contenders
     "lora": "LoRA",
     "pera": "PERA",
     "pera mkl": "PERA, MKL",
+    "prototype": "prototype",
     "authors": "authors",
     "peft r": "PEFT r",
     "peft K": "PEFT K",

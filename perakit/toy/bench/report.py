@@ -17,8 +17,18 @@ from perakit.toy.measured import renewed
 __all__ = ["figures", "page", "table"]
 
 COMMAND = "perakit bench --docs docs"
-STEP = (("pera", "authors"), ("pera mkl", "authors"), ("pera", PLAIN), ("lora", "peft r"), ("pera", "peft r"), ("pera", "peft K"))
+STEP = (
+    ("pera", "authors"),
+    ("pera mkl", "authors"),
+    ("prototype", "authors"),
+    ("prototype", PLAIN),
+    ("pera", PLAIN),
+    ("lora", "peft r"),
+    ("pera", "peft r"),
+    ("pera", "peft K"),
+)
 INFERENCE = (("merged", "base"), ("pera cached", "base"), ("pera expanded", "base"), (PLAIN, "base"), ("pera cached", PLAIN))
+COUNTED = (("pera", PLAIN), ("pera cached", PLAIN))  # beside whose measured ratio stands that of their counted operations
 PLACE = ("where", "tokens", "rank")
 RIVALS = ("authors", PLAIN, "peft r", "peft K")  # whom PERA is listed against where it is slower
 GPT2, TOKENS, RANK = "gpt2", 1024, 8  # of the memory of a whole model
@@ -150,12 +160,12 @@ def ratios(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]) -> Table:
             for over, under in pairs:
                 ours, theirs = find(cell, over, rank), find(cell, under, rank)
                 row.append(_ratio(paired(ours, theirs)) if ours and theirs else "")
-                if under == PLAIN:
+                if (over, under) in COUNTED:
                     row.append(f"{counted(ours, theirs):.2f}" if ours and theirs else "")
             rows.append(row)
     columns = list(PLACE)
     for over, under in pairs:
-        columns += [f"{TITLES[over]} / {TITLES[under]}", *(["counted"] if under == PLAIN else [])]
+        columns += [f"{TITLES[over]} / {TITLES[under]}", *(["counted"] if (over, under) in COUNTED else [])]
     return _without_empty(Table(columns, rows, "Median (lower ... upper quartile) of the ratios taken round by round."))
 
 

@@ -19,8 +19,7 @@ PLAN, PLAN_SHARE = 1.05, 0.9  # counting is blind to caches: near the best nearl
 MERGED = 1.02  # the same product as the base's
 KEPT = 1.1  # x, A, B and h are all that PERA has to keep besides z
 FEW, MANY = 256, 4096  # tokens
-# PERA over plain LoRA at FEW tokens as the prototype had it, (m, n) -> rank -> ratio: float32, 2 cores of a CPU.
-PROTOTYPE = {(768, 768): {8: 1.49, 16: 1.99, 32: 3.76}, (3072, 768): {8: 1.25, 16: 1.66, 32: 3.58}}
+HALVED = (8, 16, 32)  # ranks at which the expansion is to cost half of what it cost the prototype
 
 # What a ratio may be: of the cell, the rank, and the counted ratio of the two contenders; None: nothing was promised there.
 Limit = Callable[[Cell, int, float], float | None]
@@ -84,7 +83,7 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
             compare(layers, "pera", PLAIN, lambda cell, rank, ratio: COUNTED * ratio if cell["tokens"] == MANY else None),
         ),
         Verdict(
-            f"at {FEW} tokens what PERA costs beyond the counted ratio is at most half of what it cost a prototype",
+            f"at {FEW} tokens PERA costs at most half of what its prototype costs beyond the counted ratio, at ranks {_words(HALVED)}",
             compare(layers, "pera", PLAIN, _half_of_the_prototype),
         ),
         Verdict(
@@ -155,10 +154,11 @@ def where(cell: Cell, rank: int) -> str:
 
 
 def _half_of_the_prototype(cell: Cell, rank: int, floor: float) -> float | None:
-    """Half way from the prototype's ratio to the counted one, in the cells that the prototype was measured in."""
-    before = PROTOTYPE.get((cell["m"], cell["n"]), {}).get(rank)
-    same = cell["tokens"] == FEW and (cell["device"], cell["dtype"]) == ("cpu", "float32")
-    return (before + floor) / 2 if same and before else None
+    """Half way from the prototype's ratio, of the same rounds, to the counted one."""
+    before, plain = find(cell, "prototype", rank), find(cell, PLAIN, rank)
+    if not before or not plain or rank not in HALVED or cell["tokens"] != FEW:
+        return None
+    return (paired(before, plain).median + floor) / 2
 
 
 def _kept(rows: Iterable[dict[str, Any]]) -> list[Finding]:
@@ -177,6 +177,10 @@ def _kept(rows: Iterable[dict[str, Any]]) -> list[Finding]:
 def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """The layer that a row of memory is about."""
     return tuple(row[key] for key in ("m", "n", "tokens", "rank", "dtype"))
+
+
+def _words(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _listed(limits: dict[int, float]) -> str:

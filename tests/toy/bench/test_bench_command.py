@@ -86,7 +86,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
                 assert min(result["seconds"]) > 0
                 assert result["flop"] > 0
     names = {part: [one["contender"] for one in found[part][0]["results"]] for part in ("layers", "inference", "models")}
-    assert names["layers"] == ["base", "plain lora", "lora", "pera", "pera mkl", "authors", "peft r", "peft K"]
+    assert names["layers"] == ["base", "plain lora", "lora", "pera", "pera mkl", "prototype", "authors", "peft r", "peft K"]
     assert names["inference"] == ["base", "merged", "pera cached", "pera expanded", "plain lora"]
     assert names["models"] == ["lora", "pera", "authors", "peft r", "peft K"]
     plans = [(one["contender"], one["plan"]) for one in found["plans"][0]["results"]]
@@ -257,7 +257,7 @@ def test_without_peft_and_transformers_the_rest_is_measured(tmp_path, monkeypatc
     assert main(["bench", "--out", str(tmp_path), *SMALL[:-2]]) == 0
     found = document(tmp_path)
     assert found["models"] == []
-    assert [one["contender"] for one in found["layers"][0]["results"]] == ["base", "plain lora", "lora", "pera", "pera mkl", "authors"]
+    assert [one["contender"] for one in found["layers"][0]["results"]][3:] == ["pera", "pera mkl", "prototype", "authors"]
     assert set(found["made_from"]["machine"]["versions"]) == {"python", "torch"}
     printed = capsys.readouterr()
     assert "PEFT is not installed, its LoRA is left out" in printed.err

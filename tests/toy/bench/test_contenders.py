@@ -15,7 +15,8 @@ from perakit.toy.gpt2 import Config
 from perakit.toy.gpt2 import Conv1D as ToyConv1D
 
 M, N, T, RANK = 7, 5, 11, 3
-LINEAR, QUADRATIC = ("plain lora", "lora", "peft r"), ("pera", "pera mkl", "authors", "peft K", "merged", "pera cached", "pera expanded")
+LINEAR = ("plain lora", "lora", "peft r")
+QUADRATIC = ("pera", "pera mkl", "prototype", "authors", "peft K", "merged", "pera cached", "pera expanded")
 SMALL = models.Model(Config(vocab_size=31, n_positions=16, n_embd=12, n_layer=2, n_head=2), batch=3, context=16)
 
 
@@ -73,7 +74,7 @@ def test_output_and_input_gradient_are_those_of_the_formula(case, name):
 
 
 @pytest.mark.parametrize("plan", [None, *PLANS], ids=str)
-@pytest.mark.parametrize("name", ["lora", "pera", "authors", "plain lora"])
+@pytest.mark.parametrize("name", ["lora", "pera", "prototype", "authors", "plain lora"])
 def test_factor_gradients_are_those_of_the_formula_under_every_plan(case, name, plan):
     base, factors, _, _ = case
     linear = name in LINEAR
@@ -125,7 +126,7 @@ def test_contenders_of_a_part_share_weights_and_dtypes(part, dtype, monkeypatch)
 
 def test_where_peft_is_not_installed_it_is_left_out(monkeypatch):
     everyone = {one.name for one in contenders.contenders("layers", (2,))}
-    assert everyone == {"base", *LINEAR, "pera", "authors", "peft K"}
+    assert everyone == {"base", *LINEAR, "pera", "prototype", "authors", "peft K"}
     monkeypatch.setattr(contenders, "find_spec", lambda name: None)
     assert {one.name for one in contenders.contenders("layers", (2,))} == everyone - {"peft r", "peft K"}
     assert [one.name for one in models.contenders(2)] == ["lora", "pera", "authors"]
@@ -134,7 +135,7 @@ def test_where_peft_is_not_installed_it_is_left_out(monkeypatch):
 def test_pera_by_mkl_takes_part_where_there_is_a_choice_and_differs_in_nothing_else(monkeypatch):
     monkeypatch.setattr(contenders, "ONEDNN", True)
     names = [one.name for one in contenders.contenders("layers", (2,), mkl=True)]
-    assert names[3:6] == ["pera", "pera mkl", "authors"]
+    assert names[3:7] == ["pera", "pera mkl", "prototype", "authors"]
     assert "pera mkl" not in {one.name for one in contenders.contenders("inference", (2,), mkl=True)}
     monkeypatch.setattr(contenders, "ONEDNN", False)
     assert "pera mkl" not in {one.name for one in contenders.contenders("layers", (2,), mkl=True)}

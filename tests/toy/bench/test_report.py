@@ -15,7 +15,16 @@ from perakit.toy.bench.ratios import Spread, find, paired
 from perakit.toy.pictures import png
 
 PAGE = Path(__file__).parents[3] / "docs/performance.md"
-SPEED = {"base": 1.0, "plain lora": 1.2, "lora": 1.1, "pera": 1.25, "authors": 1.5, "peft r": 1.4, "peft K": 1.6}  # times the base's
+SPEED = {  # times the base's
+    "base": 1.0,
+    "plain lora": 1.2,
+    "lora": 1.1,
+    "pera": 1.25,
+    "prototype": 1.5,
+    "authors": 1.5,
+    "peft r": 1.4,
+    "peft K": 1.6,
+}
 SHAPES, TOKENS, RANKS = ((768, 768), (3072, 768)), (256, 4096), (4, 8, 16, 32)
 
 
@@ -25,7 +34,7 @@ def result(contender, rank, factor, plan=None, flop=100):
         "contender": contender,
         "rank": rank,
         "inner": rank,
-        "plan": plan or ("auto" if contender in ("lora", "pera") else None),
+        "plan": plan or ("auto" if contender in ("lora", "pera", "prototype") else None),
         "flop": flop,
         "seconds": [factor * moment for moment in (0.01, 0.05, 0.012)],
     }

@@ -1,0 +1,71 @@
+"""PERA's products of two rows without gathering them: round a circle, as windows that slide along the rows written twice.
+
+Of r rows, {i, i + d mod r} with d = 0, 1, ..., r/2 are all pairs, each once (of d = r/2, where r is even, the first half). In the rows
+written twice, one below the other, the rows i + d lie together for every d: one multiplication makes the products of all d, and each d
+goes back to its rows in two additions. The rule is `formulas.expand`; this is the same where nobody asks for a derivative, with h left
+apart and the products in the order of `circle`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perakit import formulas
+
+
+def circle(rank: int, terms: str) -> np.ndarray:
+    """The place in h of each product, in their order here: one d after the other, i running fastest."""
+    start, stop, half = _distances(rank, terms)
+    pairs = [(i, (i + d) % rank) for d in range(start, stop) for i in range(rank)] + [(i, i + half) for i in range(half)]
+    places = {pair: k for k, pair in enumerate(zip(*(index.tolist() for index in formulas.pairs(rank, terms)), strict=True))}
+    return np.array([places[min(i, j), max(i, j)] for i, j in pairs], dtype=np.int64)
+
+
+def _distances(rank: int, terms: str) -> tuple[int, int, int]:
+    """(start, stop, half): each d from start to stop - 1 has r pairs, and d = r/2, where it is whole, has half = r/2 of them."""
+    start, stop = int(terms == "cross"), 1 if terms == "square" else (rank + 1) // 2
+    return start, max(start, stop), 0 if terms == "square" or rank % 2 else rank // 2
+
+
+def expand(B: Tensor, A: Tensor, products: int, terms: str) -> tuple[Tensor, Tensor]:
+    """(room, features) of B (m, r) and A (r, n): the features (K, m+n) are the rows of [Bᵀ A] and below them their products.
+
+    products: K - r, how many there are. room: the memory in which the features lie. Above them it has the rows twice, then r rows
+    that are free; below them, where r is even, the products of d = r/2 once more, which are made because a whole window is.
+    """
+    r, width = A.shape[0], B.shape[0] + A.shape[1]
+    start, stop, half = _distances(r, terms)
+    stop += half > 0
+    room = B.new_empty((4 + stop - start) * r, width)
+    twice, _, rows, made = room.split_with_sizes((2 * r, r, r, (stop - start) * r))
+    torch.cat((B.T, A), 1, out=rows)
+    twice.view(2, r, width).copy_(rows)
+    if stop > start:
+        windows = _windows(room, 0, r, start, stop)
+        torch.mul(rows, windows, out=made.view(windows.shape))
+    return room, room[3 * r : 4 * r + products]
+
+
+def gradients(room: Tensor, r: int, m: int, terms: str) -> tuple[Tensor, Tensor]:
+    """The gradients by B (m, r) and A (r, n), from those by the features; room: that of `expand`, with these in the features' place."""
+    start, stop, half = _distances(r, terms)
+    width = room.shape[1]
+    rows, _, lower, upper, *of_distance = room.view(-1, r, width).unbind()
+    lower.zero_()  # lower and upper: the gradients by the rows written twice, above those by the products
+    windows, to_windows = _windows(room, 0, r, 0, stop + 1).unbind(), _windows(room, 2 * r, r, 0, stop).unbind()
+    for d, of_d in zip(range(start, stop), of_distance, strict=False):
+        lower.addcmul_(of_d, windows[d], value=1 if d else 2)  # a square is the same from either side
+        if d:
+            to_windows[d].addcmul_(of_d, rows)
+    if half:  # the first half of the rows by the second, and the other way round
+        lower.view(2, half, width).addcmul_(of_distance[-1][:half], windows[half].view(2, half, width))
+    to_B, to_A = lower.add_(upper).split_with_sizes((m, width - m), 1)
+    return to_B.T, to_A
+
+
+def _windows(room: Tensor, first: int, r: int, start: int, stop: int) -> Tensor:
+    """(stop - start, r, w): for d = start, ..., stop - 1 the rows first + d, ..., first + d + r - 1 of `room`, seen and not copied."""
+    width = room.shape[1]
+    return room.as_strided((stop - start, r, width), (width, width, 1), (first + start) * width)
