@@ -69,7 +69,8 @@ def _product(x: Tensor, W0: Tensor | None, bias: Tensor | None, factors: Sequenc
     if in_the_open:
         return plain(given.rule, x, W0, bias, *given.parameters)
     (m, K), n = given.shape, x.shape[-1]
-    plan = plans.forced() or plans.choose(x.numel() // max(1, n), m, n, K, W0 is not None)
+    choose = plans.choose if torch.compiler.is_compiling() else plans.chosen
+    plan = plans.forced() or choose(x.numel() // max(1, n), m, n, K, W0 is not None)
     assert isinstance(plan, plans.Plan)
     rows = x.flatten(0, -2) if x.ndim > 1 else x[None]  # and back again out here: a function that returns a view forbids `y += 1`
     if torch.is_grad_enabled():
@@ -77,7 +78,7 @@ def _product(x: Tensor, W0: Tensor | None, bias: Tensor | None, factors: Sequenc
         assert isinstance(y, Tensor)
     else:
         y, _ = multiply(plan.output, rows, W0, bias, given.value())
-    return y.view(*x.shape[:-1], m)
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], m)
 
 
 def _in_the_open(x: Tensor) -> bool:

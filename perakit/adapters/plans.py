@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -56,6 +57,9 @@ def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
         if count < least:
             best, least = plan, count
     return best
+
+
+chosen = cache(choose)  # the same, for those who ask again and again; torch.compile does not follow a cache
 
 
 REFERENCE = "reference"

@@ -8,6 +8,8 @@ apart and the products in the order of `circle`.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ def circle(rank: int, terms: str) -> np.ndarray:
     return np.array([places[min(i, j), max(i, j)] for i, j in pairs], dtype=np.int64)
 
 
+@cache
 def _distances(rank: int, terms: str) -> tuple[int, int, int]:
     """(start, stop, half): each d from start to stop - 1 has r pairs, and d = r/2, where it is whole, has half = r/2 of them."""
     start, stop = int(terms == "cross"), 1 if terms == "square" else (rank + 1) // 2

@@ -90,8 +90,9 @@ class AdaptedLayer(nn.Module):
             return F.linear(x, merged, self.kind.bias(self.base))
         if not self.enabled or not (active := self.active_adapters):
             return self.base(x)
-        W0, (first, *rest) = self.W0, active
-        return first(x, W0, self.bias, self.kind.product(self.base), [adapter.contribution(x, W0) for adapter in rest])
+        kind, base, (first, *rest) = self.kind, self.base, active
+        W0 = kind.weight(base)
+        return first(x, W0, kind.bias(base), kind.product(base), [adapter.contribution(x, W0) for adapter in rest])
 
     def __getattr__(self, name: str) -> Any:
         """What the layer itself lacks (in_features, nf ...) is read from the base."""
