@@ -23,7 +23,7 @@ methods: .venv/demo-ready ## try every method with every use and draw its pictur
 	.venv/bin/python -m perakit.toy.peers docs/methods
 	.venv/bin/python -m perakit.toy.support --markdown --into docs/methods.md
 
-performance: .venv/test-ready ## measure speed and memory, on a quiet machine: docs/performance.md, about 50 minutes on 2 cores
+performance: .venv/test-ready ## measure speed and memory, on a quiet machine: docs/performance.md, 30 to 50 minutes on 2 cores
 	.venv/bin/perakit bench --docs docs
 
 tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
