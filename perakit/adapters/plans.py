@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -59,7 +59,7 @@ def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
     return best
 
 
-chosen = cache(choose)  # the same, for those who ask again and again; torch.compile does not follow a cache
+chosen = lru_cache(1024)(choose)  # the same, for those who ask again and again; torch.compile does not follow a cache
 
 
 REFERENCE = "reference"
