@@ -174,7 +174,8 @@ def merged(W0: Tensor | None, *factors: Tensor) -> Tensor:
     m, n = W0.shape
     if W0.stride() == (1, m) != (n, 1):  # a Conv1D's, whose transpose is what lies in memory
         return merged(W0.T, *(factor.T for factor in reversed(factors))).T
-    return W0 + factors[0] if len(factors) == 1 else torch.addmm(W0, *factors)
+    # In place: addmm would write a copy of W0 first, and add to that.
+    return W0 + factors[0] if len(factors) == 1 else (factors[0] @ factors[1]).add_(W0)
 
 
 class AdaptedProduct(torch.autograd.Function):
@@ -249,8 +250,7 @@ def _gradients(
     if (needs[0] and not plan.input) or (to_factors and not plan.factors):
         u = _times(g, B_hat)  # (T, m) @ (m, K) -> (T, K)
     if needs[0] and plan.input:
-        left = _weighted(B_hat, weight)
-        to_x = _times(g, left @ A_hat if W0 is None else torch.addmm(W0, left, A_hat))
+        to_x = _times(g, merged(W0, _weighted(B_hat, weight), A_hat))
     elif needs[0]:
         weighted = _weighted(u, weight)
         to_x = weighted @ A_hat if W0 is None else _times(g, W0).addmm_(weighted, A_hat)
