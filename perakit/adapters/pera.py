@@ -41,9 +41,10 @@ class _Expand:
             return Factors(*self(*parameters))
         B, A, h = parameters
         (m, r), n = B.shape, A.shape[1]
-        room, features = windows.expand(B, A, h.shape[0], self.method.terms)
+        room, features = windows.expand(B, A, self.method.terms)
         left, right = features.split_with_sizes((m, n), 1)
-        weight = torch.cat((h.new_ones(r), h.index_select(0, self.circle)))
+        again = features.shape[0] - r - h.shape[0]  # what is there already has no weight
+        weight = torch.cat((h.new_ones(r), h.index_select(0, self.circle), h.new_zeros(again)))
         return Factors(left.T, right, _times(self.method.scale, weight), room)
 
     def shape(self, *parameters: Tensor) -> tuple[int, int]:
@@ -60,7 +61,7 @@ class _Expand:
             factors.B_hat.T.copy_(to_left)
             factors.A_hat.copy_(to_right)
         m, r = B.shape
-        to_h = torch.empty_like(h).index_copy_(0, self.circle, _times(method.scale, to_weight[r:]))
+        to_h = torch.empty_like(h).index_copy_(0, self.circle, _times(method.scale, to_weight[r : r + h.shape[0]]))
         return *windows.gradients(room, r, m, method.terms), to_h
 
 

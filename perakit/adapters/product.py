@@ -41,7 +41,8 @@ NARROW = 4  # times narrower than the other is a side with which it was so where
 class Factors(NamedTuple):
     """ΔW = B̂ diag(weight) Â, of B_hat (m, K), A_hat (K, n) and weight (K,).
 
-    weight: None is all ones; where there is one, B_hat and A_hat are memory of their own, in which their gradients may be written.
+    weight: None is all ones; where there is one, B_hat and A_hat are memory of their own, in which their gradients may be written, and K
+    may be larger than the rule's `shape` says, by columns that have no weight.
     made_of: what the rule wants back beside those.
     """
 
@@ -266,7 +267,7 @@ def _gradients(
         if weight is None or wide.shape[0] >= wide.shape[1]:
             found = _to_factors(factors, z, g, u, wide)
         else:  # few tokens: they are weighted themselves, and nobody needs the factors any more, whose memory is at hand
-            to_weight = (z * u).sum(0)
+            to_weight = torch.linalg.vecdot(z, u, dim=0)
             weighted = _weighted(u, weight) if weighted is None else weighted
             found = _across(_weighted(z, weight), g, B_hat.T), _across(weighted, wide, A_hat), to_weight
         to_parameters = rule.gradients(parameters, factors, *found)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from perakit import formulas
 
+TILE = 16  # columns that a product takes at once, with AVX-512; the last take as long where they are fewer
+
 
 def circle(rank: int, terms: str) -> np.ndarray:
     """The place in h of each product, in their order here: one d after the other, i running fastest."""
@@ -32,27 +34,40 @@ def _distances(rank: int, terms: str) -> tuple[int, int, int]:
     return start, max(start, stop), 0 if terms == "square" or rank % 2 else rank // 2
 
 
-def expand(B: Tensor, A: Tensor, products: int, terms: str) -> tuple[Tensor, Tensor]:
-    """(room, features) of B (m, r) and A (r, n): the features (K, m+n) are the rows of [Bᵀ A] and below them their products.
+@cache
+def count(rank: int, terms: str) -> int:
+    """How many features there are: K, filled up towards a multiple of TILE by the pairs that the window of d = r/2 has twice."""
+    K = formulas.rank_bound(rank, terms)
+    return min(_made(rank, terms) * rank + rank, -(-K // TILE) * TILE)
 
-    products: K - r, how many there are. room: the memory in which the features lie. Above them it has the rows twice, then r rows
-    that are free; below them, where r is even, the products of d = r/2 once more, which are made because a whole window is.
+
+def _made(rank: int, terms: str) -> int:
+    """How many windows are multiplied: that of d = r/2 is whole, though its second half is the first half once more."""
+    start, stop, half = _distances(rank, terms)
+    return stop - start + (half > 0)
+
+
+def expand(B: Tensor, A: Tensor, terms: str) -> tuple[Tensor, Tensor]:
+    """(room, features) of B (m, r) and A (r, n): the features (`count`, m+n) are the rows of [Bᵀ A] and below them their products in
+    the order of `circle`; beyond K are products that are there already.
+
+    room: the memory in which the features lie. Above them it has the rows twice, then r rows that are free.
     """
     r, width = A.shape[0], B.shape[0] + A.shape[1]
-    start, stop, half = _distances(r, terms)
-    stop += half > 0
-    room = B.new_empty((4 + stop - start) * r, width)
-    twice, _, rows, made = room.split_with_sizes((2 * r, r, r, (stop - start) * r))
+    start, made = _distances(r, terms)[0], _made(r, terms)
+    room = B.new_empty(((4 + made) * r, width))
+    twice, _, rows, products = room.split_with_sizes((2 * r, r, r, made * r))
     torch.cat((B.T, A), 1, out=rows)
     twice.view(2, r, width).copy_(rows)
-    if stop > start:
-        windows = _windows(room, 0, r, start, stop)
-        torch.mul(rows, windows, out=made.view(windows.shape))
-    return room, room[3 * r : 4 * r + products]
+    torch.mul(rows, _windows(room, 0, r, start, start + made), out=products.view(made, r, width))
+    return room, room[3 * r : 3 * r + count(r, terms)]
 
 
 def gradients(room: Tensor, r: int, m: int, terms: str) -> tuple[Tensor, Tensor]:
-    """The gradients by B (m, r) and A (r, n), from those by the features; room: that of `expand`, with these in the features' place."""
+    """The gradients by B (m, r) and A (r, n), from those by the features; room: that of `expand`, with these in the features' place.
+
+    Those by what is there already are not looked at.
+    """
     start, stop, half = _distances(r, terms)
     width = room.shape[1]
     rows, _, lower, upper, *of_distance = room.view(-1, r, width).unbind()

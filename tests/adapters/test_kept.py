@@ -175,7 +175,7 @@ def test_training_and_copies_start_with_nothing_kept():
     keys = model.state_dict().keys()
     r, K = 2, 5
     rows = (K + 1 + 3 * r) + r  # the expansion and what is around it in memory; B and A, of which it was made
-    assert kept_bytes(model) == 4 * (rows * (7 + 11) + K + 3)  # and h, twice: with the ones before it, and by itself
+    assert kept_bytes(model) == 4 * (rows * (7 + 11) + (K + 1) + 3)  # and h, twice: as a weight, and by itself
     assert keys == model_of().state_dict().keys()
     assert [name for name, _ in model.named_buffers()] == [name for name, _ in model_of().named_buffers()]
     file = io.BytesIO()

@@ -256,7 +256,7 @@ def test_forward_and_backward_never_build_an_n_r_r_tensor():
     model = testing.adapted(pk.PERA(rank=rank), strategies.make_layer("Linear", m, n))
     with Sizes() as sizes:
         model(torch.randn(2, n, requires_grad=True)).sum().backward()
-    assert (152, n) in sizes.shapes  # A_hat, K = 152: the recorder works
+    assert (160, n) in sizes.shapes  # A_hat, K = 152 and 8 to fill a tile: the recorder works
     assert max(np.prod(shape) for shape in sizes.shapes) < n * rank * rank
 
 

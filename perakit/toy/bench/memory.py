@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from perakit import formulas
-from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA
+from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA, windows
 from perakit.adapters.plans import choose
 from perakit.models import attach
 from perakit.models.catalogue import Architecture
@@ -73,6 +73,8 @@ def predicted(name: str, case: Case) -> dict[str, int]:
 
         saved = T n (x) + 4 T K (z, where the plan makes it in the forward pass and needs it again) + `kept`.
 
+    PERA's z has `windows.count` columns: K, or up to 15 more.
+
     x is kept in the base's dtype where perakit multiplies by factors, and in float32 where autograd keeps what it multiplied.
     """
     method = Method.registry["lora" if name == PLAIN else name](case.rank)
@@ -82,7 +84,8 @@ def predicted(name: str, case: Case) -> dict[str, int]:
     if name != PLAIN and K:
         plan = choose(case.tokens, case.m, case.n, K, fused=case.wide)
         x = case.dtype.itemsize * case.tokens * case.n
-        z = 0 if plan.output or plan.factors else z
+        columns = windows.count(case.rank, method.terms) if isinstance(method, PERA) else K
+        z = 0 if plan.output or plan.factors else WIDE * case.tokens * columns
     return {
         "parameters": WIDE * count,
         "gradients": WIDE * count,
