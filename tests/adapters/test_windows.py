@@ -38,6 +38,15 @@ def test_every_pair_is_on_the_circle_once(rank, terms):
     assert sorted(circle.tolist()) == list(range(formulas.rank_bound(rank, terms) - rank))
 
 
+@pytest.mark.parametrize(
+    ("rank", "terms", "count"), [(8, "full", 48), (9, "full", 54), (32, "full", 560), (16, "square", 32), (24, "cross", 304)]
+)
+def test_pairs_that_are_there_already_fill_a_tile_and_no_more(rank, terms, count):
+    """K is 44, 54 (no pair is there twice), 560 = 35 x 16 (of 576 that are made), 32 and 300 (of 312)."""
+    _, features = windows.expand(torch.ones(1, rank), torch.ones(rank, 1), terms)
+    assert windows.count(rank, terms) == len(features) == count
+
+
 @every_terms
 @settings(max_examples=40)
 @given(size=sizes, rank=ranks, seed=st.integers(0, 2**16))
