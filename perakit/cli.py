@@ -15,13 +15,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from perakit import __version__
+from perakit import __version__, classroom
 from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
+from perakit.files import write_atomically
 from perakit.formulas import check_count
 from perakit.models import catalogue
 from perakit.models import load as load_adapter
 from perakit.models.export import export_peft
+from perakit.table import Table
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
 from perakit.toy import Recipe, bench, corpus, distributed, finetune, load
@@ -103,6 +105,52 @@ def _export(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     load_adapter(model, arguments.adapter)
     print(export_peft(model, arguments.out, arguments.rank, arguments.pad))
+
+
+def _grade(arguments: argparse.Namespace) -> None:
+    if arguments.gradescope and len(arguments.files) > 1:
+        raise PerakitError(f"--gradescope takes one submission, not {len(arguments.files)}: use --json or --csv for many")
+    reports, several = [], len(arguments.files) > 1
+    with classroom.Grader(arguments.assignment, arguments.hidden) as grader:
+        for path in tqdm(arguments.files, desc="grading", unit="file", leave=False, disable=None if several else True):
+            try:
+                report = grader.grade(path)
+            except PerakitError as error:
+                if not several:
+                    raise
+                tqdm.write(f"perakit: {error}", file=sys.stderr)  # the others are graded all the same
+                continue
+            reports.append(report)
+            tqdm.write(f"== {path}\n{report}\n" if several else str(report), file=sys.stdout)
+    if not reports:
+        raise PerakitError("no submission could be graded: see above")
+    if several:
+        rows = [[report.file, report.assignment, f"{report.points:g}", f"{report.of:g}"] for report in reports]
+        print(Table(("file", "assignment", "points", "of"), rows))
+    if arguments.json:
+        document = [report.to_dict() for report in reports]
+        write_atomically(arguments.json, json.dumps(document if several else document[0], indent=2, ensure_ascii=False).encode())
+    if arguments.csv:
+        write_atomically(arguments.csv, classroom.marks(reports).encode())
+    if arguments.gradescope:
+        write_atomically(arguments.gradescope, json.dumps(reports[0].gradescope(), indent=2, ensure_ascii=False).encode())
+    if len(reports) < len(arguments.files):
+        raise PerakitError(f"{len(arguments.files) - len(reports)} of {len(arguments.files)} submissions could not be graded: see above")
+
+
+def _assignment_list(arguments: argparse.Namespace) -> None:
+    rows = [[task.id, task.title, str(len(task.checks)), f"{task.points:g}"] for task in classroom.assignments().values()]
+    print(Table(("id", "title", "checks", "points"), rows))
+
+
+def _assignment_new(arguments: argparse.Namespace) -> None:
+    written = classroom.new(arguments.id, arguments.out or Path(arguments.id))
+    print("\n".join(map(str, written)))
+    print(f"\nWork in one of the two, and see what it is worth: perakit grade {written[0]}")
+
+
+def _assignment_export(arguments: argparse.Namespace) -> None:
+    print("\n".join(map(str, classroom.export(arguments.id, arguments.out or Path(f"{arguments.id}-teacher")))))
 
 
 def _params(arguments: argparse.Namespace) -> None:
@@ -261,6 +309,26 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)")
     speed.add_argument("--seed", type=int, help="of weights, factors and inputs (default: 0)")
     speed.set_defaults(run=_bench)
+
+    grading = commands.add_parser("grade", help="grade submissions of an assignment: points, and the smallest input that breaks a function")
+    grading.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".py or .ipynb that was handed in; it is never changed")
+    grading.add_argument("--assignment", metavar="ID", help="which one it is (default: as the file says)")
+    grading.add_argument("--hidden", type=Path, metavar="FILE", help="a Python file with checks of your own, counted as well")
+    grading.add_argument("--json", type=Path, metavar="FILE", help="write every outcome, with seed, versions and hashes")
+    grading.add_argument("--csv", type=Path, metavar="FILE", help="write a line of points for each submission")
+    grading.add_argument("--gradescope", type=Path, metavar="FILE", help="write Gradescope's results.json (of one submission)")
+    grading.set_defaults(run=_grade)
+
+    assignment = commands.add_parser("assignment", help="the assignments of a four-week unit: list them, begin one, export one")
+    actions = assignment.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions.add_parser("list", help="ids, titles, points").set_defaults(run=_assignment_list)
+    begin = actions.add_parser("new", help="write what a student begins with, as .py and .ipynb")
+    begin.set_defaults(run=_assignment_new)
+    give = actions.add_parser("export", help="write what a teacher needs: solution, notes, rubric; folders for otter-grader, nbgrader")
+    give.set_defaults(run=_assignment_export)
+    for action in (begin, give):
+        action.add_argument("id", metavar="ID", help="of the assignment")
+        action.add_argument("-o", "--out", type=Path, help="folder (default: one with the name of the assignment); nothing is overwritten")
 
     params = commands.add_parser("params", help="trainable parameters of each method on a well-known model")
     params.add_argument("--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json")

@@ -1,0 +1,99 @@
+"""The notebooks from their sources: NN_name.py in jupytext's percent format is what one edits.
+
+python notebooks/make.py                     # writes every NN_name.ipynb, without outputs, the same bytes every time
+python notebooks/make.py --execute FOLDER    # runs them, two at a time; FOLDER gets copies with their outputs
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+HERE = Path(__file__).parent
+SOURCES = sorted(HERE.glob("[0-9][0-9]_*.py"))
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def notebook(source: Path) -> NotebookNode:
+    """The notebook of a source: no outputs, cells numbered, so that nothing changes but what was edited."""
+    made = jupytext.read(source)
+    made.metadata = nbformat.from_dict(KERNEL)
+    for i, cell in enumerate(made.cells):
+        cell["id"] = f"cell-{i}"
+    return made
+
+
+def text(made: NotebookNode) -> str:
+    """A notebook as it lies on the disk."""
+    return nbformat.writes(made).rstrip("\n") + "\n"
+
+
+def write(source: Path) -> Path:
+    """Write the .ipynb beside its source."""
+    path = source.with_suffix(".ipynb")
+    path.write_text(text(notebook(source)), encoding="utf-8")
+    return path
+
+
+def execute(source: Path, folder: Path) -> float:
+    """Run a notebook in an empty folder, as a reader would, and keep the copy with outputs; returns its seconds.
+
+    A cell that raises stops it, with nbclient's CellExecutionError, which shows the cell.
+    """
+    made, start = notebook(source), time.perf_counter()
+    with tempfile.TemporaryDirectory() as empty:
+        client = NotebookClient(made, timeout=300, kernel_name="python3", resources={"metadata": {"path": empty}})
+        client.execute(env=os.environ | QUIET)
+    seconds = time.perf_counter() - start
+    for cell in made.cells:
+        cell.metadata.pop("execution", None)  # when each cell ran: of no use to a reader
+    made.metadata["perakit"] = {"sha256": fingerprint(source), "seconds": round(seconds, 1)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{source.stem}.ipynb").write_text(text(made), encoding="utf-8")
+    return seconds
+
+
+def fingerprint(source: Path) -> str:
+    """A hash of the source and of the package that it runs on: an executed copy with another one is out of date."""
+    files = [source, *sorted((HERE.parent / "perakit").rglob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def is_fresh(source: Path, folder: Path) -> bool:
+    """Whether the folder has an executed copy of this source, made with this package."""
+    copy = folder / f"{source.stem}.ipynb"
+    return copy.exists() and nbformat.read(copy, 4).metadata.get("perakit", {}).get("sha256") == fingerprint(source)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write all, or run those named (by default all that are out of date)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--execute", type=Path, metavar="FOLDER")
+    parser.add_argument("names", nargs="*", help="parts of names, such as 03 (default: all)")
+    arguments = parser.parse_args(argv)
+    wanted = [source for source in SOURCES if not arguments.names or any(name in source.stem for name in arguments.names)]
+    for source in wanted:
+        write(source)
+    if arguments.execute:
+        stale = [source for source in wanted if not is_fresh(source, arguments.execute)]
+        with ThreadPoolExecutor(2) as pool:
+            for source, seconds in zip(stale, pool.map(lambda s: execute(s, arguments.execute), stale), strict=True):
+                print(f"{source.stem}: {seconds:.0f} s", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

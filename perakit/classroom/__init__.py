@@ -1,0 +1,27 @@
+"""The classroom: assignments with checks that explain themselves, and a grader that nothing a student writes can stop."""
+
+from perakit.classroom.assignment import Assignment, assignments
+from perakit.classroom.checks import Check, arrays, check, expect, expect_equal, fail, show
+from perakit.classroom.export import export, new
+from perakit.classroom.grading import Grader, Outcome, Report, grade, marks, points, require
+
+__all__ = [
+    "Assignment",
+    "Check",
+    "Grader",
+    "Outcome",
+    "Report",
+    "arrays",
+    "assignments",
+    "check",
+    "expect",
+    "expect_equal",
+    "export",
+    "fail",
+    "grade",
+    "marks",
+    "new",
+    "points",
+    "require",
+    "show",
+]

@@ -1,0 +1,119 @@
+"""What a teacher and a student take away: starters, solutions, and the folders that otter-grader and nbgrader read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perakit.classroom.assignment import Assignment
+from perakit.classroom.checks import Check
+from perakit.classroom.submission import Cell, to_notebook, to_percent
+from perakit.errors import PerakitError
+from perakit.files import write_atomically
+
+HIDDEN = '''\
+"""Checks of your own for `perakit grade FILE --hidden {id}_hidden.py`: keep this file to yourself."""
+
+from perakit.classroom import check, expect
+
+
+@check(0, "an example, worth nothing", "{function}", hint="what to think about")
+def example(work):
+    expect(callable(work.{function}), "a sentence for the student")
+'''
+OTTER = """\
+from otter.test_files import test_case
+
+from perakit.classroom import require
+
+OK_FORMAT = False
+
+name = {id!r}
+points = {points:g}
+
+
+@test_case(points={points:g}, hidden=False)
+def test_{id}({arguments}):
+    require({check!r}, {arguments})
+"""
+NBGRADER = """\
+c = get_config()
+c.CourseDirectory.course_id = "perakit"
+c.ClearSolutions.begin_solution_delimeter = "BEGIN SOLUTION"
+c.ClearSolutions.end_solution_delimeter = "END SOLUTION"
+"""
+
+
+def new(id: str, folder: str | Path) -> list[Path]:
+    """Write what a student begins with, as {id}.py and {id}.ipynb, into `folder`; a file that is there is never overwritten."""
+    task = Assignment.load(id)
+    return _write(Path(folder), {f"{id}.py": to_percent(task.starter()), f"{id}.ipynb": to_notebook(task.starter())})
+
+
+def export(id: str, folder: str | Path) -> list[Path]:
+    """Write what a teacher needs into `folder`; a file that is there is never overwritten.
+
+    solution.py and .ipynb; teacher.md with notes, rubric and points; a file for hidden checks; otter/ with the starter and
+    its test files; nbgrader/ with a course folder, whose source has solutions and points. Returns the paths written.
+    """
+    task = Assignment.load(id)
+    files = {
+        f"{id}_solution.py": to_percent(task.solution()),
+        f"{id}_solution.ipynb": to_notebook(task.solution()),
+        f"{id}_teacher.md": _teacher(task),
+        f"{id}_hidden.py": HIDDEN.format(id=id, function=task.checks[0].functions[0]),
+        f"otter/{id}.ipynb": to_notebook(_with_otter(task)),
+        "nbgrader/nbgrader_config.py": NBGRADER,
+        f"nbgrader/source/{id}/{id}.ipynb": _nbgrader(task),
+    }
+    for check in task.checks:
+        arguments = ", ".join(check.functions)
+        test = OTTER.format(id=check.id, points=check.points, arguments=arguments, check=f"{id}/{check.id}")
+        files[f"otter/tests/{check.id}.py"] = test
+    return _write(Path(folder), files)
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:
+    paths = {folder / name: text for name, text in files.items()}
+    there = [str(path) for path in paths if path.exists()]
+    if there:
+        raise PerakitError(f"{there[0]!r} is there already: choose another folder, or move your work away; nothing was written")
+    for path, text in paths.items():
+        write_atomically(path, text.encode())
+    return list(paths)
+
+
+def _teacher(task: Assignment) -> str:
+    lines = [f"# {task.title}: for the teacher", "", task.notes(), "", "## Rubric", "", task.rubric(), "", "## Checks", ""]
+    lines += [f"- `{check.id}` ({check.points:g}): {check.title}. Hint after a failure: {check.hint}" for check in task.checks]
+    return "\n".join([*lines, "", f"Together {task.points:g} points.", ""])
+
+
+def _with_otter(task: Assignment) -> list[Cell]:
+    """The starter, with otter's own lines: one check a cell, at the end."""
+    begin = Cell("code", f'import otter\n\ngrader = otter.Notebook("{task.id}.ipynb", tests_dir="tests")')
+    return [begin, *task.starter(), *(Cell("code", f'grader.check("{check.id}")') for check in task.checks)]
+
+
+def _nbgrader(task: Assignment) -> str:
+    """The solution, with a graded cell for each check; nbgrader clears what is between the markers."""
+    cells, metadata = [], []
+    for number, cell in enumerate(task.solution()):
+        solved = "# BEGIN SOLUTION" in cell.source
+        cells.append(cell)
+        metadata.append(_cell(f"part{number}", solution=True) if solved else {})
+    for check in task.checks:
+        cells.append(Cell("code", _graded(task.id, check)))
+        metadata.append(_cell(check.id, grade=True, points=check.points))
+    return to_notebook(cells, metadata)
+
+
+def _graded(id: str, check: Check) -> str:
+    return f'from perakit.classroom import points\n\npoints("{id}/{check.id}", {", ".join(check.functions)})'
+
+
+def _cell(id: str, *, solution: bool = False, grade: bool = False, points: float | None = None) -> dict[str, Any]:
+    """nbgrader's own metadata of a cell."""
+    kind = {"schema_version": 3, "grade_id": id, "grade": grade, "solution": solution, "locked": grade, "task": False}
+    return {"nbgrader": kind | ({"points": points} if points is not None else {})}

@@ -1,0 +1,213 @@
+"""The process in which student code runs: `python -m perakit.classroom.worker`, one request a line, one answer a line.
+
+Each request is answered by a forked child, which may crash, loop or eat memory; where there is no fork, by this process
+itself, which then ends, and the grader starts another. Limits of time, memory and writing keep an accident from costing
+more than its check. They are **no security sandbox**: who wants to break out can.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from perakit.classroom.assignment import Assignment, hidden_checks
+from perakit.classroom.checks import Check, OutOfTime, examine
+from perakit.classroom.submission import Cell, ForbiddenError, Work, run
+
+MEMORY = 2 * 2**30  # bytes above what the libraries take
+WRITTEN = 16 * 2**20  # bytes that a check may print, or write to a file
+PATIENCE = 2  # seconds on the clock for each second of computing that a check has
+GRACE = 2.0  # seconds after those, before the child is killed
+POSIX = hasattr(os, "fork")
+
+# What a submission has no reason to do, by CPython's audit events; it gets an exception that says so.
+FORBIDDEN = {
+    "os.fork": "it starts another process (os.fork)",
+    "os.forkpty": "it starts another process (os.forkpty)",
+    "os.exec": "it replaces Python by another program (os.exec)",
+    "os.posix_spawn": "it starts another program (os.posix_spawn)",
+    "os.spawn": "it starts another program (os.spawn)",
+    "os.system": "it starts another program (os.system)",
+    "subprocess.Popen": "it starts another program (subprocess)",
+    "os.kill": "it sends a signal to a process (os.kill)",
+    "os.killpg": "it sends a signal to processes (os.killpg)",
+    "socket.connect": "it uses the network",
+    "socket.bind": "it uses the network",
+}
+CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.link", "os.symlink", "os.mkdir", "shutil.rmtree")
+
+
+class _Guard:
+    """An audit hook that refuses other processes, the network, and writing outside this check's own empty folder."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.seen = os.path.realpath(folder), ""
+        self.active = True
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.active:
+            return
+        said = FORBIDDEN.get(event, "")
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
+            said = self._outside(arguments[0])
+        if event in CHANGES:
+            said = self._outside(arguments[0])
+        if said:
+            self.seen = self.seen or said
+            raise ForbiddenError(said)
+
+    def _outside(self, path: Any) -> str:
+        if not isinstance(path, str | bytes | os.PathLike):  # an open file's number: it was let through before
+            return ""
+        where = os.path.realpath(os.fsdecode(path))
+        inside = where.startswith(self.folder + os.sep) or where in (os.devnull, "/dev/tty")
+        return "" if inside else f"it changes a file outside its own folder ({os.path.basename(where)}): a submission only computes"
+
+
+def answer(request: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:
+    """Run the submission, then the check, in an empty folder: why it fails (nothing if it holds), and what was printed."""
+    check = checks[request["check"]]
+    cells = [Cell(**cell | {"tags": tuple(cell["tags"])}) for cell in request["cells"]]
+    home = os.getcwd()
+    with tempfile.TemporaryDirectory(dir=home) as folder, open(Path(folder) / "printed", "w+b") as printed:
+        guard = _prepare(home, folder, printed.fileno())
+        said = ""
+        work = Work({}, [], {})
+        try:
+            _alarm(check.seconds)
+            work = run(cells, OutOfTime)
+            said = examine(check, work)
+        except OutOfTime:
+            said = f"your file did not finish within {check.seconds:g} s: an endless loop, or a sleep, outside of the functions?"
+        finally:
+            _alarm(0)
+        guard.active = False
+        if guard.seen and guard.seen not in said:
+            said = f"{guard.seen}; {said}" if said else guard.seen
+        size = os.fstat(printed.fileno()).st_size
+        os.chdir(home)
+    return {"said": said[:4000], "printed": size, "problems": work.problems[:5]}
+
+
+def _prepare(home: str, folder: str, printed: int) -> _Guard:
+    """Into the folder, with output to a file of limited size, memory limited, and a guard."""
+    os.chdir(folder)
+    sys.stdout.flush()
+    for stream in (1, 2):
+        os.dup2(printed, stream)
+    if POSIX:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        statm = Path("/proc/self/statm")
+        if statm.exists():
+            used = int(statm.read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    guard = _Guard(home)  # where the libraries, too, may keep something
+    sys.addaudithook(guard)
+    return guard
+
+
+def _alarm(seconds: float) -> None:
+    """Raise `OutOfTime` after that many seconds of computing, or twice as many of sleeping; 0: not any more.
+
+    Only where there are signals: elsewhere the grader waits. On a busy machine computing takes longer, and costs nobody a point.
+    """
+
+    def ring(*_: object) -> None:
+        raise OutOfTime
+
+    if POSIX:
+        again = 0.5 if seconds else 0  # for an `except:` that swallowed the first
+        signal.signal(signal.SIGPROF, ring)
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_PROF, seconds, again)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds, again)
+
+
+def _in_a_child(request: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:
+    """`answer` in a forked process: whatever happens to it, there is an answer."""
+    reading, writing = os.pipe()
+    limit = time.monotonic() + PATIENCE * checks[request["check"]].seconds + GRACE
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()  # what it starts is in its group, and is killed with it
+        mine = os.getpid()
+        try:
+            result = json.dumps(answer(request, checks)).encode()
+            if os.getpid() == mine:  # a copy that the submission forked has nothing to say
+                os.write(writing, result)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    status: int | None = None
+    while status is None and time.monotonic() < limit:
+        done, code = os.waitpid(pid, os.WNOHANG)
+        if done:
+            status = code
+        else:
+            time.sleep(0.002)
+    _kill(pid)
+    if status is None:
+        os.waitpid(pid, 0)
+    os.set_blocking(reading, False)
+    try:
+        data = os.read(reading, 2**16)
+    except BlockingIOError:
+        data = b""
+    os.close(reading)
+    return json.loads(data) if data else {"said": _death(status), "printed": 0, "problems": []}
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _death(status: int | None) -> str:
+    if status is None:
+        return "it did not finish in time and could not be interrupted: an endless loop that catches every exception?"
+    if os.WIFSIGNALED(status):
+        return f"it made Python crash ({signal.Signals(os.WTERMSIG(status)).name}): out of memory, or a library was misused"
+    return "it ended the Python process (os._exit): return instead"
+
+
+def _warm_up() -> None:
+    """Once, what each child would do again: import what a submission may import, and let Hypothesis look around."""
+    import matplotlib.pyplot as plt
+    from hypothesis import strategies as st
+
+    from perakit.theory.claims import search
+
+    plt.close()
+    search(st.fixed_dictionaries({"x": st.floats() | st.integers() | st.text()}), lambda x: x != x, 0, 5)
+
+
+def main() -> int:
+    """Answer requests from stdin until it ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    checks: dict[tuple[str, str | None], dict[str, Check]] = {}
+    _warm_up()
+    for line in sys.stdin:
+        request = json.loads(line)
+        key = (request["assignment"], request["hidden"])
+        if key not in checks:
+            found = [*Assignment.load(key[0]).checks, *(hidden_checks(Path(key[1])) if key[1] else ())]
+            checks[key] = {check.id: check for check in found}
+        result = _in_a_child(request, checks[key]) if POSIX else answer(request, checks[key])
+        print(json.dumps(result), file=answers, flush=True)
+        if not POSIX:
+            break
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

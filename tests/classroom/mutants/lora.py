@@ -1,0 +1,38 @@
+"""Mistakes in the assignment on LoRA: (check that fails, old text, new text, what the message says)."""
+
+UPDATE, START, FORWARD = (
+    "return alpha / A.shape[0] * (B @ A)",
+    "return np.zeros((m, rank)), rng.normal(size=(rank, n)) / np.sqrt(n)",
+    "alpha / A.shape[0] * ((x @ A.T) @ B.T)",
+)
+COUNT, COST, MERGE = "return rank * (m + n)", "return tokens * rank * (m + n)", "return (W0.astype(np.float64) + delta).astype(W0.dtype)"
+MERGED = "self.weight = (self.W0.astype(np.float64) + self.delta).astype(self.W0.dtype)"
+
+MUTANTS = [
+    ("product", UPDATE, "return alpha / A.shape[0] * (np.abs(B) @ A)", "expected [[-1.]] got [[1.]]"),
+    ("scaling", UPDATE, "return B @ A", "B=[[1.,0.]] A=[[1.],[0.]] alpha=1 · expected [[0.5]] got [[1.]]"),
+    ("scaling", UPDATE, "return alpha / max(A.shape) * (B @ A) if alpha != A.shape[0] else B @ A", "expected"),
+    ("count", COUNT, "return rank * m * n", "m=1 n=1 rank=1 · expected 2 got 1"),
+    ("no_change", START, "return rng.normal(size=(m, rank)), rng.normal(size=(rank, n)) / np.sqrt(n)", "expected B A = 0 got"),
+    ("can_move", START, "return np.zeros((m, rank)), np.zeros((rank, n))", "both gradients are zero for ever"),
+    ("spread", START, "return np.zeros((m, rank)), rng.normal(size=(rank, n))", "expected 1/√400 = 0.05 got"),
+    ("seeded", "rng = np.random.default_rng(seed)", "rng = np.random.default_rng(0)", "the seeds 0 and 1 give the same A"),
+    ("forward_product", FORWARD, "alpha / A.shape[0] * ((x @ A.T) @ np.abs(B).T)", "expected"),
+    ("forward_scale", FORWARD, "(x @ A.T) @ B.T", "x=[[1.]] B=[[1.,0.]] A=[[1.],[0.]] alpha=1 · expected [[0.5]] got [[1.]]"),
+    ("cost", COST, "return tokens * rank * m * n", "tokens=1 · expected 2 got 1"),
+    ("merged", MERGE, "W0[...] = W0.astype(np.float64) + delta\n    return W0", "changes its argument [[0.]] in place, to [[1.]]"),
+    ("rounding", MERGE, "return W0 + delta.astype(W0.dtype)", "expected 1.000976562 got 1"),
+    (
+        "restored",
+        "self.weight = self.W0\n        # END",
+        "self.weight = (self.weight - self.delta).astype(self.W0.dtype)\n        # END",
+        "not every bit is back",
+    ),
+    (
+        "twice",
+        MERGED,
+        "self.weight = (self.weight.astype(np.float64) + self.delta).astype(self.W0.dtype)",
+        "the weight after two merges: expected [[1.]] got [[2.]]",
+    ),
+    ("layer_merges", MERGED, "pass", "after a merge: expected [[1.]] got [[0.]]"),
+]
