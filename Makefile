@@ -2,10 +2,13 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: demo test lint claims methods performance tiny clean
+.PHONY: demo notebooks test lint docs claims methods performance tiny clean
 
 demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
 	.venv/bin/perakit demo $(DEMO)
+
+notebooks: .venv/notebooks-ready ## open JupyterLab with the thirteen notebooks
+	.venv/bin/jupyter lab --ServerApp.root_dir=notebooks $(LAB)
 
 test: .venv/test-ready ## the whole test suite
 	.venv/bin/python -m pytest $(TESTS)
@@ -14,6 +17,9 @@ lint: .venv/test-ready ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: .venv/docs-ready ## the site, for reading offline: build/site/index.html; runs the notebooks that have changed
+	.venv/bin/python docs/build.py
 
 claims: .venv/demo-ready ## check every claim, and write docs/claims.md
 	mkdir -p build
@@ -39,6 +45,16 @@ clean:
 .venv/demo-ready: pyproject.toml .ci/constraints.txt | .venv/bin/python
 	@echo "installing perakit and its dependencies into .venv ..."
 	$(PIP) -e .
+	@touch $@
+
+.venv/notebooks-ready: pyproject.toml .ci/constraints.txt | .venv/bin/python
+	@echo "installing perakit with JupyterLab into .venv ..."
+	$(PIP) -e ".[notebooks]"
+	@touch $@
+
+.venv/docs-ready: pyproject.toml .ci/constraints.txt | .venv/bin/python
+	@echo "installing perakit with Sphinx into .venv ..."
+	$(PIP) -e ".[docs]"
 	@touch $@
 
 .venv/test-ready: pyproject.toml .ci/constraints.txt | .venv/bin/python

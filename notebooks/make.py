@@ -19,12 +19,20 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+
+__all__ = ["SOURCES", "CellExecutionError", "execute", "is_fresh", "notebook", "text", "write"]
 
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("[0-9][0-9]_*.py"))
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
-QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a debugger's warning
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # Jupyter's own, whatever the caller has
+}
 
 
 def notebook(source: Path) -> NotebookNode:
@@ -55,8 +63,10 @@ def execute(source: Path, folder: Path) -> float:
     """
     made, start = notebook(source), time.perf_counter()
     with tempfile.TemporaryDirectory() as empty:
-        client = NotebookClient(made, timeout=300, kernel_name="python3", resources={"metadata": {"path": empty}})
-        client.execute(env=os.environ | QUIET)
+        quiet = ["--IPKernelApp.log_level=ERROR"]
+        place = {"metadata": {"path": empty}}
+        client = NotebookClient(made, timeout=300, kernel_name="python3", resources=place, extra_arguments=quiet)
+        client.execute(env=os.environ | ENVIRONMENT)
     seconds = time.perf_counter() - start
     for cell in made.cells:
         cell.metadata.pop("execution", None)  # when each cell ran: of no use to a reader

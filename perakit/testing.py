@@ -1,7 +1,7 @@
 """The laws of an adapter, one function each: call them on your own method, or all at once.
 
 from perakit.testing import assert_adapter_laws
-assert_adapter_laws(MyMethod(rank=2))
+assert_adapter_laws(MyMethod(rank=2))  # or MyMethod, or MyAdapter, which mean the same
 
 Each law takes (method, layer, seed): a method, a bare layer (`strategies.layers()` draws some), and a seed from which
 inputs and factors are drawn. It raises AssertionError with the law's name. The layer itself is copied, never changed.
@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from perakit import models
-from perakit.adapters import Additive, LoRA, Method
-from perakit.errors import PerakitError
+from perakit.adapters import Adapter, Additive, LoRA, Method
+from perakit.errors import PerakitError, listed, short
 from perakit.models.adapted import AdaptedLayer
 from perakit.models.layers import kind_of
 from perakit.strategies import DTYPES, LAYERS, make_layer, move
@@ -821,15 +821,21 @@ LAWS: tuple[Callable[..., None], ...] = (
 WITH_FORMULA = (law_3_dense_forward, law_4_merge, law_9_dense_gradients, law_10_readings, law_sum)
 
 
-def assert_adapter_laws(method: Method, formula: Formula | None = None, seed: int = 0, compiled: bool = True) -> None:
+def assert_adapter_laws(
+    method: Method | type[Method] | type[Adapter], formula: Formula | None = None, seed: int = 0, compiled: bool = True
+) -> None:
     """Every law on every layer kind and dtype, for one method; and on layers with one row, one column, no bias, or zeros.
 
-    formula: ΔW as a function (method, parameters, W0), scale included, of any arrays; compiled: False leaves out
-    torch.compile, the slow one. Takes a few seconds; raises AssertionError at the first law that is broken, with the
-    law, the layer and the dtype.
+    method: `MyMethod(rank=2)`, with the options to test; or the class `MyMethod`, which is tested at rank 2 with its defaults; or
+    the class `MyAdapter`, which stands for the one registered method that names it as its `adapter` (of methods that derive from one
+    another the last), at rank 2. formula: ΔW as a function (method, parameters, W0), scale included, of any arrays; without one the
+    laws that need a second opinion compare the layer with its own `delta` and the method's `update`. seed: of layers, inputs and
+    factors. compiled: False leaves out torch.compile, the slow one.
+
+    Takes a few seconds. Raises AssertionError at the first law that is broken, with the law, the layer and the dtype; PerakitError
+    where no method, or more than one, is meant.
     """
-    if not isinstance(method, Method):
-        raise PerakitError(f"method={method!r} is not a method: pass one such as MyMethod(rank=2)")
+    method = _method_of(method)
     for where, layer in _layers(seed):
         for law in LAWS:
             if law is law_12_compile and not (compiled and where.endswith(", torch.float32")):
@@ -839,6 +845,34 @@ def assert_adapter_laws(method: Method, formula: Formula | None = None, seed: in
                 law(method, layer, seed, **options)
             except Exception as error:  # a wrong adapter fails anywhere: say where, and keep what it said
                 raise AssertionError(f"{law.__name__} on {where}: {type(error).__name__}: {error}") from error
+
+
+def _method_of(given: Any) -> Method:
+    """The method that `assert_adapter_laws` was given: itself, its class at rank 2, or that of an adapter's class."""
+    if isinstance(given, Method):
+        return given
+    if isinstance(given, type) and issubclass(given, Adapter):
+        given = _method_with(given)
+    if not isinstance(given, type) or not issubclass(given, Method) or given is Method:
+        raise PerakitError(f"method={short(given)} is not a method: pass one such as MyMethod(rank=2), or its class, or its adapter's")
+    try:
+        return given(rank=2)
+    except (TypeError, PerakitError) as error:
+        raise PerakitError(f"{given.__name__}(rank=2) is refused ({error}): pass the method itself, {given.__name__}(...)") from error
+
+
+def _method_with(adapter: type[Adapter]) -> type[Method]:
+    """The one registered method that makes such adapters, and from which no other of them derives."""
+    makers = [cls for cls in Method.registry.values() if getattr(cls, "adapter", None) is adapter]
+    last = [cls for cls in makers if not any(other is not cls and issubclass(other, cls) for other in makers)]
+    if not last:
+        raise PerakitError(
+            f"no method makes {adapter.__name__}: define one, class MyMethod(perakit.Method) with adapter = {adapter.__name__}"
+        )
+    if len(last) > 1:
+        names = listed([cls.__name__ for cls in last])
+        raise PerakitError(f"{adapter.__name__} is the adapter of {names}: pass the method that is meant, {last[0].__name__}(rank=2)")
+    return last[0]
 
 
 def _layers(seed: int) -> Iterator[tuple[str, nn.Module]]:

@@ -1,5 +1,6 @@
 """Figures draw the numbers they are given, on the Axes they are given, and change nothing else."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import matplotlib
@@ -9,6 +10,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from perakit import PerakitError, plots
+from perakit.models.merge import MergeReport
+from perakit.theory import OrderShare, gauge_path, predicted_share
 from perakit.toy import Run
 
 
@@ -61,6 +64,13 @@ def tail(values, k):
     return sum(value**2 for value in values[k:]) ** 0.5
 
 
+def gauge(h, X):
+    rng = np.random.default_rng(0)
+    return gauge_path(rng.normal(size=(5, 2)), rng.normal(size=(2, 3)), np.asarray(h, dtype=float), X, [-0.5, 0.0, 0.5])
+
+
+TURN = [[0.0, 1.0], [-1.0, 0.0]]
+ROUNDING = MergeReport([("a", "bfloat16", 0.1, 0.02, 0.0), ("b", "bfloat16", 0.01, 0.3, 0.5), ("c", "bfloat16", 0.0, 0.0, 0.0)])
 CURVES = {"LoRA": [Fit(1, 7, 0.5), Fit(2, 14, 0.25)], "PERA": [Fit(1, 8, 0.4), Fit(2, 17, 0.1)]}
 DRAWN = {
     "spectra": lambda ax: plots.plot_spectra({"LoRA": [2.0, 1.0, 0.0]}, rank=1, bound=2, ax=ax),
@@ -74,6 +84,13 @@ DRAWN = {
     "entry polynomial": lambda ax: plots.plot_entry_polynomial([0.5, -1.0, 0.5], ax=ax),
     "step time": lambda ax: plots.plot_step_time({"base": [(4, 0.1), (8, 0.2)]}, floor=[(4, 0.1)], ax=ax),
     "ratio": lambda ax: plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4))]}, counted={"r = 8": [(256, 1.1)]}, ax=ax),
+    "scores": lambda ax: plots.plot_scores({"LoRA": [2.3, 2.4], "PERA": [2.2, 2.5]}, baseline=3.0, ax=ax),
+    "order share": lambda ax: plots.plot_order_share(OrderShare({"a": 0.1, "b": 0.0}, 0.07), ax=ax),
+    "share of steps": lambda ax: plots.plot_share_of_steps(
+        {"PERA": [(0, 0.0), (9, 0.1)]}, predicted=[predicted_share(8, 2, 1e-2, 9)], ax=ax
+    ),
+    "gauge": lambda ax: plots.plot_gauge({"LoRA": gauge([0, 0, 0], TURN)}, ax=ax),
+    "rounding": lambda ax: plots.plot_rounding({"bf16": ROUNDING}, ax=ax),
     "entry polynomial, rank 1": lambda ax: plots.plot_entry_polynomial([0.5], 1, ax=ax),
 }
 
@@ -313,3 +330,165 @@ def test_ratios_have_their_quartiles_and_what_was_counted():
     assert ax.get_xscale() == "log"
     assert [text.get_text() for text in ax.get_legend().texts] == ["r = 8", "counted"]
     assert len(plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4))]}).lines) == 2
+
+
+# --- runs, shares and tables -----------------------------------------------------------------------------------------
+
+
+def test_scores_are_dots_with_a_students_interval():
+    """Of 1, 2, 3 the mean is 2, s = 1 and t = 4.302653, so the half-width is 4.302653 / √3 = 2.484138."""
+    ax = plots.plot_scores({"LoRA": [1.0, 2.0, 3.0], "PERA": [0.5, 0.5, 0.5]}, baseline=4.0)
+    (dots,) = [line for line in ax.lines if line.get_label() == "one seed"]
+    assert list(zip(*dots.get_data(), strict=True)) == [(1, 0), (2, 0), (3, 0), (0.5, 1), (0.5, 1), (0.5, 1)]
+    (bars,) = ax.collections
+    (low, high), (left, right) = [segment[:, 0] for segment in bars.get_segments()]
+    assert (low, high) == pytest.approx((2 - 2.484138, 2 + 2.484138))
+    assert left == right == 0.5
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["LoRA", "PERA"]
+    said = [text.get_text() for text in ax.get_legend().texts]
+    assert said == ["one seed", "baseline: 4", "mean of N = 3 seeds and its 95 % interval (Student's t)"]
+    assert any(set(line.get_xdata()) == {4.0} and line.get_linestyle() == "--" for line in ax.lines)
+
+
+def test_one_seed_has_no_interval_and_the_number_of_seeds_is_said():
+    ax = plots.plot_scores({"LoRA": [1.0], "PERA": [1.0, 2.0]})
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["LoRA (N = 1)", "PERA (N = 2)"]
+    assert [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()] == [[1, 1]]
+    assert not plots.plot_scores({"LoRA": [1.0]}).collections
+
+
+def test_the_share_of_each_layer_is_its_dot_and_zero_is_written():
+    ax = plots.plot_order_share(OrderShare({"a": 0.1, "b": 0.0, "c": np.inf, "d": 1e-6}, 0.02))
+    dots, whole = ax.lines
+    x, rows = dots.get_data()
+    assert x[[0, 3]].tolist() == [0.1, 1e-6]
+    assert np.isnan(x[[1, 2]]).all()
+    assert rows.tolist() == [0, 1, 2, 3]
+    assert set(whole.get_xdata()) == {0.02}
+    assert [(text.get_text(), text.xy) for text in ax.texts] == [("← 0", (0, 1)), ("∞ →", (1, 2))]
+    assert (ax.get_xscale(), ax.yaxis_inverted()) == ("log", True)
+    nothing = plots.plot_order_share(OrderShare({"a": 0.0, "b": 0.0}, 0.0))
+    assert nothing.get_xscale() == "linear"
+    assert [text.get_text() for text in nothing.texts] == ["← 0", "← 0"]
+    assert nothing.get_legend().texts[1].get_text() == "whole model: 0"
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_forty_eight_layers_can_be_read(given):
+    """No name is smaller than 5 points, none touches the next; on Axes that are too low every second is left out."""
+    shares = {f"transformer.h.{k}.attn.c_attn": 10.0 ** -(k % 7) for k in range(48)}
+    ax = plots.plot_order_share(OrderShare(shares, 0.1), ax=plt.subplots(layout="constrained")[1] if given else None)
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert (len(boxes) < 48) == given
+    assert all(above.y0 > below.y0 + 0.75 * below.height for above, below in pairwise(boxes))
+    assert min(label.get_fontsize() for label in ax.get_yticklabels()) >= 5
+
+
+def test_shares_of_steps_are_drawn_as_given_beside_their_band():
+    bands = [predicted_share(96, 4, 3e-3, steps) for steps in (10, 100)]
+    ax = plots.plot_share_of_steps({"LoRA": [(0, 0.0), (10, 0.0)], "PERA": [(0, 0.0), (10, 1e-4)]}, predicted=bands)
+    assert lines(ax) == {"LoRA (all zero)": ([0, 10], [0, 0]), "PERA": ([0, 10], [0, 1e-4])}
+    corners = {tuple(vertex) for vertex in ax.collections[0].get_paths()[0].vertices}
+    assert {(10, bands[0].low), (100, bands[1].high)} <= corners
+    assert ax.get_yscale() == "log"
+    assert plots.plot_share_of_steps({"LoRA": [(0, 0.0), (10, 0.0)]}).get_yscale() == "linear"
+
+
+def test_gauge_paths_are_drawn_as_measured():
+    paths = {"LoRA": gauge([0, 0, 0], TURN), "PERA": gauge([1, -1, 1], TURN)}
+    ax = plots.plot_gauge(paths)
+    for k, path in enumerate(paths.values()):
+        update, factors = ax.lines[2 * k : 2 * k + 2]
+        assert np.array_equal(update.get_xydata(), np.stack([path.t, path.update], axis=1))
+        assert np.array_equal(factors.get_ydata(), path.factors)
+        assert update.get_color() == factors.get_color()
+    assert ax.lines[0].get_ydata().max() < 1e-12 < 0.1 < ax.lines[2].get_ydata().max()
+    assert ax.lines[0].get_linestyle() != ax.lines[2].get_linestyle()
+
+
+def test_rounding_marks_are_the_rows_of_the_reports():
+    ax = plots.plot_rounding({"bf16": ROUNDING})
+    marks = ax.lines[0]
+    assert marks.get_xydata().tolist() == [[0.01, 0.3], [0.1, 0.02]]
+    assert marks.get_label() == "bf16 (1 not shown)"
+    empty = plots.plot_rounding({"float64": MergeReport([("a", "float64", 0.1, 0.0, 0.0)])})
+    empty.figure.canvas.draw()
+    assert empty.lines[0].get_label() == "float64 (1 not shown)"
+
+
+def test_a_grid_shows_each_number_and_its_colour():
+    values = np.array([[1.0, 1e-3, 0.0], [np.nan, 10.0, 0.5]])
+    ax = plots.plot_grid(values, ["gaussian", "identity"], ["LoRA", "PERA", "DoRA"], log=True, label="error", title="Errors")
+    assert np.array_equal(ax.images[0].get_array().filled(np.nan), values, equal_nan=True)
+    assert ax.images[0].get_clim() == (1e-3, 10.0)
+    assert {text.get_position(): text.get_text() for text in ax.texts} == {
+        (0, 0): "1",
+        (1, 0): "0.001",
+        (2, 0): "0",
+        (1, 1): "10",
+        (2, 1): "0.5",
+    }
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["LoRA", "PERA", "DoRA"]
+    assert ax.images[0].colorbar.ax.get_ylabel() == "error"
+    ax.figure.canvas.draw()
+
+
+def test_a_grid_of_answers_has_dots_and_no_scale():
+    ax = plots.plot_grid(np.array([[True, False]]), ["mistake"], ["law 1", "law 2"])
+    assert [text.get_text() for text in ax.texts] == ["●", ""]
+    assert ax.images[0].colorbar is None
+    assert plots.plot_grid([[3, 3]], ["a"], ["b", "c"], spec="d").images[0].get_clim() == (3, 4)
+    assert plots.plot_grid([[2.0]], ["a"], ["b"], log=True).images[0].get_clim() == (0.2, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.plot_scores({}), "^scores is empty: give one method at least, with its scores$"),
+        (
+            lambda: plots.plot_scores({"LoRA": []}),
+            r"^the scores of 'LoRA' are \[\]: give a finite number a seed, and leave out runs that failed$",
+        ),
+        (lambda: plots.plot_scores({"LoRA": [1.0, np.nan]}), r"^the scores of 'LoRA' are \[1\.0, nan\]: give a finite number a seed"),
+        (lambda: plots.plot_order_share(OrderShare({}, 0.0)), "^the share has no layers: adapt some"),
+        (lambda: plots.plot_grid([[1.0]], ["a"], ["b", "c"]), r"^values \(1, 1\) float64: 1 rows and 2 columns need as many real numbers$"),
+        (lambda: plots.plot_grid([["x"]], ["a"], ["b"]), r"^values \(1, 1\) <U1: 1 rows"),
+        (lambda: plots.plot_grid(np.zeros((0, 0)), [], []), r"^values \(0, 0\) float64: 0 rows"),
+    ],
+)
+def test_numbers_that_make_no_picture_are_refused(call, message):
+    with pytest.raises(PerakitError, match=message):
+        call()
+    assert plt.get_fignums() == []
+
+
+def test_the_colours_are_okabe_and_itos():
+    """Their palette without its yellow, which is hard to see on white: told apart by the colour-blind."""
+    with matplotlib.style.context(plots.STYLE):
+        cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert {f"#{colour.lower().lstrip('#')}" for colour in cycle} == {
+        "#0072b2",
+        "#d55e00",
+        "#009e73",
+        "#cc79a7",
+        "#e69f00",
+        "#56b4e9",
+        "#000000",
+    }
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.plot_spectra({name: [2.0, 1.0] for name in "abcd"}),
+        lambda: plots.plot_approximation(dict.fromkeys("abcd", CURVES["LoRA"])),
+        lambda: plots.plot_along_input([0.0, 1.0], {name: [0.0, 1.0] for name in "abcd"}),
+        lambda: plots.plot_share_of_steps({name: [(0, 0.1), (1, 0.2)] for name in "abcd"}),
+        lambda: plots.plot_heldout({name: Run([{"step": k, "heldout_bits_per_byte": 2.0} for k in (0, 1)]) for name in "abcd"}),
+    ],
+)
+def test_lines_that_coincide_differ_by_more_than_colour(draw):
+    drawn = [line for line in draw().lines if len(line.get_label()) == 1]
+    assert len(drawn) == 4
+    assert len({(line.get_linestyle(), line.get_marker()) for line in drawn}) == 4

@@ -42,6 +42,12 @@ def test_the_block_on_peers_runs_as_written(capsys):
     assert pk.active(names["model"]) == ("code",)
 
 
+def test_the_failed_check_is_what_a_student_sees():
+    from perakit.classroom.grading import check_functions
+
+    assert str(check_functions("lora/scaling", lambda B, A, alpha: B @ A)) in README
+
+
 def test_the_verdicts_are_those_of_the_registry():
     verdicts = [claim.verdict for claim in pk.theory.claims.values()]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("proved", "verified", "refuted", "qualified", "open"))

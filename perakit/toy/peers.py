@@ -71,6 +71,38 @@ def of_method(method: Method, seed: int) -> Drawn:
     return figure, {"method": method.to_dict(), "trainable": method.count(M, N), "rank_bound": bound, "rank": rank, "spectrum": spectra}
 
 
+def of_idea(seed: int) -> Drawn:
+    """PERA at rank 2 as a sum of five pictures: two outer products, which are LoRA, and the products of these."""
+    from matplotlib.lines import Line2D
+
+    del seed  # waves that the eye can follow, nothing random
+    rows, columns, h = np.arange(M), np.arange(N), np.array([0.8, -1.2, 0.8])
+    B = np.stack([np.sin(rows / 3.0), np.cos(rows / 7.0)], axis=1)
+    A = np.stack([np.cos(columns / 4.0), np.sin(columns / 9.0 - 1.5)])
+    B_hat, A_hat = formulas.expand(B, A, h)  # the one rule, term by term
+    terms = [np.outer(B_hat[:, k], A_hat[k]) for k in range(B_hat.shape[1])]
+    names = ["$b_1 a_1^T$", "$b_2 a_2^T$"] + [
+        rf"$h_{{{i}{j}}}\,(b_{i}\!\circ b_{j})(a_{i}\!\circ a_{j})^T$" for i, j in ((1, 1), (1, 2), (2, 2))
+    ]
+    figure, largest = new_figure(12.6, 2.7), max(np.abs(term).max() for term in [*terms, sum(terms)])
+    figure.set_layout_engine("none")  # the places of the tiles and of what is said under them are set by hand
+    width, step = 0.132, 0.166
+    for k, (matrix, name, sign) in enumerate(zip([*terms, sum(terms)], [*names, r"$\Delta W$"], ["", *"++++="], strict=True)):
+        ax = figure.add_axes((0.01 + k * step, 0.26, width, 0.56))
+        ax.imshow(matrix, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(False)
+        ax.set_title(name, loc="center")
+        figure.text(0.01 + k * step - (step - width) / 2, 0.54, sign, fontsize=20, ha="center", va="center")
+    said = (0, 1, "LoRA"), (2, 4, "PERA adds the products of their columns and rows, with a trained h for each"), (5, 5, "one matrix")
+    for first, last, text in said:
+        left, right = 0.012 + first * step, 0.008 + last * step + width
+        figure.add_artist(Line2D([left, right], [0.19, 0.19], color="0.55", linewidth=1))
+        figure.text((left + right) / 2, 0.15, text, color="0.2", ha="center", va="top")
+    return figure, {"h": h, "largest": [float(np.abs(term).max()) for term in (*terms, sum(terms))]}
+
+
 def of_input(seed: int) -> Drawn:
     """What PERA and the quadratic contrast add to one output along the line t x."""
     draw = np.random.default_rng(seed)
@@ -106,6 +138,7 @@ def of_four_bits(seed: int) -> Drawn:
 
 FIGURES: dict[str, Callable[[int], Drawn]] = {
     **{method.name: partial(of_method, method) for method in METHODS},
+    "idea": of_idea,
     "quadratic": of_input,
     "nf4": of_four_bits,
 }

@@ -16,7 +16,7 @@ COMMITTED = json.loads((ROOT / "docs/methods/numbers.json").read_text())
 
 def test_each_method_has_a_page_with_its_picture():
     ours = {name for name, cls in pk.Method.registry.items() if cls.__module__.startswith("perakit.")}
-    assert {*ours, "nf4"} == set(peers.FIGURES) == set(COMMITTED["figures"])
+    assert {*ours, "nf4", "idea"} == set(peers.FIGURES) == set(COMMITTED["figures"])
     for name in ours:
         page = (ROOT / f"docs/methods/{name}.md").read_text()
         assert f"]({name}.png)" in page

@@ -20,7 +20,7 @@ MUTANTS = [
     ("forward_product", FORWARD, "alpha / A.shape[0] * ((x @ A.T) @ np.abs(B).T)", "expected"),
     ("forward_scale", FORWARD, "(x @ A.T) @ B.T", "x=[[1.]] B=[[1.,0.]] A=[[1.],[0.]] alpha=1 · expected [[0.5]] got [[1.]]"),
     ("cost", COST, "return tokens * rank * m * n", "tokens=1 · expected 2 got 1"),
-    ("merged", MERGE, "W0[...] = W0.astype(np.float64) + delta\n    return W0", "changes its argument [[0.]] in place, to [[1.]]"),
+    ("merged", MERGE, "return (W0.astype(np.float64) + np.abs(delta)).astype(W0.dtype)", "delta=[[-1.]] · expected [[-1.]] got [[1.]]"),
     ("rounding", MERGE, "return W0 + delta.astype(W0.dtype)", "expected 1.000976562 got 1"),
     (
         "restored",

@@ -1,0 +1,409 @@
+"""The grader: whatever a submission does costs only the checks of the function that does it, and its file stays as it is."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+import perakit as pk
+from perakit import cli
+from perakit.classroom import Grader, arrays, assignments, check, expect_equal, grade, marks, points, require
+from perakit.classroom.assignment import hidden_checks
+from perakit.classroom.checks import Check, examine, show
+from perakit.classroom.submission import Work, parse_percent, read, to_notebook, to_percent
+
+LORA = assignments()["lora"]
+REFERENCE = to_percent(LORA.solution())
+COUNT = "    return rank * (m + n)\n"  # the body of one function, on which one check depends
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader() as grader:
+        yield grader
+
+
+@pytest.fixture
+def graded(grader, tmp_path):
+    """Grade the reference with another body for `trainable`; its file is read, never written."""
+
+    def grade(body, text=REFERENCE, name="work.py"):
+        assert text.count(COUNT) == 1
+        path = tmp_path / name
+        path.write_text(text.replace(COUNT, body), encoding="utf-8")
+        before = path.stat().st_mtime_ns, sorted(tmp_path.iterdir())
+        report = grader.grade(path)
+        assert (path.stat().st_mtime_ns, sorted(tmp_path.iterdir())) == before
+        return report
+
+    return grade
+
+
+def failures(report):
+    return {outcome.id: outcome.said for outcome in report.outcomes if outcome.said}
+
+
+ACCIDENTS = {
+    "endless loop": ("    while True:\n        pass\n", "it did not finish within 6 s: an endless loop, or a sleep?"),
+    "sleep": ("    import time\n    time.sleep(1000)\n", "it did not finish within 6 s: an endless loop, or a sleep?"),
+    "print storm": ("    while True:\n        print('x' * 1000)\n", "it prints or writes without end"),
+    "huge array": ("    return np.ones((10**6, 10**6))\n", "it asks for more memory than a check may use"),
+    "growing list": ("    x = []\n    while True:\n        x.append('a' * 10**8)\n", "it asks for more memory than a check may use"),
+    "exit": ("    exit()\n", "it calls exit(), which ends Python: return instead (line "),
+    "hard exit": ("    import os\n    os._exit(0)\n", "it ended the Python process (os._exit): return instead"),
+    "crash": ("    import ctypes\n    ctypes.string_at(0)\n", "it made Python crash (SIGSEGV)"),
+    "fork": ("    import os\n    os.fork()\n" + COUNT, "it starts another process (os.fork)"),
+    "program": ("    import subprocess\n    subprocess.run(['true'])\n", "it starts another program (subprocess)"),
+    "shell": ("    import os\n    os.system('true')\n" + COUNT, "it starts another program (os.system)"),
+    "network": ("    import socket\n    socket.create_connection(('127.0.0.1', 9))\n", "it uses the network"),
+    "recursion": ("    return trainable(m, n, rank)\n", "it calls itself without end"),
+    "exception": ("    return rank / 0\n", "it raises ZeroDivisionError: division by zero (line "),
+    "no return": ("    rank * (m + n)\n", "expected 2 got None: is a `return` missing?"),
+    "text": ("    return 'many'\n", "expected 2 got str 'many'"),
+    "nan": ("    return float('nan')\n", "expected 2 got nan"),
+    "shape": ("    return [rank * (m + n)] * 2\n", "expected 2 of shape () got [2, 2] of shape (2,)"),
+    "random": ("    return rank * (m + n) + np.random.default_rng().integers(2)\n", "gives two answers for the same input"),
+    "hidden behind except": ("    try:\n        import os\n        os.fork()\n    except OSError:\n        pass\n" + COUNT, "os.fork"),
+}
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_an_accident_costs_only_its_check_and_is_said_in_a_sentence(accident, graded):
+    body, said = ACCIDENTS[accident]
+    start = time.monotonic()
+    report = graded(body)
+    assert list(failures(report)) == ["count"]
+    assert said in failures(report)["count"]
+    assert "ForbiddenError" not in str(report)
+    assert time.monotonic() - start < 60, "a loop or a sleep ends after some seconds"
+
+
+def test_a_loop_that_catches_everything_is_killed(graded):
+    body = "    while True:\n        try:\n            while True:\n                pass\n        except BaseException:\n            pass\n"
+    said = failures(graded(body))
+    assert list(said) == ["count"]
+    assert "within 6 s" in said["count"] or "could not be interrupted" in said["count"]
+
+
+def test_printing_costs_nothing_and_is_not_shown(graded):
+    report = graded("    print('looking at', m)\n" + COUNT)
+    assert not failures(report)
+    assert "looking at" not in str(report)
+    assert "note: your file prints while it is graded; that costs nothing" in str(report)
+
+
+@pytest.mark.parametrize(
+    "body", ["    open({path!r}, 'w')\n", "    import os\n    os.remove({path!r})\n", "    import os\n    os.rename({path!r}, 'x')\n"]
+)
+def test_files_of_the_student_cannot_be_changed_by_accident(body, graded, tmp_path):
+    diary = tmp_path / "diary.txt"
+    diary.write_text("mine")
+    said = failures(graded(body.format(path=str(diary)) + COUNT))
+    assert "it changes a file outside its own folder (diary.txt)" in said["count"]
+    assert diary.read_text() == "mine"
+
+
+def test_a_file_beside_the_submission_is_not_taken_for_a_library(graded, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise SystemExit")
+    assert not failures(graded(COUNT))
+
+
+def test_an_argument_changed_in_place_is_noticed(graded):
+    text = REFERENCE.replace("return (W0.astype(np.float64) + delta).astype(W0.dtype)", "W0 += delta\n    return W0")
+    said = failures(graded(COUNT, text))
+    assert "merge changes its argument [[0.]] in place, to [[1.]]: copy it first" in said["merged"]
+
+
+SHADOWS = [("np = 3", "`np` (now 3)"), ("sum = 0", "`sum` (now 0)"), ("import math\nmath = [1]", "`math` (now [1])")]
+
+
+@pytest.mark.parametrize(("line", "said"), SHADOWS)
+def test_a_shadowed_library_is_named(line, said, graded):
+    text = REFERENCE.replace("# ## 2. How many", "# %%\n" + line + "\n\n# %% [markdown]\n# ## 2. How many")
+    report = graded("    return sum([rank * m, rank * n]) + math.floor(0) + int(np.zeros(1)[0])\n", text)
+    assert f"your file gives another meaning to {said}: rename that variable" in failures(report)["count"]
+
+
+def test_a_library_that_is_changed_is_suspected(graded):
+    said = failures(graded(COUNT, REFERENCE.replace("import numpy as np\n", "import numpy as np\n\nnp.std = None\n")))
+    assert list(said) == ["spread"]
+    assert "the check itself stopped with TypeError" in said["spread"]
+    assert "does your file put something of its own into a library" in said["spread"]
+
+
+def test_a_cell_that_does_not_parse_costs_what_it_defines(graded):
+    report = graded("    return rank * (m + n\n")
+    assert list(failures(report)) == ["count"]
+    assert "your file does not define `trainable`" in failures(report)["count"]
+    assert "is not Python ('(' was never closed): 'return rank * (m + n'" in failures(report)["count"]
+    assert "note: a cell did not run: line " in str(report)
+
+
+def test_a_script_without_cells_that_does_not_parse_scores_nothing_and_says_why(grader, tmp_path):
+    path = tmp_path / "work.py"
+    path.write_text("# perakit assignment `lora`\ndef update(B, A, alpha:\n    return B @ A\n")
+    report = grader.grade(path)
+    assert report.points == 0
+    assert all("is not Python" in outcome.said for outcome in report.outcomes)
+
+
+def test_a_missing_function_and_one_that_is_none(graded):
+    text = REFERENCE.replace("def multiplications(", "def multiplication(") + "\n# %%\nforward = 3\n"
+    said = failures(graded(COUNT, text))
+    assert list(said) == ["forward_product", "forward_scale", "cost"]
+    assert said["cost"] == "your file does not define `multiplications`"
+    assert said["forward_scale"] == "`forward` is no function: define it with `def`"
+
+
+def test_a_loop_outside_of_the_functions_is_said_to_be_there(grader, tmp_path):
+    path = tmp_path / "work.py"
+    path.write_text(REFERENCE + "\n# %%\nwhile True:\n    pass\n")
+    request = {"assignment": "lora", "check": "count", "hidden": None, "cells": [asdict(cell) for cell in read(path)]}
+    said = grader.worker.ask(request, 6)  # one check is enough to see it: each of them would wait
+    assert "your file did not finish within 6 s: an endless loop, or a sleep, outside of the functions?" in said["said"]
+
+
+def test_notebooks_with_magics_and_experiments_are_graded(grader, tmp_path):
+    cells = LORA.solution()
+    document = json.loads(to_notebook(cells))
+    magic = {
+        "cell_type": "code",
+        "metadata": {},
+        "execution_count": None,
+        "outputs": [],
+        "source": ["%matplotlib inline\n", "!ls\n", "x = 1"],
+    }
+    endless = magic | {"metadata": {"tags": ["experiment"]}, "source": ["while True: pass"]}
+    document["cells"] += [magic, endless]
+    path = tmp_path / "work.ipynb"
+    path.write_text(json.dumps(document))
+    report = grader.grade(path)
+    assert not failures(report)
+    assert not report.problems
+
+
+# --- what cannot be graded -------------------------------------------------------------------------------------------
+
+
+BAD_FILES = [
+    ("work.txt", b"x", "is neither a .py nor an .ipynb file"),
+    ("work.ipynb", b"{", "is no notebook"),
+    ("work.ipynb", b"[]", "is no notebook (it has no list of cells)"),
+    ("work.ipynb", b'{"cells": [3]}', "is no notebook (cell 1 has no text)"),
+    ("work.py", b"\xff\xfe", "is not UTF-8 text"),
+    ("work.py", b"print(1)", "does not say which assignment it is: pass --assignment"),
+    ("work.py", b"# perakit assignment `lora` or perakit assignment `comparison`", "names several assignments (comparison, lora)"),
+    ("work.py", b"# perakit assignment `none`", "no assignment 'none': choose from lora"),
+    ("work.py", b"#" * 11_000_000, "has more than 10,485,760 bytes"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "said"), BAD_FILES)
+def test_a_file_that_cannot_be_graded_is_one_sentence(name, data, said, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(pk.PerakitError) as error:
+        grade(tmp_path / name)
+    assert said in str(error.value)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    with pytest.raises(pk.PerakitError, match=r"cannot read .*: No such file or directory; pass the file that was handed in"):
+        grade(tmp_path / "none.py")
+
+
+def test_an_empty_submission_scores_nothing(tmp_path, grader):
+    path = tmp_path / "empty.py"
+    path.write_text("")
+    with pytest.raises(pk.PerakitError, match="does not say which assignment"):
+        grader.grade(path)
+    with Grader("lora") as named:
+        report = named.grade(path)
+    assert report.points == 0
+    assert "your file does not define `update`" in str(report)
+
+
+# --- hidden checks, and checks of one's own --------------------------------------------------------------------------
+
+HIDDEN = """
+from perakit.classroom import arrays, check, expect_equal
+
+@check(3, "counts what a large layer trains", "trainable", hint="r(m+n)")
+def large(work):
+    expect_equal(work.trainable(4096, 4096, 16), 131072)
+"""
+
+
+def test_hidden_checks_count_and_are_told_apart(tmp_path):
+    (tmp_path / "hidden.py").write_text(HIDDEN)
+    (tmp_path / "work.py").write_text(REFERENCE)
+    with Grader(hidden=tmp_path / "hidden.py") as grader:
+        report = grader.grade(tmp_path / "work.py")
+    assert report.points == report.of == LORA.points + 3
+    assert [outcome.hidden for outcome in report.outcomes][-2:] == [False, True]
+    assert report.gradescope()["tests"][-1]["visibility"] == "after_published"
+
+
+BAD_HIDDEN = [
+    ("x = 1", "defines no checks"),
+    ("1 / 0", "do not run: ZeroDivisionError: division by zero"),
+    (HIDDEN.replace("def large", "def scaling"), "hidden check scaling is also one of lora: give it another name"),
+    ("from perakit.classroom import check\ncheck(1, 'nothing')", "check 'nothing' names no function"),
+    ("from perakit.classroom import check\ncheck(-1, 'less', 'f')", "check 'less' is worth -1 points: give a number >= 0"),
+    ("from perakit.classroom import check\ncheck(1, 'none', 'f', count=0)", "count of check 'none'=0 must be an integer >= 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_HIDDEN)
+def test_a_hidden_file_that_does_not_work_is_one_sentence(text, said, tmp_path):
+    (tmp_path / "hidden.py").write_text(text)
+    (tmp_path / "work.py").write_text(REFERENCE)
+    with pytest.raises(pk.PerakitError) as error:
+        grade(tmp_path / "work.py", hidden=tmp_path / "hidden.py")
+    assert said in str(error.value)
+    with pytest.raises(pk.PerakitError, match="cannot read the hidden checks"):
+        hidden_checks(tmp_path / "none.py")
+
+
+def a_check(test, examples=None, **options):
+    return check(1, "a title", "f", examples=examples, **options)(test)
+
+
+def test_the_smallest_input_is_shown_with_expected_and_got():
+    def twice(work, A):
+        expect_equal(work.f(A), 2 * A)
+
+    found = examine(a_check(twice, arrays(A="m n")), Work({"f": lambda A: 2 * np.abs(A)}, [], {}))
+    assert found == "smallest input that breaks it: A=[[-1.]] · expected [[-2.]] got [[2.]]"
+    assert examine(a_check(twice, arrays(A="m n")), Work({"f": lambda A: A + A}, [], {})) == ""
+
+
+def test_a_check_that_is_broken_itself_does_not_blame_the_formula():
+    def broken(work):
+        raise KeyError("oracle")
+
+    found = examine(a_check(broken), Work({"f": len}, [], {}))
+    assert found.startswith("the check itself stopped with KeyError: 'oracle'; does your file put something of its own into a library")
+
+
+def test_values_are_shown_in_a_line():
+    assert show(np.array([[1, 0], [2, 3]])) == "[[1,0],[2,3]]"
+    assert show(np.array([1 / 3])) == "[0.333333]"
+    assert show(np.zeros((5, 7))) == "an array of shape (5, 7)"
+    assert show({"A": np.ones((1, 2)), "alpha": 2.0, "r": 3}) == "A=[[1.,1.]] alpha=2 r=3"
+    assert show([1, (True, None)]) == "[1, (True, None)]"
+
+
+def test_checks_are_named_after_their_property():
+    @check(1, "a title", "f")
+    def property_name(work):
+        pass
+
+    assert isinstance(property_name, Check)
+    assert property_name.id == "property_name"
+
+
+# --- other graders, and the command line -----------------------------------------------------------------------------
+
+
+def test_points_is_a_float_and_says_why_on_stdout(capsys):
+    assert points("lora/count", lambda m, n, rank: rank * (m + n)) == 1.0
+    assert points("lora/count", lambda m, n, rank: rank * m * n) == 0.0
+    out, err = capsys.readouterr()
+    assert err == "", "nbgrader gives zero for anything on stderr"
+    assert "PASS 1/1 r(m+n) numbers are trained" in out
+    assert "m=1 n=1 rank=1 · expected 2 got 1" in out
+    with pytest.raises(AssertionError, match="expected 2 got 1"):
+        require("lora/count", lambda m, n, rank: rank * m * n)
+    require("lora/count", lambda m, n, rank: rank * (m + n))
+
+
+@pytest.mark.parametrize(
+    ("name", "functions", "said"),
+    [
+        ("lora/none", [len], "lora has no check 'none': choose from lora/product"),
+        ("none/count", [len], "no assignment 'none'"),
+        ("lora/count", [], "lora/count takes 1 functions, trainable, not 0"),
+    ],
+)
+def test_points_refuses_what_is_no_check(name, functions, said):
+    with pytest.raises(pk.PerakitError) as error:
+        points(name, *functions)
+    assert said in str(error.value)
+
+
+def test_the_command_grades_many_and_writes_marks(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["assignment", "new", "lora", "-o", "hw1"]) == 0
+    assert "perakit grade hw1/lora.py" in capsys.readouterr().out
+    (tmp_path / "ada.py").write_text(REFERENCE)
+    assert cli.main(["grade", "ada.py", "hw1/lora.ipynb", "none.py", "--csv", "marks.csv", "--json", "marks.json"]) == 2
+    out, err = capsys.readouterr()
+    assert f"lora: {LORA.points:g} of {LORA.points:g} points" in out
+    assert "cannot read 'none.py'" in err
+    assert "1 of 3 submissions could not be graded" in err
+    header, ada, starter = (tmp_path / "marks.csv").read_text().splitlines()
+    assert header.startswith("file,assignment,points,of,product,")
+    assert ada.startswith(f"ada.py,lora,{LORA.points:g},{LORA.points:g},3,")
+    assert starter.startswith(f"lora.ipynb,lora,0,{LORA.points:g},0,")
+    first, _ = json.loads((tmp_path / "marks.json").read_text())
+    assert first["facts"]["seed"] == 0
+    assert {"python", "perakit", "numpy", "torch", "hypothesis"} == set(first["facts"]["versions"])
+    assert len(first["facts"]["submission_sha256"]) == 64
+
+
+def test_the_command_in_a_process_of_its_own_is_silent_on_stderr(tmp_path):
+    (tmp_path / "work.py").write_text(REFERENCE)
+    command = [sys.executable, "-m", "perakit", "grade", "work.py", "--gradescope", "results.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == f"lora: {LORA.points:g} of {LORA.points:g} points"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["score"] == LORA.points
+    assert {"name", "number", "score", "max_score", "status", "output", "visibility"} == set(results["tests"][0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "work.py"], "nothing else is left behind"
+
+
+def test_nothing_is_overwritten(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["assignment", "new", "lora"]) == 0
+    work = tmp_path / "lora" / "lora.py"
+    work.write_text("my work")
+    (tmp_path / "lora" / "lora.ipynb").unlink()
+    assert cli.main(["assignment", "new", "lora"]) == 2
+    assert "is there already: choose another folder, or move your work away; nothing was written" in capsys.readouterr().err
+    assert work.read_text() == "my work"
+    assert not (tmp_path / "lora" / "lora.ipynb").exists()
+
+
+def test_the_list_and_the_export_have_everything(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["assignment", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert [task.title for task in assignments().values() if task.title not in listed] == []
+    assert cli.main(["assignment", "export", "lora"]) == 0
+    names = {str(path.relative_to(tmp_path / "lora-teacher")) for path in (tmp_path / "lora-teacher").rglob("*") if path.is_file()}
+    checks = {f"otter/tests/{check.id}.py" for check in LORA.checks}
+    files = {"lora_solution.py", "lora_solution.ipynb", "lora_teacher.md", "lora_hidden.py", "otter/lora.ipynb"}
+    assert names == checks | files | {"nbgrader/nbgrader_config.py", "nbgrader/source/lora/lora.ipynb"}
+    assert "## Rubric" in (tmp_path / "lora-teacher" / "lora_teacher.md").read_text()
+    assert len(hidden_checks(tmp_path / "lora-teacher" / "lora_hidden.py")) == 1
+
+
+def test_marks_of_different_assignments_share_a_table(tmp_path, grader):
+    reports = []
+    for id in ("lora", "polynomial"):
+        (tmp_path / f"{id}.py").write_text(to_percent(assignments()[id].starter()))
+        reports.append(grader.grade(tmp_path / f"{id}.py"))
+    rows = marks(reports).splitlines()
+    assert len({row.count(",") for row in rows}) == 1
+
+
+def test_a_percent_script_is_read_back_as_it_was_written():
+    cells = LORA.solution()
+    again = parse_percent(to_percent(cells))
+    assert [(cell.kind, cell.source, cell.tags) for cell in again] == [(cell.kind, cell.source.strip("\n"), cell.tags) for cell in cells]
