@@ -378,6 +378,18 @@ assert float(theory.order_share(fresh)) == 0
 # products by a constant, to find out what happens if they are larger.
 
 # %% [markdown]
+# ## Play with it
+#
+# The sliders move all of it at once: the rank $r$, which terms are kept, and the coefficients. Watch three things. The spectrum
+# drops after $K$ values, not after $r$. At $h = 0$ the polynomial becomes LoRA's plane, and the rank $r$. And with `square` the
+# products of different features are gone. (On a page without a running notebook the sliders do nothing, and you see the start.)
+
+# %%
+from perakit import explorer
+
+explorer.explore()
+
+# %% [markdown]
 # ## Where to go next
 #
 # - [Notebook 03](03_equation_nine.ipynb) reads the same line of code with symbols and proves what was only checked here.
