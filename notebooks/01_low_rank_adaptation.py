@@ -109,7 +109,7 @@ for ax, matrix, title in zip(axes, [*pieces, B @ A], titles, strict=True):
 #
 # ## The update
 #
-# LoRA (arXiv 2106.09685, Eq. 3) writes the update as
+# LoRA (arXiv 2106.09685, Eq. 3 and the text after it) writes the update as
 #
 # $$\Delta W = s\, B A, \qquad s = \frac{\alpha}{r},$$
 #
@@ -269,8 +269,8 @@ assert np.allclose(values[4][:3], [3, 1, 0], atol=1e-6)
 # and with them $E$ itself, entry for entry. With rank 4 they were found too; two of the four pieces were not needed and
 # have gone to zero. Rank 1 found the larger piece, of size 3, and had no room for the other.
 #
-# The factors are not the ones that we built $E$ from, by the way. Any invertible $2 \times 2$ matrix $X$ gives other
-# factors, $BX$ and $X^{-1}A$, with the same product. Only $\Delta W$ has a meaning.
+# The factors are not the ones that we built $E$ from, by the way. Any invertible $2 \times 2$ matrix $T$ gives other
+# factors, $BT$ and $T^{-1}A$, with the same product. Only $\Delta W$ has a meaning.
 #
 # ## When the rank is too small
 #

@@ -351,7 +351,7 @@ for size_h, line in zip((1, 0.03), plots.LINES, strict=False):
     ax.plot(sizes, shares[size_h], line, marker="o", label=f"coefficients of size {size_h}")
 for width in (192, 4096):
     ax.axvline(1 / np.sqrt(3 * width), color="0.45", linewidth=1, zorder=0)
-    ax.text(1 / np.sqrt(3 * width), 4e-7, f" start of A,\n n = {width}", color="0.35", fontsize="small")
+    ax.text(1 / np.sqrt(3 * width), 6e-7, f" start of A,\n n = {width}", color="0.35", fontsize="small")
 ax.set(
     xscale="log",
     yscale="log",

@@ -178,8 +178,8 @@ for p, q, powers in terms:
 #
 # $$\Delta W = BA + c\,(BA) \circ (BA).$$
 #
-# This is the inhomogeneous quadratic kernel $s + c s^2$ of the support-vector machine, with $s$ the product of a row of $B$ and a
-# column of $A$. It is a case of Eq. 9 that the paper does not state.
+# Entry by entry this is $s + c s^2$, with $s$ the product of a row of $B$ and a column of $A$: up to a factor and a constant the
+# inhomogeneous quadratic kernel $(s + \tfrac{1}{2c})^2$ of the support-vector machine. It is a case of Eq. 9 that the paper does not state.
 
 # %%
 c = sp.Symbol("c")

@@ -186,8 +186,8 @@ print("numerical rank:", theory.numerical_rank(X))
 #   format.
 #
 # The printed form says all three things that one needs: the count, the **tolerance**, and the **gap**, the last
-# counted singular value over the next one. With a gap of $10^{17}$ any tolerance in between would have given the same
-# answer.
+# counted singular value over the next one (over the tolerance, where none is left). With a gap of $10^{17}$ any
+# tolerance in between would have given the same answer.
 #
 # With floats the exact rank can mislead just as well. Here is a product of one column and one row. What is its rank?
 
@@ -199,9 +199,9 @@ assert theory.exact_rank(product) > 1
 assert theory.numerical_rank(product).rank == 1
 
 # %% [markdown]
-# Each of the sixteen products was rounded to 53 binary digits, and the rounding errors are not a multiple of anything.
-# Taken literally, the matrix is not rank one any more. So: **exact rank for whole numbers and fractions, numerical
-# rank for the results of float arithmetic.**
+# Each of the sixteen products was rounded to 53 binary digits, and the rounding errors of one row are not a multiple of
+# those of another. Taken literally, the matrix is not rank one any more. So: **exact rank for whole numbers and
+# fractions, numerical rank for the results of float arithmetic.**
 #
 # ### The product trap
 #

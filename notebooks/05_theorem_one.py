@@ -109,9 +109,9 @@ assert best.error_fro < stops[0]
 
 # %% [markdown]
 # It found a nearer update, and calls its own result *an upper bound on the infimum*. That is the first lesson. **An
-# optimiser shows how near one can come. It never shows that one cannot come nearer.** Twelve searches stopped at one
-# distance, and another search went below it. Perhaps a longer one would reach 0. To refute the theorem we need an
-# argument.
+# optimiser shows how near one can come. It never shows that one cannot come nearer.** The best of
+# twelve searches stopped at one distance, and another search went below it. Perhaps a longer one would reach 0. To
+# refute the theorem we need an argument.
 #
 # ## Where the inequality turns
 #
@@ -280,7 +280,8 @@ assert all(quintic(w).eval(sp.Rational(2, 3)) == 0 for w in minors(rational(W)))
 #
 # **Step 4: a number that must be zero.** Two quintics with a common root have resultant zero. For polynomials of
 # degree 5 this resultant is a $10 \times 10$ determinant of the coefficients, and so a polynomial in the entries of
-# the matrix. One pair of minors is enough; we take the first and the fifth. Predict: which of these are zero?
+# the matrix. One pair of minors is enough; we take the first and the fifth. Predict: which of these are zero? (The
+# *closure* of $S(1)$, in the code and below, is $S(1)$ together with all limits of its members.)
 
 
 # %%
@@ -520,7 +521,7 @@ ax = plots.plot_sandwich(np.linalg.svd(target, compute_uv=False), ranks, errors)
 
 # %% [markdown]
 # The middle curve is what an optimiser found: the true infimum is on it or below it, inside the grey band. On this one
-# target it lies strictly between the bounds at each rank: nearer than every LoRA update of rank $r$, farther than the
+# target the find lies strictly between the bounds at each rank: nearer than every LoRA update of rank $r$, farther than the
 # best matrix of rank $K$. Other targets are the subject of [notebook 07](07_approximation.ipynb). Whether training
 # finds such updates is another question, which no approximation theorem answers.
 #
@@ -560,7 +561,7 @@ for name in ("theorem-1", "infimum-not-attained", "sandwich"):
 # Step 3. From $S(r) \subset \{\text{rank} \le K\}$ follows that the best error in $S(r)$ is *at least* the best error
 # in the larger set: the best matrix of rank $K$ need not be in $S(r)$. With "at least" it is the left half of the
 # sandwich. With "at most" it would need the inclusion $\{\text{rank} \le K\} \subset S(r)$, or at least in the closure
-# of $S(r)$, which the dimensions exclude.
+# of $S(r)$, which the dimensions exclude wherever they refute the theorem.
 #
 # </details>
 

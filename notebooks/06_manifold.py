@@ -66,7 +66,8 @@ J
 #
 # Elimination with symbols is slow. There is a shorter way to an exact answer, from two sides. A null vector, found in
 # symbols, says: *at most* 6, everywhere. And the rank at one point of whole numbers says: *at least* that,
-# generically (a minor that is not zero at one point is zero only at exceptional ones).
+# generically (a rank of 6 means that some $6 \times 6$ determinant inside $J$ is not zero; a polynomial that is not
+# zero at one point is zero only at exceptional ones).
 
 # %%
 b, a, h = sp.symbols("b1:4"), sp.symbols("a1:4"), sp.Symbol("h")
@@ -138,7 +139,7 @@ print("Jacobian:", J.shape, J.dtype)
 # %% [markdown]
 # Equal, to the last digit. For the rank we use elimination in fractions (`theory.exact_rank`), since a numerical rank
 # needs a tolerance ([notebook 04](04_rank.ipynb)). Which numbers do you expect for LoRA and for PERA? LoRA's Jacobian
-# is made of the columns of $B$ and $A$ at $h = 0$.
+# consists of the columns that belong to $B$ and $A$, taken at $h = 0$.
 
 # %%
 P = m * r + r * n
@@ -210,9 +211,9 @@ for k in range(r):
         assert for_pera.any() == (k != q)
 
 # %% [markdown]
-# The diagonal ones survive, the others do not. A product of columns, $b_i \circ b_j$, bears that each column is
-# rescaled, but not that two columns are mixed. What remains for PERA, besides rescaling, is to reorder the columns:
-# the **monomial matrices** $X = PD$, with a permutation matrix $P$ and a diagonal matrix $D$. Then $h$ is reordered
+# The diagonal ones survive, the others do not. A product of columns, $b_i \circ b_j$, allows each column to be
+# rescaled, but not two columns to be mixed. What remains for PERA, besides rescaling, is to reorder the columns:
+# the **monomial matrices** $X = PD$, with a permutation matrix $P$ and an invertible diagonal $D$. Then $h$ is reordered
 # and otherwise stays. In particular $h_{ij}$ is *not* divided by anything: the scale of $b_i$ and that of $a_i$
 # cancel in each product. `theory.gauge_orbit` makes such factors.
 
@@ -468,8 +469,8 @@ assert span == rank_lora + 9 > rank_pera
 #
 # - *It says* what the first derivatives see at one point, exactly: which directions, how many, and that the first
 #   step is LoRA's.
-# - *It does not say* how a run ends. After one step the point is another, and for generic $h \ne 0$, however small,
-#   the Jacobian has its full rank.
+# - *It does not say* how a run ends. After two steps $h$ is not zero any more, and for generic $h \ne 0$, however
+#   small, the Jacobian has the rank of a generic point.
 # - *It does not say* that the start is bad. LoRA starts with $mr$ visible directions as well, and is trained every
 #   day. Nor that more dimensions are better: whether they hold good updates depends on the task.
 # - *It does not say* that the products will be used. That is an open question which each run has to answer with its

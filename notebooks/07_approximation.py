@@ -67,7 +67,7 @@ for rank in (1, 2, 3):
 # ## PERA: descend by hand
 #
 # For PERA we know no such formula. The update is a polynomial of degree five in the parameters, and
-# $L = \tfrac12\lVert \Delta W(B, A, h) - E\rVert_F^2$ has many valleys. We search. With
+# $L = \tfrac12\lVert \Delta W(B, A, h) - E\rVert_F^2$ may have many valleys. We search. With
 # $G = \partial L/\partial\Delta W = \Delta W - E$ the gradients by $B$, $A$, $h$ come in closed form from
 # `theory.pera_gradients`, and gradient descent is a few lines. One detail: a fixed step is too long in narrow
 # valleys, so a step that does not lower the error is taken back and halved, and each good step makes the next one
@@ -110,7 +110,7 @@ ax.semilogx(1 + np.arange(1501), from_svd, "--", color="C1", linewidth=2, label=
 for k, name in ((1, "best of rank r = 1 (LoRA)"), (2, "best of rank K = 2")):
     ax.axhline(tail(k), color="0.35", linewidth=1)
     ax.text(1, tail(k) - 0.06, name, va="top", color="0.35")
-ax.set(xlabel="step", ylabel="error ‖ΔW − E‖", ylim=(tail(2) - 0.4, 10), title="One loss, nine starts, several valleys")
+ax.set(xlabel="step", ylabel="error ‖ΔW − E‖", ylim=(tail(2) - 0.4, 10), title="One loss, nine starts, several ends")
 _ = ax.legend(loc="upper right")
 
 ends = np.array([errors[-1] for errors in runs])
@@ -121,8 +121,8 @@ assert tail(2) < ends.min() < from_svd[-1] < tail(1) < ends.max()
 # %% [markdown]
 # Three things to see.
 #
-# - Runs end at different errors. *Where you start decides where you end*; none of these numbers is "the" error of
-#   PERA.
+# - Runs end at different errors, some while they still fall. *Where you start decides where you end*; none of these
+#   numbers is "the" error of PERA.
 # - Some end **above** LoRA's best, although PERA contains LoRA. The family is not worse; the search is.
 # - The start at the truncated SVD can only go down from LoRA's best, so it is never worse. It need not be the best,
 #   either.
@@ -142,8 +142,8 @@ assert tail(2) < ends.min() < from_svd[-1] < tail(1) < ends.max()
 # Both ends are tails. The paper's Theorem 1 (arXiv 2604.11841) states the left one the other way round;
 # [notebook 05](05_theorem_one.ipynb) is about that.
 #
-# `theory.best_approximation` searches between the two ends: damped Newton steps from several kinds of starts, the
-# truncated SVD among them. It returns what it found *and* what is known about it, the `certificate`.
+# `theory.best_approximation` searches between the two ends: damped Newton steps (they use second derivatives) from several
+# kinds of starts, the truncated SVD among them. It returns what it found *and* what is known about it, the `certificate`.
 
 # %%
 found = {rank: theory.best_approximation(E, pk.PERA(rank), starts=STARTS) for rank in (1, 2, 3)}
@@ -162,8 +162,9 @@ assert ends.min() < found[1].error_fro
 # such contests rarely, not one that cannot lose.
 #
 # Read a certificate before you quote its number. "An upper bound on the infimum" says: there *is* an update this
-# near, perhaps a nearer one, too. Three kinds of statement belong to three kinds of words: the bounds are *proved*,
-# the error is *found*, and the infimum lies between and is in general unknown.
+# near, perhaps a nearer one, too. (Factors that *diverge* have a section further down.) Three kinds of statement need
+# three words: the bounds are *proved*, the error is *found*, and the infimum, between the lower bound and the error, is
+# in general *unknown*.
 
 # %%
 _, ax = plt.subplots(figsize=(7.2, 4.4))
@@ -203,7 +204,9 @@ assert np.isclose(result.lower_fro, 2)
 # $$\frac{\partial L}{\partial h_{ij}} = (b_i\circ b_j)^\top\, G\, (a_i\circ a_j),\qquad G = \Delta W - E .$$
 #
 # If one of these is not zero, a small step in $h$ lowers the error: then PERA's infimum is *strictly* below LoRA's.
-# That is a proof, and a cheap one. If all are zero it proves nothing. Compute them for six targets at $r = 1$.
+# That is a proof, and a cheap one. If all are zero it proves nothing. Compute them at $r = 1$ for six targets: besides
+# *gaussian* a matrix with singular values $1, \frac12, \frac13, \dots$ (*power law*), the *identity*, one with entries
+# on and beside the diagonal only (*banded*), one of two diagonal blocks (*block*), and one made by a PERA of rank 2 (*pera*).
 
 
 # %%
@@ -285,8 +288,8 @@ assert formulas.parameter_count(768, 768, 16, "pera") - formulas.parameter_count
 
 # %% [markdown]
 # At equal parameters PERA of rank 16 stands against LoRA of rank 16 there: its 136 extra numbers do not even pay for
-# a 17th rank. Against LoRA of rank $K$ PERA *must* lose or tie, whatever the target, since its updates are among
-# LoRA's of that rank; but that LoRA trains many times the numbers. Say which comparison you make.
+# a 17th rank. Held against LoRA of rank $K$ PERA *must* lose or tie in approximation, whatever the target, since its
+# updates are among LoRA's of that rank; but that LoRA has many times the numbers. Say which comparison you make.
 #
 # ## A trap: what a search did not find
 #
@@ -366,13 +369,13 @@ assert result.diverging
 # to relative changes of the factors; it is $\sqrt2$ for LoRA of rank 1, and in the hundreds or more where large terms
 # cancel. `diverging` reports growth above 100. It is a sign, and no proof.
 #
-# The search finds this only because some of its starts are large and nearly cancelling. Ordinary starts stop at
-# 0.4943 ([claim](../docs/claims.md#optimisers-stop)): one more upper bound that is not the infimum.
+# The search finds this only because some of its starts are large and nearly cancelling. The best of 24
+# ordinary starts stops at 0.4943 ([claim](../docs/claims.md#optimisers-stop)): one more upper bound that is not the infimum.
 #
-# ## The gain shrinks as the matrix grows
+# ## The gain that is found shrinks as the matrix grows
 #
 # Small matrices flatter. Take Gaussian targets of growing size, $r = 1$ throughout, and ask which share of LoRA's
-# error PERA removes. Two targets of each size, to see how much chance there is in it.
+# error PERA was found to remove. Two targets of each size, to see how much chance there is in it.
 
 # %%
 sides, gains = (4, 8, 12, 16), []

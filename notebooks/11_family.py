@@ -121,8 +121,8 @@ assert not hira[W0 == 0].any()  # it stays zero, whatever is trained
 print("rank of HiRA's update:", np.linalg.matrix_rank(hira), "at r =", r)
 
 # %% [markdown]
-# The rank is full, because $W_0$'s is. But a high rank is not much freedom: where $W_0$ has no zeros, $\Delta W / W_0$,
-# entry by entry, has rank $r$ again.
+# The rank is full here: its bound is $r$ times the rank of $W_0$. But a high rank is not much freedom: where $W_0$ has no
+# zeros, $\Delta W / W_0$, entry by entry, is $BA$ again, of rank at most $r$.
 #
 # DoRA (arXiv 2402.09353, Eq. 5) takes each row of a new weight apart, into a direction and a length. LoRA moves the
 # direction; the lengths $g$ are trained on their own:
@@ -139,8 +139,8 @@ assert np.allclose(np.linalg.norm(W0 + dora, axis=1), g)  # the length of every 
 print("rank of DoRA's update:", np.linalg.matrix_rank(dora), "at r =", r)
 
 # %% [markdown]
-# DoRA can stretch every output by a factor of its own, which would cost LoRA one rank for each output. $BA$ alone
-# cannot change the length of a row. (The paper measures columns. PEFT and perakit measure rows, one length for each
+# DoRA can stretch every output by a factor of its own, which would cost LoRA one rank for each output. Its $BA$
+# cannot change the length of a row of the new weight: only $g$ does. (The paper measures columns. PEFT and perakit measure rows, one length for each
 # output: see [DoRA's page](../docs/methods/dora.md).)
 #
 # ## A square, repeated: MoRA
@@ -189,7 +189,7 @@ assert np.linalg.norm(delora) <= lam[0] * columns.max()
 
 # %% [markdown]
 # DeLoRA's update cannot grow by its factors: $\lVert \Delta W \rVert_F \le \lambda \max_q \lVert W_{0,:q} \rVert$
-# ([claim](../docs/claims.md#delora-bounded)). A step of training that is too large turns it, and does not blow it up.
+# ([claim](../docs/claims.md#delora-bounded)). Too large a step of the factors turns it, and does not blow it up.
 # But since $\lambda$ is trained too, the *set* of matrices it can reach is LoRA's, where no column of $W_0$ is zero
 # ([claim](../docs/claims.md#delora-is-loras-set)). The two differ in how they get there.
 #
@@ -206,7 +206,7 @@ for ax, (name, matrix) in zip(axes.flat, {"W0, frozen": W0, **updates}.items(), 
 
 # %% [markdown]
 # - **LoRA** has two patterns, mixed: the checked look of low rank. **DeLoRA** is the same mixture with other weights;
-#   here its columns are as long as those of $W_0$, which are all of about the same length.
+#   its columns are also multiplied by the lengths of the columns of $W_0$, which here are much alike.
 # - **PERA** and **LoHa** are spiky: a product of two normal numbers is often near zero and now and then large.
 # - **HiRA** shows the weight through the pattern: pale at the top, and the hole is still there.
 # - **DoRA** has filled the hole, by its $BA$, and its rows have different strengths.
@@ -268,12 +268,13 @@ Table(("r = 2", "trained, 24 × 36", "trained, 768 × 768", "rank up to", "rank 
 # but not in both together. All seven are **linear in the layer's input**: each is one matrix, and merges.
 #
 # Being linear has a use. MoRA's set is a flat subspace of the space of matrices, so it has exactly one best
-# approximation to any target, found by averaging (exercise 2). For the others a search can end in the wrong valley.
+# approximation to any target, found by averaging (exercise 2). LoRA has one in the truncated
+# singular value decomposition. For most of the others a search can end in the wrong valley.
 #
 # ## A pattern that LoHa makes and LoRA does not
 #
 # Rank $r^2$ sounds like a lot. For the same number of parameters LoRA has rank $2r$, which is as much at $r = 2$. In
-# fact LoHa of rank 2 only makes matrices of rank 4, and LoRA of rank 4 makes *all* of those. So at $r = 2$ LoHa cannot
+# fact LoHa of rank 2 only makes matrices of rank 4 or less, and LoRA of rank 4 makes *all* of those. So at $r = 2$ LoHa cannot
 # win. From $r = 3$ on it can. Here is a pattern of signs of rank 9 in which a coarse pattern is multiplied by a fine
 # one:
 
@@ -369,7 +370,7 @@ assert [list(players)[k] for k in errors[-2:].argmin(1)] == ["PERA", "PERA"]
 # ### First trap: these are upper bounds
 #
 # Of LoRA's numbers we know that they are the minimum (Eckart and Young), of MoRA's too (least squares), and of the
-# zeros. The others are the best that a search found, from two starts. Look at DoRA on the low-rank target. If we let
+# zeros. The others are the best that a search found, from `STARTS` starts. Look at DoRA on the low-rank target. If we let
 # the lengths $g$ be those of the rows of $V$, the division cancels and $\Delta W = BA$: DoRA contains every LoRA update
 # of its rank. So its true minimum is 0:
 
@@ -491,7 +492,8 @@ print("all laws hold;", theory.measured_dimension(m, n, Kernel(rank=2)), "dimens
 # %% [markdown]
 # The set has $r(m+n) - r^2 + 1 = 117$ dimensions. The update depends on $B$ and $A$ through $BA$ alone, so the $r^2$
 # free numbers of LoRA are free here too; $c$ adds one. The laws found nothing; to see that they can, break something:
-# leave out the `zeros_`, or forget the scale.
+# let $B$ start at random, or forget the scale. (To leave out the `zeros_` is none:
+# while $B = 0$, any finite $c$ will do.)
 #
 # From here on the method works like any other:
 

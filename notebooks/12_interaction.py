@@ -236,7 +236,7 @@ assert min(along) < mean_of_pairs(strengths["LoRA"])
 
 # %% [markdown]
 # Left: at small points PERA's network is above LoRA's, at large points below. Nothing about the matrices changed. Far out a
-# tanh is flat, so $S$ falls to zero for all of them. Right: with the sign of $h$ turned, a little of the products gives *less*
+# tanh is flat, so $S$ falls towards zero for all of them. Right: with the sign of $h$ turned, a little of the products gives *less*
 # $S$ than LoRA. These are random factors of one seed. They show what is possible, not what is usual.
 #
 # There is a third dependence, so plain that it is easy to forget: the second derivative of $2f$ is twice that of $f$. $S$ has
@@ -306,7 +306,7 @@ draw_side_by_side({f"{name}, block 2": by_layer[LAYERS[1]].mean(0) for name, by_
 # The diagonal stands out: curvature, not interaction. LoRA and PERA look alike, and the model without an adapter a little
 # different. Is that little more than chance? We take the mean over the pairs in each window, and ask how well so few windows
 # determine it. A *standard error* is the standard deviation over $\sqrt N$, here for $N$ windows. An interval of two
-# standard errors to each side of the mean holds, in roughly 95 % of such experiments, the mean over all text.
+# standard errors to each side of the mean holds, in roughly 95 % of such experiments, the mean over all text of this kind.
 #
 # The three models saw the *same* windows. So we can also take the difference in each window and the interval of that. Windows
 # differ a lot, and what two models have in common at a window cancels. This is called a *paired* comparison. Which of the
@@ -343,13 +343,13 @@ for layer in range(3):
     assert interval(paired["PERA − LoRA"][layer])[1] < 0.05 * interval(per_window["PERA"][layer])[1]
 
 # %% [markdown]
-# On the left all intervals overlap widely, and they are wide: windows differ a lot. On the right, pairing helps little
+# On the left the intervals are wide and overlap: windows differ a lot. On the right, pairing helps less
 # against the model without an adapter, since training has changed some windows much and others hardly. Between PERA and LoRA
 # it helps enormously: those intervals shrink to less than a twentieth, too small to draw. For each one, see whether it leaves
 # zero out. PERA and LoRA differ by less than 2 % of $S$: they are nearly the same network.
 #
-# **A third trap.** Pairing makes intervals so narrow that in the last line one may well leave zero out, at a difference of a
-# thousandth or less of $S$. That would mean: these two *trained networks* differ on such windows. It would not mean that the
+# **A third trap.** Pairing makes intervals so narrow that in the last line one may well leave zero out, at a difference that
+# is a tiny part of $S$. That would mean: these two *trained networks* differ on such windows. It would not mean that the
 # two *methods* do. For that the thing to repeat is the training, with other seeds, and the interval must run over seeds.
 # Here each method was trained once. Whether PERA's products cause anything in training is an open question
 # ([claim](../docs/claims.md#gain-is-high-order)); this figure does not decide it.

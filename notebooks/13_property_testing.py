@@ -78,7 +78,7 @@ RULES = (right, scale_forgotten, transposed, swapped, divided_by_rows)
 
 # %% [markdown]
 # And a test, such as one writes after lunch: a small square matrix, the identity as the other factor, $\alpha = r$ as
-# in most configurations. Which of the four mistakes will it find?
+# in many configurations. Which of the four mistakes will it find?
 
 
 # %%
@@ -211,8 +211,9 @@ assert exact_rank(formulas.pera(*found)) > found[0].shape[1]
 assert size[breaks].min() < size[first]
 
 # %% [markdown]
-# The grey dots after the line are attempts to simplify that went too far: they no longer break the statement. What is
-# left at the end can be read as a proof on a napkin. A column and a row of $\pm 1$ give a product with the signs
+# The grey dots after the line are attempts to simplify that went too far: they no longer break the statement.
+# (What counts as simpler is not quite our size, so an orange dot may also lie higher than one before it.) What is
+# left at the end can be read as a proof on a napkin. In the run printed here a column and a row of $\pm 1$ give a product with the signs
 # $\begin{pmatrix} 1 & -1 \\ -1 & 1 \end{pmatrix}$, its elementwise square is all ones, and their sum is a multiple of
 # the identity: rank 2 from rank 1 (claim [identity](../docs/claims.md#identity)). Hypothesis knew nothing of this.
 #
@@ -342,7 +343,7 @@ assert attained == {1: 2, 2: 5}
 # %% [markdown]
 # "At most $K$, and $K$ is reached" is the repaired claim. The first half we have only verified. It can also be
 # proved, and is: perakit shows with symbols that $\Delta W$ is a product of an $(m, K)$ and a $(K, n)$ matrix, which
-# covers all numbers at once. perakit's registry of claims keeps the words apart.
+# covers all numbers at once, at the sizes that it names. perakit's registry of claims keeps the words apart.
 
 # %%
 for name in ("rank-bound", "generic-rank"):
@@ -474,8 +475,8 @@ assert {name for name, sees in zip(properties, halved, strict=True) if sees} == 
 assert seen[list(mutants).index("cross terms lost")].sum() == 1
 
 # %% [markdown]
-# - *B = 0 gives 0* sees nothing. It tests the formula where an adapter starts, and at $B = 0$ all eight mutants are
-#   right. It is a test that cannot fail, and a tempting one: a fresh adapter is the easiest to test.
+# - *B = 0 gives 0* sees nothing. It tests the formula where an adapter starts, and at $B = 0$ all eight mutants
+#   give zeros. It is a test that none of them can fail, and a tempting one: a fresh adapter is the easiest to test.
 # - *Cross terms lost* and *h halved* keep every symmetry, every shape, and LoRA at $h = 0$. The first is even a respectable
 #   rule of its own, the square-only variant (arXiv 2604.11841, Eq. 10). Only properties that state a *value* notice them.
 #   Relations of this kind do not pin down a formula: somewhere a number must be known.
