@@ -54,8 +54,8 @@ SEEDS = (0, 1, 2)  # the first is that of all single runs
 
 # %%
 model = pk.toy.load("tiny")
-prose = corpus.load("prose", limit=100_000)
-code = corpus.load("code", limit=100_000)
+prose = corpus.load("prose", limit=150_000)
+code = corpus.load("code", limit=150_000)
 
 print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.config.n_layer} blocks of width {model.config.n_embd}")
 for text in (prose, code):
@@ -250,8 +250,8 @@ print(f"matched LoRA − LoRA: {other.new - lora.new:+.5f} bits per byte")
 
 # %% [markdown]
 # So this comparison says nothing about whether products help, in either direction. **A tie is a result**: it says that
-# from the published start, in a run as short as this of this small model, the two methods did the same. Without the share we would have seen equal
-# numbers and not known why.
+# from the published start, in a run as short as this of this small model, the two methods did the same. Without the
+# share we would have seen equal numbers and not known why.
 #
 # The same, drawn. Where lines coincide, the upper one is dashed or dotted.
 
@@ -261,9 +261,9 @@ plots.plot_loss(result.runs, ax=left)
 _ = plots.plot_heldout(result.runs, ax=right).set_title("Held-out code")
 
 # %% [markdown]
-# (A token of this model is a byte.) The training loss jumps about, because each step has other windows; over so few steps it may even seem to rise. All
-# three runs saw the same ones, so they jump together. The held-out cost falls smoothly; it is always measured on the
-# same windows.
+# (A token of this model is a byte.) The training loss jumps about, because each step has other windows; over so few
+# steps it may even seem to rise. All three runs saw the same ones, so they jump together. The held-out cost falls
+# smoothly; it is always measured on the same windows.
 #
 # ## Why is the share so small, and where?
 #
@@ -343,7 +343,8 @@ old = {name: [cost for _, cost in found] for name, found in runs.items()}
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
 plots.plot_scores(new, xlabel="held-out bits per byte of code", title="New domain", ax=axes[0])
 plots.plot_scores(old, xlabel="held-out bits per byte of prose", title="Old domain", baseline=result.before[1], ax=axes[1])
-axes[0].locator_params(axis="x", nbins=5)
+for ax in axes:
+    ax.locator_params(axis="x", nbins=5)
 axes[1].set_ylabel("")
 
 spread = np.ptp(new["LoRA"])

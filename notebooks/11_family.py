@@ -140,8 +140,8 @@ print("rank of DoRA's update:", np.linalg.matrix_rank(dora), "at r =", r)
 
 # %% [markdown]
 # DoRA can stretch every output by a factor of its own, which would cost LoRA one rank for each output. Its $BA$
-# cannot change the length of a row of the new weight: only $g$ does. (The paper measures columns. PEFT and perakit measure rows, one length for each
-# output: see [DoRA's page](../docs/methods/dora.md).)
+# cannot change the length of a row of the new weight: only $g$ does. (The paper measures columns. PEFT and perakit
+# measure rows, one length for each output: see [DoRA's page](../docs/methods/dora.md).)
 #
 # ## A square, repeated: MoRA
 #

@@ -123,6 +123,7 @@ def _alarm(seconds: float) -> None:
     """
 
     def ring(*_: object) -> None:
+        OutOfTime.rang = True
         raise OutOfTime
 
     if POSIX:

@@ -6,15 +6,17 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import perakit as pk
 from perakit import cli
 from perakit.classroom import Grader, arrays, assignments, check, expect_equal, grade, marks, points, require
 from perakit.classroom.assignment import hidden_checks
-from perakit.classroom.checks import Check, examine, show
+from perakit.classroom.checks import Check, OutOfTime, examine, show
 from perakit.classroom.submission import Work, parse_percent, read, to_notebook, to_percent
 
 LORA = assignments()["lora"]
@@ -67,7 +69,7 @@ ACCIDENTS = {
     "text": ("    return 'many'\n", "expected 2 got str 'many'"),
     "nan": ("    return float('nan')\n", "expected 2 got nan"),
     "shape": ("    return [rank * (m + n)] * 2\n", "expected 2 of shape () got [2, 2] of shape (2,)"),
-    "random": ("    return rank * (m + n) + np.random.default_rng().integers(2)\n", "gives two answers for the same input"),
+    "memory": ("    CALLS.append(0)\n    return rank * (m + n) + len(CALLS) % 2\n\nCALLS = []\n", "gives two answers for the same input"),
     "hidden behind except": ("    try:\n        import os\n        os.fork()\n    except OSError:\n        pass\n" + COUNT, "os.fork"),
 }
 
@@ -280,6 +282,38 @@ def test_the_smallest_input_is_shown_with_expected_and_got():
     found = examine(a_check(twice, arrays(A="m n")), Work({"f": lambda A: 2 * np.abs(A)}, [], {}))
     assert found == "smallest input that breaks it: A=[[-1.]] · expected [[-2.]] got [[2.]]"
     assert examine(a_check(twice, arrays(A="m n")), Work({"f": lambda A: A + A}, [], {})) == ""
+
+
+def test_arguments_of_every_kind_are_passed_and_watched():
+    def keeps(work, A, rows, fractions, number):
+        work.f(A, rows, fractions, number)
+
+    examples = arrays(A="m", rows=st.just([[1, 2]]), fractions=st.just(np.array([Fraction(1, 3)])), number=st.just(2))
+    assert examine(a_check(keeps, examples), Work({"f": lambda *given: 0}, [], {})) == ""
+    for k, shown in ((0, "[0.]"), (1, "[[1, 2]]"), (2, "[Fraction(1, 3)]")):
+        found = examine(a_check(keeps, examples), Work({"f": lambda *given, k=k: given[k].__setitem__(0, 7)}, [], {}))
+        assert f"f changes its argument {shown} in place, to [7" in found
+
+
+def test_a_complex_result_is_not_cut_to_its_real_part():
+    def one(work):
+        expect_equal(work.f(), 1.0)
+
+    assert "expected 1 got complex128 (1+1j)" in examine(a_check(one), Work({"f": lambda: np.complex128(1 + 1j)}, [], {}))
+
+
+def test_time_that_runs_out_while_an_example_is_drawn_is_said_to(monkeypatch):
+    @st.composite
+    def late(draw):
+        if OutOfTime.rang:
+            raise OutOfTime
+        return {"k": draw(st.integers())}
+
+    def rings(work, k):
+        monkeypatch.setattr(OutOfTime, "rang", True)
+
+    found = examine(a_check(rings, late()), Work({"f": len}, [], {}))
+    assert "it did not finish within 6 s: an endless loop, or a sleep?" in found
 
 
 def test_a_check_that_is_broken_itself_does_not_blame_the_formula():
