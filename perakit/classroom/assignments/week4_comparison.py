@@ -330,7 +330,7 @@ import matplotlib.pyplot as plt
 
 from perakit import plots
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
 for name, marker in zip(METHODS, "os^v", strict=False):
     means = [np.mean([row["validation"] for row in rows if (row["method"], row["rate"]) == (name, rate)]) for rate in RATES]
     left.semilogx(RATES, means, marker, linestyle=":", fillstyle="none", markersize=11 if marker == "o" else 6, label=name)
@@ -339,7 +339,6 @@ left.minorticks_off()
 left.set(xlabel="learning rate", ylabel="validation, bits per byte", title="The choice: mean over seeds")
 left.legend()
 _ = plots.plot_scores(chosen, xlabel="test, bits per byte", title="The result: each dot is one seed", ax=right)
-plt.tight_layout()
 
 # %% [markdown] tags=["rubric"]
 # ## 9. In your own words (marked by your teacher, 5 points)
