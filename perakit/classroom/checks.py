@@ -13,8 +13,11 @@ from __future__ import annotations
 import builtins
 import copy
 import math
+import signal
+import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NoReturn
@@ -244,6 +247,38 @@ def shadowed(work: Work) -> str:
         return ""
     named = ", ".join(f"`{name}` (now {show(work.names[name])[:40]})" for name in taken)
     return f"; your file gives another meaning to {named}: rename that variable"
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+PATIENCE = 2  # seconds on the clock for each second of computing that a check has
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` after that many seconds of computing, or `PATIENCE` times as many of sleeping.
+
+    Only in the main thread, and where there are signals. On a busy machine computing takes longer, and costs nobody a point.
+    """
+
+    def ring(*_: object) -> None:
+        OutOfTime.rang = True
+        raise OutOfTime
+
+    OutOfTime.rang = False
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    clocks = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, PATIENCE * seconds))
+    before = [signal.signal(bell, ring) for _, bell, _ in clocks]
+    try:
+        for clock, _, after in clocks:
+            signal.setitimer(clock, after, 0.5)  # again and again, for an `except:` that swallowed the first
+        yield
+    finally:
+        for (clock, bell, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(bell, handler)
 
 
 # --- one check -------------------------------------------------------------------------------------------------------

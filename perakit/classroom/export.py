@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,13 @@ points = {points:g}
 def test_{id}({arguments}):
     require({check!r}, {arguments})
 """
+WRITTEN = re.compile(r"marked by your teacher, (\d+) points")  # in the heading of a rubric
 NBGRADER = """\
 c = get_config()
 c.CourseDirectory.course_id = "perakit"
 c.ClearSolutions.begin_solution_delimeter = "BEGIN SOLUTION"
 c.ClearSolutions.end_solution_delimeter = "END SOLUTION"
+c.ExecutePreprocessor.skip_cells_with_tag = "experiment"  # those are the student's own
 """
 
 
@@ -100,9 +103,11 @@ def _nbgrader(task: Assignment) -> str:
     """The solution, with a graded cell for each check; nbgrader clears what is between the markers."""
     cells, metadata = [], []
     for number, cell in enumerate(task.solution()):
-        solved = "# BEGIN SOLUTION" in cell.source
         cells.append(cell)
-        metadata.append(_cell(f"part{number}", solution=True) if solved else {})
+        metadata.append(_cell(f"part{number}", solution=True) if "# BEGIN SOLUTION" in cell.source else {})
+        if "rubric" in cell.tags and (worth := WRITTEN.search(cell.source)):
+            cells.append(Cell("markdown", "*Your answers:*"))
+            metadata.append(_cell("written", solution=True, grade=True, points=float(worth[1])))
     for check in task.checks:
         cells.append(Cell("code", _graded(task.id, check)))
         metadata.append(_cell(check.id, grade=True, points=check.points))
@@ -114,6 +119,6 @@ def _graded(id: str, check: Check) -> str:
 
 
 def _cell(id: str, *, solution: bool = False, grade: bool = False, points: float | None = None) -> dict[str, Any]:
-    """nbgrader's own metadata of a cell."""
-    kind = {"schema_version": 3, "grade_id": id, "grade": grade, "solution": solution, "locked": grade, "task": False}
+    """nbgrader's own metadata of a cell; one that is both solution and graded is marked by hand."""
+    kind = {"schema_version": 3, "grade_id": id, "grade": grade, "solution": solution, "locked": grade and not solution, "task": False}
     return {"nbgrader": kind | ({"points": points} if points is not None else {})}

@@ -13,15 +13,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from perakit.classroom.assignment import Assignment, assignment_of, hidden_checks
-from perakit.classroom.checks import SEED, Check, examine
+from perakit.classroom.checks import SEED, Check, OutOfTime, examine, limited
 from perakit.classroom.submission import Work, read
 from perakit.errors import PerakitError
 
@@ -161,7 +161,7 @@ def points(check: str, *functions: Callable[..., Any]) -> float:
     """Points of one check for functions of this notebook, as nbgrader's partial credit wants them: a float, and a line on stdout.
 
     check: "lora/scaling", the assignment and its check; functions: in the order that the check names them. Runs here,
-    without limits of time or memory.
+    for no longer than the check may, and without a limit of memory.
     """
     outcome = check_functions(check, *functions)
     print(outcome)
@@ -183,7 +183,28 @@ def check_functions(check: str, *functions: Callable[..., Any]) -> Outcome:
     wanted = found[id].functions
     if len(functions) != len(wanted):
         raise PerakitError(f"{check} takes {len(wanted)} functions, {', '.join(wanted)}, not {len(functions)}")
-    return outcome_of(found[id], examine(found[id], Work(dict(zip(wanted, functions, strict=True)), [], {})))
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "hypothesis"))  # else a folder here
+    work = Work(dict(zip(wanted, functions, strict=True)), [], {})
+    try:
+        with limited(found[id].seconds), _plain_exit(functions):
+            said = examine(found[id], work)
+    except OutOfTime:  # after the answer was known
+        said = f"it did not finish within {found[id].seconds:g} s"
+    return outcome_of(found[id], said)
+
+
+@contextmanager
+def _plain_exit(functions: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Python's own `exit` for these functions: Jupyter's would end the kernel, and with it all that is still to be graded."""
+    spaces = [space for function in functions if (space := getattr(function, "__globals__", None)) is not None]
+    kept = [(space, name, space[name]) for space in spaces for name in ("exit", "quit") if name in space]
+    for space, name, _ in kept:
+        space[name] = sys.exit
+    try:
+        yield
+    finally:
+        for space, name, value in kept:
+            space[name] = value
 
 
 class _Worker:

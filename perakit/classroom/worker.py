@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from perakit.classroom.assignment import Assignment, hidden_checks
-from perakit.classroom.checks import Check, OutOfTime, examine
+from perakit.classroom.checks import PATIENCE, Check, OutOfTime, examine, limited
 from perakit.classroom.submission import Cell, ForbiddenError, Work, run
 
 MEMORY = 2 * 2**30  # bytes above what the libraries take
 WRITTEN = 16 * 2**20  # bytes that a check may print, or write to a file
-PATIENCE = 2  # seconds on the clock for each second of computing that a check has
-GRACE = 2.0  # seconds after those, before the child is killed
+GRACE = 2.0  # seconds after a check's own, before the child is killed
 POSIX = hasattr(os, "fork")
 
 # What a submission has no reason to do, by CPython's audit events; it gets an exception that says so.
@@ -81,13 +80,11 @@ def answer(request: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:
         said = ""
         work = Work({}, [], {})
         try:
-            _alarm(check.seconds)
-            work = run(cells, OutOfTime)
-            said = examine(check, work)
+            with limited(check.seconds):
+                work = run(cells, OutOfTime)
+                said = examine(check, work)
         except OutOfTime:
             said = f"your file did not finish within {check.seconds:g} s: an endless loop, or a sleep, outside of the functions?"
-        finally:
-            _alarm(0)
         guard.active = False
         if guard.seen and guard.seen not in said:
             said = f"{guard.seen}; {said}" if said else guard.seen
@@ -114,24 +111,6 @@ def _prepare(home: str, folder: str, printed: int) -> _Guard:
     guard = _Guard(home)  # where the libraries, too, may keep something
     sys.addaudithook(guard)
     return guard
-
-
-def _alarm(seconds: float) -> None:
-    """Raise `OutOfTime` after that many seconds of computing, or twice as many of sleeping; 0: not any more.
-
-    Only where there are signals: elsewhere the grader waits. On a busy machine computing takes longer, and costs nobody a point.
-    """
-
-    def ring(*_: object) -> None:
-        OutOfTime.rang = True
-        raise OutOfTime
-
-    if POSIX:
-        again = 0.5 if seconds else 0  # for an `except:` that swallowed the first
-        signal.signal(signal.SIGPROF, ring)
-        signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_PROF, seconds, again)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds, again)
 
 
 def _in_a_child(request: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:

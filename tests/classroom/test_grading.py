@@ -356,6 +356,17 @@ def test_points_is_a_float_and_says_why_on_stdout(capsys):
     require("lora/count", lambda m, n, rank: rank * (m + n))
 
 
+def test_points_ends_a_loop_and_an_exit_of_the_notebook(capsys):
+    space = {"exit": lambda: pytest.fail("Jupyter's exit would end the kernel")}
+    exec("def loops(m, n, rank):\n    while True:\n        pass\n\ndef leaves(m, n, rank):\n    exit()\n", space)
+    jupyter = space["exit"]
+    assert points("lora/count", space["loops"]) == points("lora/count", space["leaves"]) == 0.0
+    out = capsys.readouterr().out
+    assert "it did not finish within 6 s: an endless loop, or a sleep?" in out
+    assert "it calls exit(), which ends Python: return instead" in out
+    assert space["exit"] is jupyter
+
+
 @pytest.mark.parametrize(
     ("name", "functions", "said"),
     [
