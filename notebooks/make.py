@@ -40,7 +40,7 @@ def notebook(source: Path) -> NotebookNode:
     made = jupytext.read(source)
     made.metadata = nbformat.from_dict(KERNEL)
     for i, cell in enumerate(made.cells):
-        cell["id"] = f"cell-{i}"
+        cell["id"], cell.source = f"cell-{i}", cell.source.strip("\n")  # a script has blank lines around its functions
     return made
 
 
