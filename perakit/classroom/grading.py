@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from perakit.classroom.assignment import Assignment, assignment_of, hidden_checks
-from perakit.classroom.checks import SEED, Check, OutOfTime, examine, limited
+from perakit.classroom.checks import Check
+from perakit.classroom.examination import SEED, OutOfTime, examine, limited
 from perakit.classroom.submission import Work, read
 from perakit.errors import PerakitError
 

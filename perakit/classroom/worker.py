@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from perakit.classroom.assignment import Assignment, hidden_checks
-from perakit.classroom.checks import PATIENCE, Check, OutOfTime, examine, limited
+from perakit.classroom.checks import Check
+from perakit.classroom.examination import PATIENCE, OutOfTime, examine, limited
 from perakit.classroom.submission import Cell, ForbiddenError, Work, run
 
 MEMORY = 2 * 2**30  # bytes above what the libraries take

@@ -16,7 +16,8 @@ import perakit as pk
 from perakit import cli
 from perakit.classroom import Grader, arrays, assignments, check, expect_equal, grade, marks, points, require
 from perakit.classroom.assignment import hidden_checks
-from perakit.classroom.checks import Check, OutOfTime, examine, show
+from perakit.classroom.checks import Check, show
+from perakit.classroom.examination import OutOfTime, examine
 from perakit.classroom.submission import Work, parse_percent, read, to_notebook, to_percent
 
 LORA = assignments()["lora"]
