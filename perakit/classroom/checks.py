@@ -157,11 +157,16 @@ def show(value: Any) -> str:
         return text.replace("\n", "").replace(" ", "")
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return " ".join(f"{name}={show(entry)}" for name, entry in value.items())
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {show(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"{'[' if isinstance(value, list) else '('}{', '.join(map(show, value))}{']' if isinstance(value, list) else ')'}"
     return repr(value)[:200]
+
+
+def show_arguments(example: Mapping[str, Any]) -> str:
+    """Arguments by name: A=[[1.]] alpha=2."""
+    return " ".join(f"{name}={show(value)}" for name, value in example.items())
 
 
 def plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from hypothesis.errors import HypothesisException
 
-from perakit.classroom.checks import Check, Wrong, fail, plain, show
+from perakit.classroom.checks import Check, Wrong, fail, plain, show, show_arguments
 from perakit.classroom.submission import Work, explain, sentence
 from perakit.theory.claims import search
 
@@ -177,7 +177,7 @@ def examine(check: Check, work: Work) -> str:
 
 
 def _said(example: Mapping[str, Any], sentence: str, which: str = "smallest input that breaks it") -> str:
-    return f"{which}: {show(example)} · {sentence}" if example else sentence
+    return f"{which}: {show_arguments(example)} · {sentence}" if example else sentence
 
 
 def _missing(names: list[str], work: Work) -> str:

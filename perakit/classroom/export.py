@@ -9,7 +9,7 @@ from typing import Any
 
 from perakit.classroom.assignment import Assignment
 from perakit.classroom.checks import Check
-from perakit.classroom.submission import Cell, to_notebook, to_percent
+from perakit.classroom.submission import OTHERS, Cell, to_notebook, to_percent
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 
@@ -44,6 +44,7 @@ c = get_config()
 c.CourseDirectory.course_id = "perakit"
 c.ClearSolutions.begin_solution_delimeter = "BEGIN SOLUTION"
 c.ClearSolutions.end_solution_delimeter = "END SOLUTION"
+c.ExecutePreprocessor.timeout = 120  # seconds a cell: the first one imports PyTorch
 c.ExecutePreprocessor.skip_cells_with_tag = "experiment"  # those are the student's own
 """
 
@@ -95,8 +96,8 @@ def _teacher(task: Assignment) -> str:
 
 def _with_otter(task: Assignment) -> list[Cell]:
     """The starter, with otter's own lines: one check a cell, at the end."""
-    begin = Cell("code", f'import otter\n\ngrader = otter.Notebook("{task.id}.ipynb", tests_dir="tests")')
-    return [begin, *task.starter(), *(Cell("code", f'grader.check("{check.id}")') for check in task.checks)]
+    begin = Cell("code", f'import otter\n\ngrader = otter.Notebook("{task.id}.ipynb", tests_dir="tests")', (OTHERS,))
+    return [begin, *task.starter(), *(Cell("code", f'grader.check("{check.id}")', (OTHERS,)) for check in task.checks)]
 
 
 def _nbgrader(task: Assignment) -> str:
@@ -109,7 +110,7 @@ def _nbgrader(task: Assignment) -> str:
             cells.append(Cell("markdown", "*Your answers:*"))
             metadata.append(_cell("written", solution=True, grade=True, points=float(worth[1])))
     for check in task.checks:
-        cells.append(Cell("code", _graded(task.id, check)))
+        cells.append(Cell("code", _graded(task.id, check), (OTHERS,)))
         metadata.append(_cell(check.id, grade=True, points=check.points))
     return to_notebook(cells, metadata)
 

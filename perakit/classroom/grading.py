@@ -150,7 +150,7 @@ class Grader:
             problems = problems or result["problems"]
             outcomes.append(outcome_of(check, result["said"], check in own, result["printed"]))
             progress(outcomes[-1])
-        return Report(path.name, task.id, outcomes, problems, _facts(path))
+        return Report(path.as_posix(), task.id, outcomes, problems, _facts(path))
 
 
 def outcome_of(check: Check, said: str, hidden: bool = False, printed: int = 0) -> Outcome:

@@ -14,6 +14,7 @@ from perakit.errors import PerakitError
 from perakit.files import open_plain
 
 EXPERIMENT = "experiment"  # a cell with this tag is the student's laboratory: the grader does not run it
+OTHERS = "grading"  # and one with this tag calls another grader
 LARGEST = 10 * 2**20  # bytes; a notebook with many pictures is smaller
 HEADER = """\
 # ---
@@ -179,11 +180,11 @@ class Work:
 def run(cells: Iterable[Cell], stop: type[BaseException]) -> Work:
     """Run the code cells one after another, as a notebook does: a cell that fails is noted, and the next ones still run.
 
-    Cells with the tag "experiment" are left out. stop: an exception that ends everything, such as time running out.
+    Cells with the tags "experiment" and "grading" are left out. stop: an exception that ends everything, such as time running out.
     """
     work = Work({"__name__": "submission"}, [], {})
     for number, cell in enumerate(cells, 1):
-        if cell.kind != "code" or EXPERIMENT in cell.tags:
+        if cell.kind != "code" or {EXPERIMENT, OTHERS} & set(cell.tags):
             continue
         cell = without_magics(cell)
         file = f"<submission {number}>"

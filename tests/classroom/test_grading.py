@@ -16,7 +16,7 @@ import perakit as pk
 from perakit import cli
 from perakit.classroom import Grader, arrays, assignments, check, expect_equal, grade, marks, points, require
 from perakit.classroom.assignment import hidden_checks
-from perakit.classroom.checks import Check, show
+from perakit.classroom.checks import Check, show, show_arguments
 from perakit.classroom.examination import OutOfTime, examine
 from perakit.classroom.submission import Work, parse_percent, read, to_notebook, to_percent
 
@@ -329,8 +329,10 @@ def test_values_are_shown_in_a_line():
     assert show(np.array([[1, 0], [2, 3]])) == "[[1,0],[2,3]]"
     assert show(np.array([1 / 3])) == "[0.333333]"
     assert show(np.zeros((5, 7))) == "an array of shape (5, 7)"
-    assert show({"A": np.ones((1, 2)), "alpha": 2.0, "r": 3}) == "A=[[1.,1.]] alpha=2 r=3"
+    assert show_arguments({"A": np.ones((1, 2)), "alpha": 2.0, "r": 3}) == "A=[[1.,1.]] alpha=2 r=3"
     assert show([1, (True, None)]) == "[1, (True, None)]"
+    assert show([{"rank": 1}]) == "[{rank: 1}]"
+    assert show_arguments({"row": {"rank": 1}}) == "row={rank: 1}"
 
 
 def test_checks_are_named_after_their_property():
@@ -395,7 +397,7 @@ def test_the_command_grades_many_and_writes_marks(tmp_path, capsys, monkeypatch)
     header, ada, starter = (tmp_path / "marks.csv").read_text().splitlines()
     assert header.startswith("file,assignment,points,of,product,")
     assert ada.startswith(f"ada.py,lora,{LORA.points:g},{LORA.points:g},3,")
-    assert starter.startswith(f"lora.ipynb,lora,0,{LORA.points:g},0,")
+    assert starter.startswith(f"hw1/lora.ipynb,lora,0,{LORA.points:g},0,")
     first, _ = json.loads((tmp_path / "marks.json").read_text())
     assert first["facts"]["seed"] == 0
     assert {"python", "perakit", "numpy", "torch", "hypothesis"} == set(first["facts"]["versions"])
@@ -438,6 +440,16 @@ def test_the_list_and_the_export_have_everything(tmp_path, capsys, monkeypatch):
     assert names == checks | files | {"nbgrader/nbgrader_config.py", "nbgrader/source/lora/lora.ipynb"}
     assert "## Rubric" in (tmp_path / "lora-teacher" / "lora_teacher.md").read_text()
     assert len(hidden_checks(tmp_path / "lora-teacher" / "lora_hidden.py")) == 1
+
+
+def test_the_notebooks_of_other_graders_are_graded_too(tmp_path, grader):
+    cli.main(["assignment", "export", "lora", "-o", str(tmp_path / "teacher")])
+    report = grader.grade(tmp_path / "teacher" / "nbgrader" / "source" / "lora" / "lora.ipynb")
+    assert report.points == report.of
+    assert not report.problems
+    starter = grader.grade(tmp_path / "teacher" / "otter" / "lora.ipynb")
+    assert starter.points == 0
+    assert not starter.problems
 
 
 def test_marks_of_different_assignments_share_a_table(tmp_path, grader):

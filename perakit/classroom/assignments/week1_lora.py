@@ -215,7 +215,13 @@ layer = {"x": "T n", **factors, "alpha": alphas}
 drawn = st.fixed_dictionaries
 
 
-@check(3, "with alpha = r the update is B A", "update", examples=arrays(**factors), hint="the matrix product is @; * multiplies entries")
+@check(
+    3,
+    "with alpha = r the update is B A",
+    "update",
+    examples=arrays(**factors),
+    hint="the matrix product is @, and with alpha = r the scale is 1",
+)
 def product(work, B, A):
     expect_equal(work.update(B, A, float(len(A))), B @ A)
 
