@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,8 @@ def filled(starter, solution):
 def start(folder, *command):
     """One of the tools, as a teacher would run it in a shell, without the settings of whoever runs the tests."""
     settings = {"JUPYTER_CONFIG_DIR": str(folder / ".jupyter"), "IPYTHONDIR": str(folder / ".ipython")}
+    # nbgrader looks for `alembic` on the path: the environment is active in a teacher's shell, not in that of make test.
+    settings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | settings | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "MPLBACKEND": "Agg"}
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
     return subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=environment, **given)
