@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: demo notebooks test lint docs claims methods performance tiny clean
+.PHONY: demo notebooks test lint docs claims methods performance evidence tiny clean
 
 demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
 	.venv/bin/perakit demo $(DEMO)
@@ -31,6 +31,11 @@ methods: .venv/demo-ready ## try every method with every use and draw its pictur
 
 performance: .venv/test-ready ## measure speed and memory, on a quiet machine: docs/performance.md, 30 to 50 minutes on 2 cores
 	.venv/bin/perakit bench --docs docs
+
+EXPERIMENTS = components share loss rank data placement forgetting interaction function teacher cost
+evidence: .venv/demo-ready ## run what is missing of the experiments, about an hour on 2 cores in all: docs/results, docs/evidence.md
+	set -e; for name in $(EXPERIMENTS); do .venv/bin/perakit experiment $$name --out docs/results > /dev/null; done
+	.venv/bin/python -m perakit.experiments.evidence docs
 
 tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
 	.venv/bin/python -m perakit.toy.pretrain build/tiny

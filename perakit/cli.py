@@ -18,6 +18,8 @@ from tqdm.auto import tqdm
 from perakit import __version__, classroom
 from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
+from perakit.experiments import EXPERIMENTS, Options
+from perakit.experiments.report import findings_table
 from perakit.files import write_atomically
 from perakit.formulas import check_count
 from perakit.models import catalogue
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PerakitError as error:
         return _refuse(error)
     except KeyboardInterrupt:
-        resumes = arguments.run in (_demo, _finetune, _bench)
+        resumes = arguments.run in (_demo, _finetune, _bench, _experiment)
         print("\nperakit: interrupted" + ("; the same command goes on from what it has kept" if resumes else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:  # `perakit ... | head`: the reader has what it wanted
@@ -201,6 +203,19 @@ def _bench(arguments: argparse.Namespace) -> None:
     bench.publish(document, arguments.docs or arguments.out, onto_page=bool(arguments.docs))
 
 
+def _experiment(arguments: argparse.Namespace) -> None:
+    if arguments.name not in EXPERIMENTS:
+        raise PerakitError(f"no experiment {arguments.name!r}: choose one of {', '.join(EXPERIMENTS)}")
+    experiment = EXPERIMENTS[arguments.name]
+    old = None if arguments.old == "none" else arguments.old
+    options = Options(arguments.seeds, arguments.small, arguments.device, arguments.model, arguments.text, old)
+    _, report = experiment.run(options, arguments.out, arguments.resume)
+    print(f"{experiment.title}\n")
+    for heading, table in (("Findings", findings_table(report.findings)), *report.tables):
+        print(f"{heading}\n\n{table}\n")
+    print(f"In {arguments.out}/: {arguments.name}.md, {arguments.name}.png, {arguments.name}.jsonl.")
+
+
 def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:
     if in_full:
         return f"{claim.title}\n  {claim.statement}\n  source: {claim.source}\n{evidence}\n"
@@ -309,6 +324,26 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)")
     speed.add_argument("--seed", type=int, help="of weights, factors and inputs (default: 0)")
     speed.set_defaults(run=_bench)
+
+    usual = Options()
+    evidence = commands.add_parser(
+        "experiment", help="repeat an experiment of the paper at a small size: table, figure, intervals, verdicts"
+    )
+    evidence.add_argument("name", metavar="NAME", help=", ".join(EXPERIMENTS))
+    evidence.add_argument("--seeds", type=int, default=usual.seeds, help="two at least; more can follow later (default: %(default)s)")
+    evidence.add_argument(
+        "--out",
+        type=Path,
+        default=Path("perakit-experiments"),
+        help="folder for results; what is there is not run again (default: %(default)s)",
+    )
+    evidence.add_argument("--resume", action="store_true", help="go on with the options that the folder was begun with")
+    evidence.add_argument("--small", action="store_true", help="a few steps: shows that it runs, says nothing about methods")
+    evidence.add_argument("--device", default=usual.device, help="cpu or cuda (default: %(default)s)")
+    evidence.add_argument("--model", default=usual.model, help="as for finetune (default: %(default)s)")
+    evidence.add_argument("--text", default=usual.text, help="to learn, as for finetune (default: %(default)s)")
+    evidence.add_argument("--old", default=usual.old, help="text whose held-out cost is watched, none for none (default: %(default)s)")
+    evidence.set_defaults(run=_experiment)
 
     grading = commands.add_parser("grade", help="grade submissions of an assignment: points, and the smallest input that breaks a function")
     grading.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".py or .ipynb that was handed in; it is never changed")

@@ -1,5 +1,6 @@
 """Every figure: a function of numbers that draws on an Axes and returns it."""
 
+from perakit.plots.intervals import plot_gains, plot_intervals
 from perakit.plots.matrices import plot_grid, plot_interaction, plot_matrix
 from perakit.plots.peers import plot_along_input, plot_levels, plot_rounding
 from perakit.plots.products import plot_entry_polynomial, plot_gauge, plot_order_share, plot_share_of_steps
@@ -19,10 +20,12 @@ __all__ = [
     "plot_approximation",
     "plot_dimension",
     "plot_entry_polynomial",
+    "plot_gains",
     "plot_gauge",
     "plot_grid",
     "plot_heldout",
     "plot_interaction",
+    "plot_intervals",
     "plot_levels",
     "plot_loss",
     "plot_matrix",

@@ -169,12 +169,13 @@ def train(
     tokenizer: Tokenizer | None = None,
     label: str = "train",
     after_step: Callable[[int], None] | None = None,
+    progress: bool = True,
 ) -> Run:
     """Train what requires grad in `model`, in place, on `corpus.train`.
 
     out: folder for `metrics.jsonl` and `checkpoint.safetensors`; where it holds an unfinished run of exactly this
     model, text and recipe, that run goes on from its last checkpoint. None: nothing is written.
-    label: text before the progress bar (stderr); after_step: called with the number of steps done.
+    label: text before the progress bar (stderr), progress: False shows none; after_step: called with the number of steps done.
     Within a process group every process takes its share of the same batches, gradients are averaged by torch's
     DistributedDataParallel, and process 0 alone writes and evaluates: the result is that of one process, to rounding,
     and a run may go on with another number of processes. Dropout is the exception: each process draws masks of its own.
@@ -202,7 +203,7 @@ def train(
             log.checkpoint(done, trainable, optimizer)
 
     pace = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; a log file wants few
-    quiet = distributed.rank() != 0
+    quiet = not progress or distributed.rank() != 0
     bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False, mininterval=pace, disable=quiet)
     reset_peak(device)
     parallel = distributed.parallel(model)

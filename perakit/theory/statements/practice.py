@@ -162,7 +162,7 @@ def _square_terms_matter_most(formula: Any, seed: int, examples: int) -> Finding
     ranks = "; ".join(f"r = {rank}: {pair['square']} against {pair['cross']}" for rank, pair in found.items())
     summary = (
         f"not decided here. The paper's Table 4, r = 16, no interval: {order}. Generic rank, square against cross: {ranks};"
-        " which is larger changes with r, so counting ranks gives no order"
+        " which is larger changes with r, so counting ranks gives no order. Trained, at a small size, with intervals: docs/evidence.md"
     )
     return Finding(either, summary if either else "the ablations have no such ranks", {"rank of a 40 x 50 update": found})
 
@@ -182,5 +182,8 @@ def _gain_is_high_order(formula: Any, seed: int, examples: int) -> Finding:
     share = float(order_share((B, A, h)))
     high = np.linalg.norm(formula(B, A, h) - formulas.lora(B, A)) / np.linalg.norm(formulas.lora(B, A))
     measurable = math.isclose(share, float(high), rel_tol=1e-9)
-    summary = "not decided here: needs trained models, seeds and intervals. What a run must report with it, `order_share`, reads the rule"
+    summary = (
+        "not decided here: needs trained models, seeds and intervals, which docs/evidence.md has at a small size."
+        " What a run must report with it, `order_share`, reads the rule"
+    )
     return Finding(measurable, summary if measurable else "order_share does not measure this rule", {"share of a random update": share})

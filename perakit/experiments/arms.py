@@ -1,0 +1,180 @@
+"""The protocol that every fine-tuning experiment shares, so that no method gets more than another.
+
+Each arm (a method, and where and on what it trains) tries the same learning rates with the same budget on a seed of its own,
+and is judged by validation text that no test sees. With the best of them it then runs on every seed; arms with the same seed
+see the same batches and, where shapes agree, start from the same factors. The test text is other files than the training text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from perakit.adapters import Method
+from perakit.errors import PerakitError
+from perakit.experiments.jobs import Job
+from perakit.experiments.lab import Lab
+from perakit.experiments.statistics import Interval, interval, paired
+from perakit.experiments.tuning import before, methods, tune
+from perakit.formulas import check_count
+from perakit.toy.pretrained import load
+from perakit.toy.training import Recipe
+
+RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
+TUNING_SEED = 1000  # no seed of a comparison
+RANK = 8
+LIMIT = 1_000_000  # bytes of training and validation text
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user chooses. small: few steps and two rates, which shows that it runs and says nothing about methods."""
+
+    seeds: int = 5
+    small: bool = False
+    device: str = "cpu"
+    model: str = "tiny"
+    text: str = "code"
+    old: str | None = "prose"
+
+    def __post_init__(self) -> None:
+        check_count("seeds", self.seeds, least=2)  # one has no interval
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates that every arm tries."""
+        return RATES[1:3] if self.small else RATES
+
+    @property
+    def recipe(self) -> Recipe:
+        """How every run trains, learning rate and seed aside."""
+        if self.small:
+            return Recipe(steps=8, batch=2, context=64, warmup=2, eval_every=8, checkpoint_every=8, eval_windows=4)
+        return Recipe(steps=100, batch=4, context=128, warmup=10, eval_every=100, checkpoint_every=50, eval_windows=64)
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of a run, before an arm changes them."""
+        return {
+            "model": self.model,
+            "device": self.device,
+            "text": self.text,
+            "old": self.old,
+            "limit": 200_000 if self.small else LIMIT,
+            "fraction": 1.0,
+            "targets": "all-linear",
+            "matched": False,
+            "interaction": None,
+            "judge": True,
+            "recipe": asdict(self.recipe),
+        }
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One contender. changes: of the settings, "method" among them; steps: of its own; lr: fixed instead of chosen."""
+
+    label: str
+    method: Method
+    changes: Mapping[str, Any]
+    steps: int | None = None
+    lr: float | None = None
+
+    def job(self, options: Options, seed: int, lr: float, role: str) -> Job:
+        """One run of it."""
+        settings = options.settings() | {"method": self.method.to_dict(), "judge": role == "judged", **self.changes}
+        recipe = settings["recipe"] | {"seed": seed, "lr": lr}
+        if self.steps:
+            recipe |= {"steps": self.steps, "eval_every": self.steps}
+        settings["recipe"] = recipe
+        if role == "tuning":
+            settings["interaction"] = None
+        return Job(self.label, role, tune, settings, recipe["steps"] * (1.4 if role == "judged" else 1.1))
+
+
+def arm(label: str, method: Method, steps: int | None = None, lr: float | None = None, **changes: Any) -> Arm:
+    """An Arm, with its changes by name."""
+    return Arm(label, method, changes, steps, lr)
+
+
+def judged(lab: Lab, arms: Sequence[Arm], options: Options) -> None:
+    """Choose every arm's learning rate, then run every seed; the rows are in the lab's ledger."""
+    check(arms, options)
+    rates = {one.label: options.rates if one.lr is None else () for one in arms}
+    tuning = [one.job(options, TUNING_SEED, lr, "tuning") for one in arms for lr in rates[one.label]]
+    later = sum(one.job(options, 0, 1e-3, "judged").work for one in arms) * options.seeds
+    best = choose(lab.run(tuning, later))
+    lrs = {one.label: best[one.label] if one.lr is None else one.lr for one in arms}
+    lab.run([one.job(options, seed, lrs[one.label], "judged") for seed in range(options.seeds) for one in arms])
+
+
+def check(arms: Sequence[Arm], options: Options) -> None:
+    """Refuse, before anything runs, what the model cannot do: a projection that it has not."""
+    model = load(options.model)
+    for one in arms:
+        try:
+            methods(one.job(options, 0, 1e-3, "judged").settings, model)
+        except PerakitError as error:
+            raise PerakitError(f"{one.label} cannot run on {options.model!r}: {error}") from error
+
+
+def unadapted(options: Options, **changes: Any) -> Job:
+    """The model before any of it."""
+    return Job("unadapted", "other", before, options.settings() | changes, 0.4 * options.recipe.steps)
+
+
+def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The learning rate with the best validation cost, for every label."""
+    best: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        found = row["measured"]["validation"], row["settings"]["recipe"]["lr"]
+        best[row["label"]] = min(best.get(row["label"], found), found)
+    return {label: lr for label, (_, lr) in best.items()}
+
+
+class Results:
+    """The rows of an experiment, asked by label."""
+
+    def __init__(self, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        self.header, self.rows = header, rows
+        self.options = Options(**header["options"])
+
+    def of(self, role: str) -> list[Mapping[str, Any]]:
+        """Rows of one role, in their order."""
+        return [row for row in self.rows if row["role"] == role]
+
+    def one(self, label: str) -> Mapping[str, Any]:
+        """What was measured by the job of that label."""
+        found: Mapping[str, Any] = next(row["measured"] for row in self.rows if row["label"] == label)
+        return found
+
+    def labels(self) -> list[str]:
+        """Arms that were judged."""
+        return list(dict.fromkeys(row["label"] for row in self.of("judged")))
+
+    def arm(self, label: str) -> list[Mapping[str, Any]]:
+        """The judged rows of an arm, one a seed."""
+        found = [row for row in self.of("judged") if row["label"] == label]
+        return sorted(found, key=lambda row: row["settings"]["recipe"]["seed"])
+
+    def scores(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> list[Any]:
+        """One number a seed; what: a measured quantity, or how to make one of them."""
+        return [row["measured"][what] if isinstance(what, str) else what(row["measured"]) for row in self.arm(label)]
+
+    def mean(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> Interval:
+        """Their mean, with its interval."""
+        return interval(self.scores(label, what))
+
+    def gain(self, label: str, over: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> Interval:
+        """How much lower the cost of `label` is than that of `over`, seed by seed: positive is better."""
+        return paired(self.scores(over, what), self.scores(label, what))
+
+    def lr(self, label: str) -> float:
+        """The learning rate of an arm."""
+        lr: float = self.arm(label)[0]["settings"]["recipe"]["lr"]
+        return lr
+
+    def edge(self, label: str) -> bool:
+        """Whether the learning rate is the first or last that was tried, so that a better one may lie beyond."""
+        tried = [row["settings"]["recipe"]["lr"] for row in self.of("tuning") if row["label"] == label]
+        return bool(tried) and self.lr(label) in (min(tried), max(tried))

@@ -1,0 +1,149 @@
+"""Runs jobs: each once, several at a time, with an estimate before and progress while they run; whatever is finished is kept."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from perakit.errors import PerakitError
+from perakit.experiments.jobs import Job, Ledger, code_version
+from perakit.toy.measured import machine
+from perakit.toy.pictures import plain
+
+LIGHT = 0.05  # seconds that a unit of work takes where no model is trained
+CALIBRATION = 4  # steps; the first is slower than all others and is not counted
+
+
+class Lab:
+    """One experiment's bench: `run` returns the rows of jobs in their order, from the ledger where they are there."""
+
+    def __init__(self, ledger: Ledger, device: str) -> None:
+        self.ledger = ledger
+        # A GPU is not shared: two processes on it would time each other.
+        self.processes = 1 if device != "cpu" else max(os.cpu_count() or 1, 1)
+        self.pace: float | None = None
+        self.plan: list[dict[str, Any]] = []  # all rows that were asked for, in their order
+
+    def run(self, jobs: Sequence[Job], later: float = 0.0) -> list[dict[str, Any]]:
+        """The rows of `jobs`; later: the work of stages that follow, for the estimate."""
+        keys = [job.key for job in jobs]
+        todo = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self.ledger.known}
+        for key, job in zip(keys, jobs, strict=True):
+            if key not in todo:
+                self.ledger.add(self.ledger.known[key] | {"label": job.label, "role": job.role})
+        if todo:
+            self._estimate(list(todo.values()), len(set(keys)) - len(todo), later)
+            self._run(todo)
+        rows = [self.ledger.known[key] | {"label": job.label, "role": job.role} for key, job in zip(keys, jobs, strict=True)]
+        for row in rows:
+            self.ledger.add(row)  # also where two jobs of this plan are the same computation
+        self.plan += rows
+        return rows
+
+    def _estimate(self, todo: list[Job], kept: int, later: float) -> None:
+        """Say how long it will take, before it starts."""
+        sample = next((job for job in todo if "recipe" in job.settings), None)
+        if self.pace is None and sample:
+            self.pace = _pace(sample)
+        seconds = (self.pace or LIGHT) * (sum(job.work for job in todo) + later) / self.processes
+        known = f", {kept} already there" if kept else ""
+        print(
+            f"perakit: {self.ledger.name}: {len(todo)} runs to do{known}; about {duration(seconds)} on {self.processes} process"
+            f"{'es' if self.processes > 1 else ''}{' for all stages' if later else ''}",
+            file=sys.stderr,
+        )
+
+    def _run(self, todo: dict[str, Job]) -> None:
+        pace = 0.5 if sys.stderr.isatty() else 30
+        with tqdm(total=len(todo), desc=self.ledger.name, unit="run", mininterval=pace, leave=False) as bar:
+            for key, job in todo.items():
+                if job.alone or self.processes == 1:
+                    self._keep(key, job, _compute(key, job, self._folder(key)), bar)
+            together = {key: job for key, job in todo.items() if not job.alone and self.processes > 1}
+            if together:
+                self._parallel(together, bar)
+
+    def _parallel(self, todo: dict[str, Job], bar: Any) -> None:
+        count = min(self.processes, len(todo))
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_worker, initargs=(os.getpid(),))
+        waiting, running = list(todo.items()), dict[Future[dict[str, Any]], tuple[str, Job]]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < count:  # no more than that, so that an error stops the rest
+                    key, job = waiting.pop(0)
+                    running[pool.submit(_compute, key, job, self._folder(key))] = key, job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    key, job = running.pop(future)
+                    self._keep(key, job, future.result(), bar)
+        except BrokenProcessPool as error:
+            raise PerakitError("a process of the experiment was killed: finished runs are kept, run the same command again") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _folder(self, key: str) -> Path:
+        return self.ledger.path.parent / ".running" / key
+
+    def _keep(self, key: str, job: Job, row: dict[str, Any], bar: Any) -> None:
+        self.ledger.add(row | {"label": job.label, "role": job.role})
+        shutil.rmtree(self._folder(key), ignore_errors=True)
+        with_running = self.ledger.path.parent / ".running"
+        if with_running.is_dir() and not any(with_running.iterdir()):
+            with_running.rmdir()
+        bar.set_postfix_str(job.label, refresh=False)
+        bar.update()
+
+
+def _compute(key: str, job: Job, folder: Path) -> dict[str, Any]:
+    """The row of one job."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same on every machine, and two processes with one thread each are faster than the reverse
+    try:
+        measured = plain(job.compute(job.settings, folder))
+        where = machine("numpy")
+    finally:
+        torch.set_num_threads(threads)
+    about = {"key": key, "code": code_version(job.name), "data": job.data, "compute": job.name, "settings": dict(job.settings)}
+    return about | {"measured": measured, "machine": where}
+
+
+def _pace(job: Job) -> float:
+    """Seconds of a training step, from a few of them."""
+    from perakit.experiments.tuning import tune
+
+    steps = {"steps": CALIBRATION, "eval_every": CALIBRATION, "eval_windows": 1, "warmup": 1}
+    settings = dict(job.settings) | {"recipe": {**job.settings["recipe"], **steps}, "judge": False, "interaction": None}
+    settings = {"method": {"method": "lora", "rank": 8}, "matched": False, "targets": "all-linear", "fraction": 1.0} | settings
+    began = time.perf_counter()
+    _compute("", replace(job, compute=tune, settings=settings), None)  # type: ignore[arg-type]
+    return (time.perf_counter() - began) / (CALIBRATION + 1)
+
+
+def _worker(parent: int) -> None:
+    """End this process with the one that started it, also where that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def duration(seconds: float) -> str:
+    """As a person says it."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

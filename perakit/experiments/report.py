@@ -1,0 +1,159 @@
+"""From results to a page: tables whose numbers have intervals, a figure, verdicts, and what it all was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perakit.experiments.arms import Results
+from perakit.experiments.statistics import Interval
+from perakit.files import write_atomically
+from perakit.plots import STYLE
+from perakit.table import Table
+from perakit.toy.pictures import new_figure, png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARGIN = 0.01  # of what LoRA gains over the unadapted model: an advantage below it is called none
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper beside what was measured. ours: numbers with their intervals."""
+
+    claim: str
+    paper: str
+    ours: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment shows. draw: onto a figure of `size` inches; notes: what a reader should know before quoting it."""
+
+    tables: Sequence[tuple[str, Table]]
+    draw: Callable[[Figure], None]
+    findings: Sequence[Finding]
+    caption: str
+    notes: Sequence[str] = ()
+    size: tuple[float, float] = (7.2, 4.4)
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def verdict(gain: Interval, margin: float) -> str:
+    """Of the claim that a gain is there: reproduced, if it is clear and at least `margin`; not reproduced, if the interval
+    ends below `margin`; else inconclusive."""
+    if gain.clear > 0 and gain.mean >= margin:
+        return REPRODUCED
+    return NOT_REPRODUCED if gain.high < margin else INCONCLUSIVE
+
+
+def margin(results: Results, reference: str) -> float:
+    """MARGIN in bits per byte."""
+    before: float = results.one("unadapted")["new"]
+    return MARGIN * (before - results.mean(reference).mean)
+
+
+def comparison(results: Results, reference: str, labels: Sequence[str] | None = None) -> Table:
+    """The arms, a row each, with differences to `reference` seed by seed."""
+    rows = []
+    for label in labels or results.labels():
+        trainable = results.arm(label)[0]["measured"]["trainable"]
+        share = [value for value in results.scores(label, "share") if value is not None]
+        shown = f"{sum(share) / len(share):.2%}" if share and max(share) > 0 else ("0" if share else "-")
+        lr = f"{results.lr(label):g}" + ("*" if results.edge(label) else "")
+        gain = "" if label == reference else results.gain(label, reference).signed
+        rows.append([label, f"{trainable:,}", lr, str(results.mean(label)), gain, shown])
+    before = results.one("unadapted")["new"]
+    rows.insert(0, ["unadapted", "0", "", f"{before:.4f}", "", ""])
+    columns = ("arm", "trainable", "learning rate", "held-out bits per byte", f"better than {reference} by", "order share")
+    return Table(columns, rows, _foot(results))
+
+
+def _foot(results: Results) -> str:
+    options = results.options
+    edge = any(results.edge(label) for label in results.labels())
+    lines = [
+        f"Mean of {options.seeds} seeds [95 % bootstrap interval]; better by: paired differences, positive is better.",
+        f"Learning rate: the best on validation text of {', '.join(f'{rate:g}' for rate in options.rates)}, the same for all."
+        + (" *: the first or last of them, a better one may lie beyond." if edge else ""),
+        "Order share: ‖high-order part‖ / ‖linear part‖ of the update; -: its update has no such parts.",
+    ]
+    return "\n".join(lines)
+
+
+def publish(name: str, title: str, question: str, results: Results, report: Report, folder: Path) -> None:
+    """Write NAME.md and NAME.png beside NAME.jsonl."""
+    from matplotlib import style
+
+    with style.context(STYLE):
+        figure = new_figure(*report.size)
+        report.draw(figure)
+        picture = png(figure)
+    write_atomically(folder / f"{name}.png", picture)
+    data = folder / f"{name}.jsonl"
+    write_atomically(folder / f"{name}.md", page(name, title, question, results, report, data).encode())
+
+
+def page(name: str, title: str, question: str, results: Results, report: Report, data: Path) -> str:
+    """The page of an experiment."""
+    lines = [f"# {title}", "", question, ""]
+    if results.options.small:
+        lines += ["**Small setting**: a few steps on little text. It shows that the experiment runs and says nothing about methods.", ""]
+    if report.findings:
+        lines += [findings_table(report.findings).markdown(), ""]
+    for heading, table in report.tables:
+        lines += [f"## {heading}", "", table.markdown(), ""]
+    lines += [f"![{report.caption}]({name}.png)", "", report.caption, ""]
+    if report.notes:
+        lines += ["## Before you quote it", "", *[f"- {note}" for note in report.notes], ""]
+    return "\n".join(lines + provenance(name, results, data)) + "\n"
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Claims and verdicts."""
+    rows = [[one.claim, one.paper, one.ours, one.verdict] for one in findings]
+    return Table(("claim", "in the paper", "here", "verdict at this scale"), rows)
+
+
+def provenance(name: str, results: Results, data: Path) -> list[str]:
+    """What the numbers were made from."""
+    options, rows = results.options, results.rows
+    machines = sorted({f"{row['machine']['cpu']}, {options.device}" for row in rows})
+    versions = sorted({", ".join(f"{key} {value}" for key, value in row["machine"]["versions"].items()) for row in rows})
+    texts = sorted({row["data"] for row in rows if row["data"]})
+    seconds = sum(row["measured"].get("seconds", 0.0) for row in rows if isinstance(row["measured"].get("seconds"), float))
+    lines = ["## What this was made from", "", f"- `{command(name, results)}`"]
+    lines += [f"- {len(rows)} runs" + (f", {seconds / 60:.0f} minutes of training on one thread each" if seconds else "")]
+    if texts:
+        judged = results.of("judged") or results.rows
+        first = judged[0]["settings"]
+        lines += [
+            f"- Text: {first['text']}"
+            + (f", old domain {first['old']}" if first["old"] else "")
+            + "; hash "
+            + ", ".join(map(_short, texts))
+        ]
+    codes = ", ".join(sorted({row["code"] for row in rows}))
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    lines.append(f"- Seeds 0 to {options.seeds - 1}; code {codes}; results [{data.name}]({data.name}), SHA-256 {_short(digest)}")
+    return lines + [f"- {one}" for one in (*machines, *versions)]
+
+
+def command(name: str, results: Results) -> str:
+    """The command that makes these results."""
+    options, usual = results.options, type(results.options)()
+    parts = [f"perakit experiment {name}", f"--seeds {options.seeds}"]
+    parts += [
+        f"--{key} {getattr(options, key)}" for key in ("device", "model", "text", "old") if getattr(options, key) != getattr(usual, key)
+    ]
+    return " ".join(parts + (["--small"] if options.small else []))
+
+
+def _short(digest: str) -> str:
+    return digest[:16]

@@ -1,0 +1,108 @@
+"""Targets whose structure is known, where theory predicts who comes nearer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from perakit.adapters import PERA, LoRA, Method
+from perakit.experiments.arms import Options, Results
+from perakit.experiments.experiment import Experiment
+from perakit.experiments.jobs import Job
+from perakit.experiments.lab import Lab
+from perakit.experiments.regression import TARGETS, imitate, predict
+from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Finding, Report
+from perakit.experiments.statistics import Interval, interval, paired
+from perakit.plots import plot_gains
+from perakit.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+M, N, R = 10, 12, 2
+# PERA(2) has 2 (m + n) + 3 parameters, LoRA(3) has 3 (m + n): the nearest LoRA with as many or more.
+STUDENTS: dict[str, Method] = {"LoRA": LoRA(R), "PERA": PERA(R), "PERA, scale n": PERA(R, feature_scale=N), "LoRA, r = 3": LoRA(R + 1)}
+LEAST = 0.01  # of ‖ΔW*‖: nearer by less is called the same
+
+
+def _collect(lab: Lab, options: Options) -> None:
+    base: dict[str, Any] = {"m": M, "n": N, "teacher_rank": R}
+    effort: dict[str, Any] = {"rates": [0.03], "steps": 50} if options.small else {"rates": [0.01, 0.03, 0.1], "steps": 2000}
+    starts = 4 if options.small else 16
+    jobs = []
+    for target in TARGETS:
+        for seed in range(options.seeds):
+            one = base | {"target": target, "seed": seed}
+            for label, method in STUDENTS.items():
+                work = effort["steps"] * len(effort["rates"]) / 40
+                jobs.append(Job(f"{target}: {label}", "measured", imitate, one | effort | {"methods": [method.to_dict()]}, work))
+                if label != "PERA, scale n":  # the same set of updates as PERA's
+                    jobs.append(
+                        Job(f"{target}: {label}", "predicted", predict, one | {"methods": [method.to_dict()], "starts": starts}, 60)
+                    )
+    lab.run(jobs)
+
+
+def errors(results: Results, label: str, role: str, what: str) -> list[float]:
+    """One a seed. What a PERA of this rank has made, a PERA of this rank reaches, whether a search finds it or not."""
+    if (label, what) == ("PERA-generated: PERA", "reached"):
+        return [0.0] * results.options.seeds
+    rows = [row for row in results.of(role) if row["label"] == label]
+    return [row["measured"][what] for row in sorted(rows, key=lambda row: row["settings"]["seed"])]
+
+
+def call(difference: Interval) -> str:
+    """Who is nearer, from LoRA's error minus PERA's."""
+    if difference.clear and abs(difference.mean) >= LEAST:
+        return "PERA" if difference.mean > 0 else "LoRA"
+    return "the same" if max(abs(difference.low), abs(difference.high)) < LEAST else "open"
+
+
+def _report(results: Results) -> Report:
+    rows, findings, shown = [], [], {}
+    for target in TARGETS:
+        for label in STUDENTS:
+            name = f"{target}: {label}"
+            error, share = interval(errors(results, name, "measured", "error")), errors(results, name, "measured", "share")
+            set_of = name.replace(", scale n", "")
+            reached, lower = (interval(errors(results, set_of, "predicted", what)) for what in ("reached", "lower"))
+            cells = [f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in (lower, reached, error)]
+            rows.append([name, *cells, f"{sum(share) / len(share):.1%}" if max(share) else "0"])
+        for rival, told in (("LoRA", "equal rank"), ("LoRA, r = 3", "one rank more for LoRA")):
+            ours = [f"{target}: PERA", f"{target}: {rival}"]
+            predicted = call(paired(errors(results, ours[1], "predicted", "reached"), errors(results, ours[0], "predicted", "reached")))
+            difference = paired(errors(results, ours[1], "measured", "error"), errors(results, ours[0], "measured", "error"))
+            measured = call(difference)
+            shown[f"{target}, {told}"] = difference
+            verdict = INCONCLUSIVE if "open" in (predicted, measured) else REPRODUCED if predicted == measured else NOT_REPRODUCED
+            told = f"{target}, {told}: nearer is {predicted if predicted != 'the same' else 'neither'}"
+            findings.append(Finding(told, "predicted by perakit's theory", f"{measured}: {difference.signed}", verdict))
+    foot = (
+        "‖ΔW - ΔW*‖_F, where ‖ΔW*‖_F = 1: mean of the seeds [95 % bootstrap interval], each with its own target.\n"
+        "Lower bound: proved. Reachable: the best that `theory.best_approximation` found, an upper bound; 0 where a PERA made the target.\n"
+        "Trained: Adam from the published start, the best of three learning rates."
+    )
+    columns = ("target and student", "lower bound", "reachable", "trained", "order share")
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        plot_gains(shown, margin=LEAST, ax=ax)
+        ax.set(xlabel="error of LoRA - error of PERA", title="PERA is nearer to the right of zero")
+
+    notes = [
+        f"Targets are {M} x {N}; low rank: {R}; PERA-generated: by a PERA of rank {R} with Gaussian factors;"
+        " power law: singular values 1/k.",
+        "Predicted is the order of the best that a search found in each set, measured the order after training. They can differ:"
+        " descent from h = 0 and B = 0 need not find what is there.",
+        f"Errors that differ by less than {LEAST} are called the same.",
+    ]
+    caption = "Who comes nearer to each kind of target, seed by seed"
+    return Report([("Errors", Table(columns, rows, foot))], draw, findings, caption, notes, (7.6, 4.8))
+
+
+EXPERIMENT = Experiment(
+    "teacher",
+    "Targets of known structure",
+    "Where ΔW* is known, theory says which method can come nearer; here is whether training does.",
+    _collect,
+    _report,
+)

@@ -1,0 +1,215 @@
+"""One fine-tuning run as an experiment sees it: settings in, numbers out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from perakit.adapters import Additive, Method
+from perakit.files import write_atomically
+from perakit.models import adapters
+from perakit.models.adapted import adapted_layers
+from perakit.models.attach import adapt, report
+from perakit.theory import order_share
+from perakit.theory.interaction import layer_interaction
+from perakit.toy import corpus
+from perakit.toy.bench.memory import saved_bytes
+from perakit.toy.bench.timing import Step, interleave
+from perakit.toy.corpus import Corpus
+from perakit.toy.finetune import matched_lora, uniform
+from perakit.toy.gpt2 import GPT2
+from perakit.toy.pretrained import load, tokenizer
+from perakit.toy.training import Recipe, bits_per_byte, train
+
+VALIDATION_SHARE = 10  # the last tenth of the training text chooses the learning rate
+SHARE_POINTS = 10  # looks at the order share in a run
+CURVE_POINTS = 25  # of the training loss that a result keeps
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a run learns from, chooses its learning rate by, is judged by, and may forget."""
+
+    train: Corpus
+    validation: bytes
+    test: bytes
+    old: bytes | None
+
+
+@cache
+def texts(new: str, old: str | None, limit: int) -> Texts:
+    """The new domain in three parts, the old one's held-out text; limit: bytes of training and validation text."""
+    whole = corpus.load(new, limit)
+    cut = len(whole.train) - len(whole.train) // VALIDATION_SHARE
+    validation = whole.train[cut:]
+    forgotten = corpus.load(old, limit).heldout if old else None
+    return Texts(replace(whole, train=whole.train[:cut], heldout=validation), validation, whole.heldout, forgotten)
+
+
+def text_hash(settings: Mapping[str, Any]) -> str:
+    """Hash of all the text of a run."""
+    found = texts(settings["text"], settings["old"], settings["limit"])
+    digest = hashlib.sha256(found.train.sha256.encode())
+    for part in (found.test, found.old or b""):
+        digest.update(b"%d:" % len(part) + part)
+    return digest.hexdigest()
+
+
+def methods(settings: Mapping[str, Any], model: GPT2) -> dict[str, Method]:
+    """The method of every adapted layer. PerakitError where the model has no such projection."""
+    targets = settings["targets"]
+    trial = uniform(model, Method.from_dict(settings["method"]), targets if isinstance(targets, str) else list(targets))
+    return dict((matched_lora(model, trial) if settings["matched"] else trial).methods)
+
+
+def adapted(settings: Mapping[str, Any]) -> GPT2:
+    """The model with its adapters at their random start.
+
+    settings["h_std"], where it is given, draws PERA's coefficients from N(0, h_std²) instead of leaving them at zero; ΔW
+    starts at zero either way. The start of a layer is drawn from the seed and the layer's name: two methods that draw the
+    same shape start from the same factors, also where another layer has another rank.
+    """
+    model = load(settings["model"]).to(settings["device"])
+    adapt(model, methods(settings, model))
+    for name, layer in adapted_layers(model).items():
+        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{settings['recipe']['seed']}/{name}".encode()).digest()[:7], "big"))
+        layer.adapter.reset(layer.W0)
+        if settings.get("h_std"):
+            nn.init.normal_(layer.adapter.h, std=settings["h_std"])  # type: ignore[arg-type]
+    return model
+
+
+def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """Fine-tune and measure; an unfinished run in `folder` goes on. Costs in held-out bits per byte.
+
+    Where settings["judge"] is False, only on the validation text: a run that helps to choose a learning rate.
+    """
+    found = texts(settings["text"], settings["old"], settings["limit"])
+    recipe = Recipe(**settings["recipe"])
+    model = adapted(settings)
+    tokens = tokenizer(settings["model"], model)
+    part = replace(found.train, train=found.train.train[: math.ceil(len(found.train.train) * settings["fraction"])])
+    judge, seen = settings["judge"], folder and folder / "shares.json"
+    shares = dict(json.loads(seen.read_text())) if seen and seen.exists() else {}  # of an earlier sitting
+    split = all(isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values())
+
+    def look(done: int) -> None:
+        if judge and split and (done % max(recipe.steps // SHARE_POINTS, 1) == 0 or done == recipe.steps):
+            shares[done] = order_share(model).overall
+            if seen:
+                write_atomically(seen, json.dumps(sorted(shares.items())).encode())
+
+    run = train(model, part, recipe, folder, tokens, after_step=look, progress=False)
+    model.eval()
+
+    def cost(text: bytes, windows: int) -> float:
+        return bits_per_byte(model, text, recipe.context, windows, tokenizer=tokens)
+
+    losses = np.array([loss for _, loss in run.losses])
+    chunks = np.array_split(np.arange(len(losses)), min(CURVE_POINTS, len(losses)))
+    result: dict[str, Any] = {
+        "trainable": report(model).trainable,
+        "validation": run.heldout[-1][1],
+        "seconds": run.seconds,
+        "loss": [[int(chunk[-1]) + 1, float(losses[chunk].mean())] for chunk in chunks],
+    }
+    if judge:
+        windows = 4 * recipe.eval_windows
+        result |= {"new": cost(found.test, windows), "old": None if found.old is None else cost(found.old, windows // 2)}
+        result |= {"share": None, "shares": [list(one) for one in sorted(shares.items())], "share_by_inputs": {}}
+        if split:
+            share = order_share(model)
+            result |= {"share": share.overall, "share_by_inputs": _by_inputs(model, share.layers)}
+        result["amplification"], result["amplification_random"] = amplification(model)
+    if settings["interaction"]:
+        result["interaction"] = interaction(model, settings, found.test)
+    return result
+
+
+def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:
+    """Inputs n of a layer -> mean share of the layers that have so many."""
+    widths = {name: layer.kind.shape(layer.base)[1] for name, layer in adapted_layers(model).items()}
+    return {str(n): float(np.mean([shares[name] for name in widths if widths[name] == n])) for n in sorted(set(widths.values()))}
+
+
+@torch.no_grad()
+def amplification(model: GPT2) -> tuple[float, float]:
+    """How much an update strengthens what W0 had of its directions: ‖ΔW‖_F / ‖UᵀW0V‖_F, mean over layers.
+
+    U, V: the first r singular vectors of ΔW, r the method's rank; beside it the same with r random directions in their place.
+    Source: arXiv 2106.09685, section 7.3.
+    """
+    found, generator = [], torch.Generator().manual_seed(0)
+    for layer in adapted_layers(model).values():
+        W0, delta, r = layer.W0.cpu().double(), layer.exact_delta().cpu().double(), layer.adapter.method.rank
+        U, sigma, Vt = torch.linalg.svd(delta, full_matrices=False)
+        size = sigma[:r].norm()
+        P, Q = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0] for k in W0.shape)
+        found.append([(size / (U[:, :r].T @ W0 @ Vt[:r].T).norm()).item(), (size / (P.T @ W0 @ Q).norm()).item()])
+    learned, random = np.mean(found, axis=0)
+    return float(learned), float(random)
+
+
+def interaction(model: GPT2, settings: Mapping[str, Any], text: bytes) -> list[list[float]]:
+    """Eq. 12 at the input of one layer, over windows of held-out text that do not overlap."""
+    asked, context = settings["interaction"], settings["recipe"]["context"]
+    ids = tokenizer(settings["model"], model).encode(text)[: asked["windows"] * context].long()
+    windows = ids.view(-1, context).to(settings["device"])
+    matrix: list[list[float]] = layer_interaction(model, asked["layer"], windows, asked["features"]).tolist()
+    return matrix
+
+
+def before(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """The costs of the model without an adapter."""
+    found = texts(settings["text"], settings["old"], settings["limit"])
+    recipe, model = Recipe(**settings["recipe"]), load(settings["model"]).to(settings["device"])
+    tokens, windows = tokenizer(settings["model"], model), 4 * recipe.eval_windows
+    result: dict[str, Any] = {"new": bits_per_byte(model, found.test, recipe.context, windows, tokenizer=tokens)}
+    result["old"] = None if found.old is None else bits_per_byte(model, found.old, recipe.context, windows // 2, tokenizer=tokens)
+    if settings["interaction"]:
+        result["interaction"] = interaction(model, settings, found.test)
+    return result
+
+
+def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """Training and inference of several methods, a step of each in turn: seconds of every round, and bytes.
+
+    settings["arms"]: label -> what its settings change; None in place of them: the model without an adapter, which does not train.
+    bytes: what autograd keeps for one backward pass, and trainable parameters with their gradients and AdamW's moments.
+    """
+    recipe, device, found = Recipe(**settings["recipe"]), settings["device"], {}
+    models = {
+        label: load(settings["model"]).to(device) if arm is None else adapted(settings | arm) for label, arm in settings["arms"].items()
+    }
+    vocabulary = next(iter(models.values())).config.vocab_size
+    ids = torch.randint(vocabulary, (recipe.batch, recipe.context), generator=torch.Generator().manual_seed(0)).to(device)
+    trained = {label: [p for p in model.parameters() if p.requires_grad] for label, model in models.items() if settings["arms"][label]}
+
+    def step(label: str, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(models[label](ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+        optimizer.step()
+
+    for label, parameters in trained.items():
+        models[label].train()
+        held = [*models[label].parameters(), *models[label].buffers()]
+        _, saved = saved_bytes(partial(models[label], ids), held=held)
+        found[label] = {"saved": saved, "trained": 4 * sum(p.numel() * p.element_size() for p in parameters)}
+    steps = {label: Step(partial(step, label, torch.optim.AdamW(parameters, lr=1e-5))) for label, parameters in trained.items()}
+    training = interleave(steps, settings["rounds"], device)
+    for model in models.values():
+        model.eval()
+    with torch.no_grad():
+        inference = interleave({label: Step(partial(model, ids)) for label, model in models.items()}, settings["rounds"], device)
+    return {"training": training, "inference": inference, "bytes": found}

@@ -1,0 +1,132 @@
+"""Running: once, in parallel, with an estimate, and with the same table after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from perakit.cli import main
+from perakit.errors import PerakitError
+from perakit.experiments import EXPERIMENTS, Options
+from perakit.experiments.jobs import read
+from perakit.experiments.lab import duration
+from perakit.experiments.regression import fit
+from perakit.experiments.report import page
+from perakit.experiments.tuning import text_hash, tune
+
+ROOT = Path(__file__).parents[2]
+SMALL = Options(seeds=2, small=True)
+
+
+def test_components_small(tmp_path, capsys):
+    """The whole protocol, as `perakit experiment components --seeds 2 --small` in a shell."""
+    command = ["experiment", "components", "--seeds", "2", "--small", "--out", str(tmp_path)]
+    assert main(command) == 0
+    first = capsys.readouterr()
+    assert "runs to do; about" in first.err
+    assert "Findings" in first.out
+    assert "held-out bits per byte" in first.out
+    assert {path.name for path in tmp_path.iterdir()} == {"components.jsonl", "components.md", "components.png"}
+    page = (tmp_path / "components.md").read_text()
+    assert "`perakit experiment components --seeds 2 --small`" in page
+    assert "**Small setting**" in page
+    header, rows = read(tmp_path / "components.jsonl")
+    assert header["options"]["small"] is True
+    assert sum(row["role"] == "judged" for row in rows) == 2 * 9
+    assert all(row["machine"]["threads"] == 1 and len(row["data"]) in (0, 64) for row in rows)
+    # What is there is not run again, and shows the same.
+    assert main(command) == 0
+    second = capsys.readouterr()
+    assert "runs to do" not in second.err
+    assert second.out == first.out
+    assert (tmp_path / "components.md").read_text() == page
+    assert main(["experiment", "components", "--resume", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == first.out
+
+
+def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path):
+    command = [sys.executable, "-m", "perakit", "experiment", "function", "--seeds", "2", "--small", "--out"]
+    whole = subprocess.run([*command, tmp_path / "whole"], capture_output=True, text=True, check=True).stdout
+    path = tmp_path / "killed" / "function.jsonl"
+    started = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not path.exists() or len(path.read_text().splitlines()) < 4):
+        time.sleep(0.005)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    kept = len(read(path)[1])
+    assert 0 < kept < 24
+    again = subprocess.run([*command, tmp_path / "killed"], capture_output=True, text=True, check=True)
+    assert f"{24 - kept} runs to do, {kept} already there" in again.stderr
+    assert again.stdout.replace("/killed/", "/whole/") == whole
+
+
+def test_results_are_those_of_the_jobs_one_by_one(tmp_path):
+    """Independent of the pool: each row again, in this process."""
+    EXPERIMENTS["function"].run(SMALL, tmp_path)
+    for row in read(tmp_path / "function.jsonl")[1][::7]:
+        again = fit(row["settings"])
+        assert again["explained"] == pytest.approx(row["measured"]["explained"], abs=1e-5)
+
+
+def test_an_unknown_experiment_is_one_sentence(capsys):
+    assert main(["experiment", "nope"]) == 2
+    assert capsys.readouterr().err == f"perakit: no experiment 'nope': choose one of {', '.join(EXPERIMENTS)}\n"
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(PerakitError, match="so there is nothing to resume: run without --resume"):
+        EXPERIMENTS["function"].run(SMALL, tmp_path, resume=True)
+
+
+def test_more_seeds_keep_what_is_there_and_fewer_drop_nothing(tmp_path, capsys):
+    EXPERIMENTS["function"].run(SMALL, tmp_path)
+    EXPERIMENTS["function"].run(Options(seeds=3, small=True), tmp_path)
+    assert "12 runs to do, 24 already there" in capsys.readouterr().err
+    results, _ = EXPERIMENTS["function"].run(SMALL, tmp_path)
+    assert results.options.seeds == 3
+    assert len(read(tmp_path / "function.jsonl")[1]) == 36
+
+
+def test_every_committed_page_says_what_its_numbers_say(tmp_path):
+    """The table, the verdicts and the picture are made of the rows and of nothing else."""
+    folder = ROOT / "docs" / "results"
+    found = sorted(folder.glob("*.jsonl"))
+    for path in found:
+        experiment = EXPERIMENTS[path.stem]
+        results, report = experiment.read(path)
+        assert results.options.small is False
+        assert results.options.seeds >= 5
+        assert (folder / f"{path.stem}.md").read_text() == page(path.stem, experiment.title, experiment.question, results, report, path)
+        assert all("[" in finding.ours and "]" in finding.ours for finding in report.findings)  # none without its interval
+    text = (folder.parent / "evidence.md").read_text()
+    for path in found:
+        _, report = EXPERIMENTS[path.stem].read(path)
+        assert all(f"| {finding.verdict} |" in text and finding.ours in text for finding in report.findings)
+
+
+def test_a_committed_run_can_be_had_again():
+    """Of the first arm, the first seed: within the interval of the seeds around what was committed."""
+    results, _ = EXPERIMENTS["components"].read(ROOT / "docs" / "results" / "components.jsonl")
+    row = results.arm("PERA")[0]
+    if text_hash(row["settings"]) != row["data"]:
+        pytest.skip("the standard library of this Python is another text than that of the committed results")
+    again, whole = tune(row["settings"]), results.mean("PERA")
+    assert again["new"] == pytest.approx(row["measured"]["new"], abs=whole.high - whole.low)
+    assert again["trainable"] == row["measured"]["trainable"]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.2, "1 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_rows_are_json_a_line(tmp_path):
+    EXPERIMENTS["function"].run(SMALL, tmp_path)
+    for line in (tmp_path / "function.jsonl").read_text().splitlines():
+        assert isinstance(json.loads(line), dict)

@@ -1,0 +1,186 @@
+"""One run: paired starts, three texts that do not overlap, the same numbers again, and numbers that mean what they say."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from perakit.adapters import PERA, LoRA
+from perakit.errors import PerakitError
+from perakit.experiments.arms import Options, arm, check
+from perakit.experiments.jobs import Job
+from perakit.experiments.tuning import adapted, amplification, before, pace, texts, tune
+from perakit.models import adapters, attach, delta_weights
+from perakit.models.adapted import adapted_layers
+
+OPTIONS = Options(small=True, text="synthetic", old="synthetic:1")
+
+
+def settings(method, role="judged", seed=0, **changes):
+    return arm("x", method, **changes).job(OPTIONS, seed, 1e-2, role).settings
+
+
+def test_the_same_seed_starts_from_the_same_factors_whatever_the_method():
+    lora, pera = (adapters(adapted(settings(method))) for method in (LoRA(4), PERA(4)))
+    assert all(torch.equal(lora[name].A, pera[name].A) for name in lora)
+
+
+def test_another_rank_in_one_layer_changes_no_other_layers_start():
+    plain = adapters(adapted(settings(PERA(8))))
+    matched = adapters(adapted(settings(PERA(8), matched=True)))
+    same = [name for name in plain if plain[name].A.shape == matched[name].A.shape]
+    assert 0 < len(same) < len(plain)
+    assert all(torch.equal(plain[name].A, matched[name].A) for name in same)
+
+
+def test_another_seed_starts_elsewhere():
+    first, second = (adapters(adapted(settings(LoRA(4), seed=seed))) for seed in (0, 1))
+    assert not any(torch.equal(first[name].A, second[name].A) for name in first)
+
+
+def test_training_validation_and_test_text_are_apart():
+    found = texts("code", None, 200_000)
+    assert found.validation not in found.train.train
+    assert found.train.heldout == found.validation
+    assert len(found.validation) == pytest.approx(len(found.train.train) / 9, rel=0.01)
+    passages = [passage for passage in found.test.split(b"\n\n") if len(passage) > 200]
+    assert passages
+    assert not any(passage in found.train.train or passage in found.validation for passage in passages)
+
+
+def test_the_same_settings_give_the_same_numbers():
+    first, second = (tune(settings(PERA(3))) for _ in range(2))
+    for once in (first, second):
+        once.pop("seconds")
+    assert first == second
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    asked = settings(PERA(3))
+    asked["recipe"] |= {"checkpoint_every": 2}
+    whole = tune(asked)
+    from perakit.experiments import tuning
+
+    class KillError(Exception):
+        pass
+
+    def die(*arguments, **options):
+        def until(done):
+            options["after_step"](done)
+            if done == 5:
+                raise KillError
+
+        return train(*arguments, **options | {"after_step": until})
+
+    train = tuning.train
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "train", die)
+        with pytest.raises(KillError):
+            tune(asked, tmp_path)
+    again = tune(asked, tmp_path)
+    for once in (whole, again):
+        once.pop("seconds")
+    assert again == whole
+
+
+def test_choosing_a_learning_rate_never_reads_the_test_text():
+    found = tune(settings(LoRA(2), role="tuning"))
+    assert found.keys() == {"trainable", "validation", "seconds", "loss"}
+
+
+def test_loras_share_is_zero_and_peras_is_what_order_share_says():
+    lora, pera = (tune(settings(method)) for method in (LoRA(3), PERA(3)))
+    assert lora["share"] == 0
+    assert 0 < pera["share"] < 1
+    assert pera["shares"][-1][1] == pera["share"]
+    assert set(pera["share_by_inputs"]) == {"192", "768"}
+    low, high = min(pera["share_by_inputs"].values()), max(pera["share_by_inputs"].values())
+    assert low <= pera["share"] * 3
+    assert pera["share"] <= high * 3
+
+
+def test_training_lowers_the_cost():
+    asked = settings(LoRA(4))
+    asked["recipe"] |= {"steps": 40, "eval_every": 40}
+    start = before(asked)
+    found = tune(asked)
+    assert found["new"] < start["new"]
+    assert start["old"] != start["new"]
+
+
+def test_a_fraction_of_the_text_is_what_is_trained_on():
+    whole, part = (tune(settings(LoRA(2), role="tuning", fraction=fraction)) for fraction in (1.0, 0.1))
+    assert whole["loss"] != part["loss"]
+
+
+def test_amplification_against_a_loop():
+    model = adapted(settings(LoRA(2), targets=["mlp.c_fc"]))
+    for layer in adapted_layers(model).values():
+        torch.nn.init.normal_(layer.adapter.B)
+    found = []
+    for layer in adapted_layers(model).values():
+        delta, W0 = (x.detach().double().numpy() for x in (layer.adapter.B @ layer.adapter.A, layer.W0))
+        U, sigma, Vt = np.linalg.svd(delta)
+        inside = sum((U[:, i] @ W0 @ Vt[j]) ** 2 for i in range(2) for j in range(2)) ** 0.5
+        found.append(np.sqrt(sigma[0] ** 2 + sigma[1] ** 2) / inside)
+    assert amplification(model)[0] == pytest.approx(np.mean(found), rel=1e-5)
+
+
+def test_interaction_is_measured_where_it_is_asked_for():
+    where = {"layer": "transformer.h.2.mlp.c_fc", "windows": 2, "features": 3}
+    found = np.array(tune(settings(PERA(2), interaction=where))["interaction"])
+    assert found.shape == (3, 3)
+    assert (found >= 0).all()
+    assert found.max() > 0
+
+
+def test_pace_times_every_arm_in_every_round():
+    arms = {"none": None, "LoRA": {"method": LoRA(2).to_dict()}, "PERA": {"method": PERA(2).to_dict()}}
+    found = pace(OPTIONS.settings() | {"arms": arms, "rounds": 2})
+    assert set(found["inference"]) == set(arms)
+    assert set(found["training"]) == {"LoRA", "PERA"}
+    assert all(len(times) == 2 and min(times) > 0 for kind in ("training", "inference") for times in found[kind].values())
+    layers = 16
+    more = layers * 3 * 4 * 4  # h of rank 2, in float32, as parameter, gradient and two moments
+    assert found["bytes"]["PERA"]["trained"] - found["bytes"]["LoRA"]["trained"] == more
+
+
+def test_a_feature_scale_is_a_learning_rate_of_h():
+    """With Adam, which moves a parameter by its rate whatever the size of its gradient."""
+    scale, target = 7.0, torch.linspace(-1, 1, 35, dtype=torch.float64).reshape(5, 7)
+
+    def trained(method, factor):
+        torch.manual_seed(0)
+        layer = nn.Sequential(nn.Linear(7, 5, dtype=torch.float64))
+        attach(layer, method, "all-linear")
+        (adapter,) = adapters(layer).values()
+        W0 = torch.zeros(5, 7, dtype=torch.float64)
+        groups = [{"params": [adapter.B, adapter.A]}, {"params": [adapter.h], "lr": 1e-2 * factor}]
+        optimizer = torch.optim.Adam(groups, lr=1e-2, eps=1e-30)
+        for _ in range(30):
+            optimizer.zero_grad()
+            (adapter.delta(W0) - target).square().sum().backward()
+            optimizer.step()
+        return adapter.delta(W0)
+
+    assert torch.allclose(trained(PERA(2, feature_scale=scale), 1), trained(PERA(2), scale), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(trained(PERA(2, feature_scale=scale), 1), trained(PERA(2), 1), rtol=1e-3)
+
+
+def test_coefficients_that_do_not_start_at_zero_leave_the_update_at_zero():
+    model = adapted(settings(PERA(3), h_std=0.5))
+    found = list(adapters(model).values())
+    assert all(adapter.h.std() > 0.1 for adapter in found)
+    assert all(not delta.any() for delta in delta_weights(model).values())
+
+
+def test_a_model_without_the_named_projection_is_refused_before_anything_runs():
+    with pytest.raises(PerakitError, match=r"here cannot run on 'tiny': .*gate_proj"):
+        check([arm("here", LoRA(2), targets=["gate_proj"])], OPTIONS)
+
+
+def test_text_that_is_read_is_part_of_the_key():
+    one, other = (
+        Job("x", "judged", tune, Options(small=True, text=text, old=None).settings(), 1.0).data for text in ("synthetic", "synthetic:1")
+    )
+    assert one != other
