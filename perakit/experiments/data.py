@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from perakit.adapters import PERA, LoRA
 from perakit.experiments import paper
-from perakit.experiments.arms import LIMIT, RANK, Arm, Options, Results, arm, judged, unadapted
+from perakit.experiments.arms import RANK, Arm, Options, Results, arm, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.lab import Lab
 from perakit.experiments.report import Finding, Report, comparison, margin, verdict
@@ -20,9 +20,7 @@ WHOLE = 50_000  # bytes that stand for all the data: a run reads about so many
 
 
 def _arms(options: Options) -> list[Arm]:
-    part = WHOLE / (0.9 * LIMIT) / 100  # of the training text
-    if options.small:
-        part *= 2
+    part = WHOLE / (0.9 * options.settings()["limit"]) / 100  # of the training text
     both = (("LoRA", LoRA(RANK)), ("PERA", PERA(RANK)))
     return [arm(f"{name}, {percent} %", method, fraction=round(part * percent, 6)) for percent in PERCENT for name, method in both]
 

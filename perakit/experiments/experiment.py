@@ -37,8 +37,8 @@ class Experiment:
             options = Options(**{key: value for key, value in ledger.header["options"].items() if key in _OPTIONS})
         seeds = max(options.seeds, ledger.header.get("options", {}).get("seeds", 0))  # what is there is never dropped
         options = Options(**(asdict(options) | {"seeds": seeds}))
-        ledger.begin(asdict(options))
         lab = Lab(ledger, options.device)
+        ledger.begin(asdict(options))
         self.collect(lab, options)
         ledger.finish(lab.plan)
         results, report = self.read(ledger.path)

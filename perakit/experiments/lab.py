@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Lab:
     """One experiment's bench: `run` returns the rows of jobs in their order, from the ledger where they are there."""
 
     def __init__(self, ledger: Ledger, device: str) -> None:
+        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+            raise PerakitError(f"device {device!r} is not available here: use --device cpu")
         self.ledger = ledger
         # A GPU is not shared: two processes on it would time each other.
         self.processes = 1 if device != "cpu" else max(os.cpu_count() or 1, 1)
@@ -98,15 +101,15 @@ class Lab:
 
     def _keep(self, key: str, job: Job, row: dict[str, Any], bar: Any) -> None:
         self.ledger.add(row | {"label": job.label, "role": job.role})
-        shutil.rmtree(self._folder(key), ignore_errors=True)
-        with_running = self.ledger.path.parent / ".running"
-        if with_running.is_dir() and not any(with_running.iterdir()):
-            with_running.rmdir()
+        folder = self._folder(key)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # others still run, or none has
+            folder.parent.rmdir()
         bar.set_postfix_str(job.label, refresh=False)
         bar.update()
 
 
-def _compute(key: str, job: Job, folder: Path) -> dict[str, Any]:
+def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:
     """The row of one job."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same on every machine, and two processes with one thread each are faster than the reverse
@@ -127,7 +130,7 @@ def _pace(job: Job) -> float:
     settings = dict(job.settings) | {"recipe": {**job.settings["recipe"], **steps}, "judge": False, "interaction": None}
     settings = {"method": {"method": "lora", "rank": 8}, "matched": False, "targets": "all-linear", "fraction": 1.0} | settings
     began = time.perf_counter()
-    _compute("", replace(job, compute=tune, settings=settings), None)  # type: ignore[arg-type]
+    _compute("", replace(job, compute=tune, settings=settings), None)
     return (time.perf_counter() - began) / (CALIBRATION + 1)
 
 

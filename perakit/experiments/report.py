@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,6 @@ class Report:
     caption: str
     notes: Sequence[str] = ()
     size: tuple[float, float] = (7.2, 4.4)
-    extra: dict[str, str] = field(default_factory=dict)
 
 
 def verdict(gain: Interval, margin: float) -> str:

@@ -28,8 +28,8 @@ FIXED = RATES[::2]  # learning rates that both are also compared at
 
 
 def scales(n: int) -> tuple[float, ...]:
-    """Feature scales to try, for layers of n inputs: 1 (the paper's), √n, n, 10 n."""
-    return (1.0, float(round(n**0.5)), float(n), float(10 * n))
+    """Feature scales to try, for layers of n inputs: 1 (the paper's), √n, n, 10 n, 100 n."""
+    return (1.0, float(round(n**0.5)), float(n), float(10 * n), float(100 * n))
 
 
 def _arms(options: Options) -> list[Arm]:
@@ -117,7 +117,7 @@ def _report(results: Results) -> Report:
         left, right = figure.subplots(1, 2)
         tuned = sorted((label for label in same_rank if ", lr" not in label), key=lambda label: results.mean(label, "share").mean)
         shares = [100 * results.mean(label, "share").mean for label in tuned]
-        plot_intervals({"PERA - LoRA": [(at, results.gain(label, rival[label])) for at, label in zip(shares, tuned, strict=True)]}, ax=left)
+        plot_intervals({"PERA over LoRA": [(at, results.gain(label, rival[label])) for at, label in zip(shares, tuned, strict=True)]}, ax=left)
         left.axhline(0, color="0.45", linewidth=1, linestyle="--", zorder=0)
         left.axhspan(-least, least, color="0.9", zorder=-1)
         left.set_xticks([])

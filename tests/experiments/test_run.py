@@ -79,6 +79,12 @@ def test_an_unknown_experiment_is_one_sentence(capsys):
     assert capsys.readouterr().err == f"perakit: no experiment 'nope': choose one of {', '.join(EXPERIMENTS)}\n"
 
 
+def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(PerakitError, match="device 'tpu' is not available here: use --device cpu"):
+        EXPERIMENTS["function"].run(Options(small=True, device="tpu"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(PerakitError, match="so there is nothing to resume: run without --resume"):
         EXPERIMENTS["function"].run(SMALL, tmp_path, resume=True)
