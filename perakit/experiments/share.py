@@ -117,7 +117,8 @@ def _report(results: Results) -> Report:
         left, right = figure.subplots(1, 2)
         tuned = sorted((label for label in same_rank if ", lr" not in label), key=lambda label: results.mean(label, "share").mean)
         shares = [100 * results.mean(label, "share").mean for label in tuned]
-        plot_intervals({"PERA over LoRA": [(at, results.gain(label, rival[label])) for at, label in zip(shares, tuned, strict=True)]}, ax=left)
+        gains = [(at, results.gain(label, rival[label])) for at, label in zip(shares, tuned, strict=True)]
+        plot_intervals({"PERA over LoRA": gains}, ax=left)
         left.axhline(0, color="0.45", linewidth=1, linestyle="--", zorder=0)
         left.axhspan(-least, least, color="0.9", zorder=-1)
         left.set_xticks([])

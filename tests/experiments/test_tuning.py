@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from perakit import toy
 from perakit.adapters import PERA, LoRA
 from perakit.errors import PerakitError
 from perakit.experiments.arms import Options, arm, check
@@ -97,6 +98,18 @@ def test_loras_share_is_zero_and_peras_is_what_order_share_says():
     low, high = min(pera["share_by_inputs"].values()), max(pera["share_by_inputs"].values())
     assert low <= pera["share"] * 3
     assert pera["share"] <= high * 3
+
+
+def test_it_is_judged_by_the_test_text_and_the_old_domains():
+    """An adapter that has hardly moved costs what the model costs on held-out text, which is read here once more."""
+    asked = settings(LoRA(2))
+    asked["recipe"] |= {"lr": 1e-12}
+    found, start = tune(asked), before(asked)
+    model, windows = toy.load("tiny"), 4 * asked["recipe"]["eval_windows"]
+    new, old = (toy.corpus.load(name, asked["limit"]).heldout for name in ("synthetic", "synthetic:1"))
+    assert start["new"] == toy.bits_per_byte(model, new, asked["recipe"]["context"], windows)
+    assert start["old"] == toy.bits_per_byte(model, old, asked["recipe"]["context"], windows // 2)
+    assert (found["new"], found["old"]) == pytest.approx((start["new"], start["old"]), rel=1e-6)
 
 
 def test_training_lowers_the_cost():
