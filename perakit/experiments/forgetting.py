@@ -28,7 +28,7 @@ def _arms(options: Options) -> list[Arm]:
 
 def _collect(lab: Lab, options: Options) -> None:
     options = options if options.old else replace(options, old="prose")
-    lab.run([unadapted(options)])
+    lab.run([unadapted(options), replace(unadapted(options, text=PACKAGES), label="unadapted, packages")])
     judged(lab, _arms(options), options)
 
 
@@ -37,7 +37,9 @@ def _report(results: Results) -> Report:
     findings = []
     for label, over in (("PERA", "LoRA"), ("PERA, packages", "LoRA, packages"), ("DoRA", "LoRA"), ("HiRA", "LoRA")):
         gain = results.gain(label, over, "old")
-        findings.append(Finding(f"{label} forgets less than {over}", "not measured", f"{gain.signed} bits", verdict(gain, least)))
+        findings.append(Finding(f"{label}: forgets less than {over}", "not measured", f"{gain.signed} bits", verdict(gain, least)))
+    gain = results.gain("PERA, packages", "LoRA, packages")
+    findings.append(Finding("PERA beats LoRA on the packages' source", "not measured", f"{gain.signed} bits", verdict(gain, least)))
     rows = [
         [label, str(results.mean(label, "old")), results.mean(label, lambda one: one["old"] - start).signed] for label in results.labels()
     ]
@@ -55,13 +57,14 @@ def _report(results: Results) -> Report:
         f"Called a difference: a clear one of at least {least:.4f} bits per byte.",
     ]
     caption = "How much worse the old domain got, mean and 95 % bootstrap interval"
-    return Report(
-        [("Old domain", old), ("New domain", comparison(results, "LoRA", [one for one in results.labels() if "packages" not in one]))],
-        draw,
-        findings,
-        caption,
-        notes,
-    )
+    packages = [label for label in results.labels() if "packages" in label]
+    library = [label for label in results.labels() if label not in packages]
+    tables = [
+        ("Old domain", old),
+        ("New domain: the standard library", comparison(results, "LoRA", library)),
+        ("New domain: packages", comparison(results, "LoRA, packages", packages, "unadapted, packages")),
+    ]
+    return Report(tables, draw, findings, caption, notes)
 
 
 EXPERIMENT = Experiment(

@@ -58,8 +58,8 @@ def margin(results: Results, reference: str) -> float:
     return MARGIN * (before - results.mean(reference).mean)
 
 
-def comparison(results: Results, reference: str, labels: Sequence[str] | None = None) -> Table:
-    """The arms, a row each, with differences to `reference` seed by seed."""
+def comparison(results: Results, reference: str, labels: Sequence[str] | None = None, start: str = "unadapted") -> Table:
+    """The arms, a row each, with differences to `reference` seed by seed; start: label of the model before any of it."""
     rows = []
     for label in labels or results.labels():
         trainable = results.arm(label)[0]["measured"]["trainable"]
@@ -68,8 +68,8 @@ def comparison(results: Results, reference: str, labels: Sequence[str] | None = 
         lr = f"{results.lr(label):g}" + ("*" if results.edge(label) else "")
         gain = "" if label == reference else results.gain(label, reference).signed
         rows.append([label, f"{trainable:,}", lr, str(results.mean(label)), gain, shown])
-    before = results.one("unadapted")["new"]
-    rows.insert(0, ["unadapted", "0", "", f"{before:.4f}", "", ""])
+    before = results.one(start)["new"]
+    rows.insert(0, [start, "0", "", f"{before:.4f}", "", ""])
     columns = ("arm", "trainable", "learning rate", "held-out bits per byte", f"better than {reference} by", "order share")
     return Table(columns, rows, _foot(results))
 
