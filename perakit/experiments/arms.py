@@ -7,6 +7,7 @@ see the same batches and, where shapes agree, start from the same factors. The t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -124,11 +125,15 @@ def unadapted(options: Options, **changes: Any) -> Job:
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The learning rate with the best validation cost, for every label."""
+    """The learning rate with the best validation cost, for every label; one that diverged is worse than all others."""
     best: dict[str, tuple[float, float]] = {}
     for row in rows:
-        found = row["measured"]["validation"], row["settings"]["recipe"]["lr"]
+        cost = row["measured"]["validation"]
+        found = math.inf if cost is None else cost, row["settings"]["recipe"]["lr"]
         best[row["label"]] = min(best.get(row["label"], found), found)
+    for label, (cost, lr) in best.items():
+        if cost == math.inf:
+            raise PerakitError(f"{label} diverged at every learning rate, also at {lr:g}: it cannot be compared here")
     return {label: lr for label, (_, lr) in best.items()}
 
 

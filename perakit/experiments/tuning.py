@@ -30,7 +30,7 @@ from perakit.toy.corpus import Corpus
 from perakit.toy.finetune import matched_lora, uniform
 from perakit.toy.gpt2 import GPT2
 from perakit.toy.pretrained import load, tokenizer
-from perakit.toy.training import Recipe, bits_per_byte, train
+from perakit.toy.training import DivergedError, Recipe, bits_per_byte, train
 
 VALIDATION_SHARE = 10  # the last tenth of the training text chooses the learning rate
 SHARE_POINTS = 10  # looks at the order share in a run
@@ -93,7 +93,7 @@ def adapted(settings: Mapping[str, Any]) -> GPT2:
 def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """Fine-tune and measure; an unfinished run in `folder` goes on. Costs in held-out bits per byte.
 
-    Where settings["judge"] is False, only on the validation text: a run that helps to choose a learning rate.
+    Where settings["judge"] is False, only on the validation text: a run that helps to choose a learning rate, and may diverge.
     """
     found = texts(settings["text"], settings["old"], settings["limit"])
     recipe = Recipe(**settings["recipe"])
@@ -110,7 +110,12 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
             if seen:
                 write_atomically(seen, json.dumps(sorted(shares.items())).encode())
 
-    run = train(model, part, recipe, folder, tokens, after_step=look, progress=False)
+    try:
+        run = train(model, part, recipe, folder, tokens, after_step=look, progress=False)
+    except DivergedError as error:
+        if judge:
+            raise
+        return {"diverged": str(error), "validation": None}
     model.eval()
 
     def cost(text: bytes, windows: int) -> float:

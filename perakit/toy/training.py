@@ -40,6 +40,10 @@ from perakit.toy.tokens import Bytes, Tokenizer
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
+class DivergedError(PerakitError):
+    """A loss or a gradient that is not finite any more."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train: AdamW, linear warm-up then linear decay to zero.
@@ -222,7 +226,7 @@ def train(
             norm = nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
             cost = distributed.mean(loss.detach()).item()
             if not math.isfinite(cost) or not math.isfinite(norm.item()):
-                raise PerakitError(f"loss {cost:g}, gradient norm {norm.item():g} at step {step}: lower lr={recipe.lr:g}")
+                raise DivergedError(f"loss {cost:g}, gradient norm {norm.item():g} at step {step}: lower lr={recipe.lr:g}")
             optimizer.step()
             done = step + 1
             row = {"step": done, "loss": cost / math.log(2), "lr": recipe.lr_at(step), "grad_norm": norm.item()}

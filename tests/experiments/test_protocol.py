@@ -93,6 +93,11 @@ def test_choosing_takes_the_best_validation_cost():
         for label, lr, cost in [("a", 0.1, 2.0), ("a", 0.2, 1.0), ("b", 0.1, 1.0), ("b", 0.2, 1.5)]
     ]
     assert choose(rows) == {"a": 0.2, "b": 0.1}
+    rows[1]["measured"]["validation"] = None  # it diverged
+    assert choose(rows) == {"a": 0.1, "b": 0.1}
+    rows[0]["measured"]["validation"] = None
+    with pytest.raises(PerakitError, match=r"a diverged at every learning rate, also at 0\.1: it cannot be compared here"):
+        choose(rows)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,17 @@ def test_choosing_a_learning_rate_never_reads_the_test_text():
     assert found.keys() == {"trainable", "validation", "seconds", "loss"}
 
 
+def test_a_rate_that_diverges_is_a_result_of_the_search_and_an_error_of_a_comparison():
+    tuning, judging = (settings(PERA(4, feature_scale=1e30), role=role) for role in ("tuning", "judged"))
+    for asked in (tuning, judging):
+        asked["recipe"] |= {"lr": 1e4}
+    found = tune(tuning)
+    assert found["validation"] is None
+    assert "lower lr=10000" in found["diverged"]
+    with pytest.raises(PerakitError, match="lower lr=10000"):
+        tune(judging)
+
+
 def test_loras_share_is_zero_and_peras_is_what_order_share_says():
     lora, pera = (tune(settings(method)) for method in (LoRA(3), PERA(3)))
     assert lora["share"] == 0
