@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from perakit.experiments import EXPERIMENTS
@@ -15,7 +16,8 @@ COMMAND = "make evidence"
 
 def write(docs: Path) -> None:
     """Draw every page of `docs/results` again from its numbers, and put all findings into `docs/evidence.md`."""
-    parts = []
+    parts: list[str] = []
+    verdicts: Counter[str] = Counter()
     for name, experiment in EXPERIMENTS.items():
         path = docs / "results" / f"{name}.jsonl"
         if not path.exists():
@@ -24,7 +26,10 @@ def write(docs: Path) -> None:
         results, report = experiment.read(path)
         publish(name, experiment.title, experiment.question, results, report, path.parent)
         parts += [f"## {experiment.title}", "", f"{experiment.question} [Numbers and figure](results/{name}.md).", ""]
+        verdicts.update(finding.verdict for finding in report.findings)
         parts += [findings_table(report.findings).markdown(), ""]
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    parts[:0] = [f"{sum(verdicts.values())} claims and predictions below: {counted}.", ""]
     page = docs / "evidence.md"
     write_atomically(page, renewed(page.read_text(encoding="utf-8"), COMMAND, "\n".join(parts)).encode())
 

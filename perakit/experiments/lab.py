@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -135,7 +136,8 @@ def _pace(job: Job) -> float:
 
 
 def _worker(parent: int) -> None:
-    """End this process with the one that started it, also where that was killed."""
+    """End this process with the one that started it, also where that was killed, and at once where a user interrupts both."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -66,6 +66,20 @@ def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path):
     assert again.stdout.replace("/killed/", "/whole/") == whole
 
 
+def test_an_interrupted_experiment_says_so_in_one_line_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "perakit", "experiment", "teacher", "--seeds", "3", "--small", "--out", tmp_path]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    path, deadline = tmp_path / "teacher.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and (not path.exists() or len(path.read_text().splitlines()) < 3):
+        time.sleep(0.005)
+    os.killpg(started.pid, signal.SIGINT)  # what Ctrl-C in a terminal sends
+    said = started.communicate(timeout=60)[1]
+    assert started.returncode == 130
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("perakit: interrupted; the same command goes on from what it has kept")
+    assert len(read(path)[1]) >= 2
+
+
 def test_results_are_those_of_the_jobs_one_by_one(tmp_path):
     """Independent of the pool: each row again, in this process."""
     EXPERIMENTS["function"].run(SMALL, tmp_path)
