@@ -57,6 +57,11 @@ def _report(results: Results) -> Report:
         )
     )
 
+    factor = results.mean("LoRA r=4", "amplification")
+    amplifies = REPRODUCED if factor.low > 1 else NOT_REPRODUCED if factor.high < 1 else INCONCLUSIVE
+    ours = f"{factor.mean:.1f} [{factor.low:.1f}, {factor.high:.1f}] times"
+    findings.append(Finding("LoRA's update amplifies what W0 has of its directions", "21.5 times, r = 4 (LoRA's Table 7)", ours, amplifies))
+
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         lines = {name: [(rank, results.mean(f"{name} r={rank}")) for rank in RANKS] for name in ("LoRA", "PERA")}
