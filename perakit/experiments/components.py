@@ -53,7 +53,7 @@ def _report(results: Results) -> Report:
     least = margin(results, "LoRA")
     numbers = paper.COMPONENTS
 
-    def finding(claim: str, label: str, over: str, told: str) -> Finding:
+    def finding(claim: str, label: str, over: str, told: str | None) -> Finding:
         gain = results.gain(label, over)
         return Finding(claim, told, f"{gain.signed} bits", verdict(gain, least))
 
@@ -63,8 +63,8 @@ def _report(results: Results) -> Report:
     both = f"{numbers['PERA']:.2f} against {numbers['LoRA']:.2f} accuracy"
     findings = [
         finding("PERA beats LoRA at equal rank", "PERA", "LoRA", both),
-        finding("PERA beats LoRA at equal trainable parameters", "PERA", "LoRA, PERA's parameters", "not compared"),
-        finding("PERA beats LoRA in equal time", "PERA", "LoRA, PERA's time", "not compared"),
+        finding("PERA beats LoRA at equal trainable parameters", "PERA", "LoRA, PERA's parameters", None),
+        finding("PERA beats LoRA in equal time", "PERA", "LoRA, PERA's time", None),
         finding("PERA beats LoRA from the paper's start (A = 0)", "PERA, A = 0", "LoRA, A = 0", both),
         finding(
             "Square terms bring more than cross terms",
@@ -73,7 +73,7 @@ def _report(results: Results) -> Report:
             f"{numbers['square']:.2f} against {numbers['cross']:.2f}",
         ),
         finding("Square terms beat LoRA", "LoRA + square", "LoRA", f"{numbers['square']:.2f} against {numbers['LoRA']:.2f}"),
-        finding("A third degree helps further", "PERA of degree 3", "PERA", "not tried"),
+        finding("A third degree helps further", "PERA of degree 3", "PERA", None),
     ]
     labels = [label for label in results.labels() if label != "LoRA"]
 

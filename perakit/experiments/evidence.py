@@ -26,9 +26,9 @@ def write(docs: Path) -> None:
         results, report = experiment.read(path)
         publish(name, experiment.title, experiment.question, results, report, path.parent)
         parts += [f"## {experiment.title}", "", f"{experiment.question} [Numbers and figure](results/{name}.md).", ""]
-        verdicts.update(finding.verdict for finding in report.findings)
+        verdicts.update(finding.told for finding in report.findings)
         parts += [findings_table(report.findings).markdown(), ""]
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    counted = ", ".join(f"{verdict} {count}" for verdict, count in sorted(verdicts.items()))
     parts[:0] = [f"{sum(verdicts.values())} claims and predictions below: {counted}.", ""]
     page = docs / "evidence.md"
     write_atomically(page, renewed(page.read_text(encoding="utf-8"), COMMAND, "\n".join(parts)).encode())

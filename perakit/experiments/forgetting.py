@@ -37,9 +37,9 @@ def _report(results: Results) -> Report:
     findings = []
     for label, over in (("PERA", "LoRA"), ("PERA, packages", "LoRA, packages"), ("DoRA", "LoRA"), ("HiRA", "LoRA")):
         gain = results.gain(label, over, "old")
-        findings.append(Finding(f"{label}: forgets less than {over}", "not measured", f"{gain.signed} bits", verdict(gain, least)))
+        findings.append(Finding(f"{label}: forgets less than {over}", None, f"{gain.signed} bits", verdict(gain, least)))
     gain = results.gain("PERA, packages", "LoRA, packages")
-    findings.append(Finding("PERA beats LoRA on the packages' source", "not measured", f"{gain.signed} bits", verdict(gain, least)))
+    findings.append(Finding("PERA beats LoRA on the packages' source", None, f"{gain.signed} bits", verdict(gain, least)))
     rows = [
         [label, str(results.mean(label, "old")), results.mean(label, lambda one: one["old"] - start).signed] for label in results.labels()
     ]

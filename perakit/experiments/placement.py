@@ -48,10 +48,8 @@ def _report(results: Results) -> Report:
         Finding(
             "PERA is better on q, k, v, up and down than on q, k and v alone", "Table 3, 10", f"{more.signed} bits", verdict(more, least)
         ),
-        Finding("PERA beats LoRA wherever both are placed", "not compared", f"at most {gains[best].signed} bits, on {best}", whole),
-        Finding(
-            "LoRA on all projections beats LoRA on q, k and v", "not compared (LoRA's Table 5)", f"{lora.signed} bits", verdict(lora, least)
-        ),
+        Finding("PERA beats LoRA wherever both are placed", None, f"at most {gains[best].signed} bits, on {best}", whole),
+        Finding("LoRA on all projections beats LoRA on q, k and v", None, f"{lora.signed} bits", verdict(lora, least)),
     ]
 
     def draw(figure: Figure) -> None:

@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 
 MARGIN = 0.01  # of what LoRA gains over the unadapted model: an advantage below it is called none
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
+HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold"}  # of claims that are not the paper's
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper beside what was measured. ours: numbers with their intervals."""
+    """A claim beside what was measured. paper: its number, None where the paper makes no such claim; ours: with its interval."""
 
     claim: str
-    paper: str
+    paper: str | None
     ours: str
     verdict: str
+
+    @property
+    def told(self) -> str:
+        """The verdict as a reader sees it: only what the paper claims can be reproduced."""
+        return self.verdict if self.paper or self.verdict == INCONCLUSIVE else HOLDS[self.verdict]
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def page(name: str, title: str, question: str, results: Results, report: Report,
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Claims and verdicts."""
-    rows = [[one.claim, one.paper, one.ours, one.verdict] for one in findings]
+    rows = [[one.claim, one.paper or "-", one.ours, one.told] for one in findings]
     return Table(("claim", "in the paper", "here", "verdict at this scale"), rows)
 
 

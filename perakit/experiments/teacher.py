@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 M, N, R = 10, 12, 2
 # PERA(2) has 2 (m + n) + 3 parameters, LoRA(3) has 3 (m + n): the nearest LoRA with as many or more.
 STUDENTS: dict[str, Method] = {"LoRA": LoRA(R), "PERA": PERA(R), "PERA, scale n": PERA(R, feature_scale=N), "LoRA, r = 3": LoRA(R + 1)}
+SPOKEN = {"the same": "neither", "open": "undecided"}
 LEAST = 0.01  # of ‖ΔW*‖: nearer by less is called the same
 
 
@@ -74,8 +75,8 @@ def _report(results: Results) -> Report:
             measured = call(difference)
             shown[f"{target}, {told}"] = difference
             verdict = INCONCLUSIVE if "open" in (predicted, measured) else REPRODUCED if predicted == measured else NOT_REPRODUCED
-            told = f"{target}, {told}: nearer is {predicted if predicted != 'the same' else 'neither'}"
-            findings.append(Finding(told, "predicted by perakit's theory", f"{measured}: {difference.signed}", verdict))
+            told = f"{target}, {told}: predicted nearer is {SPOKEN.get(predicted, predicted)}"
+            findings.append(Finding(told, None, f"{SPOKEN.get(measured, measured)}: {difference.signed}", verdict))
     foot = (
         "‖ΔW - ΔW*‖_F, where ‖ΔW*‖_F = 1: mean of the seeds [95 % bootstrap interval], each with its own target.\n"
         "Lower bound: proved. Reachable: the best that `theory.best_approximation` found, an upper bound; 0 where a PERA made the target.\n"

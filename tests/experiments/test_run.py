@@ -127,7 +127,7 @@ def test_every_committed_page_says_what_its_numbers_say(tmp_path):
     text = (folder.parent / "evidence.md").read_text()
     for path in found:
         _, report = EXPERIMENTS[path.stem].read(path)
-        assert all(f"| {finding.verdict} |" in text and finding.ours in text for finding in report.findings)
+        assert all(f"| {finding.told} |" in text and finding.ours in text for finding in report.findings)
 
 
 def test_a_committed_run_can_be_had_again():
