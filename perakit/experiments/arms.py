@@ -98,10 +98,13 @@ def arm(label: str, method: Method, steps: int | None = None, lr: float | None =
     return Arm(label, method, changes, steps, lr)
 
 
-def judged(lab: Lab, arms: Sequence[Arm], options: Options) -> None:
-    """Choose every arm's learning rate, then run every seed; the rows are in the lab's ledger."""
+def judged(lab: Lab, arms: Sequence[Arm], options: Options, more: Sequence[float] = ()) -> None:
+    """Choose every arm's learning rate, then run every seed; the rows are in the lab's ledger.
+
+    more: learning rates that all arms try as well, where the usual ones are not enough.
+    """
     check(arms, options)
-    rates = {one.label: options.rates if one.lr is None else () for one in arms}
+    rates = {one.label: (*more, *options.rates) if one.lr is None else () for one in arms}
     tuning = [one.job(options, TUNING_SEED, lr, "tuning") for one in arms for lr in rates[one.label]]
     later = sum(one.job(options, 0, 1e-3, "judged").work for one in arms) * options.seeds
     best = choose(lab.run(tuning, later))
@@ -178,6 +181,10 @@ class Results:
         """The learning rate of an arm."""
         lr: float = self.arm(label)[0]["settings"]["recipe"]["lr"]
         return lr
+
+    def rates(self) -> list[float]:
+        """All learning rates that were tried, in rising order."""
+        return sorted({row["settings"]["recipe"]["lr"] for row in self.of("tuning")})
 
     def edge(self, label: str) -> bool:
         """Whether the learning rate is the first or last that was tried, so that a better one may lie beyond."""

@@ -85,7 +85,7 @@ def _foot(results: Results) -> str:
     edge = any(results.edge(label) for label in results.labels())
     lines = [
         f"Mean of {options.seeds} seeds [95 % bootstrap interval]; better by: paired differences, positive is better.",
-        f"Learning rate: the best on validation text of {', '.join(f'{rate:g}' for rate in options.rates)}, the same for all."
+        f"Learning rate: the best on validation text of {', '.join(f'{rate:g}' for rate in results.rates())}, the same for all."
         + (" *: the first or last of them, a better one may lie beyond." if edge else ""),
         "Order share: ‖high-order part‖ / ‖linear part‖ of the update; -: its update has no such parts.",
     ]

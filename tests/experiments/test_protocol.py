@@ -53,12 +53,13 @@ def test_every_arm_has_the_same_chances(name, options):
             assert job.settings["judge"] is True
             runs[job.label].append((recipe["seed"], recipe["lr"]))
     assert tuning.keys() <= runs.keys()
-    assert all(tuple(rates) == options.rates for rates in tuning.values())
+    assert len({tuple(rates) for rates in tuning.values()}) == 1  # the same for all
+    assert all(set(options.rates) <= set(rates) for rates in tuning.values())
     for label, found in runs.items():
         assert [seed for seed, _ in found] == list(range(options.seeds))
         assert len({lr for _, lr in found}) == 1
         if label in tuning:
-            assert found[0][1] == 0.012
+            assert found[0][1] == 0.012  # the best of the recorder
         else:
             assert ", lr " in label  # compared at one rate on purpose
 
