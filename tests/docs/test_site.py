@@ -136,7 +136,7 @@ def test_the_text_links_to_places_of_the_site(pages):
         for link in page.find_all("a", href=True)
         if not urlsplit(href := link["href"]).scheme
     }
-    assert {Path(name).suffix for name in files if name and not name.endswith("/")} <= {".html", ".json"}
+    assert {Path(name).suffix for name in files if name and not name.endswith("/")} <= {".html", ".json", ".jsonl"}
 
 
 def test_one_heading_of_first_order(pages):
