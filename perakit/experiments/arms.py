@@ -161,9 +161,12 @@ class Results:
         return list(dict.fromkeys(row["label"] for row in self.of("judged")))
 
     def arm(self, label: str) -> list[Mapping[str, Any]]:
-        """The judged rows of an arm, one a seed."""
-        found = [row for row in self.of("judged") if row["label"] == label]
-        return sorted(found, key=lambda row: row["settings"]["recipe"]["seed"])
+        """The judged rows of an arm, one a seed: the first, since what an earlier plan left behind stands behind the plan."""
+        found: dict[int, Mapping[str, Any]] = {}
+        for row in self.of("judged"):
+            if row["label"] == label:
+                found.setdefault(row["settings"]["recipe"]["seed"], row)
+        return [found[seed] for seed in sorted(found)]
 
     def scores(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> list[Any]:
         """One number a seed; what: a measured quantity, or how to make one of them."""

@@ -138,6 +138,12 @@ def test_differences_are_taken_seed_by_seed_whatever_the_order_of_the_rows():
         assert gain.high - gain.low == pytest.approx(0)
 
 
+def test_what_an_earlier_plan_left_behind_is_not_counted():
+    found = results({"LoRA": [2.0, 3.0, 4.0]})
+    stale = [row | {"measured": {"new": 99.0}} for row in found.rows if row["role"] == "judged"]
+    assert Results(found.header, [*found.rows, *stale]).scores("LoRA") == [2.0, 3.0, 4.0]
+
+
 def test_a_table_shows_intervals_and_marks_rates_at_the_edge():
     text = str(comparison(results({"LoRA": [2.0, 3.0, 4.0], "PERA": [1.9, 2.9, 3.9]}), "LoRA"))
     assert "+0.10000 [+0.10000, +0.10000]" in text
