@@ -137,7 +137,8 @@ def _pace(job: Job) -> float:
 
 def _worker(parent: int) -> None:
     """End this process with the one that started it, also where that was killed, and at once where a user interrupts both."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
         while os.getppid() == parent:
