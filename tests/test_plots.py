@@ -492,3 +492,22 @@ def test_lines_that_coincide_differ_by_more_than_colour(draw):
     drawn = [line for line in draw().lines if len(line.get_label()) == 1]
     assert len(drawn) == 4
     assert len({(line.get_linestyle(), line.get_marker()) for line in drawn}) == 4
+
+
+def test_intervals_are_drawn_at_their_ends_and_in_their_order():
+    from perakit.experiments.statistics import interval
+
+    one, other = interval([1.0, 2.0, 4.0]), interval([-1.0, -2.0, -4.0])
+    ax = plots.plot_intervals({"a": [(1, one), (10, other)]})
+    bar = ax.containers[0]
+    assert list(bar.lines[0].get_ydata()) == [one.mean, other.mean]
+    ends = np.array([segment[:, 1] for segment in bar.lines[2][0].get_segments()])
+    assert np.allclose(ends, [[one.low, one.high], [other.low, other.high]])
+    ax = plots.plot_gains({"up": one, "down": other}, margin=0.5)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["up", "down"]
+    ends = np.array([segment[:, 0] for segment in ax.containers[0].lines[2][0].get_segments()])
+    assert np.allclose(ends, [[one.low, one.high], [other.low, other.high]])
+    with pytest.raises(PerakitError, match="lines is empty or has a line without points"):
+        plots.plot_intervals({"a": []})
+    with pytest.raises(PerakitError, match="gains is empty"):
+        plots.plot_gains({})

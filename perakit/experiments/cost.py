@@ -64,6 +64,8 @@ def _report(results: Results) -> Report:
         ax = figure.subplots()
         labels = list(ratios["training"])
         plot_intervals({kind: [(k, ratios[kind][label]) for k, label in enumerate(labels)] for kind in kinds}, log=False, ax=ax)
+        for line in ax.lines:  # between two methods there is nothing
+            line.set_linestyle("none")
         ax.axhline(1, color="0.45", linewidth=1, linestyle="--", zorder=0)
         ax.set_xticks(range(len(labels)), labels)
         ax.set(ylabel="time over LoRA's", title="A step, rounds in turn")

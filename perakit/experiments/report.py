@@ -134,7 +134,10 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
     texts = sorted({row["data"] for row in rows if row["data"]})
     seconds = sum(row["measured"].get("seconds", 0.0) for row in rows if isinstance(row["measured"].get("seconds"), float))
     lines = ["## What this was made from", "", f"- `{command(name, results)}`"]
-    lines += [f"- {len(rows)} runs" + (f", {seconds / 60:.0f} minutes of training on one thread each" if seconds else "")]
+    lines += [
+        f"- {len(rows)} run{'s' if len(rows) > 1 else ''}"
+        + (f", {seconds / 60:.0f} minutes of training on one thread each" if seconds else "")
+    ]
     if texts:
         judged = results.of("judged") or results.rows
         first = judged[0]["settings"]
