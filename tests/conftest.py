@@ -1,12 +1,15 @@
-"""Shared settings: deterministic Hypothesis, no network, one thread a worker."""
+"""Shared settings: deterministic Hypothesis, no network, one thread a worker, no figure left open for the next test."""
 
 import os
 
-import hypothesis
-import torch
-
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: tests never reach for the network
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
 torch.set_num_threads(1)
 
 _common = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -14,3 +17,10 @@ hypothesis.settings.register_profile("default", derandomize=True, database=None,
 hypothesis.settings.register_profile("dev", max_examples=50, **_common)
 hypothesis.settings.register_profile("thorough", max_examples=500, **_common)
 hypothesis.settings.load_profile(os.environ.get("PERAKIT_HYPOTHESIS", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_left_open():
+    """Files share a worker in no fixed order: what one leaves in pyplot, another would count."""
+    yield
+    plt.close("all")

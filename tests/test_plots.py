@@ -35,14 +35,12 @@ def test_loss_curves_are_running_means_of_the_metrics(runs):
     assert list(x) == list(range(10, 31))
     assert y[0] == pytest.approx(0.5 + np.mean([1 / k for k in range(1, 11)]))
     assert dict(matplotlib.rcParams) == before
-    plt.close("all")
 
 
 def test_heldout_points_are_the_evaluations(runs):
     ax = plots.plot_heldout(runs)
     assert [tuple(line.get_ydata()) for line in ax.lines] == [(3.0, 2.0), (3.0, 2.5)]
     assert ax.get_ylabel() == "bits per byte"
-    plt.close("all")
 
 
 def test_the_training_figure_needs_no_pyplot_state(runs):
@@ -93,12 +91,6 @@ DRAWN = {
     "rounding": lambda ax: plots.plot_rounding({"bf16": ROUNDING}, ax=ax),
     "entry polynomial, rank 1": lambda ax: plots.plot_entry_polynomial([0.5], 1, ax=ax),
 }
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize("name", DRAWN)
