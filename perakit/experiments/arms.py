@@ -70,6 +70,11 @@ class Options:
             "recipe": asdict(self.recipe),
         }
 
+    @property
+    def waking(self) -> float:
+        """A feature scale at which PERA's high-order terms are no longer negligible (docs/results/share.md): ten times the width."""
+        return 10.0 * load(self.model).config.n_embd
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -83,14 +88,14 @@ class Arm:
 
     def job(self, options: Options, seed: int, lr: float, role: str) -> Job:
         """One run of it."""
-        settings = options.settings() | {"method": self.method.to_dict(), "judge": role == "judged", **self.changes}
+        settings = options.settings() | {"method": self.method.to_dict(), "judge": role != "tuning", **self.changes}
         recipe = settings["recipe"] | {"seed": seed, "lr": lr}
         if self.steps:
             recipe |= {"steps": self.steps, "eval_every": self.steps}
         settings["recipe"] = recipe
         if role == "tuning":
             settings["interaction"] = None
-        return Job(self.label, role, tune, settings, recipe["steps"] * (1.4 if role == "judged" else 1.1))
+        return Job(self.label, role, tune, settings, recipe["steps"] * (1.1 if role == "tuning" else 1.4))
 
 
 def arm(label: str, method: Method, steps: int | None = None, lr: float | None = None, **changes: Any) -> Arm:
@@ -98,18 +103,19 @@ def arm(label: str, method: Method, steps: int | None = None, lr: float | None =
     return Arm(label, method, changes, steps, lr)
 
 
-def judged(lab: Lab, arms: Sequence[Arm], options: Options, more: Sequence[float] = ()) -> None:
-    """Choose every arm's learning rate, then run every seed; the rows are in the lab's ledger.
+def judged(lab: Lab, arms: Sequence[Arm], options: Options, more: Sequence[float] = (), after: float = 0.0) -> list[dict[str, Any]]:
+    """Choose every arm's learning rate, then run every seed; the rows of those runs, which are in the lab's ledger as well.
 
-    more: learning rates that all arms try as well, where the usual ones are not enough.
+    more: learning rates that all arms try as well, where the usual ones are not enough; after: work that is still to come, for the
+    estimate.
     """
     check(arms, options)
     rates = {one.label: (*more, *options.rates) if one.lr is None else () for one in arms}
     tuning = [one.job(options, TUNING_SEED, lr, "tuning") for one in arms for lr in rates[one.label]]
-    later = sum(one.job(options, 0, 1e-3, "judged").work for one in arms) * options.seeds
+    later = sum(one.job(options, 0, 1e-3, "judged").work for one in arms) * options.seeds + after
     best = choose(lab.run(tuning, later))
     lrs = {one.label: best[one.label] if one.lr is None else one.lr for one in arms}
-    lab.run([one.job(options, seed, lrs[one.label], "judged") for seed in range(options.seeds) for one in arms])
+    return lab.run([one.job(options, seed, lrs[one.label], "judged") for seed in range(options.seeds) for one in arms])
 
 
 def check(arms: Sequence[Arm], options: Options) -> None:
@@ -160,25 +166,25 @@ class Results:
         """Arms that were judged."""
         return list(dict.fromkeys(row["label"] for row in self.of("judged")))
 
-    def arm(self, label: str) -> list[Mapping[str, Any]]:
-        """The judged rows of an arm, one a seed: the first, since what an earlier plan left behind stands behind the plan."""
+    def arm(self, label: str, role: str = "judged") -> list[Mapping[str, Any]]:
+        """The rows of an arm, one a seed: the first, since what an earlier plan left behind stands behind the plan."""
         found: dict[int, Mapping[str, Any]] = {}
-        for row in self.of("judged"):
+        for row in self.of(role):
             if row["label"] == label:
                 found.setdefault(row["settings"]["recipe"]["seed"], row)
         return [found[seed] for seed in sorted(found)]
 
-    def scores(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> list[Any]:
+    def scores(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new", role: str = "judged") -> list[Any]:
         """One number a seed; what: a measured quantity, or how to make one of them."""
-        return [row["measured"][what] if isinstance(what, str) else what(row["measured"]) for row in self.arm(label)]
+        return [row["measured"][what] if isinstance(what, str) else what(row["measured"]) for row in self.arm(label, role)]
 
     def mean(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> Interval:
         """Their mean, with its interval."""
         return interval(self.scores(label, what))
 
-    def gain(self, label: str, over: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> Interval:
+    def gain(self, label: str, over: str, what: str | Callable[[Mapping[str, Any]], float] = "new", role: str = "judged") -> Interval:
         """How much lower the cost of `label` is than that of `over`, seed by seed: positive is better."""
-        return paired(self.scores(over, what), self.scores(label, what))
+        return paired(self.scores(over, what, role), self.scores(label, what, role))
 
     def lr(self, label: str) -> float:
         """The learning rate of an arm."""

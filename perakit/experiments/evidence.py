@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from perakit.experiments import EXPERIMENTS
-from perakit.experiments.report import findings_table, publish
+from perakit.experiments.report import LORA_PAPER, OURS, PERA_PAPER, findings_table, publish
 from perakit.files import write_atomically
+from perakit.table import Table
 from perakit.toy.measured import renewed
 
 COMMAND = "make evidence"
@@ -16,22 +17,30 @@ COMMAND = "make evidence"
 
 def write(docs: Path) -> None:
     """Draw every page of `docs/results` again from its numbers, and put all findings into `docs/evidence.md`."""
-    parts: list[str] = []
-    verdicts: Counter[str] = Counter()
     for name, experiment in EXPERIMENTS.items():
         path = docs / "results" / f"{name}.jsonl"
+        if path.exists():
+            publish(name, experiment.title, experiment.question, *experiment.read(path), path.parent)
+    page = docs / "evidence.md"
+    write_atomically(page, renewed(page.read_text(encoding="utf-8"), COMMAND, summary(docs / "results")).encode())
+
+
+def summary(folder: Path) -> str:
+    """All findings of the results in a folder, and how many of them came out how."""
+    parts: list[str] = []
+    counts: dict[str, Counter[str]] = {claimant: Counter() for claimant in (PERA_PAPER, LORA_PAPER, OURS)}
+    for name, experiment in EXPERIMENTS.items():
+        path = folder / f"{name}.jsonl"
         if not path.exists():
             parts += [f"## {experiment.title}", "", f"Not run yet: `perakit experiment {name}`.", ""]
             continue
-        results, report = experiment.read(path)
-        publish(name, experiment.title, experiment.question, results, report, path.parent)
+        _, report = experiment.read(path)
         parts += [f"## {experiment.title}", "", f"{experiment.question} [Numbers and figure](results/{name}.md).", ""]
-        verdicts.update(finding.told for finding in report.findings)
         parts += [findings_table(report.findings).markdown(), ""]
-    counted = ", ".join(f"{verdict} {count}" for verdict, count in sorted(verdicts.items()))
-    parts[:0] = [f"{sum(verdicts.values())} claims and predictions below: {counted}.", ""]
-    page = docs / "evidence.md"
-    write_atomically(page, renewed(page.read_text(encoding="utf-8"), COMMAND, "\n".join(parts)).encode())
+        for finding in report.findings:
+            counts[finding.claimant][finding.told] += 1
+    rows = [[claimant, ", ".join(f"{told} {count}" for told, count in sorted(found.items()))] for claimant, found in counts.items()]
+    return "\n".join([Table(("whose claim", "verdicts below"), rows).markdown(), "", *parts])
 
 
 if __name__ == "__main__":

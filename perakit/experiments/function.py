@@ -11,7 +11,7 @@ from perakit.experiments.experiment import Experiment
 from perakit.experiments.jobs import Job
 from perakit.experiments.lab import Lab
 from perakit.experiments.regression import fit
-from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Finding, Report
+from perakit.experiments.report import Finding, Report, order_share, verdict
 from perakit.experiments.statistics import Interval, interval, paired
 from perakit.plots import plot_intervals
 from perakit.table import Table
@@ -43,7 +43,7 @@ def _collect(lab: Lab, options: Options) -> None:
     lab.run(jobs)
 
 
-def explained(results: Results, label: str, what: str = "explained") -> list[float]:
+def explained(results: Results, label: str, what: str = "explained") -> list[Any]:
     """One a seed."""
     rows = [row for row in results.of("measured") if row["label"] == label]
     return [row["measured"][what] for row in sorted(rows, key=lambda row: row["settings"]["seed"])]
@@ -52,19 +52,19 @@ def explained(results: Results, label: str, what: str = "explained") -> list[flo
 def _report(results: Results) -> Report:
     curved = CURVATURES[-1]
     findings = []
-    for label, claim in (
-        ("PERA", "PERA fits a curved function better than LoRA"),
-        ("polynomial in the input", "A polynomial in the input fits it better than LoRA"),
+    for label, claim, told in (
+        ("PERA", "PERA fits a curved function better than LoRA", "a sketch"),
+        ("polynomial in the input", "A polynomial in the input, which PERA is not, fits it better than LoRA", None),
     ):
         gain = paired(explained(results, f"{label}, {curved:g}"), explained(results, f"LoRA, {curved:g}"))
-        verdict = NOT_REPRODUCED if gain.high < LEAST else REPRODUCED if gain.clear > 0 and gain.mean >= LEAST else INCONCLUSIVE
-        findings.append(Finding(claim, "a sketch", f"{gain.signed} of the variance", verdict))
+        findings.append(Finding(claim, told, f"{gain.signed} of the variance", verdict(gain, LEAST)))
     means: dict[str, list[tuple[float, Interval]]] = {
         label: [(curvature, interval(explained(results, f"{label}, {curvature:g}"))) for curvature in CURVATURES] for label in STUDENTS
     }
-    rows = [[label, *(f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for _, one in points)] for label, points in means.items()]
+    shares = {label: order_share(explained(results, f"{label}, {curved:g}", "share"), ".1%") for label in STUDENTS}
+    rows = [[label, *(one.shown(".3f") for _, one in points), shares[label]] for label, points in means.items()]
     foot = "Share of the variance of held-out samples that is explained, mean of the seeds [95 % bootstrap interval]."
-    table = Table(("layer", *(f"curvature {curvature:g}" for curvature in CURVATURES)), rows, foot)
+    table = Table(("layer", *(f"curvature {curvature:g}" for curvature in CURVATURES), f"order share, {curved:g}"), rows, foot)
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()

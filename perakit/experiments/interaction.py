@@ -11,7 +11,7 @@ from perakit.adapters import PERA, LoRA
 from perakit.experiments.arms import RANK, Options, Results, arm, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.lab import Lab
-from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Finding, Report
+from perakit.experiments.report import Finding, Report, order_share, verdict
 from perakit.experiments.statistics import interval
 from perakit.plots import plot_interaction
 from perakit.table import Table
@@ -46,15 +46,14 @@ def _report(results: Results) -> Report:
     plain = strength(results.one("unadapted"))
     pairs = zip(results.scores("PERA", strength), results.scores("LoRA", strength), strict=True)
     more = interval([100 * (pera / lora - 1) for pera, lora in pairs])
-    verdict = NOT_REPRODUCED if more.high < LEAST else REPRODUCED if more.clear > 0 and more.mean >= LEAST else INCONCLUSIVE
-    findings = [Finding("PERA's features interact more strongly than LoRA's", "a figure", f"{more.signed} %", verdict)]
-    rows = [[label, str(results.mean(label, strength))] for label in LABELS]
-    rows.insert(0, ["unadapted", f"{plain:.4f}"])
+    findings = [Finding("PERA's features interact more strongly than LoRA's", "a figure", f"{more.signed} %", verdict(more, LEAST))]
+    rows = [[label, str(results.mean(label, strength)), order_share(results.scores(label, "share"))] for label in LABELS]
+    rows.insert(0, ["unadapted", f"{plain:.4f}", ""])
     foot = (
         "Mean of S_ij = E |∂²f/∂h_i∂h_j|, i ≠ j, f the log-probability of the likeliest next token (nats);\n"
         "mean of the seeds [95 % bootstrap interval]."
     )
-    table = Table(("model", "interaction strength"), rows, foot)
+    table = Table(("model", "interaction strength", "order share"), rows, foot)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 3)
@@ -63,14 +62,16 @@ def _report(results: Results) -> Report:
         for ax, (label, S) in zip(axes, shown.items(), strict=True):
             plot_interaction(S, ax=ax)
             ax.images[0].set_clim(0, max(other.max() for other in shown.values()))
-            ax.set(title=f"{label}: mean {S[~np.eye(len(S), dtype=bool)].mean():.4f}")
+            ax.set(title=label)
+        for ax in axes[:-1]:
+            ax.images[0].colorbar.remove()
 
     notes = [
         "One adapted linear layer has no interactions whatever method adapted it: PERA is linear in its input. What is"
         " measured belongs to the nonlinear network around it ([claim](../claims.md#interaction-vanishes)).",
         f"Called a difference: a clear one of at least {LEAST} % of LoRA's strength.",
     ]
-    caption = "Eq. 12 at the input of one layer of the trained models, mean over seeds"
+    caption = "Eq. 12 at the input of one layer of the trained models, mean over seeds, one scale of colours"
     return Report([("Strength", table)], draw, findings, caption, notes, (10.8, 3.9))
 
 

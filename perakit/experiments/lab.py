@@ -129,7 +129,8 @@ def _pace(job: Job) -> float:
 
     steps = {"steps": CALIBRATION, "eval_every": CALIBRATION, "eval_windows": 1, "warmup": 1}
     settings = dict(job.settings) | {"recipe": {**job.settings["recipe"], **steps}, "judge": False, "interaction": None}
-    settings = {"method": {"method": "lora", "rank": 8}, "matched": False, "targets": "all-linear", "fraction": 1.0} | settings
+    usual: dict[str, Any] = {"method": {"method": "lora", "rank": 8}, "matched": False, "targets": "all-linear"}
+    settings = usual | {"text": "synthetic", "old": None, "limit": 100_000, "fraction": 1.0} | settings
     began = time.perf_counter()
     _compute("", replace(job, compute=tune, settings=settings), None)
     return (time.perf_counter() - began) / (CALIBRATION + 1)

@@ -8,7 +8,7 @@ from perakit.adapters import PERA, LoRA
 from perakit.experiments.arms import RANK, Arm, Options, Results, arm, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.lab import Lab
-from perakit.experiments.report import INCONCLUSIVE, Finding, Report, comparison, margin, verdict
+from perakit.experiments.report import Finding, Report, comparison, everywhere, margin, verdict
 from perakit.plots import plot_gains
 
 if TYPE_CHECKING:
@@ -40,15 +40,21 @@ def _report(results: Results) -> Report:
     least = margin(results, f"LoRA on {USUAL}")
     gains = {place: results.gain(f"PERA on {place}", f"LoRA on {place}") for place in PLACES}
     best = max(gains, key=lambda place: gains[place].mean)
-    verdicts = {verdict(gain, least) for gain in gains.values()}
-    whole = verdicts.pop() if len(verdicts) == 1 else INCONCLUSIVE
-    more = results.gain(f"PERA on {USUAL}", "PERA on qkv")
+    every = everywhere(verdict(gain, least) for gain in gains.values())
+    usual, qkv, all_four = (f"PERA on {place}" for place in (USUAL, "qkv", "all"))
+    more, others = results.gain(usual, qkv), results.gain(usual, all_four)
     lora = results.gain("LoRA on all", "LoRA on qkv")
+    size = {label: results.arm(label)[0]["measured"]["trainable"] for label in (usual, qkv)}
+    times = f"{size[usual] / size[qkv]:.1f} times the parameters"
     findings = [
         Finding(
-            "PERA is better on q, k, v, up and down than on q, k and v alone", "Table 3, 10", f"{more.signed} bits", verdict(more, least)
+            f"PERA is better on q, k, v, up and down than on q, k and v alone, with {times}",
+            "Table 3, 10",
+            f"{more.signed} bits",
+            verdict(more, least),
         ),
-        Finding("PERA beats LoRA wherever both are placed", None, f"at most {gains[best].signed} bits, on {best}", whole),
+        Finding("PERA on q, k, v, up and down beats PERA on all projections", None, f"{others.signed} bits", verdict(others, least)),
+        Finding("PERA beats LoRA wherever both are placed", None, f"at most {gains[best].signed} bits, on {best}", every),
         Finding("LoRA on all projections beats LoRA on q, k and v", None, f"{lora.signed} bits", verdict(lora, least)),
     ]
 
@@ -69,7 +75,7 @@ def _report(results: Results) -> Report:
 EXPERIMENT = Experiment(
     "placement",
     "Which projections to adapt",
-    "The paper adapts q, k, v, up and down, and finds that best (arXiv 2604.11841, Tables 3 and 10).",
+    "The paper adapts q, k, v, up and down, the best of the places it compares (arXiv 2604.11841, Tables 3 and 10).",
     _collect,
     _report,
 )

@@ -48,9 +48,8 @@ def imitate(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str
 
     found = [(*_descend(settings, lr, loss), lr) for lr in settings["rates"]]
     value, layer, lr = min(found, key=lambda one: one[0])
-    adapter = next(iter(adapters(layer).values()))
-    share = order_share(layer).overall if isinstance(adapter, Additive) and adapter.linear else None
-    return {"error": value**0.5, "lr": lr, "share": share, "trainable": sum(p.numel() for p in layer.parameters() if p.requires_grad)}
+    trainable = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+    return {"error": value**0.5, "lr": lr, "share": _share(layer), "trainable": trainable}
 
 
 def predict(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
@@ -62,7 +61,8 @@ def predict(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str
 
 
 def fit(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer; the share of the test variance that it explains, and of the training's.
+    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer; the share of the test variance that it explains, and of the training's,
+    and the order share of its update, where it is one.
 
     The learning rate is chosen on samples of its own.
     """
@@ -86,13 +86,19 @@ def fit(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, An
             found.append((loss_on(1)(layer).item(), lr, layer))
     _, lr, layer = min(found, key=lambda one: one[0])
     with torch.no_grad():
-        return {"explained": 1 - loss_on(2)(layer).item(), "explained_train": 1 - loss_on(0)(layer).item(), "lr": lr}
+        fitted = {"explained": 1 - loss_on(2)(layer).item(), "explained_train": 1 - loss_on(0)(layer).item()}
+    return fitted | {"lr": lr, "share": _share(layer) if len(settings["methods"]) == 1 else None}
+
+
+def _share(layer: nn.Module) -> float | None:
+    adapter = next(iter(adapters(layer).values()))
+    return order_share(layer).overall if isinstance(adapter, Additive) and adapter.linear else None
 
 
 def _descend(settings: Mapping[str, Any], lr: float, loss: Callable[[nn.Module], Tensor]) -> tuple[float, nn.Module]:
     """The last loss of a run of Adam whose rate falls linearly to zero, and its layer; infinite where it diverged."""
     torch.manual_seed(settings["seed"])
-    layer = nn.Sequential(nn.Linear(settings["n"], settings["m"], dtype=torch.float64))
+    layer = nn.Sequential(nn.Linear(settings["n"], settings["m"], bias=False, dtype=torch.float64))
     nn.init.zeros_(layer[0].weight)  # type: ignore[arg-type]
     methods = {f"part-{k}": Method.from_dict(method) for k, method in enumerate(settings["methods"])}
     for name, method in methods.items():

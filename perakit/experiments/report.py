@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perakit.experiments.arms import Results
-from perakit.experiments.statistics import Interval
+from perakit.experiments.statistics import Interval, interval
 from perakit.files import write_atomically
 from perakit.plots import STYLE
 from perakit.table import Table
@@ -20,22 +20,30 @@ if TYPE_CHECKING:
 
 MARGIN = 0.01  # of what LoRA gains over the unadapted model: an advantage below it is called none
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
-HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold"}  # of claims that are not the paper's
+REVERSED = "not reproduced: the reverse"
+HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", REVERSED: "does not hold: the reverse"}  # of what no paper claims
+PERA_PAPER, LORA_PAPER, OURS = "PERA's paper", "LoRA's paper", "neither: asked here"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim beside what was measured. paper: its number, None where the paper makes no such claim; ours: with its interval."""
+    """A claim beside what was measured. paper: its number, None where no paper makes the claim; ours: with its interval."""
 
     claim: str
     paper: str | None
     ours: str
     verdict: str
+    source: str = PERA_PAPER
 
     @property
     def told(self) -> str:
-        """The verdict as a reader sees it: only what the paper claims can be reproduced."""
+        """The verdict as a reader sees it: only what a paper claims can be reproduced."""
         return self.verdict if self.paper or self.verdict == INCONCLUSIVE else HOLDS[self.verdict]
+
+    @property
+    def claimant(self) -> str:
+        """Whose claim it is."""
+        return self.source if self.paper else OURS
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,26 @@ class Report:
 
 
 def verdict(gain: Interval, margin: float) -> str:
-    """Of the claim that a gain is there: reproduced, if it is clear and at least `margin`; not reproduced, if the interval
-    ends below `margin`; else inconclusive."""
+    """Of the claim that a gain is there: reproduced, if it is clear and at least `margin`; not reproduced, if both intervals end
+    below `margin`, and the reverse, if a loss of at least `margin` is clear; else inconclusive."""
     if gain.clear > 0 and gain.mean >= margin:
         return REPRODUCED
-    return NOT_REPRODUCED if gain.high < margin else INCONCLUSIVE
+    if gain.clear < 0 and gain.mean <= -margin:
+        return REVERSED
+    return NOT_REPRODUCED if gain.most < margin else INCONCLUSIVE
+
+
+def below(found: Interval, bound: float) -> str:
+    """Of the claim that something is at most `bound`."""
+    return REPRODUCED if found.most <= bound else NOT_REPRODUCED if found.least > bound else INCONCLUSIVE
+
+
+def everywhere(verdicts: Iterable[str]) -> str:
+    """Of the claim that a gain is there in each of several cases: one where it is not is enough against it."""
+    found = set(verdicts)
+    if found == {REPRODUCED}:
+        return REPRODUCED
+    return NOT_REPRODUCED if found & {NOT_REPRODUCED, REVERSED} else INCONCLUSIVE
 
 
 def margin(results: Results, reference: str) -> float:
@@ -69,8 +92,7 @@ def comparison(results: Results, reference: str, labels: Sequence[str] | None = 
     rows = []
     for label in labels or results.labels():
         trainable = results.arm(label)[0]["measured"]["trainable"]
-        share = [value for value in results.scores(label, "share") if value is not None]
-        shown = f"{sum(share) / len(share):.2%}" if share and max(share) > 0 else ("0" if share else "-")
+        shown = order_share(results.scores(label, "share"))
         lr = f"{results.lr(label):g}" + ("*" if results.edge(label) else "")
         gain = "" if label == reference else results.gain(label, reference).signed
         rows.append([label, f"{trainable:,}", lr, str(results.mean(label)), gain, shown])
@@ -80,11 +102,18 @@ def comparison(results: Results, reference: str, labels: Sequence[str] | None = 
     return Table(columns, rows, _foot(results))
 
 
+def order_share(values: Sequence[float | None], spec: str = ".2%") -> str:
+    """Order shares of the seeds in a cell of a table: none where the update has no such parts, 0 where it has one only."""
+    shares = [value for value in values if value is not None]
+    return "-" if not shares else interval(shares).shown(spec) if max(shares) > 0 else "0"
+
+
 def _foot(results: Results) -> str:
     options = results.options
     edge = any(results.edge(label) for label in results.labels())
     lines = [
-        f"Mean of {options.seeds} seeds [95 % bootstrap interval]; better by: paired differences, positive is better.",
+        f"Mean of {options.seeds} seeds [95 % bootstrap interval]; better by: paired differences, positive is better;"
+        " +0.00000 is below the five decimals shown.",
         f"Learning rate: the best on validation text of {', '.join(f'{rate:g}' for rate in results.rates())}, the same for all."
         + (" *: the first or last of them, a better one may lie beyond." if edge else ""),
         "Order share: ‖high-order part‖ / ‖linear part‖ of the update; -: its update has no such parts.",
@@ -149,7 +178,8 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
         ]
     codes = ", ".join(sorted({row["code"] for row in rows}))
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    lines.append(f"- Seeds 0 to {options.seeds - 1}; code {codes}; results [{data.name}]({data.name}), SHA-256 {_short(digest)}")
+    seeds = f"Seeds 0 to {options.seeds - 1}; code" if len(rows) > 1 else "Code"
+    lines.append(f"- {seeds} {codes}; results [{data.name}]({data.name}), SHA-256 {_short(digest)}")
     return lines + [f"- {one}" for one in (*machines, *versions)]
 
 

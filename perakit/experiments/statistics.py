@@ -1,4 +1,4 @@
-"""Intervals for a handful of seeds: the bootstrap's, and Student's beside it where something is decided."""
+"""Intervals for a handful of seeds: the bootstrap's, which is shown, and Student's, which has a say in every verdict."""
 
 from __future__ import annotations
 
@@ -14,25 +14,44 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval; `clear` says on which side of zero it lies by Student's t as well: -1, 0 or 1.
+    """A mean with its 95 % bootstrap interval, `low` to `high`, and half the width of Student's.
 
     The percentile bootstrap of five values is too narrow (tests/experiments/test_statistics.py measures how often it
-    covers); hence the second opinion before anything is called a difference.
+    covers), so verdicts go by both: nothing is decided that one of the two leaves open.
     """
 
     mean: float
     low: float
     high: float
     seeds: int
-    clear: int
+    half: float
+
+    @property
+    def least(self) -> float:
+        """The lower end of the two intervals together."""
+        return min(self.low, self.mean - self.half)
+
+    @property
+    def most(self) -> float:
+        """Their upper end."""
+        return max(self.high, self.mean + self.half)
+
+    @property
+    def clear(self) -> int:
+        """The side of zero on which both intervals lie: -1, 1, or 0 for neither."""
+        return (self.least > 0) - (self.most < 0)
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return self.shown(".4f")
 
     @property
     def signed(self) -> str:
         """As a difference."""
-        return f"{self.mean:+.5f} [{self.low:+.5f}, {self.high:+.5f}]"
+        return self.shown("+.5f")
+
+    def shown(self, spec: str) -> str:
+        """Mean and ends in the format `spec`, as ".1%"."""
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -49,8 +68,7 @@ def interval(values: Sequence[float]) -> Interval:
     draws = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
     low, high = np.percentile(x[draws].mean(1), [2.5, 97.5])
     half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-    sure = min(abs(x.mean()) - half, low if x.mean() > 0 else -high) > 0
-    return Interval(float(x.mean()), float(low), float(high), len(x), int(np.sign(x.mean())) if sure else 0)
+    return Interval(float(x.mean()), float(low), float(high), len(x), float(half))
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Interval:

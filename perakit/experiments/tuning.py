@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -35,6 +36,7 @@ from perakit.toy.training import DivergedError, Recipe, bits_per_byte, train
 VALIDATION_SHARE = 10  # the last tenth of the training text chooses the learning rate
 SHARE_POINTS = 10  # looks at the order share in a run
 CURVE_POINTS = 25  # of the training loss that a result keeps
+PASSAGE = 512  # bytes, some fifteen lines of code: what a part of the text is drawn by
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,26 @@ class Texts:
 
 @cache
 def texts(new: str, old: str | None, limit: int) -> Texts:
-    """The new domain in three parts, the old one's held-out text; limit: bytes of training and validation text."""
-    whole = corpus.load(new, limit)
-    cut = len(whole.train) - len(whole.train) // VALIDATION_SHARE
-    validation = whole.train[cut:]
+    """The new domain in three parts, the old one's held-out text; limit: bytes of training and validation text.
+
+    Where the new domain is several texts joined, each of them is cut: the validation text is of all of them, as the test text is.
+    """
+    whole, names = corpus.load(new, limit), [new] if os.path.isfile(new) else new.split("+")
+    parts = [corpus.load(name, -(-limit // len(names))).train for name in names]
+    cuts = [len(part) - len(part) // VALIDATION_SHARE for part in parts]
+    train = b"\n\n".join(part[:cut] for part, cut in zip(parts, cuts, strict=True))
+    validation = b"\n\n".join(part[cut:] for part, cut in zip(parts, cuts, strict=True))
     forgotten = corpus.load(old, limit).heldout if old else None
-    return Texts(replace(whole, train=whole.train[:cut], heldout=validation), validation, whole.heldout, forgotten)
+    return Texts(replace(whole, train=train, heldout=validation), validation, whole.heldout, forgotten)
+
+
+def some(text: bytes, fraction: float, seed: int) -> bytes:
+    """Passages of a text, drawn from all of it, until they are `fraction` of it; of the same seed a smaller part lies in a larger one."""
+    if fraction == 1:
+        return text
+    passages = [text[at : at + PASSAGE] for at in range(0, len(text), PASSAGE)]
+    order = np.random.default_rng(seed).permutation(len(passages))
+    return b"\n".join(passages[k] for k in order[: math.ceil(len(passages) * fraction)])
 
 
 def text_hash(settings: Mapping[str, Any]) -> str:
@@ -99,7 +115,7 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     recipe = Recipe(**settings["recipe"])
     model = adapted(settings)
     tokens = tokenizer(settings["model"], model)
-    part = replace(found.train, train=found.train.train[: math.ceil(len(found.train.train) * settings["fraction"])])
+    part = replace(found.train, train=some(found.train.train, settings["fraction"], recipe.seed))
     judge, seen = settings["judge"], folder and folder / "shares.json"
     shares = dict(json.loads(seen.read_text())) if seen and seen.exists() else {}  # of an earlier sitting
     split = all(isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values())
@@ -185,6 +201,11 @@ def before(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str,
     if settings["interaction"]:
         result["interaction"] = interaction(model, settings, found.test)
     return result
+
+
+def untaught(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a computation that reads no text."""
+    return {key: value for key, value in settings.items() if key not in ("text", "old", "limit", "fraction", "judge", "interaction")}
 
 
 def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:

@@ -51,8 +51,17 @@ def plot_intervals(lines: Mapping[str, Sequence[tuple[float, Mean]]], *, log: bo
 
 
 @styled
-def plot_gains(gains: Mapping[str, Mean], *, margin: float | None = None, xlabel: str = "better by", ax: Axes | None = None) -> Axes:
-    """Paired differences, a row each, with their intervals and the line of no difference; margin: a grey band of what counts as none."""
+def plot_gains(
+    gains: Mapping[str, Mean],
+    *,
+    margin: float | None = None,
+    what: str = "mean of the paired differences, 95 % bootstrap interval",
+    ax: Axes | None = None,
+) -> Axes:
+    """Differences, a row each, with their intervals and the line of no difference.
+
+    margin: a grey band of what counts as none; what: the points and bars, for the legend.
+    """
     if not gains:
         raise PerakitError("gains is empty: give one difference at least")
     ax = ax or new_axes()
@@ -62,9 +71,9 @@ def plot_gains(gains: Mapping[str, Mean], *, margin: float | None = None, xlabel
     ax.axvline(0, color="0.45", linewidth=1, linestyle="--", zorder=0)
     if margin is not None:
         ax.axvspan(-margin, margin, color="0.9", zorder=-1, label="called no difference")
-    ax.errorbar(means, list(rows), xerr=spread, fmt="o", capsize=4, label="mean of the paired differences, 95 % bootstrap interval")
+    ax.errorbar(means, list(rows), xerr=spread, fmt="o", capsize=4, label=what)
     ax.set_yticks(list(rows), list(gains))
     ax.locator_params(axis="x", nbins=6)
-    ax.set(xlabel=xlabel, ylim=(len(gains) - 0.5, -0.5))
+    ax.set(xlabel="better by", ylim=(len(gains) - 0.5, -0.5))
     legend_below(ax)
     return ax

@@ -7,9 +7,9 @@ import pytest
 
 from perakit.adapters import PERA, LoRA
 from perakit.errors import PerakitError
-from perakit.experiments import EXPERIMENTS, Options
+from perakit.experiments import EXPERIMENTS, Options, cost, share, teacher
 from perakit.experiments.arms import TUNING_SEED, Results, arm, choose, judged
-from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, comparison, verdict
+from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, REVERSED, below, comparison, everywhere, verdict
 from perakit.experiments.statistics import interval
 
 TRAINED = ["components", "share", "loss", "rank", "data", "placement", "forgetting", "interaction"]
@@ -42,17 +42,20 @@ def planned(name, options):
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("options", [Options(), Options(small=True, seeds=2)], ids=["full", "small"])
 def test_every_arm_has_the_same_chances(name, options):
-    tuning, runs = defaultdict(list), defaultdict(list)
+    tuning, runs, budget = defaultdict(list), defaultdict(list), defaultdict(set)
     for job in planned(name, options):
         recipe = job.settings.get("recipe", {})
         if job.role == "tuning":
+            budget[job.label].add(recipe["steps"])
             assert recipe["seed"] == TUNING_SEED >= options.seeds
             assert job.settings["judge"] is False
             tuning[job.label].append(recipe["lr"])
         elif job.role == "judged":
             assert job.settings["judge"] is True
             runs[job.label].append((recipe["seed"], recipe["lr"]))
+            budget[job.label].add(recipe["steps"])
     assert tuning.keys() <= runs.keys()
+    assert all(len(steps) == 1 for steps in budget.values())  # as long when a rate is chosen as when it is judged
     assert len({tuple(rates) for rates in tuning.values()}) == 1  # the same for all
     assert all(set(options.rates) <= set(rates) for rates in tuning.values())
     for label, found in runs.items():
@@ -67,12 +70,37 @@ def test_every_arm_has_the_same_chances(name, options):
 @pytest.mark.parametrize("name", TRAINED)
 def test_arms_differ_only_in_what_their_labels_say(name):
     jobs = [job for job in planned(name, Options()) if job.role == "judged" and job.settings["recipe"]["seed"] == 0]
-    texts = {json.dumps([job.settings[key] for key in ("model", "limit", "device", "old")]) for job in jobs}
-    assert len(texts) == 1
+    varied = {"method", "recipe", "text", "targets", "matched", "fraction", "h_std"}  # each is in a label
+    assert len({json.dumps([value for key, value in job.settings.items() if key not in varied]) for job in jobs}) == 1
+    own = {"seed", "lr", "steps", "eval_every"}
+    assert len({json.dumps({key: value for key, value in job.settings["recipe"].items() if key not in own}) for job in jobs}) == 1
     steps = {job.label: job.settings["recipe"]["steps"] for job in jobs}
     usual = Options().recipe.steps
     longer = {label for label, count in steps.items() if count != usual}
     assert longer == ({"LoRA, PERA's time"} if name == "components" else set())
+
+
+def test_the_last_comparison_has_seeds_that_chose_nothing():
+    found = defaultdict(list)
+    jobs = planned("share", Options())
+    for job in jobs:
+        if job.role == "fresh":
+            found[job.label].append(job.settings)
+    before = {job.settings["recipe"]["seed"] for job in jobs if job.role in ("tuning", "judged")}
+    assert len(found) == 2
+    assert "LoRA" in found
+    for settings in found.values():
+        seeds = [one["recipe"]["seed"] for one in settings]
+        assert len(set(seeds)) == 20
+        assert before.isdisjoint(seeds)
+        assert all(one["judge"] for one in settings)
+
+
+def test_which_arm_is_compared_last_is_the_validation_texts_choice():
+    made = results({"LoRA": [2.0, 2.0], "PERA": [2.0, 2.0], "PERA, scale 9": [1.0, 1.0], "PERA r=2": [0.5, 0.5], "PERA, lr 1": [0.5, 0.5]})
+    for row in made.rows:
+        row["measured"]["validation"] = {"PERA": 1.5, "PERA, scale 9": 1.6}.get(row["label"], 0.1)
+    assert share.best(made) == "PERA"
 
 
 def test_equal_time_gives_lora_the_steps_that_peras_time_is_worth():
@@ -106,7 +134,9 @@ def test_choosing_takes_the_best_validation_cost():
     [
         ([0.5, 0.51, 0.49], REPRODUCED),
         ([0.05, 0.051, 0.049], NOT_REPRODUCED),  # clear, and too small to matter
-        ([-0.5, -0.51, -0.49], NOT_REPRODUCED),
+        ([-0.5, -0.51, -0.49], REVERSED),
+        ([-0.05, -0.051, -0.049], NOT_REPRODUCED),
+        ([-0.5, 0.09, 0.09, 0.09, 0.09], INCONCLUSIVE),  # the bootstrap ends below the margin, Student's t does not
         ([0.01, -0.01, 0.02], NOT_REPRODUCED),
         ([0.5, -0.4, 0.2], INCONCLUSIVE),
         ([0.2, 1.0], INCONCLUSIVE),  # two values
@@ -114,6 +144,47 @@ def test_choosing_takes_the_best_validation_cost():
 )
 def test_verdicts(gains, expected):
     assert verdict(interval(gains), margin=0.1) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratios", "most", "faster"),
+    [([0.5, 0.51, 0.49], REPRODUCED, REPRODUCED), ([1.5, 1.51, 1.49], NOT_REPRODUCED, REVERSED), ([0.5, 1.9], INCONCLUSIVE, INCONCLUSIVE)],
+)
+def test_verdicts_on_times(ratios, most, faster):
+    assert below(interval(ratios), 1.2) == most
+    assert cost.quicker(interval(ratios)) == faster
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([REPRODUCED, REPRODUCED], REPRODUCED),
+        ([REPRODUCED, NOT_REPRODUCED], NOT_REPRODUCED),
+        ([INCONCLUSIVE, REVERSED], NOT_REPRODUCED),
+        ([REPRODUCED, INCONCLUSIVE], INCONCLUSIVE),
+    ],
+)
+def test_one_case_without_a_gain_is_enough_against_a_gain_everywhere(verdicts, expected):
+    assert everywhere(verdicts) == expected
+
+
+@pytest.mark.parametrize(
+    ("predicted", "errors", "expected"),
+    [
+        ("PERA", [0.1, 0.11, 0.09], REPRODUCED),
+        ("PERA", [-0.1, -0.11, -0.09], REVERSED),
+        ("PERA", [0.0, 0.001, -0.001], NOT_REPRODUCED),
+        ("PERA", [0.1, -0.1, 0.3], INCONCLUSIVE),
+        ("LoRA", [-0.1, -0.11, -0.09], REPRODUCED),
+        ("LoRA", [0.1, 0.11, 0.09], REVERSED),
+        ("the same", [0.0, 0.001, -0.001], REPRODUCED),
+        ("the same", [0.1, 0.11, 0.09], NOT_REPRODUCED),
+        ("open", [0.1, 0.11, 0.09], INCONCLUSIVE),
+    ],
+)
+def test_predictions_are_judged_as_claims_are(predicted, errors, expected):
+    found = interval(errors)
+    assert teacher.judge(predicted, teacher.call(found), found) == expected
 
 
 def results(costs):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from perakit.errors import PerakitError
 from perakit.experiments.statistics import interval, paired
@@ -28,6 +29,16 @@ def test_it_is_that_of_all_resamples():
     found = interval(x)
     assert found.low == pytest.approx(np.percentile(means, 2.5), abs=0.03)
     assert found.high == pytest.approx(np.percentile(means, 97.5), abs=0.03)
+
+
+@given(values)
+def test_the_second_opinion_is_students(x):
+    found = interval(x)
+    if np.std(x) > 1e-6:
+        low, high = stats.t.interval(0.95, len(x) - 1, np.mean(x), stats.sem(x))
+        assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high), abs=1e-6)
+    assert found.least <= found.low <= found.high <= found.most
+    assert found.clear == (1 if found.least > 0 else -1 if found.most < 0 else 0)
 
 
 def test_five_values_cover_less_than_they_say_and_a_clear_difference_is_rarely_false():

@@ -1,5 +1,7 @@
 """One run: paired starts, three texts that do not overlap, the same numbers again, and numbers that mean what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from perakit.adapters import PERA, LoRA
 from perakit.errors import PerakitError
 from perakit.experiments.arms import Options, arm, check
 from perakit.experiments.jobs import Job
-from perakit.experiments.tuning import adapted, amplification, before, pace, texts, tune
+from perakit.experiments.tuning import adapted, amplification, before, pace, some, texts, tune
 from perakit.models import adapters, attach, delta_weights
 from perakit.models.adapted import adapted_layers
 
@@ -41,12 +43,33 @@ def test_another_seed_starts_elsewhere():
 
 def test_training_validation_and_test_text_are_apart():
     found = texts("code", None, 200_000)
-    assert found.validation not in found.train.train
     assert found.train.heldout == found.validation
     assert len(found.validation) == pytest.approx(len(found.train.train) / 9, rel=0.01)
-    passages = [passage for passage in found.test.split(b"\n\n") if len(passage) > 200]
-    assert passages
-    assert not any(passage in found.train.train or passage in found.validation for passage in passages)
+    parts = {"train": found.train.train, "validation": found.validation, "test": found.test}
+    for one, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        windows = [parts[one][at : at + 128] for at in range(0, len(parts[one]) - 128, 128)]
+        assert len(windows) > 100
+        assert sum(window in parts[other] for window in windows) <= 0.01 * len(windows)  # licences, tables of constants
+
+
+def test_the_validation_text_is_of_every_text_that_is_joined():
+    found = texts("synthetic+synthetic:1", None, 20_000)
+    for name in ("synthetic", "synthetic:1"):
+        own = toy.corpus.load(name, 10_000).train
+        assert own[:9000] in found.train.train
+        assert own[9000:] in found.validation
+
+
+def test_a_part_of_a_text_is_drawn_from_all_of_it_and_lies_in_the_larger_part():
+    text = bytes(range(256)) * 400
+    small, large, other = some(text, 0.1, 0), some(text, 0.5, 0), some(text, 0.1, 1)
+    assert len(small) == pytest.approx(len(text) / 10, rel=0.02)
+    assert large.startswith(small)
+    assert other != small
+    places = [k for k in range(200) if b"%03d" % k in some(b"".join(b"%03d" % k * 171 for k in range(200)), 0.1, 0)]
+    assert len(places) >= 20
+    assert min(places) < 50 < 150 < max(places)
+    assert some(text, 1.0, 0) == text
 
 
 def test_the_same_settings_give_the_same_numbers():
@@ -84,9 +107,17 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert again == whole
 
 
-def test_choosing_a_learning_rate_never_reads_the_test_text():
-    found = tune(settings(LoRA(2), role="tuning"))
+def test_choosing_a_learning_rate_never_reads_the_test_text(monkeypatch):
+    from perakit.experiments import tuning
+
+    asked = settings(LoRA(2), role="tuning")
+    found = tune(asked)
     assert found.keys() == {"trainable", "validation", "seconds", "loss"}
+    whole = texts(asked["text"], asked["old"], asked["limit"])
+    monkeypatch.setattr(tuning, "texts", lambda *_: replace(whole, test=None, old=None))
+    assert tune(asked)["validation"] == found["validation"]
+    with pytest.raises(TypeError):  # it would have been noticed
+        tune(settings(LoRA(2)))
 
 
 def test_a_rate_that_diverges_is_a_result_of_the_search_and_an_error_of_a_comparison():
