@@ -2,6 +2,7 @@
 
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy is imported: two workers with two threads each wait for one another
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: tests never reach for the network
 os.environ.setdefault("MPLBACKEND", "Agg")
 

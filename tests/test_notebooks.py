@@ -28,13 +28,12 @@ def test_a_notebook_is_what_its_source_says_byte_for_byte(source):
 
 @pytest.mark.parametrize("source", make.SOURCES, ids=lambda source: source.stem)
 def test_a_notebook_runs_without_complaint(source):
-    seconds = make.execute(source, ROOT / "build" / "notebooks")  # where `make docs` looks for copies that are up to date
-    assert seconds < 2 * LIMIT
-    outputs = [
-        output
-        for cell in nbformat.read(ROOT / "build" / "notebooks" / f"{source.stem}.ipynb", 4).cells
-        for output in cell.get("outputs", [])
-    ]
+    folder = ROOT / "build" / "notebooks"
+    if not make.is_fresh(source, folder):  # `make docs` has run it, if it was made before: from this source, with this package
+        make.execute(source, folder)
+    copy = nbformat.read(folder / f"{source.stem}.ipynb", 4)
+    assert copy.metadata["perakit"]["seconds"] < 2 * LIMIT
+    outputs = [output for cell in copy.cells for output in cell.get("outputs", [])]
     assert [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"] == []
     assert [
         text for output in outputs for text in output.get("data", {}).get("text/plain", "").splitlines() if text.startswith("<Axes")

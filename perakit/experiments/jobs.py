@@ -62,14 +62,20 @@ class Job:
         return text_hash(self.settings) if "text" in self.settings else ""
 
     @property
+    def model(self) -> str:
+        """Hash of the files of its model, where that is a folder; empty for a name: the weights that ship are among the sources."""
+        name = self.settings.get("model", "tiny")
+        return folder_hash(name) if name != "tiny" and Path(name).is_dir() else ""
+
+    @property
     def name(self) -> str:
         """Module and function, `tuning.tune`."""
         return f"{self.compute.__module__.rpartition('.')[2]}.{self.compute.__name__}"
 
     @property
     def key(self) -> str:
-        """Hash of computation, settings, code and text."""
-        what = [self.name, dict(self.settings), code_version(self.name), self.data]
+        """Hash of computation, settings, code, text and model."""
+        what = [self.name, dict(self.settings), code_version(self.name), self.data, *filter(None, [self.model])]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -82,6 +88,17 @@ def code_version(computation: str) -> str:
             if path.is_file():
                 digest.update(f"{path.relative_to(root).as_posix()} ".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@cache
+def folder_hash(folder: str) -> str:
+    """Hash of the files of a checkpoint that `toy.load` and its tokenizer read."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if (path := Path(folder) / name).is_file():
+            with open(path, "rb") as file:
+                digest.update(f"{name} ".encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 class Ledger:

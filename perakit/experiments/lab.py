@@ -84,6 +84,8 @@ class Lab:
         count = min(self.processes, len(todo))
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_worker, initargs=(os.getpid(),))
         waiting, running = list(todo.items()), dict[Future[dict[str, Any]], tuple[str, Job]]()
+        threads = os.environ.get("OMP_NUM_THREADS")  # NumPy's as well; processes with several each wait for one another
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the pool's processes, which begin with its first jobs
         try:
             while waiting or running:
                 while waiting and len(running) < count:  # no more than that, so that an error stops the rest
@@ -96,6 +98,8 @@ class Lab:
             raise PerakitError("a process of the experiment was killed: finished runs are kept, run the same command again") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            del os.environ["OMP_NUM_THREADS"]
+            os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
 
     def _folder(self, key: str) -> Path:
         return self.ledger.path.parent / ".running" / key
@@ -120,6 +124,7 @@ def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads)
     about = {"key": key, "code": code_version(job.name), "data": job.data, "compute": job.name, "settings": dict(job.settings)}
+    about |= {"model": job.model} if job.model else {}
     return about | {"measured": measured, "machine": where}
 
 

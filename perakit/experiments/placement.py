@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # GPT-2 keeps q, k and v in one matrix.
-PLACES = {
+PLACES: dict[str, str | list[str]] = {
     "qkv": ["attn.c_attn"],
     "out": ["attn.c_proj"],
     "up": ["mlp.c_fc"],
     "down": ["mlp.c_proj"],
     "qkv, up, down": ["attn.c_attn", "mlp.c_fc", "mlp.c_proj"],
-    "all": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+    "all": "all-linear",
 }
 USUAL = "qkv, up, down"  # the paper's
 

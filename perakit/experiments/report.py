@@ -176,6 +176,8 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
             + "; hash "
             + ", ".join(map(_short, texts))
         ]
+    if models := sorted({row["model"] for row in rows if "model" in row}):
+        lines.append(f"- Model: {options.model}; hash {', '.join(map(_short, models))}")
     codes = ", ".join(sorted({row["code"] for row in rows}))
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
     seeds = f"Seeds 0 to {options.seeds - 1}; code" if len(rows) > 1 else "Code"

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from perakit.experiments.arms import Options
 from perakit.experiments.jobs import Job, Ledger, read
 from perakit.experiments.regression import imitate, predict
 from perakit.experiments.tuning import texts, tune
+from perakit.toy import pretrained
 
 JOB = Job("a", "measured", imitate, {"seed": 0}, 1.0)
 OPTIONS = {"seeds": 2, "small": True}
@@ -51,6 +53,20 @@ def test_the_key_follows_the_text(tmp_path):
         settings = Options(small=True, text=str(text), old=None).settings()
         keys.append(Job("a", "judged", tune, settings, 1.0).key)
     assert keys[0] != keys[1]
+
+
+def test_the_key_follows_the_weights_in_a_folder(tmp_path):
+    for file in pretrained.TINY.iterdir():
+        shutil.copy(file, tmp_path)
+    job = replace(JOB, settings={"model": str(tmp_path)})
+    before = job.key
+    assert len(job.model) == 64
+    with open(tmp_path / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    jobs.folder_hash.cache_clear()
+    assert job.key != before
+    assert replace(JOB, settings={"model": "tiny"}).model == ""
 
 
 def test_code_of_another_computation_does_not_count():
