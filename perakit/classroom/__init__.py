@@ -1,7 +1,7 @@
 """The classroom: assignments with checks that explain themselves, and a grader that nothing a student writes can stop."""
 
 from perakit.classroom.assignment import Assignment, assignments
-from perakit.classroom.checks import Check, arrays, check, expect, expect_equal, fail, show
+from perakit.classroom.checks import Check, arrays, check, expect, expect_equal, fail, parts, show
 from perakit.classroom.export import export, new
 from perakit.classroom.grading import Grader, Outcome, Report, grade, marks, points, require
 
@@ -21,6 +21,7 @@ __all__ = [
     "grade",
     "marks",
     "new",
+    "parts",
     "points",
     "require",
     "show",

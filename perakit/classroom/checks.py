@@ -140,7 +140,20 @@ def expect_equal(got: Any, expected: Any, tolerance: float = 1e-9, what: str = "
         fail(f"{of}expected {show(expected)} of shape {mine.shape} got {show(got)} of shape {theirs.shape}")
     scale = max(1.0, np.abs(mine).max(initial=0))
     if not (np.abs(mine - theirs) <= tolerance * scale).all():  # so that nan fails
-        fail(f"{of}expected {show(expected)} got {show(got)}")
+        wanted, found = show(expected), show(got)
+        gap = f", which differs by {np.abs(mine - theirs).max():.1g}: was it rounded, to float32 perhaps?" if wanted == found else ""
+        fail(f"{of}expected {wanted} got {found}{gap}")
+
+
+def parts(got: Any, *names: str) -> Any:
+    """What a function returned, as so many values; fails, with their names, if it is anything else.
+
+    names: one for each value, as the message says them.
+    """
+    several = isinstance(got, tuple | list) or (isinstance(got, np.ndarray) and got.ndim > 0)
+    if not several or len(got) != len(names):
+        fail(f"expected {len(names)} values, ({', '.join(names)}), got {show(got)}: is the `return` complete?")
+    return got
 
 
 def show(value: Any) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
+import types
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +172,12 @@ def without_magics(cell: Cell) -> Cell:
 
 @dataclass
 class Work:
-    """What a submission defines once it has run, and what went wrong on the way."""
+    """What a submission defines once it has run, and what went wrong on the way; left_out: the text of cells that were not run."""
 
     names: dict[str, Any]
     problems: list[str]
     sources: dict[str, Cell]
+    left_out: list[str] = field(default_factory=list)
 
 
 def run(cells: Iterable[Cell], stop: type[BaseException]) -> Work:
@@ -182,15 +185,18 @@ def run(cells: Iterable[Cell], stop: type[BaseException]) -> Work:
 
     Cells with the tags "experiment" and "grading" are left out. stop: an exception that ends everything, such as time running out.
     """
-    work = Work({"__name__": "submission"}, [], {})
+    module = types.ModuleType("submission")
+    sys.modules["submission"] = module  # where a dataclass looks for what its annotations mean
+    work = Work(vars(module), [], {})
     for number, cell in enumerate(cells, 1):
         if cell.kind != "code" or {EXPERIMENT, OTHERS} & set(cell.tags):
+            work.left_out += [cell.source] if cell.kind == "code" else []
             continue
         cell = without_magics(cell)
         file = f"<submission {number}>"
         work.sources[file] = cell
         try:
-            exec(compile(cell.source, file, "exec"), work.names)
+            exec(compile(cell.source, file, "exec", dont_inherit=True), work.names)
         except stop:
             raise
         except SyntaxError as error:
@@ -206,10 +212,19 @@ def explain(error: BaseException, work: Work) -> str:
     while trace is not None:
         cell = work.sources.get(trace.tb_frame.f_code.co_filename)
         if cell is not None:
-            text = cell.source.split("\n")[trace.tb_lineno - 1].strip()
-            place = f" ({cell.where(trace.tb_lineno)}: {text})"
+            text = re.split(r"\r\n|\r|\n", cell.source)[trace.tb_lineno - 1].strip()
+            place = f" ({cell.where(trace.tb_lineno)}: {text[:200]})"
         trace = trace.tb_next
-    return f"{sentence(error)}{place}"
+    return f"{sentence(error)}{place}{_left_out(error, work)}"
+
+
+def _left_out(error: BaseException, work: Work) -> str:
+    """Of a name that is not there: whether a cell defines it that the grader does not run."""
+    name = re.escape(error.name or "") if isinstance(error, NameError) else ""
+    found = name and any(re.search(rf"^((def|class|import) +{name}\b|{name} *=)", text, re.MULTILINE) for text in work.left_out)
+    return (
+        f"; `{name}` is defined in an experiment cell, which the grader does not run: move it to a cell without that tag" if found else ""
+    )
 
 
 class ForbiddenError(PermissionError):

@@ -182,6 +182,9 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
     seeds = f"Seeds 0 to {options.seeds - 1}; code" if len(rows) > 1 else "Code"
     lines.append(f"- {seeds} {codes}; results [{data.name}]({data.name}), SHA-256 {_short(digest)}")
+    if earlier := [row["was"] for row in rows if "was" in row]:
+        code = ", ".join(sorted(set(earlier)))
+        lines.append(f"- {len(earlier)} of the runs were made by code {code}, before changes that leave them as they are")
     return lines + [f"- {one}" for one in (*machines, *versions)]
 
 

@@ -18,7 +18,7 @@ from perakit.classroom import Grader, arrays, assignments, check, expect_equal, 
 from perakit.classroom.assignment import hidden_checks
 from perakit.classroom.checks import Check, show, show_arguments
 from perakit.classroom.examination import OutOfTime, examine
-from perakit.classroom.submission import Work, parse_percent, read, to_notebook, to_percent
+from perakit.classroom.submission import Cell, Work, parse_percent, read, run, to_notebook, to_percent
 
 LORA = assignments()["lora"]
 REFERENCE = to_percent(LORA.solution())
@@ -64,6 +64,9 @@ ACCIDENTS = {
     "program": ("    import subprocess\n    subprocess.run(['true'])\n", "it starts another program (subprocess)"),
     "shell": ("    import os\n    os.system('true')\n" + COUNT, "it starts another program (os.system)"),
     "network": ("    import socket\n    socket.create_connection(('127.0.0.1', 9))\n", "it uses the network"),
+    "datagram": ("    import socket\n    socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1', 9))\n", "it uses the network"),
+    "question": ("    return int(input('rank? '))\n", "it raises EOFError: EOF when reading a line (line "),
+    "long line": ("    x = '" + "\u221e" * 100_000 + "'; return rank / 0\n", "it raises ZeroDivisionError: division by zero (line "),
     "recursion": ("    return trainable(m, n, rank)\n", "it calls itself without end"),
     "exception": ("    return rank / 0\n", "it raises ZeroDivisionError: division by zero (line "),
     "no return": ("    rank * (m + n)\n", "expected 2 got None: is a `return` missing?"),
@@ -101,7 +104,15 @@ def test_printing_costs_nothing_and_is_not_shown(graded):
 
 
 @pytest.mark.parametrize(
-    "body", ["    open({path!r}, 'w')\n", "    import os\n    os.remove({path!r})\n", "    import os\n    os.rename({path!r}, 'x')\n"]
+    "body",
+    [
+        "    open({path!r}, 'w')\n",
+        "    import os\n    os.remove({path!r})\n",
+        "    import os\n    os.rename({path!r}, 'x')\n",
+        "    import os\n    open('x', 'w').close()\n    os.replace('x', {path!r})\n",
+        "    import os\n    os.utime({path!r}, (0, 0))\n",
+        "    import sqlite3\n    sqlite3.connect({path!r})\n",
+    ],
 )
 def test_files_of_the_student_cannot_be_changed_by_accident(body, graded, tmp_path):
     diary = tmp_path / "diary.txt"
@@ -114,6 +125,49 @@ def test_files_of_the_student_cannot_be_changed_by_accident(body, graded, tmp_pa
 def test_a_file_beside_the_submission_is_not_taken_for_a_library(graded, tmp_path):
     (tmp_path / "numpy.py").write_text("raise SystemExit")
     assert not failures(graded(COUNT))
+
+
+def test_a_module_that_was_never_imported_here_may_be_imported(tmp_path, monkeypatch):
+    """Python would keep its bytecode, outside of the check's folder; that is not the student's doing."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "cache"))
+    path = tmp_path / "work.py"
+    path.write_text(REFERENCE.replace(COUNT, "    import colorsys, wave\n" + COUNT))
+    with Grader() as grader:
+        assert not failures(grader.grade(path))
+
+
+def test_a_dataclass_of_the_student_works(graded):
+    body = (
+        "    return Size(m, n).count * rank\n\n\nfrom dataclasses import dataclass\n\n\n@dataclass\nclass Size:\n    m: int\n    n: int\n\n"
+    )
+    body += "    @property\n    def count(self):\n        return self.m + self.n\n"
+    assert not failures(graded(body))
+    assert not failures(graded("    return Size(m, n).count * rank\n", late(body.partition("\n\n\n")[2])))
+
+
+def late(code):
+    """The reference with another cell, whose annotations are text."""
+    return REFERENCE + f"\n# %%\nfrom __future__ import annotations\n{code}"
+
+
+def test_a_name_from_an_experiment_is_said_to_be_left_out(graded):
+    text = REFERENCE + '\n# %% tags=["experiment"]\ndef total(m, n):\n    return m + n\n'
+    said = failures(graded("    return rank * total(m, n)\n", text))
+    assert "`total` is defined in an experiment cell, which the grader does not run: move it" in said["count"]
+
+
+def test_a_line_that_ends_as_on_an_old_computer_is_found():
+    work = run([Cell("code", "x = 1\ry = 2\rz = 1 / 0")], KeyboardInterrupt)
+    assert work.problems == ["it raises ZeroDivisionError: division by zero (line 3: z = 1 / 0)"]
+
+
+def test_a_start_that_returns_something_else_is_told_what_is_expected(graded):
+    start = "return np.zeros((m, rank)), rng.normal(size=(rank, n)) / np.sqrt(n)"
+    for wrong, shown in (("", "got None"), ("return np.zeros((m, rank))", "got"), ("return 'B', 'A'", "expected two arrays, (B, A), got")):
+        said = failures(graded(COUNT, REFERENCE.replace(start, wrong)))
+        assert list(said) == ["no_change", "can_move", "spread", "seeded"]
+        assert all(shown in sentence and "library" not in sentence for sentence in said.values())
 
 
 def test_an_argument_changed_in_place_is_noticed(graded):
@@ -158,7 +212,7 @@ def test_a_script_without_cells_that_does_not_parse_scores_nothing_and_says_why(
 def test_a_missing_function_and_one_that_is_none(graded):
     text = REFERENCE.replace("def multiplications(", "def multiplication(") + "\n# %%\nforward = 3\n"
     said = failures(graded(COUNT, text))
-    assert list(said) == ["forward_product", "forward_scale", "cost"]
+    assert list(said) == ["forward_product", "forward_scale", "forward_factored", "cost"]
     assert said["cost"] == "your file does not define `multiplications`"
     assert said["forward_scale"] == "`forward` is no function: define it with `def`"
 
@@ -169,6 +223,7 @@ def test_a_loop_outside_of_the_functions_is_said_to_be_there(grader, tmp_path):
     request = {"assignment": "lora", "check": "count", "hidden": None, "cells": [asdict(cell) for cell in read(path)]}
     said = grader.worker.ask(request, 6)  # one check is enough to see it: each of them would wait
     assert "your file did not finish within 6 s: an endless loop, or a sleep, outside of the functions?" in said["said"]
+    assert "A long experiment belongs into a cell with the tag `experiment`" in said["said"]
 
 
 def test_notebooks_with_magics_and_experiments_are_graded(grader, tmp_path):
@@ -294,6 +349,14 @@ def test_arguments_of_every_kind_are_passed_and_watched():
     for k, shown in ((0, "[0.]"), (1, "[[1, 2]]"), (2, "[Fraction(1, 3)]")):
         found = examine(a_check(keeps, examples), Work({"f": lambda *given, k=k: given[k].__setitem__(0, 7)}, [], {}))
         assert f"f changes its argument {shown} in place, to [7" in found
+
+
+def test_what_looks_the_same_is_said_to_differ():
+    def third(work):
+        expect_equal(work.f(), 1 / 3)
+
+    found = examine(a_check(third), Work({"f": lambda: np.float32(1 / 3)}, [], {}))
+    assert found == "expected 0.333333 got 0.333333, which differs by 1e-08: was it rounded, to float32 perhaps?"
 
 
 def test_a_complex_result_is_not_cut_to_its_real_part():

@@ -10,10 +10,11 @@
 # You will write it in three ways, derive its gradients on paper, and test them by finite differences. It takes about two
 # hours. Notebooks 02 and 03 of perakit prepare for it.
 #
-# Replace each `raise NotImplementedError` by your code. Keep the names and the arguments of the functions. Use NumPy only.
-# No function needs another one of yours, so that a mistake does not spread: where you need the pairs, ask
-# `np.triu_indices`. Run `perakit grade` on this file as often as you like: it shows the smallest input that breaks your
-# function. Cells with the tag `experiment` are yours: the grader does not run them.
+# Replace each `raise NotImplementedError` by your code. Keep the names and the arguments of the functions. Use NumPy
+# only. A function leaves its arguments as they are. No function needs another one of yours, so that a mistake does not
+# spread: where you need the pairs, ask `np.triu_indices`. Run `perakit grade` on this file as often as you like: it
+# shows the smallest input that breaks your function. Cells with the tag `experiment` are yours: the grader does not run
+# them.
 
 # %%
 import numpy as np
@@ -293,7 +294,7 @@ _ = plots.plot_along_input(t, named)
 #
 # - *The order of h.* Squares first, then cross terms, is the order of the formula that many write down; nothing crashes. The
 #   grader's example has rank 2 and one coefficient that is not zero.
-# - *All ordered pairs.* A sum over all i and j counts cross terms twice: with h symmetric that is (BA)∘(BA), a special case of
+# - *All ordered pairs.* A sum over all i and j counts cross terms twice: with every h = 1 that is (BA)∘(BA), a special case of
 #   PERA, and not PERA.
 # - *h in both factors* of the expansion: the product then has h². In Poly2(B) alone it gives the right product and the wrong
 #   factors; only one check sees it.
@@ -322,7 +323,7 @@ _ = plots.plot_along_input(t, named)
 import numpy as np
 from hypothesis import strategies as st
 
-from perakit.classroom import arrays, check, expect, expect_equal, fail, show
+from perakit.classroom import arrays, check, expect, expect_equal, fail, parts, show
 
 drawn = st.fixed_dictionaries
 ranks = st.integers(1, 4)
@@ -342,14 +343,6 @@ def layers(coefficients="full", **more):
 
     most = st.lists(st.integers(-3, 3), min_size=6, max_size=6)  # rank 3 has 6 pairs
     return arrays(B="m r", A="r k", h=most, **more).map(with_h)
-
-
-def parts(got, *names):
-    """What a function returned, as so many values."""
-    several = isinstance(got, tuple | list) or (isinstance(got, np.ndarray) and got.ndim > 0)
-    if not several or len(got) != len(names):
-        fail(f"expected {len(names)} values, ({', '.join(names)}), got {show(got)}: is the `return` complete?")
-    return got
 
 
 def polynomial(u, h):
@@ -403,9 +396,10 @@ def pairs_all(work, rank):
 
 @check(1, "the pairs come row by row", "pairs", examples=drawn({"rank": ranks}), hint="the row is i: (0, 0), (0, 1), (0, 2), (1, 1) ...")
 def pairs_order(work, rank):
-    got = listed(work, rank)
-    expect(len(got) >= rank * (rank - 1) // 2, f"expected {rank * (rank + 1) // 2} pairs got {got}")
-    expect(got == sorted(got), f"expected the order {sorted(got)} got {got}")
+    for terms in ("full", "square", "cross"):
+        got = listed(work, rank, terms)
+        expect(terms != "full" or len(got) >= rank * (rank - 1) // 2, f"expected {rank * (rank + 1) // 2} pairs got {got}")
+        expect(got == sorted(got), f"{terms}: expected the order {sorted(got)} got {got}")
 
 
 @check(
@@ -506,6 +500,8 @@ def entry(work, u, h):
 def central_exact(work, c, x):
     got = work.central(lambda X: c * float(np.sum(np.square(X))), np.array([float(x)]), 0.5)
     expect_equal(got, np.array([2.0 * c * x]), what="f(x) = c x², step 0.5")
+    got = work.central(lambda X: c * float(np.sum(X**3)), np.array([float(x)]), 0.5)
+    expect_equal(got, np.array([c * (3.0 * x**2 + 0.25)]), what="f(x) = c x³, step 0.5, which adds c step² to the derivative")
 
 
 @check(

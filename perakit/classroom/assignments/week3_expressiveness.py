@@ -15,8 +15,8 @@
 # and `+` work on them as usual. A matrix of whole numbers times a `Fraction` is an array of fractions, but `/` makes floats.
 #
 # Replace each `raise NotImplementedError` by your code. Keep the names and the arguments of the functions. NumPy and
-# `fractions` are enough. No function needs another one of yours. The grader: `perakit grade` and the name of this file.
-# Cells with the tag `experiment` are yours: the grader does not run them.
+# `fractions` are enough. A function leaves its arguments as they are, and none needs another one of yours. The grader:
+# `perakit grade` and the name of this file. Cells with the tag `experiment` are yours: the grader does not run them.
 
 # %%
 from fractions import Fraction
@@ -87,7 +87,16 @@ for M in (*rank_trap(), rank_trap()[0] @ rank_trap()[1]):
 # one update of a higher rank is enough.
 #
 # Begin with $r = 1$: find $b$, $a$ and $h$ whose update is the 2 x 2 identity, which has rank 2. On paper: with $u_{pq} = b_p a_q$ the
-# entries are $u + h u^2$. Which two values of $u$ give 0? Which give 1? Then think of a larger matrix in blocks.
+# entries are $u + h u^2$. Which two values of $u$ give 0? Which give 1? Then think of a larger matrix in blocks. `pera`
+# is given, so that you can try what you have found.
+
+
+# %%
+def pera(B, A, h):
+    """The update of Eq. 9, for arrays or lists of integers and fractions."""
+    B, A, h = (np.array(values, dtype=object) for values in (B, A, h))
+    i, j = np.triu_indices(len(A))
+    return B @ A + (B[:, i] * B[:, j]) @ (h[:, None] * A[i] * A[j])
 
 
 # %%
@@ -138,13 +147,6 @@ def high_rank(rank, signs):
 
 
 # %% tags=["experiment"]
-def pera(B, A, h):
-    """The update, for arrays of integers and fractions."""
-    B, A, h = (np.array(values, dtype=object) for values in (B, A, h))
-    i, j = np.triu_indices(len(A))
-    return B @ A + (B[:, i] * B[:, j]) @ (h[:, None] * A[i] * A[j])
-
-
 for rank in (2, 3, 4):
     found = [exact_rank(pera(*high_rank(rank, signs)).tolist()) for signs in (False, True)]
     print(f"r = {rank}: K = {rank * (rank + 3) // 2}, reached {found[0]}; with signs {found[1]}")
@@ -348,7 +350,7 @@ from numbers import Rational, Real
 import numpy as np
 from hypothesis import strategies as st
 
-from perakit.classroom import arrays, check, expect, expect_equal, fail, show
+from perakit.classroom import arrays, check, expect, expect_equal, fail, parts, show
 from perakit.theory import exact_rank as true_rank
 
 drawn = st.fixed_dictionaries
@@ -369,14 +371,6 @@ def exact(value, what, *axes):
         expect(isinstance(entry, Rational), f"{what} has the entry {entry!r}: expected whole numbers and Fractions")
     numbers = [Fraction(int(entry.numerator), int(entry.denominator)) for entry in array.flat]
     return np.array([*numbers, None], dtype=object)[:-1].reshape(array.shape)
-
-
-def parts(got, *names):
-    """What a function returned, as so many values."""
-    several = isinstance(got, tuple | list) or (isinstance(got, np.ndarray) and got.ndim > 0)
-    if not several or len(got) != len(names):
-        fail(f"expected {len(names)} values, ({', '.join(names)}), got {show(got)}: is the `return` complete?")
-    return got
 
 
 def factors_of(got, rank):
@@ -427,7 +421,10 @@ def rank_by_minors(M):
     return 0
 
 
+# Random matrices nearly always have full rank, products of thin ones do not; and some on which a hasty elimination goes wrong.
 matrices = arrays(M="r n").map(lambda example: {"M": example["M"].astype(int).tolist()})
+matrices |= arrays(P="r m", Q="m n").map(lambda example: {"M": (example["P"] @ example["Q"]).astype(int).tolist()})
+matrices |= st.sampled_from([{"M": [[0], [1]]}, {"M": [[0], [0], [1]]}, {"M": [[1, 1], [1, 1], [1, 1]]}])
 one_more = [{"B": [[1, 2], [3, 1], [2, 5]], "A": [[2, 3, 1], [1, 4, 3]], "h": [1, 2, 4]}]
 one_more += [{"B": [[2, 1], [1, 3]], "A": [[1, 2, 5], [3, 1, 2]], "h": [3, -1, 1]}]
 generic = st.sampled_from(one_more).map(lambda example: {name: np.array(value) for name, value in example.items()})

@@ -7,9 +7,10 @@
 # (arXiv 2106.09685) at all. At the end you put your functions to work on a small GPT-2. It takes about two hours. Notebook 10
 # of perakit prepares for it; from weeks 1 and 2 you need the two update rules.
 #
-# Replace each `raise NotImplementedError` by your code. Keep the names and the arguments of the functions. Use NumPy, and
-# SciPy where the text says so. Run `perakit grade` on this file as often as you like: it shows the smallest input that
-# breaks your function. Cells with the tag `experiment` are yours: the grader does not run them.
+# Replace each `raise NotImplementedError` by your code. Keep the names and the arguments of the functions. Use NumPy,
+# and SciPy where the text says so. A function leaves its arguments as they are. Run `perakit grade` on this file as
+# often as you like: it shows the smallest input that breaks your function. Cells with the tag `experiment` are yours:
+# the grader does not run them.
 
 # %%
 import numpy as np
@@ -420,6 +421,11 @@ def pair_of(least, most):
     return st.integers(least, most).flatmap(lambda count: drawn({"method": scores(count), "baseline": scores(count)}))
 
 
+def vary(method, baseline):
+    """Whether the differences do: an interval around equal ones has no length, and SciPy calls it nan."""
+    return len({m - b for m, b in zip(method, baseline, strict=True)}) > 1
+
+
 def by_seed(values):
     return {seed: float(value) for seed, value in enumerate(values)}
 
@@ -557,7 +563,7 @@ def reported(work, validation, test):
     1,
     "the mean is that of method − baseline, in the middle of the interval",
     "paired",
-    examples=pair_of(2, 4),
+    examples=pair_of(2, 4).filter(lambda x: vary(**x)),
     hint="negative if the method costs less; low and high are equally far from the mean",
 )
 def mean(work, method, baseline):
@@ -572,7 +578,7 @@ def mean(work, method, baseline):
     3,
     "the length of the interval is Student's",
     "paired",
-    examples=st.integers(2, 5).flatmap(lambda count: drawn({"method": scores(count)})),
+    examples=st.integers(2, 5).flatmap(lambda count: drawn({"method": scores(count).filter(lambda x: len(set(x)) > 1)})),
     hint="t at N - 1 degrees of freedom, np.std(..., ddof=1), and the root of N",
 )
 def length(work, method):
@@ -585,7 +591,7 @@ def length(work, method):
     2,
     "what a seed does to both methods cancels",
     "paired",
-    examples=drawn({"method": scores(2), "luck": scores(2)}),
+    examples=drawn({"method": scores(2).filter(lambda x: x[0] != x[1]), "luck": scores(2)}),
     hint="take the differences first, then their standard deviation: not two standard deviations",
 )
 def cancels(work, method, luck):
@@ -598,7 +604,7 @@ def cancels(work, method, luck):
     1,
     "scores belong together by seed, in whatever order they come",
     "paired",
-    examples=drawn({"method": scores(3), "baseline": scores(3)}),
+    examples=drawn({"method": scores(3), "baseline": scores(3)}).filter(lambda x: vary(**x) and vary(x["method"], x["baseline"][::-1])),
     hint="baseline[seed] for each seed of method, not the two .values() side by side",
 )
 def together(work, method, baseline):

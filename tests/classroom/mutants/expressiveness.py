@@ -2,6 +2,7 @@
 
 PIVOT = "pivot = next((k for k in range(rank, len(rows)) if rows[k][column] != 0), None)"
 ROWS = "rows = [[Fraction(entry) for entry in row] for row in M]"
+BELOW = "for k in range(rank + 1, len(rows)):"
 TRAP = "return np.diag([1.0, 1e-17]), np.diag([1e-17, 1.0])"
 H, SIGNS = "h = [2] + [0] * (rank * (rank + 1) // 2 - 1)", "return every, np.array(every).T, h"
 B = "B = [[x**power for power in powers] for x in range(1, rank * (rank + 3) // 2 + 1)]"
@@ -13,6 +14,8 @@ NEAR = "return (1 - epsilon * x) / epsilon, 1 - epsilon * y, -epsilon"
 
 MUTANTS = [
     ("rank_small", PIVOT, "pivot = rank if rank < len(rows) and rows[rank][column] != 0 else None", "M=[[0], [1]] · expected 1 got 0"),
+    ("rank_small", PIVOT, PIVOT.replace("len(rows))", "min(rank + 2, len(rows)))"), "expected 1 got 0"),
+    ("rank_small", BELOW, BELOW.replace("len(rows))", "min(rank + 2, len(rows)))"), "expected"),
     ("rank_small", "        rank += 1\n    return rank\n", "        rank += 1\n    return max(rank, 1)\n", "M=[[0]] · expected 0 got 1"),
     ("rank_exact", ROWS, f"return int(np.linalg.matrix_rank(np.array(M, dtype=float)))\n    {ROWS}", "N² + 1]], N = 10^"),
     ("trap", TRAP, "return np.diag([1.0, 1e-17]), np.diag([1.0, 1e-17])", "(of the product) 2 got 1, 1 and 1"),

@@ -14,10 +14,15 @@ TO_H = "to_h = ((products_B.T @ G) * products_A).sum(axis=1)"
 LINEAR = "to_B, to_A = G @ A.T, B.T @ G"
 ANSWERS = "return x @ delta.T, z**2 @ B.T"
 
+COLUMNS = """i, j = i[keep], j[keep]
+    order = np.lexsort((i, -j)) if terms == "cross" else slice(None)
+    return i[order], j[order]"""
+
 MUTANTS = [
     ("pairs_all", PAIRS, 'keep = {"full": i < j,', "rank=1 · expected [(0, 0)] got []"),
     ("pairs_order", "return i[keep], j[keep]", "return i[keep][::-1], j[keep][::-1]", "expected the order [(0, 0), (0, 1), (1, 1)] got"),
     ("pairs_order", "i, j = np.triu_indices(rank)", "j, i = np.tril_indices(rank)", "got [(0, 0), (0, 1), (1, 1), (0, 2)"),
+    ("pairs_order", "return i[keep], j[keep]", COLUMNS, "cross: expected the order [(0, 1), (0, 2), (1, 2)] got [(0, 2), (1, 2), (0, 1)]"),
     ("pairs_terms", '"cross": i < j}', '"cross": i != i}', "rank=2 terms='cross' · expected [(0, 1)] got []"),
     (
         "expand_order",
@@ -47,6 +52,12 @@ MUTANTS = [
     ("entry", PHI, "return (h * u[first] * u[second]).sum()", "u=[1.] h=[0.] · expected 1 got 0"),
     ("entry", PHI, "return u.sum() + (h * u[first] * u[second] / (1 + (first == second))).sum()", "u=[1.] h=[1.] · expected 2 got 1.5"),
     ("central_exact", CENTRAL, "gradient[k] = (f(x + change) - f(x)) / step", "c=1 x=0 · f(x) = c x², step 0.5: expected [0.] got [0.5]"),
+    (
+        "central_exact",
+        "gradient = np.zeros(x.shape)\n",
+        "gradient, step = np.zeros(x.shape), 1e-5\n",
+        "f(x) = c x³, step 0.5, which adds c step²",
+    ),
     ("central_entries", "change[k] = step", "change[...] = step", "f(x) = Σ c∘x, step 0.5: expected [[1.,0.]] got [[1.,1.]]"),
     ("gradient_h", TO_H, "to_h = ((products_B.T @ G) * h[:, None] * products_A).sum(axis=1)", "∂L/∂h: expected [1.] got [0.]"),
     ("gradient_h", TO_H, "to_h = ((products_B.T @ G) * products_A).mean(axis=1)", "∂L/∂h: expected"),
