@@ -66,7 +66,6 @@ ACCIDENTS = {
     "network": ("    import socket\n    socket.create_connection(('127.0.0.1', 9))\n", "it uses the network"),
     "datagram": ("    import socket\n    socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1', 9))\n", "it uses the network"),
     "question": ("    return int(input('rank? '))\n", "it raises EOFError: EOF when reading a line (line "),
-    "long line": ("    x = '" + "\u221e" * 100_000 + "'; return rank / 0\n", "it raises ZeroDivisionError: division by zero (line "),
     "recursion": ("    return trainable(m, n, rank)\n", "it calls itself without end"),
     "exception": ("    return rank / 0\n", "it raises ZeroDivisionError: division by zero (line "),
     "no return": ("    rank * (m + n)\n", "expected 2 got None: is a `return` missing?"),
@@ -137,18 +136,28 @@ def test_a_module_that_was_never_imported_here_may_be_imported(tmp_path, monkeyp
         assert not failures(grader.grade(path))
 
 
+SIZE = """
+from dataclasses import dataclass
+
+
+@dataclass
+class Size:
+    m: int
+    n: int
+
+    @property
+    def count(self):
+        assert Size.__annotations__["m"] is KIND
+        return self.m + self.n
+"""
+
+
 def test_a_dataclass_of_the_student_works(graded):
-    body = (
-        "    return Size(m, n).count * rank\n\n\nfrom dataclasses import dataclass\n\n\n@dataclass\nclass Size:\n    m: int\n    n: int\n\n"
-    )
-    body += "    @property\n    def count(self):\n        return self.m + self.n\n"
-    assert not failures(graded(body))
-    assert not failures(graded("    return Size(m, n).count * rank\n", late(body.partition("\n\n\n")[2])))
-
-
-def late(code):
-    """The reference with another cell, whose annotations are text."""
-    return REFERENCE + f"\n# %%\nfrom __future__ import annotations\n{code}"
+    body = "    return rank * Size(m, n).count\n"
+    assert not failures(graded(body + SIZE.replace("KIND", "int")))
+    text = REFERENCE + f"\n# %%\nfrom __future__ import annotations\n{SIZE.replace('KIND', repr('int'))}"
+    text = text.replace(" is ", " == ")
+    assert not failures(graded(body, text))
 
 
 def test_a_name_from_an_experiment_is_said_to_be_left_out(graded):
@@ -160,6 +169,13 @@ def test_a_name_from_an_experiment_is_said_to_be_left_out(graded):
 def test_a_line_that_ends_as_on_an_old_computer_is_found():
     work = run([Cell("code", "x = 1\ry = 2\rz = 1 / 0")], KeyboardInterrupt)
     assert work.problems == ["it raises ZeroDivisionError: division by zero (line 3: z = 1 / 0)"]
+
+
+def test_a_line_as_long_as_a_file_is_cut(graded):
+    report = graded(COUNT, REFERENCE + "\n# %%\nx = 1 / 0; y = '" + "\u221e" * 100_000 + "'\n")
+    assert not failures(report)
+    assert "it raises ZeroDivisionError: division by zero" in str(report)
+    assert len(str(report)) < 5000
 
 
 def test_a_start_that_returns_something_else_is_told_what_is_expected(graded):
