@@ -56,7 +56,7 @@ def _report(results: Results) -> Report:
         differences, beside = {}, results.scores("LoRA", "loss")
         points = [(k, step) for k, (step, _) in enumerate(beside[0])]
         alone = {"LoRA": [(step, interval([curve[k][1] for curve in beside])) for k, step in points]}
-        for label in results.labels():
+        for label in results.labels()[1:]:
             pairs = list(zip(results.scores(label, "loss"), beside, strict=True))
             differences[label] = [(step, interval([one[k][1] - other[k][1] for one, other in pairs])) for k, step in points]
         plot_intervals(alone, log=False, ax=left)
@@ -70,7 +70,7 @@ def _report(results: Results) -> Report:
         "The whole run and its last fifth were not chosen before the curves had been seen; both are given, since they can differ in sign.",
         f"Called a difference: a clear one of at least {least:.4f} bits.",
     ]
-    caption = "Training loss of LoRA, and of four methods beside it, rank 8, each at its own learning rate; 95 % bootstrap intervals"
+    caption = "Training loss of LoRA, and of three methods beside it, rank 8, each at its own learning rate; 95 % bootstrap intervals"
     return Report([("Held-out text", comparison(results, "LoRA"))], draw, findings, caption, notes, (10.8, 4.6))
 
 

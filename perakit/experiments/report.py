@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MARGIN = 0.01  # of what LoRA gains over the unadapted model: an advantage below it is called none
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
-REVERSED = "not reproduced: the reverse"
+REVERSED, UNSIZED = "not reproduced: the reverse", "inconclusive: a gain is clear, its size is not"
 HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", REVERSED: "does not hold: the reverse"}  # of what no paper claims
 PERA_PAPER, LORA_PAPER, OURS = "PERA's paper", "LoRA's paper", "neither: asked here"
 
@@ -38,7 +38,7 @@ class Finding:
     @property
     def told(self) -> str:
         """The verdict as a reader sees it: only what a paper claims can be reproduced."""
-        return self.verdict if self.paper or self.verdict == INCONCLUSIVE else HOLDS[self.verdict]
+        return self.verdict if self.paper else HOLDS.get(self.verdict, self.verdict)
 
     @property
     def claimant(self) -> str:
@@ -60,12 +60,15 @@ class Report:
 
 def verdict(gain: Interval, margin: float) -> str:
     """Of the claim that a gain is there: reproduced, if it is clear and at least `margin`; not reproduced, if both intervals end
-    below `margin`, and the reverse, if a loss of at least `margin` is clear; else inconclusive."""
+    below `margin`, and the reverse, if a loss of at least `margin` is clear; else inconclusive, also where a gain is clear but may be
+    smaller than `margin`."""
     if gain.clear > 0 and gain.mean >= margin:
         return REPRODUCED
     if gain.clear < 0 and gain.mean <= -margin:
         return REVERSED
-    return NOT_REPRODUCED if gain.most < margin else INCONCLUSIVE
+    if gain.most < margin:
+        return NOT_REPRODUCED
+    return UNSIZED if gain.clear > 0 else INCONCLUSIVE
 
 
 def below(found: Interval, bound: float) -> str:

@@ -133,7 +133,7 @@ def _report(results: Results) -> Report:
         left, right = figure.subplots(1, 2)
         tuned = sorted((label for label in same_rank if ", lr" not in label), key=lambda label: results.mean(label, "share").mean)
         shares = [100 * results.mean(label, "share").mean for label in tuned]
-        named = {f"{label}: {at:.2g} %": results.gain(label, rival[label]) for at, label in zip(shares, tuned, strict=True)}
+        named = {f"{label}: {at:.3g} %": results.gain(label, rival[label]) for at, label in zip(shares, tuned, strict=True)}
         named[f"{chosen}, fresh seeds"] = fresh
         plot_gains(named, margin=least, ax=left)
         left.set(xlabel="bits per byte better than LoRA from the same start", title="Does the outcome follow the share?")

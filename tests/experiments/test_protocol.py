@@ -9,7 +9,7 @@ from perakit.adapters import PERA, LoRA
 from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, Options, cost, share, teacher
 from perakit.experiments.arms import TUNING_SEED, Results, arm, choose, judged
-from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, REVERSED, below, comparison, everywhere, verdict
+from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, REVERSED, UNSIZED, below, comparison, everywhere, verdict
 from perakit.experiments.statistics import interval
 
 TRAINED = ["components", "share", "loss", "rank", "data", "placement", "forgetting", "interaction"]
@@ -138,6 +138,7 @@ def test_choosing_takes_the_best_validation_cost():
         ([-0.05, -0.051, -0.049], NOT_REPRODUCED),
         ([-0.5, 0.09, 0.09, 0.09, 0.09], INCONCLUSIVE),  # the bootstrap ends below the margin, Student's t does not
         ([0.01, -0.01, 0.02], NOT_REPRODUCED),
+        ([0.05, 0.08, 0.11, 0.06, 0.1], UNSIZED),
         ([0.5, -0.4, 0.2], INCONCLUSIVE),
         ([0.2, 1.0], INCONCLUSIVE),  # two values
     ],
