@@ -83,13 +83,13 @@ def _report(results: Results) -> Report:
             reached, lower = (interval(errors(results, set_of, "predicted", what)) for what in ("reached", "lower"))
             cells = [one.shown(".3f") for one in (lower, reached, error)]
             rows.append([name, *cells, chosen, order_share(share, ".1%")])
-        for rival, told in (("LoRA", "equal rank"), ("LoRA, r = 3", "one rank more for LoRA")):
+        for rival, told in (("LoRA", "equal rank"), ("LoRA, r = 3", "LoRA of rank 3")):
             sets = [errors(results, f"{target}: {one}", "predicted", "reached") for one in (rival, "PERA")]
             predicted = call(paired(*sets))
             for student in ("PERA", "PERA, scale n"):
                 difference = paired(*(errors(results, f"{target}: {one}", "measured", "error") for one in (rival, student)))
                 measured = call(difference)
-                where = f"{target}, {told}" + (", feature scale n" if "scale" in student else "")
+                where = f"{target}, {told}" + (", scale n" if "scale" in student else "")
                 shown[where] = difference
                 claim = f"{where}: predicted nearer is {SPOKEN.get(predicted, predicted)}"
                 ours = f"{SPOKEN.get(measured, measured)}: {difference.signed}"
@@ -112,10 +112,11 @@ def _report(results: Results) -> Report:
         " power law: singular values 1/k.",
         "Predicted is the order of the best that a search found in each set, measured the order after training. They can differ:"
         " descent from h = 0 and B = 0 need not find what is there.",
-        f"Errors that differ by less than {LEAST} are called the same.",
+        f"Errors that differ by less than {LEAST} are called the same. Equal rank: both {R}. LoRA of rank 3 has the nearest number of"
+        " parameters above PERA's. Scale n: PERA with that feature scale, which can reach the same updates.",
     ]
     caption = "Who comes nearer to each kind of target, seed by seed"
-    return Report([("Errors", Table(columns, rows, foot))], draw, findings, caption, notes, (7.6, 6.4))
+    return Report([("Errors", Table(columns, rows, foot))], draw, findings, caption, notes, (8.2, 6.4))
 
 
 EXPERIMENT = Experiment(
