@@ -110,7 +110,7 @@ def test_equal_time_gives_lora_the_steps_that_peras_time_is_worth():
 
 def test_shared_runs_are_shared():
     keys = {
-        name: {job.key for job in planned(name, Options(text="synthetic", old=None)) if job.label == "PERA"}
+        name: {job.key for job in planned(name, Options(text="synthetic", old=None)) if (job.label, job.role) == ("PERA", "judged")}
         for name in ("components", "loss", "share")
     }
     assert keys["components"] == keys["loss"] == keys["share"] != set()
