@@ -149,7 +149,12 @@ def test_verdicts(gains, expected):
 
 @pytest.mark.parametrize(
     ("ratios", "most", "faster"),
-    [([0.5, 0.51, 0.49], REPRODUCED, REPRODUCED), ([1.5, 1.51, 1.49], NOT_REPRODUCED, REVERSED), ([0.5, 1.9], INCONCLUSIVE, INCONCLUSIVE)],
+    [
+        ([0.5, 0.51, 0.49], REPRODUCED, REPRODUCED),
+        ([1.5, 1.51, 1.49], NOT_REPRODUCED, REVERSED),
+        ([0.5, 1.9], INCONCLUSIVE, INCONCLUSIVE),
+        ([0.5, 1.4], INCONCLUSIVE, INCONCLUSIVE),
+    ],
 )
 def test_verdicts_on_times(ratios, most, faster):
     assert below(interval(ratios), 1.2) == most
