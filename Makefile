@@ -33,7 +33,7 @@ performance: .venv/test-ready ## measure speed and memory, on a quiet machine: d
 	.venv/bin/perakit bench --docs docs
 
 EXPERIMENTS = components share loss rank data placement forgetting interaction function teacher cost
-evidence: .venv/demo-ready ## run what is missing of the experiments, about an hour on 2 cores in all: docs/results, docs/evidence.md
+evidence: .venv/demo-ready ## run what is missing of the experiments, an hour and a half on 2 cores in all: docs/results, docs/evidence.md
 	set -e; for name in $(EXPERIMENTS); do .venv/bin/perakit experiment $$name --out docs/results > /dev/null; done
 	.venv/bin/python -m perakit.experiments.evidence docs
 
