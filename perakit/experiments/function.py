@@ -61,7 +61,7 @@ def _report(results: Results) -> Report:
     means: dict[str, list[tuple[float, Interval]]] = {
         label: [(curvature, interval(explained(results, f"{label}, {curvature:g}"))) for curvature in CURVATURES] for label in STUDENTS
     }
-    shares = {label: order_share(explained(results, f"{label}, {curved:g}", "share"), ".1%") for label in STUDENTS}
+    shares = {label: order_share(explained(results, f"{label}, {curved:g}", "share")) for label in STUDENTS}
     rows = [[label, *(one.shown(".3f") for _, one in points), shares[label]] for label, points in means.items()]
     foot = "Share of the variance of held-out samples that is explained, mean of the seeds [95 % bootstrap interval]."
     table = Table(("layer", *(f"curvature {curvature:g}" for curvature in CURVATURES), f"order share, {curved:g}"), rows, foot)

@@ -105,10 +105,10 @@ def comparison(results: Results, reference: str, labels: Sequence[str] | None = 
     return Table(columns, rows, _foot(results))
 
 
-def order_share(values: Sequence[float | None], spec: str = ".2%") -> str:
-    """Order shares of the seeds in a cell of a table: none where the update has no such parts, 0 where it has one only."""
-    shares = [value for value in values if value is not None]
-    return "-" if not shares else interval(shares).shown(spec) if max(shares) > 0 else "0"
+def order_share(values: Sequence[float | None]) -> str:
+    """Order shares of the seeds, in per cent: - where the update has no such parts, 0 where it has the linear one only."""
+    shares = [100 * value for value in values if value is not None]
+    return "-" if not shares else f"{interval(shares).shown('.3g')} %" if max(shares) > 0 else "0"
 
 
 def _foot(results: Results) -> str:

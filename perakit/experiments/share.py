@@ -11,7 +11,7 @@ from perakit.experiments.experiment import Experiment
 from perakit.experiments.jobs import Job
 from perakit.experiments.lab import Lab
 from perakit.experiments.regression import imitate
-from perakit.experiments.report import Finding, Report, comparison, margin, verdict
+from perakit.experiments.report import Finding, Report, comparison, margin, order_share, verdict
 from perakit.experiments.statistics import Interval, interval
 from perakit.plots import plot_gains, plot_intervals
 from perakit.table import Table
@@ -98,7 +98,7 @@ def _report(results: Results) -> Report:
     for label in pera:
         share, expected = results.mean(label, "share"), forecast(results, label)
         better = results.gain(label, rival[label]).signed if label in same_rank else "other rank"
-        rows.append([label, percent(share), _band(expected), _hit(share, expected), rival[label], better])
+        rows.append([label, order_share(results.scores(label, "share")), _band(expected), _hit(share, expected), rival[label], better])
     columns = ("arm", "order share", "predicted", "within", "beside", "better by, bits per byte")
     foot = (
         "Predicted: `theory.predicted_share`, from n, r, learning rate, steps and feature scale alone, over the widths of the model's\n"
@@ -107,16 +107,16 @@ def _report(results: Results) -> Report:
     table = Table(columns, rows, foot)
     widths = _widths(results)
     largest = max(same_rank, key=lambda label: results.mean(label, "share").mean)
-    usual, woken = results.mean("PERA", "share"), results.mean(largest, "share")
+    usual, woken = (order_share(results.scores(label, "share")) for label in ("PERA", largest))
     gain, most = results.gain("PERA", "LoRA"), results.gain(largest, rival[largest])
     chosen = best(results)
     fresh, count = results.gain(chosen, "LoRA", role="fresh"), len(results.arm(chosen, "fresh"))
-    parts = percent(interval(results.scores(chosen, "share", "fresh")))
+    parts = order_share(results.scores(chosen, "share", "fresh"))
     claimed = "the paper credits the high-order terms"
     findings = [
-        Finding(f"PERA as published beats LoRA (share {percent(usual)})", claimed, f"{gain.signed} bits", verdict(gain, least)),
+        Finding(f"PERA as published beats LoRA (share {usual})", claimed, f"{gain.signed} bits", verdict(gain, least)),
         Finding(
-            f"PERA beats LoRA where the share is largest ({largest}: {percent(woken)})",
+            f"PERA beats LoRA where the share is largest ({largest}: {woken})",
             None,
             f"{most.signed} bits",
             verdict(most, least),
@@ -161,21 +161,16 @@ def _widths(results: Results) -> Table:
     rows = []
     for n in WIDTHS:
         found = [row for row in results.of("width") if row["label"] == f"n = {n}"]
-        share, steps = interval([row["measured"]["share"] for row in found]), found[0]["settings"]["steps"]
+        shares, steps = [row["measured"]["share"] for row in found], found[0]["settings"]["steps"]
         expected = predicted_share(n, RANK, WIDTH_RATE / 2, steps)  # the rate falls linearly to zero
         band = expected.low, expected.high
-        rows.append([str(n), percent(share), _band(band), _hit(share, band)])
+        rows.append([str(n), order_share(shares), _band(band), _hit(interval(shares), band)])
     foot = f"One layer of {ROWS} outputs, PERA of rank {RANK}, {TEACHER_RANK} the rank of its target, Adam at {WIDTH_RATE:g}."
     return Table(("inputs n", "order share", "predicted", "within"), rows, foot)
 
 
-def percent(share: Interval) -> str:
-    """A share as a person reads it."""
-    return f"{share.mean:.2%} [{share.low:.2%}, {share.high:.2%}]"
-
-
 def _band(expected: tuple[float, float] | None) -> str:
-    return "-" if expected is None else f"{expected[0]:.2%} ... {expected[1]:.2%}"
+    return "-" if expected is None else f"{100 * expected[0]:.3g} ... {100 * expected[1]:.3g} %"
 
 
 def _hit(share: Interval, expected: tuple[float, float] | None) -> str:

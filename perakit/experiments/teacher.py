@@ -82,7 +82,7 @@ def _report(results: Results) -> Report:
             set_of = name.replace(", scale n", "")
             reached, lower = (interval(errors(results, set_of, "predicted", what)) for what in ("reached", "lower"))
             cells = [one.shown(".3f") for one in (lower, reached, error)]
-            rows.append([name, *cells, chosen, order_share(share, ".1%")])
+            rows.append([name, *cells, chosen, order_share(share)])
         for rival, told in (("LoRA", "equal rank"), ("LoRA, r = 3", "LoRA of rank 3")):
             sets = [errors(results, f"{target}: {one}", "predicted", "reached") for one in (rival, "PERA")]
             predicted = call(paired(*sets))
