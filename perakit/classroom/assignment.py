@@ -106,7 +106,7 @@ def _checks_of(cells: Sequence[Cell], path: Path) -> list[Check]:
     for cell in cells:
         code = "\n" * (cell.line - 1) + cell.source  # so that a traceback has the file's own line numbers
         try:
-            exec(compile(code, str(path), "exec"), names)
+            exec(compile(code, str(path), "exec", dont_inherit=True), names)
         except Exception as error:
             raise PerakitError(f"the checks in {str(path)!r} do not run: {type(error).__name__}: {error}") from error
     found = [value for value in names.values() if isinstance(value, Check)]

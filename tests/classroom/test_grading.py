@@ -322,6 +322,12 @@ def test_hidden_checks_count_and_are_told_apart(tmp_path):
     assert report.gradescope()["tests"][-1]["visibility"] == "after_published"
 
 
+def test_hidden_checks_may_have_dataclasses(tmp_path):
+    size = "from dataclasses import dataclass\n\n\n@dataclass\nclass Size:\n    m: int\n\n\nassert Size.__annotations__ == {'m': int}\n"
+    (tmp_path / "hidden.py").write_text(size + HIDDEN)
+    assert len(hidden_checks(tmp_path / "hidden.py")) == 1
+
+
 BAD_HIDDEN = [
     ("x = 1", "defines no checks"),
     ("1 / 0", "do not run: ZeroDivisionError: division by zero"),
