@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """columns: their titles; rows: one string a cell; foot: lines below, or empty."""
+    """columns: their titles; rows: one string a cell; foot: lines below, or empty.
+
+    numbers: columns after the first are numbers, to the right and never broken; False: words, to the left as the first.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     foot: str = ""
+    numbers: bool = True
 
     def __str__(self) -> str:
         lines = [self.columns, *self.rows]
@@ -24,7 +28,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table for a Markdown page."""
-        rule = [":--" if c == 0 else "--:" for c in range(len(self.columns))]
+        rule = ["--:" if self._right(c) else ":--" for c in range(len(self.columns))]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (self.columns, rule, *self.rows)]
         return "\n".join([*lines, "", self.foot.replace("\n", "  \n")] if self.foot else lines)  # two blanks: a new line
 
@@ -35,6 +39,8 @@ class Table:
         body = row(self.columns, "th") + "".join(row(cells, "td") for cells in self.rows)
         return f"<table>{body}</table>" + "".join(f"<p>{html.escape(line)}</p>" for line in self.foot.splitlines())
 
-    @staticmethod
-    def _pad(cell: str, width: int, column: int) -> str:
-        return cell.ljust(width) if column == 0 else cell.rjust(width)
+    def _right(self, column: int) -> bool:
+        return self.numbers and column > 0
+
+    def _pad(self, cell: str, width: int, column: int) -> str:
+        return cell.rjust(width) if self._right(column) else cell.ljust(width)

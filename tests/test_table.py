@@ -23,6 +23,12 @@ def test_markdown():
     assert Table(("a|b",), [["c|d"]]).markdown() == "| a\\|b |\n| :-- |\n| c\\|d |"
 
 
+def test_words_stand_to_the_left():
+    words = Table(("claim", "verdict"), [["a claim", "holds"]], numbers=False)
+    assert str(words) == "claim    verdict\n-------  -------\na claim  holds"
+    assert words.markdown() == "| claim | verdict |\n| :-- | :-- |\n| a claim | holds |"
+
+
 def test_html():
     assert TABLE._repr_html_() == (
         "<table><tr><th>name</th><th>n</th></tr><tr><td>a</td><td>1</td></tr>"

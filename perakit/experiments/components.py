@@ -104,7 +104,7 @@ def _report(results: Results) -> Report:
         "The paper draws B at random where A = 0 and gives no variance; ours is 1/(3m), where that of A in the usual start is 1/(3n).",
         "The paper's LoRA numbers come from other papers, with other learning rates; here every arm tries the same rates.",
     ]
-    caption = "How much better than LoRA each arm is, seed by seed; grey: what counts as no difference"
+    caption = "How much better than LoRA each arm is, seed by seed; grey: too small to count"
     return Report([("All arms", comparison(results, "LoRA"))], draw, findings, caption, notes)
 
 

@@ -40,7 +40,7 @@ def summary(folder: Path) -> str:
         for finding in report.findings:
             counts[finding.claimant][finding.told] += 1
     rows = [[claimant, ", ".join(f"{told} {count}" for told, count in sorted(found.items()))] for claimant, found in counts.items()]
-    return "\n".join([Table(("whose claim", "verdicts below"), rows).markdown(), "", *parts])
+    return "\n".join([Table(("whose claim", "verdicts below"), rows, numbers=False).markdown(), "", *parts])
 
 
 if __name__ == "__main__":

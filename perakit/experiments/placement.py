@@ -68,7 +68,7 @@ def _report(results: Results) -> Report:
         "The places differ in parameters: this says where to spend, not which is better for the same money.",
         f"Called a gain: a clear one of at least {least:.4f} bits per byte.",
     ]
-    caption = f"Every placement beside LoRA on {USUAL}; grey: what counts as no difference"
+    caption = f"Every placement beside LoRA on {USUAL}; grey: too small to count"
     return Report([("All placements", comparison(results, f"LoRA on {USUAL}"))], draw, findings, caption, notes, (7.2, 5.2))
 
 

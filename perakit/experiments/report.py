@@ -98,10 +98,10 @@ def comparison(results: Results, reference: str, labels: Sequence[str] | None = 
         shown = order_share(results.scores(label, "share"))
         lr = f"{results.lr(label):g}" + ("*" if results.edge(label) else "")
         gain = "" if label == reference else results.gain(label, reference).signed
-        rows.append([label, f"{trainable:,}", lr, str(results.mean(label)), gain, shown])
+        rows.append([label, str(results.mean(label)), gain, shown, lr, f"{trainable:,}"])
     before = results.one(start)["new"]
-    rows.insert(0, [start, "0", "", f"{before:.4f}", "", ""])
-    columns = ("arm", "trainable", "learning rate", "held-out bits per byte", f"better than {reference} by", "order share")
+    rows.insert(0, [start, f"{before:.4f}", "", "", "", "0"])
+    columns = ("arm", "held-out bits per byte", f"better than {reference} by", "order share", "learning rate", "trainable")
     return Table(columns, rows, _foot(results))
 
 
@@ -154,8 +154,8 @@ def page(name: str, title: str, question: str, results: Results, report: Report,
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Claims and verdicts."""
-    rows = [[one.claim, one.paper or "-", one.ours, one.told] for one in findings]
-    return Table(("claim", "in the paper", "here", "verdict at this scale"), rows)
+    rows = [[one.claim, one.told, one.ours, one.paper or "-"] for one in findings]
+    return Table(("claim", "verdict at this scale", "here", "in the paper"), rows, numbers=False)
 
 
 def provenance(name: str, results: Results, data: Path) -> list[str]:

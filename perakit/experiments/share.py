@@ -98,8 +98,9 @@ def _report(results: Results) -> Report:
     for label in pera:
         share, expected = results.mean(label, "share"), forecast(results, label)
         better = results.gain(label, rival[label]).signed if label in same_rank else "other rank"
-        rows.append([label, order_share(results.scores(label, "share")), _band(expected), _hit(share, expected), rival[label], better])
-    columns = ("arm", "order share", "predicted", "within", "beside", "better by, bits per byte")
+        shown = order_share(results.scores(label, "share"))
+        rows.append([label, better, rival[label], shown, _band(expected), _hit(share, expected)])
+    columns = ("arm", "better by, bits per byte", "than", "order share", "predicted", "within")
     foot = (
         "Predicted: `theory.predicted_share`, from n, r, learning rate, steps and feature scale alone, over the widths of the model's\n"
         "layers: an order of magnitude and more wide, so that to lie within it is a weak test; -: it is about the start h = 0, A random."
@@ -152,7 +153,7 @@ def _report(results: Results) -> Report:
         " lowest cost on validation text, so neither these seeds nor the test text had a part in choosing it.",
         "All of this is about one model, one text and one length of training.",
     ]
-    caption = "Left: gain over LoRA, in the order of the share, grey: no difference. Right: the share in the course of training"
+    caption = "Left: gain over LoRA, in the order of the share, grey: too small to count. Right: the share in the course of training"
     tables = [("Share and outcome", table), ("The share against the width of a layer", widths), ("All arms", comparison(results, "LoRA"))]
     return Report(tables, draw, findings, caption, notes, (10.8, 5.4))
 

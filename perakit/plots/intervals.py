@@ -60,7 +60,7 @@ def plot_gains(
 ) -> Axes:
     """Differences, a row each, with their intervals and the line of no difference.
 
-    margin: a grey band of what counts as none; what: the points and bars, for the legend.
+    margin: a grey band of what is too small to count; what: the points and bars, for the legend.
     """
     if not gains:
         raise PerakitError("gains is empty: give one difference at least")
@@ -70,7 +70,7 @@ def plot_gains(
     spread = [[one.mean - one.low for one in gains.values()], [one.high - one.mean for one in gains.values()]]
     ax.axvline(0, color="0.45", linewidth=1, linestyle="--", zorder=0)
     if margin is not None:
-        ax.axvspan(-margin, margin, color="0.9", zorder=-1, label="called no difference")
+        ax.axvspan(-margin, margin, color="0.9", zorder=-1, label="too small to count")
     ax.errorbar(means, list(rows), xerr=spread, fmt="o", capsize=4, label=what)
     ax.set_yticks(list(rows), list(gains))
     ax.locator_params(axis="x", nbins=6)
