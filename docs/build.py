@@ -1,8 +1,8 @@
 """Make the site: python docs/build.py writes build/site; open build/site/index.html.
 
-Runs the notebooks whose source or package has changed, fetches MathJax once with npm, gathers pages and notebooks in one
-folder, and calls Sphinx, for which every warning is an error. The pages are written for GitHub, where their links lead to
-files; in the gathered copies they lead to pages.
+Runs the notebooks whose source or package has changed, fetches MathJax once with npm, gathers pages
+and notebooks in one folder, and calls Sphinx, for which every warning is an error. The pages are
+written for GitHub, where their links lead to files; in the gathered copies they lead to pages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, NOTEBOOKS = ROOT / "docs", ROOT / "notebooks"
 MATHJAX = "3.2.2"
 MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09"
-MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")  # 2 of its 24 MB
+# 2 of its 24 MB
+MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 LINK = re.compile(r"(?<!!)\[([^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\(([^)\s]+)\)")
 NOT_PAGES = {"build.py", "_build", "__pycache__"}
 
@@ -37,7 +38,7 @@ class BuildError(Exception):
     """What a reader can mend, in one sentence."""
 
 
-# --- what the pages need besides themselves --------------------------------------------------------------------------
+# --- what the pages need besides themselves -------------------------------------------------------
 
 
 def mathjax(folder: Path) -> Path:
@@ -47,16 +48,30 @@ def mathjax(folder: Path) -> Path:
         return ready
     npm = shutil.which("npm")
     if npm is None:
-        raise BuildError(f"npm is missing, which brings MathJax {MATHJAX} for the formulas: install Node.js, then run this again")
+        raise BuildError(
+            f"npm is missing, which brings MathJax {MATHJAX} for the formulas: install Node.js,"
+            " then run this again"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        done = subprocess.run([npm, "pack", "--silent", f"mathjax@{MATHJAX}"], cwd=temporary, capture_output=True, text=True)
+        done = subprocess.run(
+            [npm, "pack", "--silent", f"mathjax@{MATHJAX}"],
+            cwd=temporary,
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             why = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-            raise BuildError(f"npm could not bring MathJax {MATHJAX} ({why}): the first build needs the network, later ones do not")
+            raise BuildError(
+                f"npm could not bring MathJax {MATHJAX} ({why}): the first build needs the network,"
+                " later ones do not"
+            )
         package = Path(temporary, f"mathjax-{MATHJAX}.tgz")
         if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != MATHJAX_SHA256:
-            raise BuildError(f"npm brought another MathJax {MATHJAX} than the one known here: its SHA-256 is {found}")
+            raise BuildError(
+                f"npm brought another MathJax {MATHJAX} than the one known here: its SHA-256 is"
+                f" {found}"
+            )
         with tarfile.open(package) as archive:
             archive.extractall(temporary, filter="data")
         es5, unpacked = Path(temporary, "package/es5"), Path(temporary, "unpacked")
@@ -71,18 +86,27 @@ def mathjax(folder: Path) -> Path:
 
 def executed(folder: Path) -> list[Path]:
     """The executed copies of all notebooks, or an error that names those which have none."""
-    copies = [folder / f"{source.stem}.ipynb" for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))]
+    copies = [
+        folder / f"{source.stem}.ipynb" for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+    ]
     if missing := [copy.stem for copy in copies if not copy.exists()]:
-        raise BuildError(f"no executed copy of {', '.join(missing)}: run `python notebooks/make.py --execute {folder}` first")
+        raise BuildError(
+            f"no executed copy of {', '.join(missing)}: run `python notebooks/make.py --execute"
+            f" {folder}` first"
+        )
     return copies
 
 
-# --- from files as GitHub shows them to pages as Sphinx reads them ---------------------------------------------------
+# --- from files as GitHub shows them to pages as Sphinx reads them --------------------------------
 
 
 def ids(path: Path) -> set[str]:
     """The places that a page names with <a id="...">."""
-    return set(re.findall(r'<a id="([^"]+)">', path.read_text(encoding="utf-8"))) if path.suffix == ".md" and path.is_file() else set()
+    return (
+        set(re.findall(r'<a id="([^"]+)">', path.read_text(encoding="utf-8")))
+        if path.suffix == ".md" and path.is_file()
+        else set()
+    )
 
 
 class Site:
@@ -94,7 +118,11 @@ class Site:
         for path in sorted(DOCS.rglob("*")):
             place = path.relative_to(DOCS)
             if path.is_file() and not NOT_PAGES & set(place.parts):
-                text = self.page(path.read_text(encoding="utf-8"), path) if path.suffix == ".md" else None
+                text = (
+                    self.page(path.read_text(encoding="utf-8"), path)
+                    if path.suffix == ".md"
+                    else None
+                )
                 self.files[place.as_posix()] = path.read_bytes() if text is None else text.encode()
         for copy in notebooks:
             self.files[f"notebooks/{copy.name}"] = self.notebook(copy).encode()
@@ -113,7 +141,10 @@ class Site:
                 cell.source = LINK.sub(self.link(NOTEBOOKS / copy.name), cell.source)
             elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", ())):
                 figures += 1
-                alt = cell.metadata.get("alt") or f"Figure {figures} of notebook {title}: {titles(cell.source) or 'described in the text'}"
+                alt = (
+                    cell.metadata.get("alt")
+                    or f"Figure {figures} of notebook {title}: {titles(cell.source) or 'described in the text'}"
+                )
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}
         return nbformat.writes(book)
 
@@ -134,13 +165,17 @@ class Site:
                 return text
             if (place := self.place(path)) is None:
                 return match[0]  # nothing is there: Sphinx will say so
-            here = Path(os.path.relpath(origin, DOCS if origin.is_relative_to(DOCS) else ROOT)).parent
+            here = Path(
+                os.path.relpath(origin, DOCS if origin.is_relative_to(DOCS) else ROOT)
+            ).parent
             return f"[{text}]({Path(os.path.relpath(place, here)).as_posix()}{'#' + anchor if anchor else ''})"
 
         return rewritten
 
     def place(self, path: Path) -> str | None:
-        """Where a file of the repository is in the site; files that are no pages are handed out as they are."""
+        """Where a file of the repository is in the site; files that are no pages are handed out as
+        they are.
+        """
         if path.is_relative_to(DOCS) and path.suffix == ".md":
             return path.relative_to(DOCS).as_posix()
         if path == ROOT / "README.md":
@@ -154,7 +189,9 @@ class Site:
         return place
 
     def write(self, folder: Path) -> None:
-        """Write what has changed, so that Sphinx reads no more than that, and remove what is gone."""
+        """Write what has changed, so that Sphinx reads no more than that, and remove what is
+        gone.
+        """
         for old in sorted(folder.rglob("*"), reverse=True):
             if old.is_file() and old.relative_to(folder).as_posix() not in self.files:
                 old.unlink()
@@ -166,26 +203,45 @@ class Site:
 
 
 def titles(code: str) -> str:
-    """What a cell says of its figure: the titles that it gives, or what perakit's plot functions draw, or nothing."""
+    """What a cell says of its figure: the titles that it gives, or what perakit's plot functions
+    draw, or nothing.
+    """
     try:
-        calls = [node for node in ast.walk(ast.parse(re.sub(r"^\s*%.*$", "", code, flags=re.MULTILINE))) if isinstance(node, ast.Call)]
+        calls = [
+            node
+            for node in ast.walk(ast.parse(re.sub(r"^\s*%.*$", "", code, flags=re.MULTILINE)))
+            if isinstance(node, ast.Call)
+        ]
     except SyntaxError:
         return ""
     named = {call: getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls}
-    given = [call.args[0] for call in calls if named[call] in {"set_title", "suptitle", "title"} and call.args]
-    given += [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "title"]
+    given = [
+        call.args[0]
+        for call in calls
+        if named[call] in {"set_title", "suptitle", "title"} and call.args
+    ]
+    given += [
+        keyword.value for call in calls for keyword in call.keywords if keyword.arg == "title"
+    ]
     found = [text for text in map(plain, given) if re.match(r"\w.{9}", text)]
-    drawn = [getattr(plots, name).__doc__.splitlines()[0].rstrip(".") for name in named.values() if name in plots.__all__]
+    drawn = [
+        getattr(plots, name).__doc__.splitlines()[0].rstrip(".")
+        for name in named.values()
+        if name in plots.__all__
+    ]
     return "; ".join(dict.fromkeys(re.sub(r"\s+", " ", text) for text in found or drawn))
 
 
 def plain(node: ast.expr) -> str:
     """A string, or of an f-string what is known without running it."""
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-    return "".join(part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "…" for part in parts).strip("… ")
+    return "".join(
+        part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "…"
+        for part in parts
+    ).strip("… ")
 
 
-# --- all of it -------------------------------------------------------------------------------------------------------
+# --- all of it ------------------------------------------------------------------------------------
 
 
 def build(site: Path, work: Path, notebooks: Sequence[Path], mathjax_folder: Path) -> None:
@@ -194,7 +250,9 @@ def build(site: Path, work: Path, notebooks: Sequence[Path], mathjax_folder: Pat
     gathered = Site(notebooks)
     for path in mathjax_folder.rglob("*"):
         if path.is_file():
-            gathered.files[f"_static/mathjax/{path.relative_to(mathjax_folder).as_posix()}"] = path.read_bytes()
+            gathered.files[f"_static/mathjax/{path.relative_to(mathjax_folder).as_posix()}"] = (
+                path.read_bytes()
+            )
     gathered.write(source)
     sphinx = [
         sys.executable,
@@ -216,15 +274,37 @@ def build(site: Path, work: Path, notebooks: Sequence[Path], mathjax_folder: Pat
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the first lines of this file say."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--site", type=Path, default=ROOT / "build/site", help="where the site goes (default build/site)")
-    parser.add_argument("--work", type=Path, default=ROOT / "build/docs", help="what is gathered and kept for the next build")
-    parser.add_argument("--notebooks", type=Path, metavar="FOLDER", help="executed copies to show as they are, instead of running any")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--site",
+        type=Path,
+        default=ROOT / "build/site",
+        help="where the site goes (default build/site)",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=ROOT / "build/docs",
+        help="what is gathered and kept for the next build",
+    )
+    parser.add_argument(
+        "--notebooks",
+        type=Path,
+        metavar="FOLDER",
+        help="executed copies to show as they are, instead of running any",
+    )
     arguments = parser.parse_args(argv)
     try:
         parts = mathjax(ROOT / "build")
         folder = arguments.notebooks or ROOT / "build/notebooks"
-        if arguments.notebooks is None and subprocess.run([sys.executable, NOTEBOOKS / "make.py", "--execute", folder]).returncode:
+        if (
+            arguments.notebooks is None
+            and subprocess.run(
+                [sys.executable, NOTEBOOKS / "make.py", "--execute", folder]
+            ).returncode
+        ):
             raise BuildError("a notebook failed: see the lines above")
         build(arguments.site, arguments.work, executed(folder), parts)
     except BuildError as error:

@@ -52,12 +52,20 @@ html_favicon = "_static/favicon.svg"
 html_domain_indices = False  # a list of modules, which the API page is
 html_show_copyright = html_show_sourcelink = html_copy_source = False
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#00608f", "color-brand-content": "#00608f", "color-brand-visited": "#6b3f8c"},
-    "dark_css_variables": {"color-brand-primary": "#7cc4f0", "color-brand-content": "#7cc4f0", "color-brand-visited": "#c9a7e6"},
+    "light_css_variables": {
+        "color-brand-primary": "#00608f",
+        "color-brand-content": "#00608f",
+        "color-brand-visited": "#6b3f8c",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#7cc4f0",
+        "color-brand-content": "#7cc4f0",
+        "color-brand-visited": "#c9a7e6",
+    },
 }
 
 
-# --- docstrings: plain text, into what Sphinx reads ------------------------------------------------------------------
+# --- docstrings: plain text, into what Sphinx reads -----------------------------------------------
 
 
 def is_code(paragraph: str) -> bool:
@@ -78,11 +86,17 @@ def inline(text: str) -> str:
 
 def named(text: str, arguments: set[str]) -> str:
     """Each argument's name, where its shape or explanation follows, as code."""
-    return re.sub(r"(^|[;,.] )(\w+)(?=:| \([^)]*\))", lambda m: f"{m[1]}`{m[2]}`" if m[2] in arguments else m[0], text)
+    return re.sub(
+        r"(^|[;,.] )(\w+)(?=:| \([^)]*\))",
+        lambda m: f"{m[1]}`{m[2]}`" if m[2] in arguments else m[0],
+        text,
+    )
 
 
 def as_rst(docstring: list[str], arguments: set[str]) -> list[str]:
-    """Paragraphs; a new one where a line begins an argument, what is returned, raised, or the source."""
+    """Paragraphs; a new one where a line begins an argument, what is returned, raised, or the
+    source.
+    """
     rst: list[str] = []
     for paragraph in re.split(r"\n\s*\n", "\n".join(docstring).strip("\n")):
         if is_code(paragraph):
@@ -104,7 +118,9 @@ def as_rst(docstring: list[str], arguments: set[str]) -> list[str]:
     return rst
 
 
-def process_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def process_docstring(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
     """Before Sphinx parses a docstring: perakit's are plain text."""
     try:
         arguments = set(inspect.signature(obj).parameters)

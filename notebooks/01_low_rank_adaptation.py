@@ -13,22 +13,24 @@
 # %% [markdown]
 # # 01 Low-rank adaptation from a blank page
 #
-# At the end you will have written LoRA (low-rank adaptation, arXiv 2106.09685) yourself in a few lines of NumPy: the
-# update, its gradients and the training loop. You will know what its rank costs and what a rank that is too small
-# loses, and you will have done the same with perakit and seen the same numbers. You need NumPy and the idea of a linear
-# layer; no earlier notebook, no GPU and no data. About 20 minutes to read, 10 seconds to run.
+# At the end you will have written LoRA (low-rank adaptation, arXiv 2106.09685) yourself in a few
+# lines of NumPy: the update, its gradients and the training loop. You will know what its rank costs
+# and what a rank that is too small loses, and you will have done the same with perakit and seen the
+# same numbers. You need NumPy and the idea of a linear layer; no earlier notebook, no GPU and no
+# data. About 20 minutes to read, 10 seconds to run.
 
 # %% [markdown]
 # ## A frozen layer and a task
 #
-# A **linear layer** multiplies its input $x$ (a vector of $n$ numbers) by a **weight** matrix $W_0$ with $m$ rows and
-# $n$ columns. The answer $y = W_0 x$ has $m$ numbers.
+# A **linear layer** multiplies its input $x$ (a vector of $n$ numbers) by a **weight** matrix $W_0$
+# with $m$ rows and $n$ columns. The answer $y = W_0 x$ has $m$ numbers.
 #
-# Someone trained $W_0$ at great cost. Now there is a new task, for which a slightly different matrix $W_0 + E$ would be
-# right. We keep $W_0$ **frozen**: it never changes. We learn the *change*, which we call the **update** $\Delta W$.
+# Someone trained $W_0$ at great cost. Now there is a new task, for which a slightly different
+# matrix $W_0 + E$ would be right. We keep $W_0$ **frozen**: it never changes. We learn the
+# *change*, which we call the **update** $\Delta W$.
 #
-# Here is such a task in small. The wanted change $E$ is made of two simple pieces; we will come to that. The rows of `X`
-# are $N$ inputs, the rows of `Y` the answers that we want.
+# Here is such a task in small. The wanted change $E$ is made of two simple pieces; we will come to
+# that. The rows of `X` are $N$ inputs, the rows of `Y` the answers that we want.
 
 # %%
 import matplotlib.pyplot as plt
@@ -53,36 +55,43 @@ X = np.sqrt(N) * np.linalg.qr(rng.normal(size=(N, n)))[0]  # (N, n), and XᵀX/N
 Y = X @ (W0 + E).T  # (N, n) @ (n, m) -> (N, m)
 
 # %% [markdown]
-# The inputs have been prepared so that $X^\top X / N$ is the identity matrix: no direction of $x$ is more frequent than
-# another. That keeps the arithmetic below clean. It is not needed for LoRA.
+# The inputs have been prepared so that $X^\top X / N$ is the identity matrix: no direction of $x$
+# is more frequent than another. That keeps the arithmetic below clean. It is not needed for LoRA.
 #
 # ## Why not train the whole change?
 #
-# We could let all $mn$ numbers of $\Delta W$ be free. Let us count what that means for one layer of a large language
-# model, 4096 by 4096. Training with the common optimiser Adam needs three more numbers beside each trained number: its
-# gradient and two running averages. And every task that we fine-tune for needs a copy of its own.
+# We could let all $mn$ numbers of $\Delta W$ be free. Let us count what that means for one layer of
+# a large language model, 4096 by 4096. Training with the common optimiser Adam needs three more
+# numbers beside each trained number: its gradient and two running averages. And every task that we
+# fine-tune for needs a copy of its own.
 #
-# LoRA trains two thin matrices instead, $B$ with $r$ columns and $A$ with $r$ rows. How many numbers do you expect for
-# $r = 8$?
+# LoRA trains two thin matrices instead, $B$ with $r$ columns and $A$ with $r$ rows. How many
+# numbers do you expect for $r = 8$?
 
 # %%
 big_m = big_n = 4096
 print(f"{'':12}{'trained':>12}{'with Adam':>12}{'share':>9}")
-for name, trained in [("everything", big_m * big_n)] + [(f"LoRA r = {r}", r * (big_m + big_n)) for r in (1, 8, 64, 2048)]:
+for name, trained in [("everything", big_m * big_n)] + [
+    (f"LoRA r = {r}", r * (big_m + big_n)) for r in (1, 8, 64, 2048)
+]:
     print(f"{name:12}{trained:12,}{4 * trained:12,}{trained / (big_m * big_n):9.2%}")
 
 # %% [markdown]
-# At $r = 8$ it is less than half a percent. The full count grows like $mn$, LoRA's like $r(m+n)$: a product has turned
-# into a sum. The last line is where the saving ends: at $r = mn/(m+n)$ LoRA trains as many numbers as there are weights.
+# At $r = 8$ it is less than half a percent. The full count grows like $mn$, LoRA's like $r(m+n)$: a
+# product has turned into a sum. The last line is where the saving ends: at $r = mn/(m+n)$ LoRA
+# trains as many numbers as there are weights.
 #
-# The saving has a price. Not every matrix can be written with two thin ones. To see which can, we need the word *rank*.
+# The saving has a price. Not every matrix can be written with two thin ones. To see which can, we
+# need the word *rank*.
 #
 # ## Rank: how many simple pieces
 #
-# The simplest matrix that is not zero is an **outer product** $b\,a^\top$: entry $(p, q)$ is $b_p a_q$. All its rows
-# are multiples of one row $a$. The **rank** of a matrix is the least number of outer products that it is a sum of.
+# The simplest matrix that is not zero is an **outer product** $b\,a^\top$: entry $(p, q)$ is $b_p
+# a_q$. All its rows are multiples of one row $a$. The **rank** of a matrix is the least number of
+# outer products that it is a sum of.
 #
-# Multiplying a thin $B$ by a thin $A$ adds up such pieces, one for each column $b_i$ of $B$ and row $a_i$ of $A$:
+# Multiplying a thin $B$ by a thin $A$ adds up such pieces, one for each column $b_i$ of $B$ and row
+# $a_i$ of $A$:
 #
 # $$B A = \sum_{i=1}^{r} b_i\, a_i^\top .$$
 
@@ -101,9 +110,9 @@ for ax, matrix, title in zip(axes, [*pieces, B @ A], titles, strict=True):
     plots.plot_matrix(matrix, title=title, ax=ax)
 
 # %% [markdown]
-# The colour of each small square is one entry of the matrix. In the two left pictures every row shows the same pattern,
-# stronger, weaker or with the sign turned round. In the sum the rows are no longer multiples of each other, although
-# only two patterns are mixed in it.
+# The colour of each small square is one entry of the matrix. In the two left pictures every row
+# shows the same pattern, stronger, weaker or with the sign turned round. In the sum the rows are no
+# longer multiples of each other, although only two patterns are mixed in it.
 #
 # Our wanted change $E$ was built in this way, from two outer products: it has rank 2.
 #
@@ -113,12 +122,12 @@ for ax, matrix, title in zip(axes, [*pieces, B @ A], titles, strict=True):
 #
 # $$\Delta W = s\, B A, \qquad s = \frac{\alpha}{r},$$
 #
-# with $B$ of shape $(m, r)$ and $A$ of shape $(r, n)$. $B$ and $A$ are called the **factors** and are trained. The
-# **scale** $s$ is a fixed number. One chooses $\alpha$ (`alpha`) once; dividing by $r$ is meant to keep the update at
-# about the same size when $r$ is changed.
+# with $B$ of shape $(m, r)$ and $A$ of shape $(r, n)$. $B$ and $A$ are called the **factors** and
+# are trained. The **scale** $s$ is a fixed number. One chooses $\alpha$ (`alpha`) once; dividing by
+# $r$ is meant to keep the update at about the same size when $r$ is changed.
 #
-# Where should training begin? A sensible beginning is the model as it was. LoRA starts with $B = 0$ and a random $A$.
-# Then $BA$ is zero, not nearly but exactly.
+# Where should training begin? A sensible beginning is the model as it was. LoRA starts with $B = 0$
+# and a random $A$. Then $BA$ is zero, not nearly but exactly.
 
 # %%
 r, alpha = 2, 4
@@ -137,21 +146,24 @@ print("the start changes", np.count_nonzero(s * B @ A), "of", m * n, "weights")
 # %% [markdown]
 # ## Gradients by hand
 #
-# To train we need a **loss**, a number that says how wrong we are. We take half the mean squared distance between the
-# answers and the wanted answers,
+# To train we need a **loss**, a number that says how wrong we are. We take half the mean squared
+# distance between the answers and the wanted answers,
 #
-# $$L(\Delta W) = \frac{1}{2N} \sum_{k=1}^{N} \left\lVert (W_0 + \Delta W)\, x_k - y_k \right\rVert^2 .$$
+# $$L(\Delta W) = \frac{1}{2N} \sum_{k=1}^{N} \left\lVert (W_0 + \Delta W)\, x_k - y_k
+# \right\rVert^2 .$$
 #
-# Let $G = \partial L / \partial \Delta W$, an $(m, n)$ matrix with the derivative by each entry of $\Delta W$. If $R$ is
-# the $(N, m)$ matrix of the errors, one row for each example, then $G = R^\top X / N$. That is all calculus that
-# involves the data.
+# Let $G = \partial L / \partial \Delta W$, an $(m, n)$ matrix with the derivative by each entry of
+# $\Delta W$. If $R$ is the $(N, m)$ matrix of the errors, one row for each example, then $G =
+# R^\top X / N$. That is all calculus that involves the data.
 #
-# How do the factors feel $G$? Entry $(p, q)$ of the update is $s \sum_i B_{pi} A_{iq}$. The number $B_{pi}$ appears in
-# row $p$ only, each time next to $A_{iq}$. So its derivative collects that row of $G$, weighted by row $i$ of $A$:
+# How do the factors feel $G$? Entry $(p, q)$ of the update is $s \sum_i B_{pi} A_{iq}$. The number
+# $B_{pi}$ appears in row $p$ only, each time next to $A_{iq}$. So its derivative collects that row
+# of $G$, weighted by row $i$ of $A$:
 #
 # $$\frac{\partial L}{\partial B_{pi}} = s \sum_q G_{pq} A_{iq},
 # \qquad\text{that is}\qquad
-# \frac{\partial L}{\partial B} = s\, G A^\top, \qquad \frac{\partial L}{\partial A} = s\, B^\top G .$$
+# \frac{\partial L}{\partial B} = s\, G A^\top, \qquad \frac{\partial L}{\partial A} = s\, B^\top G
+# .$$
 
 # %%
 
@@ -169,9 +181,10 @@ def gradients(B, A, s, Y):
 
 
 # %% [markdown]
-# Never trust a gradient that was derived by hand. The check is old and good: move one number a little up and a little
-# down and look at how the loss moves. This is called **finite differences**. We check at a random point, since at the
-# start, where $B = 0$, half of a mistake would be multiplied by zero.
+# Never trust a gradient that was derived by hand. The check is old and good: move one number a
+# little up and a little down and look at how the loss moves. This is called **finite differences**.
+# We check at a random point, since at the start, where $B = 0$, half of a mistake would be
+# multiplied by zero.
 
 # %%
 
@@ -191,40 +204,52 @@ to_B, to_A = gradients(B, A, s, Y)
 by_moving_B = measured(lambda P: loss_and_gradient(s * P @ A, Y)[0], B)
 by_moving_A = measured(lambda P: loss_and_gradient(s * B @ P, Y)[0], A)
 
-print(f"largest difference for B: {abs(to_B - by_moving_B).max():.1e}, of entries up to {abs(to_B).max():.1f}")
-print(f"largest difference for A: {abs(to_A - by_moving_A).max():.1e}, of entries up to {abs(to_A).max():.1f}")
+print(
+    f"largest difference for B: {abs(to_B - by_moving_B).max():.1e}, of entries up to"
+    f" {abs(to_B).max():.1f}"
+)
+print(
+    f"largest difference for A: {abs(to_A - by_moving_A).max():.1e}, of entries up to"
+    f" {abs(to_A).max():.1f}"
+)
 assert np.allclose(to_B, by_moving_B, rtol=1e-6, atol=1e-6)
 assert np.allclose(to_A, by_moving_A, rtol=1e-6, atol=1e-6)
 
 # %% [markdown]
-# They agree to many digits. What is left is rounding, made larger by the division by a small number.
+# They agree to many digits. What is left is rounding, made larger by the division by a small
+# number.
 #
 # ### Exercise 1
 #
-# Why is only *one* of the factors zero at the start? Put both to zero, compute `gradients`, and say what training would
-# do from there.
+# Why is only *one* of the factors zero at the start? Put both to zero, compute `gradients`, and say
+# what training would do from there.
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 to_B_at_zero, to_A_at_zero = gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)
 assert not to_B_at_zero.any()
 assert not to_A_at_zero.any()
-print("Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step would ever leave this point.")
+print(
+    "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step would ever"
+    " leave this point."
+)
 
 # %% [markdown]
 # ## Training
 #
-# The loop below is **gradient descent**: step after step, each factor moves a little against its gradient. There is one
-# trap in it. Both gradients belong to the *old* factors, so both new factors have to be computed before either is
-# replaced. The double assignment does that.
+# The loop below is **gradient descent**: step after step, each factor moves a little against its
+# gradient. There is one trap in it. Both gradients belong to the *old* factors, so both new factors
+# have to be computed before either is replaced. The double assignment does that.
 #
-# We train with rank 1, 2 and 4, each with $\alpha = 2r$, so that $s = 2$ in all three. The wanted change has rank 2.
-# What do you expect of each?
+# We train with rank 1, 2 and 4, each with $\alpha = 2r$, so that $s = 2$ in all three. The wanted
+# change has rank 2. What do you expect of each?
 
 # %%
 
 
 def train(r, alpha, Y, steps=STEPS, lr=0.05):
-    """Plain gradient descent from LoRA's start. Returns the factors and the loss before each step."""
+    """Plain gradient descent from LoRA's start. Returns the factors and the loss before each
+    step.
+    """
     s, losses = alpha / r, []
     B, A = start(r)
     for _ in range(steps):
@@ -239,53 +264,71 @@ runs = {r: train(r, 2 * r, Y) for r in (1, 2, 4)}
 figure, ax = plt.subplots()
 for (r, (_, _, losses)), line in zip(runs.items(), plots.LINES, strict=False):
     ax.plot(losses, line, label=f"r = {r}")
-ax.set(yscale="log", ylim=(1e-12, 20), xlabel="step", ylabel="loss L", title="Rank 2 is enough for a change of rank 2; rank 1 is not")
+ax.set(
+    yscale="log",
+    ylim=(1e-12, 20),
+    xlabel="step",
+    ylabel="loss L",
+    title="Rank 2 is enough for a change of rank 2; rank 1 is not",
+)
 _ = ax.legend()
 
 # %% [markdown]
-# All three begin slowly: $A$ is small and $B$ is zero, so both gradients are small. Then the loss falls to about one half.
-# There rank 1 comes to a halt, and no number of further steps would help. Rank 2 and rank 4 only pause, and then go down
-# until the picture ends. Why one half? Let us look at what was learnt.
+# All three begin slowly: $A$ is small and $B$ is zero, so both gradients are small. Then the loss
+# falls to about one half. There rank 1 comes to a halt, and no number of further steps would help.
+# Rank 2 and rank 4 only pause, and then go down until the picture ends. Why one half? Let us look
+# at what was learnt.
 #
 # ## What was learnt: singular values
 #
-# The **singular values** $\sigma_1 \ge \sigma_2 \ge \dots \ge 0$ of a matrix are the sizes of its pieces, when it is cut
-# into outer products that are at right angles to each other. As many of them are nonzero as its rank says. We made $E$
-# from pieces of size 3 and 1, so those are its singular values.
+# The **singular values** $\sigma_1 \ge \sigma_2 \ge \dots \ge 0$ of a matrix are the sizes of its
+# pieces, when it is cut into outer products that are at right angles to each other. As many of them
+# are nonzero as its rank says. We made $E$ from pieces of size 3 and 1, so those are its singular
+# values.
 
 # %%
 updates = {r: 2.0 * B @ A for r, (B, A, _) in runs.items()}
 values = {r: np.linalg.svd(delta, compute_uv=False) for r, delta in updates.items()}
 
 figure, ax = plt.subplots()
-_ = plots.plot_spectra({"wanted, E": np.linalg.svd(E, compute_uv=False), **{f"learnt, r = {r}": v for r, v in values.items()}}, ax=ax)
+_ = plots.plot_spectra(
+    {
+        "wanted, E": np.linalg.svd(E, compute_uv=False),
+        **{f"learnt, r = {r}": v for r, v in values.items()},
+    },
+    ax=ax,
+)
 
 assert np.allclose(updates[2], E, atol=1e-6)
 assert np.allclose(values[1][:2], [3, 0], atol=1e-6)
 assert np.allclose(values[4][:3], [3, 1, 0], atol=1e-6)
 
 # %% [markdown]
-# What lies near $10^{-16}$ in the figure is zero up to rounding. With rank 2 the two singular values of $E$ were found,
-# and with them $E$ itself, entry for entry. With rank 4 they were found too; two of the four pieces were not needed and
-# have gone to zero. Rank 1 found the larger piece, of size 3, and had no room for the other.
+# What lies near $10^{-16}$ in the figure is zero up to rounding. With rank 2 the two singular
+# values of $E$ were found, and with them $E$ itself, entry for entry. With rank 4 they were found
+# too; two of the four pieces were not needed and have gone to zero. Rank 1 found the larger piece,
+# of size 3, and had no room for the other.
 #
-# The factors are not the ones that we built $E$ from, by the way. Any invertible $2 \times 2$ matrix $T$ gives other
-# factors, $BT$ and $T^{-1}A$, with the same product. Only $\Delta W$ has a meaning.
+# The factors are not the ones that we built $E$ from, by the way. Any invertible $2 \times 2$
+# matrix $T$ gives other factors, $BT$ and $T^{-1}A$, with the same product. Only $\Delta W$ has a
+# meaning.
 #
 # ## When the rank is too small
 #
-# Because $X^\top X/N$ is the identity, our loss is $L = \frac12 \lVert \Delta W - E \rVert_F^2$, half the sum of the
-# squared differences of all entries. So rank-1 training looks for the matrix of rank 1 nearest to $E$. How near can it
-# come? The **Eckart-Young theorem** answers: the nearest matrix of rank $r$ keeps the $r$ largest pieces and drops the
-# others, and the squared distance is the sum of the squared sizes of what was dropped:
+# Because $X^\top X/N$ is the identity, our loss is $L = \frac12 \lVert \Delta W - E \rVert_F^2$,
+# half the sum of the squared differences of all entries. So rank-1 training looks for the matrix of
+# rank 1 nearest to $E$. How near can it come? The **Eckart-Young theorem** answers: the nearest
+# matrix of rank $r$ keeps the $r$ largest pieces and drops the others, and the squared distance is
+# the sum of the squared sizes of what was dropped:
 #
-# $$\min_{\operatorname{rank} \Delta W \le r} \tfrac12 \lVert \Delta W - E \rVert_F^2 = \tfrac12 \sum_{i > r} \sigma_i(E)^2 .$$
+# $$\min_{\operatorname{rank} \Delta W \le r} \tfrac12 \lVert \Delta W - E \rVert_F^2 = \tfrac12
+# \sum_{i > r} \sigma_i(E)^2 .$$
 #
-# For $E$ and $r = 1$ this is $\frac12 \cdot 1^2$: the one half at which the loss came to a halt. And rank 2 paused there
-# because it learnt the larger piece first.
+# For $E$ and $r = 1$ this is $\frac12 \cdot 1^2$: the one half at which the loss came to a halt.
+# And rank 2 paused there because it learnt the larger piece first.
 #
-# A real task may well ask for a change with many singular values, some large and many small. Let us take $4, 2, 1, \frac12, \dots$
-# and train once for each rank.
+# A real task may well ask for a change with many singular values, some large and many small. Let us
+# take $4, 2, 1, \frac12, \dots$ and train once for each rank.
 
 # %%
 sizes = 4 * 0.5 ** np.arange(m)
@@ -301,26 +344,33 @@ assert np.allclose(reached, floor, rtol=1e-4)
 figure, ax = plt.subplots()
 ax.plot(ranks, floor, color="0.4", label="Eckart-Young: no matrix of rank r does better")
 ax.plot(ranks, reached, "o", markersize=8, label="reached by training")
-ax.set(yscale="log", xticks=ranks, xlabel="rank r", ylabel="loss L", title="Training comes down to what the rank permits")
+ax.set(
+    yscale="log",
+    xticks=ranks,
+    xlabel="rank r",
+    ylabel="loss L",
+    title="Training comes down to what the rank permits",
+)
 _ = ax.legend()
 
 # %% [markdown]
-# Each further rank buys the next piece, and each piece is smaller than the last: here, about a quarter of the loss remains
-# for every rank added. Whether a small rank is enough is a question about the *task*, that is, about how fast the singular
-# values of the wanted change fall.
+# Each further rank buys the next piece, and each piece is smaller than the last: here, about a
+# quarter of the loss remains for every rank added. Whether a small rank is enough is a question
+# about the *task*, that is, about how fast the singular values of the wanted change fall.
 #
-# A warning about what the picture does not show. Gradient descent came down to the floor on this small and clean problem.
-# In a deep network nobody knows $E$, and the loss at which training ends is only an upper bound of the least loss that
-# the rank permits.
+# A warning about what the picture does not show. Gradient descent came down to the floor on this
+# small and clean problem. In a deep network nobody knows $E$, and the loss at which training ends
+# is only an upper bound of the least loss that the rank permits.
 #
 # ## Merging
 #
-# While we train, an input passes both through $W_0$ and through the factors: $W_0 x + s\, B (A x)$. This costs
-# $mn + r(m+n)$ multiplications for each input. After training we can **merge**: compute $W = W_0 + s B A$ once and
-# use it in place of $W_0$. The layer is then one matrix again, with the cost of the layer that we began with.
+# While we train, an input passes both through $W_0$ and through the factors: $W_0 x + s\, B (A x)$.
+# This costs $mn + r(m+n)$ multiplications for each input. After training we can **merge**: compute
+# $W = W_0 + s B A$ once and use it in place of $W_0$. The layer is then one matrix again, with the
+# cost of the layer that we began with.
 #
-# To switch to another task one would like to go back. Is it good enough to subtract $\Delta W$ again? The second half of
-# the cell tries it in single precision (float32). What do you expect?
+# To switch to another task one would like to go back. Is it good enough to subtract $\Delta W$
+# again? The second half of the cell tries it in single precision (float32). What do you expect?
 
 # %%
 B, A, _ = runs[2]
@@ -330,26 +380,34 @@ W = W0 + s * B @ A
 x = rng.normal(size=n)
 assert np.allclose(W @ x, W0 @ x + s * B @ (A @ x))
 print(f"this layer, multiplications an input: with factors {m * n + 2 * (m + n)}, merged {m * n}")
-print(f"4096 x 4096 with r = 8: with factors {big_m * big_n + 8 * (big_m + big_n):,}, merged {big_m * big_n:,}")
+print(
+    f"4096 x 4096 with r = 8: with factors {big_m * big_n + 8 * (big_m + big_n):,}, merged"
+    f" {big_m * big_n:,}"
+)
 
 w0, delta = W0.astype(np.float32), (s * B @ A).astype(np.float32)
 back = (w0 + delta) - delta
 changed = np.count_nonzero(back != w0)
-print(f"added and subtracted again: {changed} of {m * n} weights are not what they were, by up to {abs(back - w0).max():.0e}")
+print(
+    f"added and subtracted again: {changed} of {m * n} weights are not what they were, by up to"
+    f" {abs(back - w0).max():.0e}"
+)
 assert changed > 0
 
 # %% [markdown]
-# Each addition rounds, and what was rounded away does not come back. The differences are small, but the model is no
-# longer *the* model, and they can add up if one merges and unmerges often. The remedy is to keep $W_0$ beside $W$ and never to
-# recover it by subtraction. That is what perakit does, at the price of the memory for both.
+# Each addition rounds, and what was rounded away does not come back. The differences are small, but
+# the model is no longer *the* model, and they can add up if one merges and unmerges often. The
+# remedy is to keep $W_0$ beside $W$ and never to recover it by subtraction. That is what perakit
+# does, at the price of the memory for both.
 #
 # ## The same with perakit
 #
-# Now a real layer, in PyTorch. `pk.attach` puts an adapter on the layers that are named as targets and freezes everything
-# else. An **adapter** is the factors together with the rule that makes $\Delta W$ of them.
+# Now a real layer, in PyTorch. `pk.attach` puts an adapter on the layers that are named as targets
+# and freezes everything else. An **adapter** is the factors together with the rule that makes
+# $\Delta W$ of them.
 #
-# A fresh adapter changes nothing, to the last bit. We then give it the same $A$ to start from as our own run had, and train
-# with PyTorch's gradient descent, which finds the gradients by itself.
+# A fresh adapter changes nothing, to the last bit. We then give it the same $A$ to start from as
+# our own run had, and train with PyTorch's gradient descent, which finds the gradients by itself.
 
 # %%
 model = torch.nn.Sequential(torch.nn.Linear(n, m, bias=False, dtype=torch.float64))
@@ -376,14 +434,16 @@ assert np.allclose(pk.delta_weights(model)["0"].detach(), updates[2], atol=1e-9)
 print(f"\nloss after {STEPS} steps: {torch_losses[-1]:.2e}, ours {runs[2][2][-1]:.2e}")
 
 # %% [markdown]
-# The table says which layer was given an adapter ("0" is the name of the first layer in a `Sequential`), its shape and
-# rank, and how much is trained. On so small a layer that is a large share.
+# The table says which layer was given an adapter ("0" is the name of the first layer in a
+# `Sequential`), its shape and rank, and how much is trained. On so small a layer that is a large
+# share.
 #
-# The loss is the same at every step, and so is the update at the end: the gradients that we derived by hand are the ones
-# that PyTorch uses.
+# The loss is the same at every step, and so is the update at the end: the gradients that we derived
+# by hand are the ones that PyTorch uses.
 #
-# `pk.merge` makes one matrix of each layer. Its report says how large the update is beside the weight and how much of the
-# update was lost in rounding. `pk.unmerge` goes back. We check both promises.
+# `pk.merge` makes one matrix of each layer. Its report says how large the update is beside the
+# weight and how much of the update was lost in rounding. `pk.unmerge` goes back. We check both
+# promises.
 
 # %%
 with_factors = model(inputs).detach()
@@ -396,13 +456,13 @@ assert torch.equal(model[0].base.weight, torch.from_numpy(W0))
 report
 
 # %% [markdown]
-# After `unmerge` the answers and the weight are the old ones bit for bit, because $W_0$ was kept and nothing was
-# subtracted.
+# After `unmerge` the answers and the weight are the old ones bit for bit, because $W_0$ was kept
+# and nothing was subtracted.
 #
 # ### Exercise 2
 #
-# Double $\alpha$ and leave everything else. By what factor does the change of $\Delta W$ in the *first* step of gradient
-# descent grow? Predict it from the formulas, then measure it.
+# Double $\alpha$ and leave everything else. By what factor does the change of $\Delta W$ in the
+# *first* step of gradient descent grow? Predict it from the formulas, then measure it.
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 
@@ -414,14 +474,22 @@ def first_change(alpha):
 
 growth = np.linalg.norm(first_change(8)) / np.linalg.norm(first_change(4))
 assert np.isclose(growth, 4)
-print(f"By {growth:.0f}. The step of B has a factor s, since ∂L/∂B = s G Aᵀ, and ΔW = s B A has another: s² in all.")
-print("So doubling alpha does to this step what a fourfold learning rate would. In the first step of Adam, whose")
+print(
+    f"By {growth:.0f}. The step of B has a factor s, since ∂L/∂B = s G Aᵀ, and ΔW = s B A has"
+    " another: s² in all."
+)
+print(
+    "So doubling alpha does to this step what a fourfold learning rate would. In the first step of"
+    " Adam, whose"
+)
 print("size does not depend on the gradient's, the factor would be 2.")
 
 # %% [markdown]
 # ## Where to go next
 #
-# - [Notebook 02](02_polynomial_expansion.ipynb) adds products of the columns and rows to $BA$: polynomial expansion, PERA.
+# - [Notebook 02](02_polynomial_expansion.ipynb) adds products of the columns and rows to $BA$:
+#   polynomial expansion, PERA.
 # - [Notebook 04](04_rank.ipynb) asks what rank means for numbers in a computer.
 # - [Notebook 09](09_merging.ipynb) merges in half precision, where rounding does matter.
-# - All that is claimed about LoRA and PERA, with its evidence: [claims and verdicts](../docs/claims.md#lora-rank).
+# - All that is claimed about LoRA and PERA, with its evidence: [claims and
+#   verdicts](../docs/claims.md#lora-rank).

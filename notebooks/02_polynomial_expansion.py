@@ -13,23 +13,26 @@
 # %% [markdown]
 # # 02 Polynomial expansion, three ways to see it
 #
-# At the end you will be able to write PERA's update (Polynomial Expansion Rank Adaptation, arXiv 2604.11841) from memory
-# in one line, to read it in two other ways, and to say in what it is polynomial and in what it is not. You need LoRA's
-# update $\Delta W = BA$ from [notebook 01](01_low_rank_adaptation.ipynb). About 20 minutes to read, 10 seconds to run.
+# At the end you will be able to write PERA's update (Polynomial Expansion Rank Adaptation, arXiv
+# 2604.11841) from memory in one line, to read it in two other ways, and to say in what it is
+# polynomial and in what it is not. You need LoRA's update $\Delta W = BA$ from [notebook
+# 01](01_low_rank_adaptation.ipynb). About 20 minutes to read, 10 seconds to run.
 
 # %% [markdown]
 # ## One line of code
 #
-# LoRA adds up outer products $b_i a_i^\top$ of the columns $b_i$ of $B$ and the rows $a_i$ of $A$. PERA adds more outer
-# products to these, made from the same columns and rows: it multiplies two columns entry by entry, multiplies the two
-# rows that belong to them in the same way, and gives the pair a **coefficient** $h_{ij}$ of its own, which is trained
-# (arXiv 2604.11841, Eq. 9):
+# LoRA adds up outer products $b_i a_i^\top$ of the columns $b_i$ of $B$ and the rows $a_i$ of $A$.
+# PERA adds more outer products to these, made from the same columns and rows: it multiplies two
+# columns entry by entry, multiplies the two rows that belong to them in the same way, and gives the
+# pair a **coefficient** $h_{ij}$ of its own, which is trained (arXiv 2604.11841, Eq. 9):
 #
-# $$\Delta W = \sum_{i} b_i a_i^\top + \sum_{i \le j} h_{ij}\,(b_i \circ b_j)(a_i \circ a_j)^\top .$$
+# $$\Delta W = \sum_{i} b_i a_i^\top + \sum_{i \le j} h_{ij}\,(b_i \circ b_j)(a_i \circ a_j)^\top
+# .$$
 #
-# The sign $\circ$ means the product entry by entry, the **Hadamard product**: in NumPy it is `*`. The pairs $i \le j$
-# include $i = j$, so that columns are also multiplied by themselves. `np.triu_indices(r)` lists the pairs. For $r = 2$
-# there are three: $(1,1)$, $(1,2)$ and $(2,2)$; Python counts from 0.
+# The sign $\circ$ means the product entry by entry, the **Hadamard product**: in NumPy it is `*`.
+# The pairs $i \le j$ include $i = j$, so that columns are also multiplied by themselves.
+# `np.triu_indices(r)` lists the pairs. For $r = 2$ there are three: $(1,1)$, $(1,2)$ and $(2,2)$;
+# Python counts from 0.
 
 # %%
 import matplotlib.pyplot as plt
@@ -49,15 +52,21 @@ h = np.array([0.6, -0.8, 0.4])  # one for each pair, in the order of the pairs
 i, j = np.triu_indices(r)
 one_line = B @ A + (B[:, i] * B[:, j]) @ (h[:, None] * A[i] * A[j])
 
-print("pairs:", [(int(p), int(q)) for p, q in zip(i, j, strict=True)], " shape of the update:", one_line.shape)
+print(
+    "pairs:",
+    [(int(p), int(q)) for p, q in zip(i, j, strict=True)],
+    " shape of the update:",
+    one_line.shape,
+)
 assert np.allclose(one_line, pk.formulas.pera(B, A, h))
 
 # %% [markdown]
-# That line is the whole method. `B[:, i]` takes the columns $b_i$ in the order of the pairs, `B[:, j]` the columns $b_j$,
-# and their product has one column $b_i \circ b_j$ for each pair.
+# That line is the whole method. `B[:, i]` takes the columns $b_i$ in the order of the pairs, `B[:,
+# j]` the columns $b_j$, and their product has one column $b_i \circ b_j$ for each pair.
 #
-# The paper writes it as one product of two larger factors (arXiv 2604.11841, Eq. 2-5). The columns of $B$ and their
-# products stand side by side; the rows of $A$ and their products, each with its coefficient, stand below each other:
+# The paper writes it as one product of two larger factors (arXiv 2604.11841, Eq. 2-5). The columns
+# of $B$ and their products stand side by side; the rows of $A$ and their products, each with its
+# coefficient, stand below each other:
 #
 # $$\mathrm{Poly}_2(B) = [\, b_i \;;\; b_i \circ b_j \,], \qquad
 # \mathrm{Poly}_{2,H}(A) = [\, a_i \;;\; h_{ij}\,(a_i \circ a_j) \,], \qquad
@@ -76,18 +85,21 @@ assert np.array_equal(B_hat, theirs[0])
 assert np.allclose(A_hat, theirs[1])
 
 # %% [markdown]
-# Five: two columns and three products. So the update is a sum of five outer products, although only $B$, $A$ and three
-# more numbers are trained. `pk.formulas.expand` returns the same two factors.
+# Five: two columns and three products. So the update is a sum of five outer products, although only
+# $B$, $A$ and three more numbers are trained. `pk.formulas.expand` returns the same two factors.
 #
 # ## The second view: entry by entry
 #
-# What does *one* entry of the update see? Entry $(p, q)$ is made of row $p$ of $B$ and column $q$ of $A$. Multiply those
-# two entry by entry and call the result $u$, a list of $r$ numbers: $u_i = B_{pi} A_{iq}$. Then
+# What does *one* entry of the update see? Entry $(p, q)$ is made of row $p$ of $B$ and column $q$
+# of $A$. Multiply those two entry by entry and call the result $u$, a list of $r$ numbers: $u_i =
+# B_{pi} A_{iq}$. Then
 #
-# $$\Delta W_{pq} = \varphi_h(u), \qquad \varphi_h(u) = \sum_i u_i + \sum_{i \le j} h_{ij}\, u_i u_j .$$
+# $$\Delta W_{pq} = \varphi_h(u), \qquad \varphi_h(u) = \sum_i u_i + \sum_{i \le j} h_{ij}\, u_i
+# u_j .$$
 #
-# This $\varphi_h$ is a **quadratic polynomial** of $u$: a sum of numbers times $u_i$ and numbers times $u_i u_j$. It is
-# the *same* polynomial for every entry. The cell below writes that down with plain loops.
+# This $\varphi_h$ is a **quadratic polynomial** of $u$: a sum of numbers times $u_i$ and numbers
+# times $u_i u_j$. It is the *same* polynomial for every entry. The cell below writes that down with
+# plain loops.
 
 # %%
 
@@ -107,9 +119,10 @@ assert np.allclose(by_entries, one_line)
 print("largest difference from the one line:", abs(by_entries - one_line).max())
 
 # %% [markdown]
-# So we can draw the update of a whole layer as points on one graph. At rank 1 there is one number $u$ for each entry, and
-# the graph is a curve. At rank 2 there are two, and the graph is a surface, drawn here by its level lines. With $h = 0$,
-# for LoRA, the curve is a straight line and the surface a plane. Where will the $6 \times 8 = 48$ entries lie?
+# So we can draw the update of a whole layer as points on one graph. At rank 1 there is one number
+# $u$ for each entry, and the graph is a curve. At rank 2 there are two, and the graph is a surface,
+# drawn here by its level lines. With $h = 0$, for LoRA, the curve is a straight line and the
+# surface a plane. Where will the $6 \times 8 = 48$ entries lie?
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
@@ -117,7 +130,9 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
 u = np.outer(B[:, 0], A[0])  # rank 1: the first column and row alone
 entries = pk.formulas.pera(B[:, :1], A[:1], h[:1])
 plots.plot_entry_polynomial(h[:1], rank=1, span=1.05 * abs(u).max(), ax=left)
-left.plot(u.ravel(), entries.ravel(), "o", color="k", markersize=4, label=f"the {m * n} entries of ΔW")
+left.plot(
+    u.ravel(), entries.ravel(), "o", color="k", markersize=4, label=f"the {m * n} entries of ΔW"
+)
 left.set_title("Rank 1: every entry lies on one curve")
 left.legend()
 
@@ -127,21 +142,25 @@ right.plot(M[0].ravel(), M[1].ravel(), "o", color="k", markersize=3)
 _ = right.set_title(f"Rank 2: where the {m * n} entries read the surface")
 
 # %% [markdown]
-# On the left all 48 points lie on the parabola. On the right each dot is an entry of $\Delta W$, and the colour under it
-# is its value. Training moves the dots (through $B$ and $A$) and bends the surface (through $h$). All dots share one
-# surface: with three coefficients for 48 entries, $h$ cannot be fitted to each of them.
+# On the left all 48 points lie on the parabola. On the right each dot is an entry of $\Delta W$,
+# and the colour under it is its value. Training moves the dots (through $B$ and $A$) and bends the
+# surface (through $h$). All dots share one surface: with three coefficients for 48 entries, $h$
+# cannot be fitted to each of them.
 #
-# Most dots lie near the centre, where all $u_i$ are small. At the centre the curve has LoRA's line as its tangent, and the
-# solid line $\varphi_h = 0$ touches a dashed one: for small $u$ the products $u_i u_j$ are much smaller than the $u_i$, and
-# the surface is almost LoRA's plane. Keep this in mind for the end of the notebook.
+# Most dots lie near the centre, where all $u_i$ are small. At the centre the curve has LoRA's line
+# as its tangent, and the solid line $\varphi_h = 0$ touches a dashed one: for small $u$ the
+# products $u_i u_j$ are much smaller than the $u_i$, and the surface is almost LoRA's plane. Keep
+# this in mind for the end of the notebook.
 #
 # ## The third view: a Hadamard series
 #
-# Call $M_i = b_i a_i^\top$ the rank-one pieces of LoRA. Their entries are just the $u_i$. So the update is
+# Call $M_i = b_i a_i^\top$ the rank-one pieces of LoRA. Their entries are just the $u_i$. So the
+# update is
 #
 # $$\Delta W = \sum_i M_i + \sum_{i \le j} h_{ij}\; M_i \circ M_j ,$$
 #
-# a power series of matrices that stops at the second power, with $\circ$ in place of the matrix product.
+# a power series of matrices that stops at the second power, with $\circ$ in place of the matrix
+# product.
 
 # %%
 pieces = {"$M_1$": M[0], "$M_2$": M[1]}
@@ -158,55 +177,65 @@ for ax, (title, piece) in zip(axes.flat, [*pieces.items(), ("ΔW, their sum", se
     plots.plot_matrix(piece, title=title, ax=ax)
 
 # %% [markdown]
-# The asserts say that all three views give the same matrix. The pictures say what the products do. Squaring ($M_1 \circ
-# M_1$) makes every entry positive before the coefficient is applied, and lets the large entries stand out. The cross
-# product $M_1 \circ M_2$ is strong where *both* pieces are. And each picture but the last has rank one: its rows are
-# multiples of each other.
+# The asserts say that all three views give the same matrix. The pictures say what the products do.
+# Squaring ($M_1 \circ M_1$) makes every entry positive before the coefficient is applied, and lets
+# the large entries stand out. The cross product $M_1 \circ M_2$ is strong where *both* pieces are.
+# And each picture but the last has rank one: its rows are multiples of each other.
 #
 # ### Exercise 1
 #
-# LoRA of rank 1 cannot make the $2 \times 2$ identity matrix, which has rank 2. PERA of rank 1 can, exactly. Find $b$,
-# $a$ and $h$ with $u_{pq} + h u_{pq}^2$ equal to 1 on the diagonal and 0 elsewhere, where $u_{pq} = b_p a_q$. (Which two
-# values of $u$ does $\varphi_h$ send to 0?)
+# LoRA of rank 1 cannot make the $2 \times 2$ identity matrix, which has rank 2. PERA of rank 1 can,
+# exactly. Find $b$, $a$ and $h$ with $u_{pq} + h u_{pq}^2$ equal to 1 on the diagonal and 0
+# elsewhere, where $u_{pq} = b_p a_q$. (Which two values of $u$ does $\varphi_h$ send to 0?)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 b = a = np.array([1, -1]) / np.sqrt(2)
 identity = pk.formulas.pera(b[:, None], a[None, :], np.array([2.0]))
 assert np.allclose(identity, np.eye(2))
-print("u + h u² is 0 at u = 0 and u = -1/h. With b = a = (1, -1)/√2 the entries of u are 1/2 and -1/2; h = 2 does it:")
+print(
+    "u + h u² is 0 at u = 0 and u = -1/h. With b = a = (1, -1)/√2 the entries of u are 1/2 and"
+    " -1/2; h = 2 does it:"
+)
 print(abs(identity.round(12)))
 
 # %% [markdown]
 # ## Counting
 #
-# How many outer products are there, and what do they cost? LoRA has $r$. There are $r$ **squares** ($i = j$) and
-# $r(r-1)/2$ **cross terms** ($i < j$). Together they make the **expanded rank**
+# How many outer products are there, and what do they cost? LoRA has $r$. There are $r$ **squares**
+# ($i = j$) and $r(r-1)/2$ **cross terms** ($i < j$). Together they make the **expanded rank**
 #
 # $$K = r + r + \tfrac{r(r-1)}{2} = \tfrac{r(r+3)}{2},$$
 #
-# which is a bound on the rank of $\Delta W$. The paper also studies squares alone (Eq. 10) and cross terms alone
-# (Eq. 11); in perakit that is `terms="square"` and `terms="cross"`. One need not stop at products of two. With all
-# products of up to $k$ columns, **degree** $k$, there are $K_k = \binom{r+k}{k} - 1$ pieces. The paper stops at 2.
+# which is a bound on the rank of $\Delta W$. The paper also studies squares alone (Eq. 10) and
+# cross terms alone (Eq. 11); in perakit that is `terms="square"` and `terms="cross"`. One need not
+# stop at products of two. With all products of up to $k$ columns, **degree** $k$, there are $K_k =
+# \binom{r+k}{k} - 1$ pieces. The paper stops at 2.
 #
-# What is *trained* grows much more slowly: $r(m+n)$ numbers for $B$ and $A$, as in LoRA, and one for each product.
+# What is *trained* grows much more slowly: $r(m+n)$ numbers for $B$ and $A$, as in LoRA, and one
+# for each product.
 
 # %%
 size = 4096
-print("one layer of 4096 x 4096\n   r  squares  cross only  full, K  degree 3   LoRA trains   PERA trains")
+print(
+    "one layer of 4096 x 4096\n   r  squares  cross only  full, K  degree 3   LoRA trains   PERA"
+    " trains"
+)
 for rank in (1, 2, 4, 8, 16, 32):
     bounds = [pk.formulas.rank_bound(rank, terms) for terms in ("square", "cross", "full")]
     cubic = pk.formulas.rank_bound(rank, degree=3)
     trained = [pk.formulas.parameter_count(size, size, rank, method) for method in ("lora", "pera")]
-    print(f"{rank:4}{bounds[0]:9}{bounds[1]:12}{bounds[2]:9}{cubic:10}{trained[0]:14,}{trained[1]:14,}")
+    print(
+        f"{rank:4}{bounds[0]:9}{bounds[1]:12}{bounds[2]:9}{cubic:10}{trained[0]:14,}{trained[1]:14,}"
+    )
     assert bounds[2] == rank * (rank + 3) // 2
     assert trained[1] - trained[0] == rank * (rank + 1) // 2
 
 # %% [markdown]
-# The first three columns of numbers are bounds on the rank. At $r = 8$ PERA trains 36 numbers more than LoRA, about 0.05 %,
-# and its updates have rank up to 44 instead of 8.
+# The first three columns of numbers are bounds on the rank. At $r = 8$ PERA trains 36 numbers more
+# than LoRA, about 0.05 %, and its updates have rank up to 44 instead of 8.
 #
-# A bound is one thing and a rank another. Are the five pieces of our small example really independent? The singular values
-# tell: the rank is where they drop to rounding errors.
+# A bound is one thing and a rank another. Are the five pieces of our small example really
+# independent? The singular values tell: the rank is where they drop to rounding errors.
 
 # %%
 figure, ax = plt.subplots()
@@ -224,34 +253,41 @@ print("dimension of all 6 x 8 matrices of rank <= 5:", 5 * (m + n - 5))
 assert theory.dimension(m, n, 2) == 29
 
 # %% [markdown]
-# They are. For randomly drawn factors the rank reaches $K$ (or the size of the layer, where that is less).
+# They are. For randomly drawn factors the rank reaches $K$ (or the size of the layer, where that is
+# less).
 #
-# Here is a trap. From "rank up to 5" it does **not** follow that PERA can make every matrix of rank 5. The five pieces share
-# their columns and rows. The two printed numbers count in how many independent directions each set extends: 29 against 45.
-# Most matrices of rank 5 are out of reach. [Notebook 05](05_theorem_one.ipynb) tells what this does to a theorem of the paper.
+# Here is a trap. From "rank up to 5" it does **not** follow that PERA can make every matrix of rank
+# 5. The five pieces share their columns and rows. The two printed numbers count in how many
+# independent directions each set extends: 29 against 45. Most matrices of rank 5 are out of reach.
+# [Notebook 05](05_theorem_one.ipynb) tells what this does to a theorem of the paper.
 #
 # ### Exercise 2
 #
-# For $r = 3$ and degree 3, count by hand: how many pieces of degree 1, 2 and 3? Check the sum against $\binom{r+k}{k} - 1$
-# and against `pk.formulas.monomials`.
+# For $r = 3$ and degree 3, count by hand: how many pieces of degree 1, 2 and 3? Check the sum
+# against $\binom{r+k}{k} - 1$ and against `pk.formulas.monomials`.
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 by_degree = [3] + [block.shape[1] for block in pk.formulas.monomials(3, degree=3)]
 assert by_degree == [3, 6, 10]
 assert sum(by_degree) == pk.formulas.rank_bound(3, degree=3) == 19
 print("degree 1, 2, 3:", by_degree, "sum:", sum(by_degree), "= C(6, 3) - 1 = 20 - 1")
-print("the last block, as index triples:", [tuple(map(int, row)) for row in pk.formulas.monomials(3, degree=3)[1].T])
+print(
+    "the last block, as index triples:",
+    [tuple(map(int, row)) for row in pk.formulas.monomials(3, degree=3)[1].T],
+)
 
 # %% [markdown]
 # ## Polynomial in what?
 #
-# The paper calls its update nonlinear. A reader may now picture a layer that squares its input. That is **not** what happens.
-# The products are taken of the *parameters* $B$ and $A$. Once these are fixed, $\Delta W$ is a matrix like any other, and
-# the layer computes $(W_0 + \Delta W)\, x$ (and adds its bias): one matrix times the input $x$.
+# The paper calls its update nonlinear. A reader may now picture a layer that squares its input.
+# That is **not** what happens. The products are taken of the *parameters* $B$ and $A$. Once these
+# are fixed, $\Delta W$ is a matrix like any other, and the layer computes $(W_0 + \Delta W)\, x$
+# (and adds its bias): one matrix times the input $x$.
 #
-# For contrast perakit has an adapter that does square the input, `pk.Quadratic`: it adds $P\,((Ux) \circ (Ux))$ to the output,
-# with trained $U$ and $P$. We put both on the same layer, give them random numbers, and ask the question that decides:
-# is the answer to $x + y$ the sum of the answers to $x$ and to $y$?
+# For contrast perakit has an adapter that does square the input, `pk.Quadratic`: it adds $P\,((Ux)
+# \circ (Ux))$ to the output, with trained $U$ and $P$. We put both on the same layer, give them
+# random numbers, and ask the question that decides: is the answer to $x + y$ the sum of the answers
+# to $x$ and to $y$?
 
 # %%
 torch.manual_seed(0)
@@ -272,7 +308,10 @@ def added(model, x):
 
 
 x, y = torch.randn(2, n, dtype=torch.float64)
-gaps = {name: (added(model, x + y) - added(model, x) - added(model, y)).abs().max().item() for name, model in models.items()}
+gaps = {
+    name: (added(model, x + y) - added(model, x) - added(model, y)).abs().max().item()
+    for name, model in models.items()
+}
 for name, gap in gaps.items():
     print(f"{name:10} f(x + y) - f(x) - f(y): up to {gap:.1e}")
 assert gaps["PERA"] < 1e-12
@@ -281,8 +320,8 @@ assert gaps["Quadratic"] > 0.1
 # %% [markdown]
 # PERA is additive up to rounding, although $h$ is far from zero here. The quadratic adapter is not.
 #
-# The same can be seen along one line. Take an input $x$ and feed in $t x$, for $t$ from $-2$ to 2. What shape do you expect for
-# each of the two?
+# The same can be seen along one line. Take an input $x$ and feed in $t x$, for $t$ from $-2$ to 2.
+# What shape do you expect for each of the two?
 
 # %%
 steps = np.linspace(-2, 2, 41)
@@ -295,9 +334,9 @@ assert np.allclose(outputs["PERA"], steps * added(models["PERA"], x)[0].item())
 assert np.allclose(outputs["Quadratic"], steps**2 * added(models["Quadratic"], x)[0].item())
 
 # %% [markdown]
-# A straight line through zero, and a parabola. This difference has a practical consequence. An update that is a matrix can be
-# **merged**: $W_0 + \Delta W$ is computed once and afterwards the layer costs what it cost before. What will `pk.merge` say to the
-# quadratic adapter?
+# A straight line through zero, and a parabola. This difference has a practical consequence. An
+# update that is a matrix can be **merged**: $W_0 + \Delta W$ is computed once and afterwards the
+# layer costs what it cost before. What will `pk.merge` say to the quadratic adapter?
 
 # %%
 with_factors = models["PERA"](x).detach()
@@ -317,41 +356,52 @@ assert "not a matrix" in refusal
 #
 # ### Exercise 3
 #
-# A friend says: "PERA makes the layers nonlinear, so a stack of adapted linear layers without activation functions in between
-# can learn the exclusive-or of two inputs." Is that so?
+# A friend says: "PERA makes the layers nonlinear, so a stack of adapted linear layers without
+# activation functions in between can learn the exclusive-or of two inputs." Is that so?
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. With any fixed $B$, $A$ and $h$ each adapted layer multiplies by one matrix and adds its bias. A stack of such layers
-# without activation functions is again one matrix and one bias. The exclusive-or asks for $f(0,0) = f(1,1) = 0$ and
-# $f(0,1) = f(1,0) = 1$. But for a matrix and a bias $f(0,0) + f(1,1) = f(0,1) + f(1,0)$ always, and $0 = 2$ is false.
-# "Nonlinear" in the paper is a word about how $\Delta W$ depends on the *parameters*.
+# No. With any fixed $B$, $A$ and $h$ each adapted layer multiplies by one matrix and adds its bias.
+# A stack of such layers without activation functions is again one matrix and one bias. The
+# exclusive-or asks for $f(0,0) = f(1,1) = 0$ and $f(0,1) = f(1,0) = 1$. But for a matrix and a bias
+# $f(0,0) + f(1,1) = f(0,1) + f(1,0)$ always, and $0 = 2$ is false. "Nonlinear" in the paper is a
+# word about how $\Delta W$ depends on the *parameters*.
 #
 # </details>
 #
 # ## Do the products do anything?
 #
-# So far the factors had entries of about 1. In a real layer they are small. At the start of the paper's released code, which
-# perakit follows, the entries of $A$ have a spread (standard deviation) of $1/\sqrt{3n}$, $B$ is zero, and $h$ is zero too. If $u$ is
-# small, then $u^2$ is smaller still, and $h$ has to grow from zero.
+# So far the factors had entries of about 1. In a real layer they are small. At the start of the
+# paper's released code, which perakit follows, the entries of $A$ have a spread (standard
+# deviation) of $1/\sqrt{3n}$, $B$ is zero, and $h$ is zero too. If $u$ is small, then $u^2$ is
+# smaller still, and $h$ has to grow from zero.
 #
-# `theory.order_share` measures how large the polynomial part of an update is beside its linear part, $\lVert \text{products}
-# \rVert_F / \lVert BA \rVert_F$. We draw random factors with entries of size $t$, a coefficient size, and watch the share. What
-# do you expect when $t$ becomes ten times smaller?
+# `theory.order_share` measures how large the polynomial part of an update is beside its linear
+# part, $\lVert \text{products} \rVert_F / \lVert BA \rVert_F$. We draw random factors with entries
+# of size $t$, a coefficient size, and watch the share. What do you expect when $t$ becomes ten
+# times smaller?
 
 # %%
 sizes = np.logspace(-2.5, 0.5, 7)
-normal_B, normal_A, normal_h = rng.normal(size=(192, 4)), rng.normal(size=(4, 192)), rng.normal(size=10)
+normal_B, normal_A, normal_h = (
+    rng.normal(size=(192, 4)),
+    rng.normal(size=(4, 192)),
+    rng.normal(size=10),
+)
 
 figure, ax = plt.subplots()
 shares = {}
 for size_h, line in zip((1, 0.03), plots.LINES, strict=False):
-    shares[size_h] = [float(theory.order_share((t * normal_B, t * normal_A, size_h * normal_h))) for t in sizes]
+    shares[size_h] = [
+        float(theory.order_share((t * normal_B, t * normal_A, size_h * normal_h))) for t in sizes
+    ]
     ax.plot(sizes, shares[size_h], line, marker="o", label=f"coefficients of size {size_h}")
 for width in (192, 4096):
     ax.axvline(1 / np.sqrt(3 * width), color="0.45", linewidth=1, zorder=0)
-    ax.text(1 / np.sqrt(3 * width), 6e-7, f" start of A,\n n = {width}", color="0.35", fontsize="small")
+    ax.text(
+        1 / np.sqrt(3 * width), 6e-7, f" start of A,\n n = {width}", color="0.35", fontsize="small"
+    )
 ax.set(
     xscale="log",
     yscale="log",
@@ -368,21 +418,24 @@ print("share at the published start:", float(theory.order_share(fresh)))
 assert float(theory.order_share(fresh)) == 0
 
 # %% [markdown]
-# A hundred times smaller: the linear part has two factors of $t$, the products four, so the share falls like $t^2$. It is
-# proportional to $h$ as well. At the start it is zero. At the vertical lines, that is with $A$ as it begins and a $B$ of the same
-# size, it is far below one even with coefficients of size 1, and the wider the layer, the further to the left it begins.
+# A hundred times smaller: the linear part has two factors of $t$, the products four, so the share
+# falls like $t^2$. It is proportional to $h$ as well. At the start it is zero. At the vertical
+# lines, that is with $A$ as it begins and a $B$ of the same size, it is far below one even with
+# coefficients of size 1, and the wider the layer, the further to the left it begins.
 #
-# This does not say that the products are useless, nor that they are useful. It says that whether they do anything is a
-# **question to ask of each run**. `theory.order_share(model)` answers one half of it: how large they are. For the other half, whether
-# they help, one has to compare with LoRA of the same rank, tuned with the same care. `pk.PERA(feature_scale=...)` multiplies the
+# This does not say that the products are useless, nor that they are useful. It says that whether
+# they do anything is a **question to ask of each run**. `theory.order_share(model)` answers one
+# half of it: how large they are. For the other half, whether they help, one has to compare with
+# LoRA of the same rank, tuned with the same care. `pk.PERA(feature_scale=...)` multiplies the
 # products by a constant, to find out what happens if they are larger.
 
 # %% [markdown]
 # ## Play with it
 #
-# The sliders move all of it at once: the rank $r$, which terms are kept, and the coefficients. Watch three things. The spectrum
-# drops after $K$ values, not after $r$. At $h = 0$ the polynomial becomes LoRA's plane, and the rank $r$. And with `square` the
-# products of different features are gone. (On a page without a running notebook the sliders do nothing, and you see the start.)
+# The sliders move all of it at once: the rank $r$, which terms are kept, and the coefficients.
+# Watch three things. The spectrum drops after $K$ values, not after $r$. At $h = 0$ the polynomial
+# becomes LoRA's plane, and the rank $r$. And with `square` the products of different features are
+# gone. (On a page without a running notebook the sliders do nothing, and you see the start.)
 
 # %%
 from perakit import explorer
@@ -392,8 +445,11 @@ explorer.explore()
 # %% [markdown]
 # ## Where to go next
 #
-# - [Notebook 03](03_equation_nine.ipynb) reads the same line of code with symbols and proves what was only checked here.
+# - [Notebook 03](03_equation_nine.ipynb) reads the same line of code with symbols and proves what
+#   was only checked here.
 # - [Notebook 05](05_theorem_one.ipynb): which matrices of rank $K$ can be reached?
-# - [Notebook 10](10_fine_tuning.ipynb) fine-tunes a small language model and asks the question of the last section.
-# - The statements with their evidence: [three readings](../docs/claims.md#hadamard-series),
-#   [linear in the input](../docs/claims.md#linear-in-the-input), [an open question](../docs/claims.md#gain-is-high-order).
+# - [Notebook 10](10_fine_tuning.ipynb) fine-tunes a small language model and asks the question of
+#   the last section.
+# - The statements with their evidence: [three readings](../docs/claims.md#hadamard-series), [linear
+#   in the input](../docs/claims.md#linear-in-the-input), [an open
+#   question](../docs/claims.md#gain-is-high-order).

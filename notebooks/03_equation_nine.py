@@ -13,20 +13,23 @@
 # %% [markdown]
 # # 03 Equation 9, with symbols in place of numbers
 #
-# At the end you will be able to put letters where a program expects numbers, read its formula off the result, and prove an
-# identity about it with sympy, Python's computer algebra. You will do that with Eq. 9 of the paper on PERA (arXiv 2604.11841),
-# with its gradients, and with formulas that are wrong. You need PERA's update from
-# [notebook 02](02_polynomial_expansion.ipynb). About 25 minutes to read, 15 seconds to run.
+# At the end you will be able to put letters where a program expects numbers, read its formula off
+# the result, and prove an identity about it with sympy, Python's computer algebra. You will do that
+# with Eq. 9 of the paper on PERA (arXiv 2604.11841), with its gradients, and with formulas that are
+# wrong. You need PERA's update from [notebook 02](02_polynomial_expansion.ipynb). About 25 minutes
+# to read, 15 seconds to run.
 
 # %% [markdown]
 # ## Letters in arrays
 #
-# `np.allclose` tells that two results agree at the numbers that were tried. It cannot tell that they agree at *all* numbers.
-# Algebra can. NumPy arrays may hold any Python object (`dtype=object`), and sympy has objects that stand for an unknown number,
-# **symbols**. They can be added and multiplied like numbers. So a function that only adds and multiplies arrays does not notice
-# the difference, and its result is its formula.
+# `np.allclose` tells that two results agree at the numbers that were tried. It cannot tell that
+# they agree at *all* numbers. Algebra can. NumPy arrays may hold any Python object
+# (`dtype=object`), and sympy has objects that stand for an unknown number, **symbols**. They can be
+# added and multiplied like numbers. So a function that only adds and multiplies arrays does not
+# notice the difference, and its result is its formula.
 #
-# We build $B$ and $A$ of symbols, for a $2 \times 2$ layer and rank 2, and one coefficient $h_{ij}$ for each pair $i \le j$.
+# We build $B$ and $A$ of symbols, for a $2 \times 2$ layer and rank 2, and one coefficient $h_{ij}$
+# for each pair $i \le j$.
 
 # %%
 import matplotlib.pyplot as plt
@@ -42,7 +45,13 @@ plt.style.use(plots.STYLE)
 
 def letters(letter, rows, columns):
     """A matrix of symbols, such as b_{12}: counted from 1, as in the paper."""
-    return np.array([[sp.Symbol(f"{letter}_{{{p}{q}}}") for q in range(1, columns + 1)] for p in range(1, rows + 1)], dtype=object)
+    return np.array(
+        [
+            [sp.Symbol(f"{letter}_{{{p}{q}}}") for q in range(1, columns + 1)]
+            for p in range(1, rows + 1)
+        ],
+        dtype=object,
+    )
 
 
 m, n, r = 2, 2, 2
@@ -53,8 +62,9 @@ delta = formulas.pera(B, A, h)  # the same function that takes numbers
 Math(r"\Delta W_{11} = " + sp.latex(sp.expand(delta[0, 0])))
 
 # %% [markdown]
-# Two terms of LoRA, three products with their coefficients. Nobody typed this polynomial: it came out of the function that took
-# numbers in notebook 02, and that perakit's layers are tested against.
+# Two terms of LoRA, three products with their coefficients. Nobody typed this polynomial: it came
+# out of the function that took numbers in notebook 02, and that perakit's layers are tested
+# against.
 #
 # ## Is it Eq. 9?
 #
@@ -62,8 +72,8 @@ Math(r"\Delta W_{11} = " + sp.latex(sp.expand(delta[0, 0])))
 #
 # $$\Delta W = \sum_i b_i a_i^\top + \sum_{i \le j} h_{ij}\, (b_i \circ b_j)(a_i \circ a_j)^\top .$$
 #
-# We type it a second time, as literally as we can, and compare. There is a trap here. What will `==` say about
-# $(x+y)^2$ and $x^2 + 2xy + y^2$?
+# We type it a second time, as literally as we can, and compare. There is a trap here. What will
+# `==` say about $(x+y)^2$ and $x^2 + 2xy + y^2$?
 
 # %%
 x, y = sp.symbols("x y")
@@ -79,20 +89,24 @@ def first_difference(left, right):
 
 pairs = [(0, 0), (0, 1), (1, 1)]
 equation_9 = sum(np.outer(B[:, i], A[i]) for i in range(r))
-equation_9 = equation_9 + sum(c * np.outer(B[:, i] * B[:, j], A[i] * A[j]) for c, (i, j) in zip(h, pairs, strict=True))
+equation_9 = equation_9 + sum(
+    c * np.outer(B[:, i] * B[:, j], A[i] * A[j]) for c, (i, j) in zip(h, pairs, strict=True)
+)
 
 print("code minus Eq. 9:", first_difference(delta, equation_9))
 assert first_difference(delta, equation_9) == 0
 
 # %% [markdown]
-# In sympy `==` asks whether two expressions are *written* alike. To ask whether they are *equal*, take the difference and multiply
-# it out: a polynomial is zero everywhere exactly if all its terms cancel.
+# In sympy `==` asks whether two expressions are *written* alike. To ask whether they are *equal*,
+# take the difference and multiply it out: a polynomial is zero everywhere exactly if all its terms
+# cancel.
 #
-# They cancel, in all four entries. So the code computes Eq. 9 for every choice of $B$, $A$ and $h$ of these sizes, without
-# exception. This is what "proved" means in perakit: an exact argument that runs.
+# They cancel, in all four entries. So the code computes Eq. 9 for every choice of $B$, $A$ and $h$
+# of these sizes, without exception. This is what "proved" means in perakit: an exact argument that
+# runs.
 #
-# Three more equations of the paper are special cases. Without coefficients there is LoRA (Eq. 8), with $i = j$ only the squares
-# remain (Eq. 10), and with $i < j$ only the cross terms (Eq. 11).
+# Three more equations of the paper are special cases. Without coefficients there is LoRA (Eq. 8),
+# with $i = j$ only the squares remain (Eq. 10), and with $i < j$ only the cross terms (Eq. 11).
 
 # %%
 linear = B @ A
@@ -111,9 +125,10 @@ for name, (left, right) in checks.items():
 # %% [markdown]
 # ## Derivations that show their steps
 #
-# `perakit.theory.symbolic` has such arguments ready, each a list of steps. A step with a tick claims something and has been found to
-# be exactly so. In a notebook a derivation is set as mathematics; `print` gives plain text. This one derives the polynomial
-# $\varphi_h$ that every entry reads ([notebook 02](02_polynomial_expansion.ipynb)).
+# `perakit.theory.symbolic` has such arguments ready, each a list of steps. A step with a tick
+# claims something and has been found to be exactly so. In a notebook a derivation is set as
+# mathematics; `print` gives plain text. This one derives the polynomial $\varphi_h$ that every
+# entry reads ([notebook 02](02_polynomial_expansion.ipynb)).
 
 # %%
 derivation = symbolic.entry_polynomial(rank=2)
@@ -121,45 +136,65 @@ assert derivation.holds
 derivation
 
 # %% [markdown]
-# The last two steps speak of degrees. The **degree** of a term is the number of letters that are multiplied in it, and the degree of
-# a polynomial is that of its highest term. In $u$ the polynomial is quadratic. In the parameters it is not: each $u_i$ is itself a
-# product $B_{pi} A_{iq}$. What is the degree of an entry of LoRA in all its parameters? And of PERA's $h_{12}\, b_{11} b_{12}\,
-# a_{11} a_{21}$? The last line of the cell also tries `degree=3`, where three columns are multiplied.
+# The last two steps speak of degrees. The **degree** of a term is the number of letters that are
+# multiplied in it, and the degree of a polynomial is that of its highest term. In $u$ the
+# polynomial is quadratic. In the parameters it is not: each $u_i$ is itself a product $B_{pi}
+# A_{iq}$. What is the degree of an entry of LoRA in all its parameters? And of PERA's $h_{12}\,
+# b_{11} b_{12}\, a_{11} a_{21}$? The last line of the cell also tries `degree=3`, where three
+# columns are multiplied.
 
 # %%
 everything = [*B.flat, *A.flat, *h.flat]
 cubic_h = letters("h", 1, 7)[0]  # three products of two columns, four of three
 cubic = formulas.pera(B, A, cubic_h, degree=3)
 degrees = []
-for name, update, coefficients in (("LoRA", linear, h), ("PERA", delta, h), ("PERA, degree=3", cubic, cubic_h)):
+for name, update, coefficients in (
+    ("LoRA", linear, h),
+    ("PERA", delta, h),
+    ("PERA, degree=3", cubic, cubic_h),
+):
     degrees.append(sp.Poly(update[0, 0], *B.flat, *A.flat, *coefficients).total_degree())
     parts = [sp.Poly(update[0, 0], *part.flat).total_degree() for part in (B, A, coefficients)]
-    print(f"{name:15} degree {degrees[-1]} in all parameters: {parts[0]} in B, {parts[1]} in A, {parts[2]} in h")
+    print(
+        f"{name:15} degree {degrees[-1]} in all parameters: {parts[0]} in B, {parts[1]} in A,"
+        f" {parts[2]} in h"
+    )
 assert degrees == [2, 5, 7]
 
 # %% [markdown]
-# LoRA 2, PERA $2 + 2 + 1 = 5$; with products of up to $k$ columns it is $2k + 1$. And yet the layer's *input* occurs in none of these
-# terms: given the parameters, the layer is one matrix.
+# LoRA 2, PERA $2 + 2 + 1 = 5$; with products of up to $k$ columns it is $2k + 1$. And yet the
+# layer's *input* occurs in none of these terms: given the parameters, the layer is one matrix.
 #
-# A polynomial is a list of terms, and a term is a list of exponents. So the whole update can be shown as a table: a row for each
-# term of each entry, a column for each parameter, and in it the exponent. Before you look: which columns will the terms of
-# $\Delta W_{12}$ use?
+# A polynomial is a list of terms, and a term is a list of exponents. So the whole update can be
+# shown as a table: a row for each term of each entry, a column for each parameter, and in it the
+# exponent. Before you look: which columns will the terms of $\Delta W_{12}$ use?
 
 # %%
-terms = [(p, q, powers) for p, q in np.ndindex(m, n) for powers in sorted(sp.Poly(delta[p, q], *everything).monoms(), key=sum)]
+terms = [
+    (p, q, powers)
+    for p, q in np.ndindex(m, n)
+    for powers in sorted(sp.Poly(delta[p, q], *everything).monoms(), key=sum)
+]
 exponents = np.array([powers for _, _, powers in terms])
 
 figure, ax = plt.subplots(figsize=(8, 5.6))
 image = ax.imshow(exponents, cmap=plt.get_cmap("Blues", 3), vmin=-0.5, vmax=2.5, aspect="auto")
 figure.colorbar(image, ax=ax, ticks=[0, 1, 2], label="exponent")
 ax.set_xticks(range(len(everything)), [f"${s}$" for s in everything])
-ax.set_yticks([5 * k + 2 for k in range(m * n)], [rf"$\Delta W_{{{p + 1}{q + 1}}}$" for p, q in np.ndindex(m, n)])
+ax.set_yticks(
+    [5 * k + 2 for k in range(m * n)],
+    [rf"$\Delta W_{{{p + 1}{q + 1}}}$" for p, q in np.ndindex(m, n)],
+)
 for line in (4.5, 9.5, 14.5):
     ax.axhline(line, color="0.3", linewidth=1)
 for line in (3.5, 7.5):
     ax.axvline(line, color="0.3", linewidth=1)
 ax.grid(False)
-_ = ax.set(xlabel="parameter", ylabel="terms of each entry", title="20 terms, 5 for each entry: one row of B, one column of A, all of h")
+_ = ax.set(
+    xlabel="parameter",
+    ylabel="terms of each entry",
+    title="20 terms, 5 for each entry: one row of B, one column of A, all of h",
+)
 
 assert exponents.shape == (20, 11)
 for p, q, powers in terms:
@@ -167,19 +202,21 @@ for p, q, powers in terms:
     assert used <= {*B[p], *A[:, q], *h}
 
 # %% [markdown]
-# Entry $(p, q)$ uses row $p$ of $B$, column $q$ of $A$, and the coefficients; nothing else. And each product uses two columns at most.
-# This is why small sizes say so much about large ones. We come back to it at the end.
+# Entry $(p, q)$ uses row $p$ of $B$, column $q$ of $A$, and the coefficients; nothing else. And
+# each product uses two columns at most. This is why small sizes say so much about large ones. We
+# come back to it at the end.
 #
 # ## A kernel in disguise
 #
-# Suppose that the coefficients are not free but all made from one number $c$: $h_{ii} = c$ and $h_{ij} = 2c$ for $i < j$. Then
-# $\sum_{i \le j} h_{ij} u_i u_j = c\,(u_1 + u_2 + \dots)^2$, by the binomial formula. But $u_1 + u_2 + \dots$ is the entry of $BA$.
-# So the update should be
+# Suppose that the coefficients are not free but all made from one number $c$: $h_{ii} = c$ and
+# $h_{ij} = 2c$ for $i < j$. Then $\sum_{i \le j} h_{ij} u_i u_j = c\,(u_1 + u_2 + \dots)^2$, by the
+# binomial formula. But $u_1 + u_2 + \dots$ is the entry of $BA$. So the update should be
 #
 # $$\Delta W = BA + c\,(BA) \circ (BA).$$
 #
-# Entry by entry this is $s + c s^2$, with $s$ the product of a row of $B$ and a column of $A$: up to a factor and a constant the
-# inhomogeneous quadratic kernel $(s + \tfrac{1}{2c})^2$ of the support-vector machine. It is a case of Eq. 9 that the paper does not state.
+# Entry by entry this is $s + c s^2$, with $s$ the product of a row of $B$ and a column of $A$: up
+# to a factor and a constant the inhomogeneous quadratic kernel $(s + \tfrac{1}{2c})^2$ of the
+# support-vector machine. It is a case of Eq. 9 that the paper does not state.
 
 # %%
 c = sp.Symbol("c")
@@ -197,19 +234,22 @@ left.set_box_aspect(None, zoom=1.0)
 _ = right.set_title("Kernel coefficients, c = 0.3: straight level lines")
 
 # %% [markdown]
-# On the left is the graph of $\varphi_h$ for three free coefficients, with LoRA's plane in grey. On the right, with kernel
-# coefficients, all level lines are straight and parallel to LoRA's: the polynomial depends on $u_1 + u_2$ alone, so on the entry of
-# $BA$ alone. PERA contains this kernel and, with free coefficients, more. [Notebook 08](08_kernels.ipynb) goes on from here.
+# On the left is the graph of $\varphi_h$ for three free coefficients, with LoRA's plane in grey. On
+# the right, with kernel coefficients, all level lines are straight and parallel to LoRA's: the
+# polynomial depends on $u_1 + u_2$ alone, so on the entry of $BA$ alone. PERA contains this kernel
+# and, with free coefficients, more. [Notebook 08](08_kernels.ipynb) goes on from here.
 #
 # ## Gradients
 #
-# What do the parameters learn from? Let $L$ be any loss and $G = \partial L / \partial \Delta W$. The derivative of $L$ by a parameter
-# is that of $\sum_{pq} G_{pq} \Delta W_{pq}$, with $G$ held fixed (the chain rule). For a coefficient this is quickly done by hand,
-# since $h_{ij}$ multiplies one outer product:
+# What do the parameters learn from? Let $L$ be any loss and $G = \partial L / \partial \Delta W$.
+# The derivative of $L$ by a parameter is that of $\sum_{pq} G_{pq} \Delta W_{pq}$, with $G$ held
+# fixed (the chain rule). For a coefficient this is quickly done by hand, since $h_{ij}$ multiplies
+# one outer product:
 #
 # $$\frac{\partial L}{\partial h_{ij}} = (b_i \circ b_j)^\top\, G\, (a_i \circ a_j).$$
 #
-# `theory.pera_gradients` has closed forms for $B$, $A$ and $h$. We put both to sympy, which differentiates by rules of its own.
+# `theory.pera_gradients` has closed forms for $B$, $A$ and $h$. We put both to sympy, which
+# differentiates by rules of its own.
 
 # %%
 G = letters("g", m, n)
@@ -220,35 +260,45 @@ assert sp.expand(by_hand - sp.diff(loss, h[1])) == 0
 
 closed = theory.pera_gradients(G, B, A, h)
 for name, parameters in (("B", B), ("A", A), ("h", h)):
-    derivatives = np.array([sp.diff(loss, s) for s in parameters.flat], dtype=object).reshape(parameters.shape)
+    derivatives = np.array([sp.diff(loss, s) for s in parameters.flat], dtype=object).reshape(
+        parameters.shape
+    )
     print(f"closed form minus derivative by {name}:", first_difference(closed[name], derivatives))
     assert first_difference(closed[name], derivatives) == 0
 
 # %% [markdown]
-# All three are right. In [notebook 01](01_low_rank_adaptation.ipynb) finite differences said the same up to rounding and at one point;
-# here it is exact and at every point.
+# All three are right. In [notebook 01](01_low_rank_adaptation.ipynb) finite differences said the
+# same up to rounding and at one point; here it is exact and at every point.
 #
-# Now put in the start of training, $B = 0$. Which of the three gradients survive, and do they still contain $h$?
+# Now put in the start of training, $B = 0$. Which of the three gradients survive, and do they still
+# contain $h$?
 
 # %%
 start = dict.fromkeys(B.flat, 0)
-at_start = {name: np.array([sp.expand(e).subs(start) for e in gradient.flat]).reshape(gradient.shape) for name, gradient in closed.items()}
+at_start = {
+    name: np.array([sp.expand(e).subs(start) for e in gradient.flat]).reshape(gradient.shape)
+    for name, gradient in closed.items()
+}
 for name in ("B", "A", "h"):
-    display(Math(rf"\partial L/\partial {name} = " + sp.latex(sp.Matrix(np.atleast_2d(at_start[name])))))
+    display(
+        Math(rf"\partial L/\partial {name} = " + sp.latex(sp.Matrix(np.atleast_2d(at_start[name]))))
+    )
 
 assert first_difference(at_start["B"], G @ A.T) == 0
 assert not at_start["A"].any()
 assert not at_start["h"].any()
 
 # %% [markdown]
-# Only $B$ moves, and its gradient is $G A^\top$: LoRA's, to the letter, whatever $h$ is. So the first step of gradient descent is the
-# same for PERA and for LoRA, a fact about every run that starts at $B = 0$.
+# Only $B$ moves, and its gradient is $G A^\top$: LoRA's, to the letter, whatever $h$ is. So the
+# first step of gradient descent is the same for PERA and for LoRA, a fact about every run that
+# starts at $B = 0$.
 #
 # ## A wrong formula
 #
-# A test is worth something if it can fail. Suppose that a student forgets to multiply the rows of $A$: the columns are $b_i \circ b_j$ as
-# they should be, but each stands next to $a_i$ alone. The code runs and gives no warning. `symbolic.expansion` takes a
-# rule of one's own as `formula=`. At rank 1 the answer fits on a few lines.
+# A test is worth something if it can fail. Suppose that a student forgets to multiply the rows of
+# $A$: the columns are $b_i \circ b_j$ as they should be, but each stands next to $a_i$ alone. The
+# code runs and gives no warning. `symbolic.expansion` takes a rule of one's own as `formula=`. At
+# rank 1 the answer fits on a few lines.
 
 # %%
 
@@ -263,11 +313,12 @@ assert not derivation.holds
 print(derivation)
 
 # %% [markdown]
-# Step 5 fails, and shows what is left when Eq. 9 is subtracted: a term with one $a_{11}$ where there should be two. That is the mistake
-# itself.
+# Step 5 fails, and shows what is left when Eq. 9 is subtracted: a term with one $a_{11}$ where
+# there should be two. That is the mistake itself.
 #
-# perakit keeps a list of **claims**, statements about update rules with the argument that decides each. A claim can also be put to
-# another formula. When that fails, a search follows, for the smallest whole numbers on which the formula is not PERA's.
+# perakit keeps a list of **claims**, statements about update rules with the argument that decides
+# each. A claim can also be put to another formula. When that fails, a search follows, for the
+# smallest whole numbers on which the formula is not PERA's.
 
 # %%
 for name in ("lora-equation", "total-degree", "hadamard-series"):
@@ -280,12 +331,14 @@ for name, value in evidence.counterexample.items():
 assert not evidence.holds
 
 # %% [markdown]
-# Each claim sees what it asks for. With $h = 0$ the mistake has no effect, so "without coefficients PERA is LoRA" holds. The degree and the
-# Hadamard series give it away. And the numbers at the end can be checked in one's head: a $1 \times 1$ layer in which $a^2$ and $a$ differ.
+# Each claim sees what it asks for. With $h = 0$ the mistake has no effect, so "without coefficients
+# PERA is LoRA" holds. The degree and the Hadamard series give it away. And the numbers at the end
+# can be checked in one's head: a $1 \times 1$ layer in which $a^2$ and $a$ differ.
 #
 # ### Exercise 1
 #
-# Here is a mistake that is harder to see: the pairs in another order, those of the *lower* triangle.
+# Here is a mistake that is harder to see: the pairs in another order, those of the *lower*
+# triangle.
 #
 # ```python
 # def lower(B, A, h):
@@ -293,8 +346,8 @@ assert not evidence.holds
 #     return B @ A + (B[:, i] * B[:, j]) @ (h[:, None] * A[i] * A[j])
 # ```
 #
-# Write down the pairs for $r = 2$ and for $r = 3$, in this order and in that of `np.triu_indices`. At which ranks does
-# `symbolic.expansion(1, 1, rank, formula=lower)` hold?
+# Write down the pairs for $r = 2$ and for $r = 3$, in this order and in that of `np.triu_indices`.
+# At which ranks does `symbolic.expansion(1, 1, rank, formula=lower)` hold?
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 
@@ -307,22 +360,27 @@ def lower(B, A, h):
 holds = [symbolic.expansion(1, 1, rank, formula=lower).holds for rank in (1, 2, 3)]
 assert holds == [True, True, False]
 print("ranks 1, 2, 3:", holds)
-print("r = 2: (1,1), (1,2), (2,2) in both orders. r = 3: the third pair is (1,3) in one and (2,2) in the other.")
+print(
+    "r = 2: (1,1), (1,2), (2,2) in both orders. r = 3: the third pair is (1,3) in one and (2,2) in"
+    " the other."
+)
 print("A test at rank 2 alone would have let it pass.")
 
 # %% [markdown]
 # ## What is proved, and for which sizes
 #
-# An identity in symbols is proved for the sizes at which it was run: one $m$, $n$, $r$. From there to all sizes it takes a thought,
-# and the thought is ours and not sympy's.
+# An identity in symbols is proved for the sizes at which it was run: one $m$, $n$, $r$. From there
+# to all sizes it takes a thought, and the thought is ours and not sympy's.
 #
-# - **Layer size.** Entry $(p, q)$ reads one row of $B$ and one column of $A$, and every entry is computed alike. So a
-#   $1 \times 1$ layer has all there is.
-# - **Rank.** Both sides of Eq. 9 are sums of terms that read one column or two. So rank 2 has every *kind* of term. Exercise 1 says why
-#   one should go to rank 3 nevertheless: the *order* of the terms can go wrong.
+# - **Layer size.** Entry $(p, q)$ reads one row of $B$ and one column of $A$, and every entry is
+#   computed alike. So a $1 \times 1$ layer has all there is.
+# - **Rank.** Both sides of Eq. 9 are sums of terms that read one column or two. So rank 2 has every
+#   *kind* of term. Exercise 1 says why one should go to rank 3 nevertheless: the *order* of the
+#   terms can go wrong.
 #
-# Both points assume that the code treats all rows, columns and pairs alike. One sees that by reading it. A formula that cheats
-# at one size would not be caught at the others. What do you expect from this one?
+# Both points assume that the code treats all rows, columns and pairs alike. One sees that by
+# reading it. A formula that cheats at one size would not be caught at the others. What do you
+# expect from this one?
 
 # %%
 
@@ -340,31 +398,36 @@ print("at rank 7:      ", at_seven.holds)
 assert (proved.holds, verified.holds, at_seven.holds) == (True, True, False)
 
 # %% [markdown]
-# The cheat passes both. The summaries say what was done: the first names its sizes, the second the number of examples, all of
-# small rank. A *proved* claim has an exact argument that runs, at sizes that it names. A *verified* claim met no counterexample in $N$
-# examples. Neither reads your code for you.
+# The cheat passes both. The summaries say what was done: the first names its sizes, the second the
+# number of examples, all of small rank. A *proved* claim has an exact argument that runs, at sizes
+# that it names. A *verified* claim met no counterexample in $N$ examples. Neither reads your code
+# for you.
 #
 # ### Exercise 2
 #
-# $\Delta W$ has degree 1 in $h$. What does that say about the second derivatives
-# $\partial^2 \Delta W_{pq} / \partial h_{ij} \partial h_{kl}$? If $B$ and $A$ were frozen and only $h$ trained with a squared-error loss,
-# what kind of problem would that be?
+# $\Delta W$ has degree 1 in $h$. What does that say about the second derivatives $\partial^2 \Delta
+# W_{pq} / \partial h_{ij} \partial h_{kl}$? If $B$ and $A$ were frozen and only $h$ trained with a
+# squared-error loss, what kind of problem would that be?
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# They are all zero: for fixed $B$ and $A$ the update is $BA$ plus a *linear* function of $h$. A squared-error loss of one linear
-# layer is then a quadratic function of $h$, so training $h$ alone is linear least squares. It has no local minima besides the
-# global ones and could be solved with `np.linalg.lstsq`. It is $B$ and $A$ that make the joint problem hard.
+# They are all zero: for fixed $B$ and $A$ the update is $BA$ plus a *linear* function of $h$. A
+# squared-error loss of one linear layer is then a quadratic function of $h$, so training $h$ alone
+# is linear least squares. It has no local minima besides the global ones and could be solved with
+# `np.linalg.lstsq`. It is $B$ and $A$ that make the joint problem hard.
 #
 # </details>
 
 # %% [markdown]
 # ## Where to go next
 #
-# - [Notebook 04](04_rank.ipynb) turns from formulas to rank, where exact and rounded arithmetic disagree.
-# - [Notebook 06](06_manifold.ipynb) uses symbolic Jacobians to count the directions in which an update can move.
-# - [Notebook 13](13_property_testing.ipynb) looks for counterexamples at random, as `readings` does.
+# - [Notebook 04](04_rank.ipynb) turns from formulas to rank, where exact and rounded arithmetic
+#   disagree.
+# - [Notebook 06](06_manifold.ipynb) uses symbolic Jacobians to count the directions in which an
+#   update can move.
+# - [Notebook 13](13_property_testing.ipynb) looks for counterexamples at random, as `readings`
+#   does.
 # - [Asking questions of an update rule](../docs/theory.md), and the claims used here:
 #   [hadamard-series](../docs/claims.md#hadamard-series), [gradients](../docs/claims.md#gradients),
 #   [first-step](../docs/claims.md#first-step), [kernel](../docs/claims.md#kernel).

@@ -13,10 +13,11 @@
 # %% [markdown]
 # # 07 How well can it approximate? The sandwich
 #
-# At the end you can say how near a family of updates comes to a target matrix: what is a theorem, what an optimiser
-# merely found, and what a number must be accompanied by before you quote it. You need the singular value
-# decomposition, the update of [notebook 02](02_polynomial_expansion.ipynb) and the two inclusions of
-# [notebook 05](05_theorem_one.ipynb). About 30 minutes to read; the cells run in about 25 seconds.
+# At the end you can say how near a family of updates comes to a target matrix: what is a theorem,
+# what an optimiser merely found, and what a number must be accompanied by before you quote it. You
+# need the singular value decomposition, the update of [notebook 02](02_polynomial_expansion.ipynb)
+# and the two inclusions of [notebook 05](05_theorem_one.ipynb). About 30 minutes to read; the cells
+# run in about 25 seconds.
 
 # %%
 import matplotlib.pyplot as plt
@@ -31,17 +32,19 @@ STARTS = 8  # of each search; 64 finds lower errors, in about eight times the ti
 # %% [markdown]
 # ## The question
 #
-# Suppose somebody told us the best change $E$ of a weight matrix. How near can an update $\Delta W$ of a given family
-# come? We measure the distance in Frobenius norm,
-# $\lVert \Delta W - E\rVert_F = \bigl(\sum_{pq} (\Delta W - E)_{pq}^2\bigr)^{1/2}$. The matrix $E$ is the **target**.
-# The smallest distance, or the limit that distances can come near, is the **infimum**; if some update reaches it, it
-# is the **minimum**. (They can differ, as we shall see.)
+# Suppose somebody told us the best change $E$ of a weight matrix. How near can an update $\Delta W$
+# of a given family come? We measure the distance in Frobenius norm, $\lVert \Delta W - E\rVert_F =
+# \bigl(\sum_{pq} (\Delta W - E)_{pq}^2\bigr)^{1/2}$. The matrix $E$ is the **target**. The smallest
+# distance, or the limit that distances can come near, is the **infimum**; if some update reaches
+# it, it is the **minimum**. (They can differ, as we shall see.)
 #
-# For LoRA of rank $r$ the question was answered in 1936. Write $E = \sum_i \sigma_i u_i v_i^\top$ with singular
-# values $\sigma_1 \ge \sigma_2 \ge \dots$. Keep the first $r$ terms: the **truncated SVD**. No matrix of rank at most
-# $r$ is nearer to $E$ (Eckart and Young), and the error is what was cut off, the **tail**:
+# For LoRA of rank $r$ the question was answered in 1936. Write $E = \sum_i \sigma_i u_i v_i^\top$
+# with singular values $\sigma_1 \ge \sigma_2 \ge \dots$. Keep the first $r$ terms: the **truncated
+# SVD**. No matrix of rank at most $r$ is nearer to $E$ (Eckart and Young), and the error is what
+# was cut off, the **tail**:
 #
-# $$\mathrm{dist}(E,\ \mathrm{rank}\le r) = \bigl(\sigma_{r+1}^2 + \sigma_{r+2}^2 + \dots\bigr)^{1/2}.$$
+# $$\mathrm{dist}(E,\ \mathrm{rank}\le r) = \bigl(\sigma_{r+1}^2 + \sigma_{r+2}^2 +
+# \dots\bigr)^{1/2}.$$
 #
 # Our first target has independent normal entries. It has full rank and no structure.
 
@@ -67,16 +70,18 @@ for rank in (1, 2, 3):
 # ## PERA: descend by hand
 #
 # For PERA we know no such formula. The update is a polynomial of degree five in the parameters, and
-# $L = \tfrac12\lVert \Delta W(B, A, h) - E\rVert_F^2$ may have many valleys. We search. With
-# $G = \partial L/\partial\Delta W = \Delta W - E$ the gradients by $B$, $A$, $h$ come in closed form from
-# `theory.pera_gradients`, and gradient descent is a few lines. One detail: a fixed step is too long in narrow
-# valleys, so a step that does not lower the error is taken back and halved, and each good step makes the next one
-# longer.
+# $L = \tfrac12\lVert \Delta W(B, A, h) - E\rVert_F^2$ may have many valleys. We search. With $G =
+# \partial L/\partial\Delta W = \Delta W - E$ the gradients by $B$, $A$, $h$ come in closed form
+# from `theory.pera_gradients`, and gradient descent is a few lines. One detail: a fixed step is too
+# long in narrow valleys, so a step that does not lower the error is taken back and halved, and each
+# good step makes the next one longer.
 
 
 # %%
 def descend(factors, E, steps=1500, rate=0.003):
-    """Gradient descent on the squared error from factors (B, A, h): the error after each step, and where it ends."""
+    """Gradient descent on the squared error from factors (B, A, h): the error after each step, and
+    where it ends.
+    """
     G = formulas.pera(*factors) - E
     errors = [np.linalg.norm(G)]
     for _ in range(steps):
@@ -92,63 +97,90 @@ def descend(factors, E, steps=1500, rate=0.003):
 
 
 # %% [markdown]
-# Rank 1, from eight random starts and from the truncated SVD with $h = 0$. Two lines help to read the result: the
-# tail beyond rank 1 (LoRA's best), and the tail beyond rank $K = 2$. What do you expect: do all runs end at the same
-# error? Can one end above LoRA's?
+# Rank 1, from eight random starts and from the truncated SVD with $h = 0$. Two lines help to read
+# the result: the tail beyond rank 1 (LoRA's best), and the tail beyond rank $K = 2$. What do you
+# expect: do all runs end at the same error? Can one end above LoRA's?
 
 # %%
 rng = np.random.default_rng(3)
-starts = [(rng.normal(size=(8, 1)), rng.normal(size=(1, 10)), 0.3 * rng.normal(size=1)) for _ in range(8)]
+starts = [
+    (rng.normal(size=(8, 1)), rng.normal(size=(1, 10)), 0.3 * rng.normal(size=1)) for _ in range(8)
+]
 runs = [descend(start, E)[0] for start in starts]
 root = np.sqrt(sigma[:1])
 from_svd, _ = descend((U[:, :1] * root, root[:, None] * Vt[:1], np.zeros(1)), E)
 
 fig, ax = plt.subplots(figsize=(7.2, 4.2))
 for k, errors in enumerate(runs):
-    ax.semilogx(1 + np.arange(1501), errors, color="C0", alpha=0.6, linewidth=1.2, label="random starts" if k == 0 else None)
-ax.semilogx(1 + np.arange(1501), from_svd, "--", color="C1", linewidth=2, label="start at the truncated SVD")
+    ax.semilogx(
+        1 + np.arange(1501),
+        errors,
+        color="C0",
+        alpha=0.6,
+        linewidth=1.2,
+        label="random starts" if k == 0 else None,
+    )
+ax.semilogx(
+    1 + np.arange(1501), from_svd, "--", color="C1", linewidth=2, label="start at the truncated SVD"
+)
 for k, name in ((1, "best of rank r = 1 (LoRA)"), (2, "best of rank K = 2")):
     ax.axhline(tail(k), color="0.35", linewidth=1)
     ax.text(1, tail(k) - 0.06, name, va="top", color="0.35")
-ax.set(xlabel="step", ylabel="error ‖ΔW − E‖", ylim=(tail(2) - 0.4, 10), title="One loss, nine starts, several ends")
+ax.set(
+    xlabel="step",
+    ylabel="error ‖ΔW − E‖",
+    ylim=(tail(2) - 0.4, 10),
+    title="One loss, nine starts, several ends",
+)
 _ = ax.legend(loc="upper right")
 
 ends = np.array([errors[-1] for errors in runs])
 print("random starts end at", np.sort(ends).round(3))
-print(f"start at the SVD ends at {from_svd[-1]:.3f}; LoRA's best {tail(1):.3f}; best of rank 2 {tail(2):.3f}")
+print(
+    f"start at the SVD ends at {from_svd[-1]:.3f}; LoRA's best {tail(1):.3f}; best of rank 2"
+    f" {tail(2):.3f}"
+)
 assert tail(2) < ends.min() < from_svd[-1] < tail(1) < ends.max()
 
 # %% [markdown]
 # Three things to see.
 #
-# - Runs end at different errors, some while they still fall. *Where you start decides where you end*; none of these
-#   numbers is "the" error of PERA.
-# - Some end **above** LoRA's best, although PERA contains LoRA. The family is not worse; the search is.
-# - The start at the truncated SVD can only go down from LoRA's best, so it is never worse. It need not be the best,
-#   either.
+# - Runs end at different errors, some while they still fall. *Where you start decides where you
+#   end*; none of these numbers is "the" error of PERA.
+# - Some end **above** LoRA's best, although PERA contains LoRA. The family is not worse; the search
+#   is.
+# - The start at the truncated SVD can only go down from LoRA's best, so it is never worse. It need
+#   not be the best, either.
 #
 # ## The sandwich
 #
-# What can be said without any search? Two inclusions. With $h = 0$ PERA is LoRA, so it contains every matrix of rank
-# at most $r$. And a PERA update is a sum of $K = r(r+3)/2$ terms of rank one, so it has rank at most $K$:
+# What can be said without any search? Two inclusions. With $h = 0$ PERA is LoRA, so it contains
+# every matrix of rank at most $r$. And a PERA update is a sum of $K = r(r+3)/2$ terms of rank one,
+# so it has rank at most $K$:
 #
 # $$\{\mathrm{rank} \le r\} \;\subset\; S_{\mathrm{PERA}}(r) \;\subset\; \{\mathrm{rank} \le K\}.$$
 #
-# The distance to a larger set is smaller or equal. Hence, for every target ([proved](../docs/claims.md#sandwich)),
+# The distance to a larger set is smaller or equal. Hence, for every target
+# ([proved](../docs/claims.md#sandwich)),
 #
-# $$\mathrm{dist}(E,\ \mathrm{rank}\le K) \;\le\; \inf_{\Delta W \in S_{\mathrm{PERA}}(r)}\lVert\Delta W - E\rVert
+# $$\mathrm{dist}(E,\ \mathrm{rank}\le K) \;\le\; \inf_{\Delta W \in
+# S_{\mathrm{PERA}}(r)}\lVert\Delta W - E\rVert
 # \;\le\; \mathrm{dist}(E,\ \mathrm{rank}\le r).$$
 #
-# Both ends are tails. The paper's Theorem 1 (arXiv 2604.11841) states the left one the other way round;
-# [notebook 05](05_theorem_one.ipynb) is about that.
+# Both ends are tails. The paper's Theorem 1 (arXiv 2604.11841) states the left one the other way
+# round; [notebook 05](05_theorem_one.ipynb) is about that.
 #
-# `theory.best_approximation` searches between the two ends: damped Newton steps (they use second derivatives) from several
-# kinds of starts, the truncated SVD among them. It returns what it found *and* what is known about it, the `certificate`.
+# `theory.best_approximation` searches between the two ends: damped Newton steps (they use second
+# derivatives) from several kinds of starts, the truncated SVD among them. It returns what it found
+# *and* what is known about it, the `certificate`.
 
 # %%
 found = {rank: theory.best_approximation(E, pk.PERA(rank), starts=STARTS) for rank in (1, 2, 3)}
 for rank, result in found.items():
-    print(f"r = {rank}: {result.lower_fro:.3f} <= infimum <= {min(result.error_fro, result.upper_fro):.3f}")
+    print(
+        f"r = {rank}: {result.lower_fro:.3f} <= infimum <="
+        f" {min(result.error_fro, result.upper_fro):.3f}"
+    )
     print("   ", result.certificate)
     assert np.isclose(result.lower_fro, tail(formulas.rank_bound(rank)))
     assert np.isclose(result.upper_fro, tail(rank))
@@ -157,29 +189,31 @@ print(f"\nour luckiest descent at r = 1: {ends.min():.3f}")
 assert ends.min() < found[1].error_fro
 
 # %% [markdown]
-# At $r = 1$ one of our own eight starts, by plain descent, ended lower than the library's search. Both are upper
-# bounds, and the lower one is the better one; neither is known to be the infimum. A good search is one that loses
-# such contests rarely, not one that cannot lose.
+# At $r = 1$ one of our own eight starts, by plain descent, ended lower than the library's search.
+# Both are upper bounds, and the lower one is the better one; neither is known to be the infimum. A
+# good search is one that loses such contests rarely, not one that cannot lose.
 #
-# Read a certificate before you quote its number. "An upper bound on the infimum" says: there *is* an update this
-# near, perhaps a nearer one, too. (Factors that *diverge* have a section further down.) Three kinds of statement need
-# three words: the bounds are *proved*, the error is *found*, and the infimum, between the lower bound and the error, is
-# in general *unknown*.
+# Read a certificate before you quote its number. "An upper bound on the infimum" says: there *is*
+# an update this near, perhaps a nearer one, too. (Factors that *diverge* have a section further
+# down.) Three kinds of statement need three words: the bounds are *proved*, the error is *found*,
+# and the infimum, between the lower bound and the error, is in general *unknown*.
 
 # %%
 _, ax = plt.subplots(figsize=(7.2, 4.4))
 _ = plots.plot_sandwich(sigma, list(found), [result.error_fro for result in found.values()], ax=ax)
 
 # %% [markdown]
-# The grey band is what the theorem leaves open. What was found lies inside, and at no rank near the lower edge. At
-# $r = 3$, $K = 9$ exceeds the size of the matrix: the lower bound is 0 and says nothing.
+# The grey band is what the theorem leaves open. What was found lies inside, and at no rank near the
+# lower edge. At $r = 3$, $K = 9$ exceeds the size of the matrix: the lower bound is 0 and says
+# nothing.
 #
 # ## When the search meets the bound
 #
-# The identity is kinder. The $2\times2$ identity has rank 2, so LoRA of rank 1 leaves an error of 1. PERA of rank 1
-# has it exactly: $b = a = (1, -1)^\top/\sqrt2$, $h = 2$. By hand: $b a^\top$ is $\tfrac12$ with signs $+,-,-,+$, and
-# $h\,(b\circ b)(a\circ a)^\top$ is $2\cdot\tfrac14$ everywhere. The sum is 1 on the diagonal, 0 beside it. Inside a
-# larger identity the same corner serves. What is the best of rank 1 for the $6\times6$ identity?
+# The identity is kinder. The $2\times2$ identity has rank 2, so LoRA of rank 1 leaves an error of
+# 1. PERA of rank 1 has it exactly: $b = a = (1, -1)^\top/\sqrt2$, $h = 2$. By hand: $b a^\top$ is
+# $\tfrac12$ with signs $+,-,-,+$, and $h\,(b\circ b)(a\circ a)^\top$ is $2\cdot\tfrac14$
+# everywhere. The sum is 1 on the diagonal, 0 beside it. Inside a larger identity the same corner
+# serves. What is the best of rank 1 for the $6\times6$ identity?
 
 # %%
 b = np.array([[1.0], [-1.0]]) / np.sqrt(2)
@@ -188,25 +222,31 @@ assert np.allclose(formulas.pera(b, b.T, np.array([2.0])), np.eye(2), atol=1e-15
 
 for method in (pk.LoRA(1), pk.PERA(1)):
     result = theory.best_approximation(np.eye(6), method, starts=STARTS)
-    print(f"\n{type(method).__name__} of rank 1: error {result.error_fro:.4f}\n   {result.certificate}")
+    print(
+        f"\n{type(method).__name__} of rank 1: error {result.error_fro:.4f}\n  "
+        f" {result.certificate}"
+    )
 assert np.isclose(result.error_fro, 2)
 assert np.isclose(result.lower_fro, 2)
 
 # %% [markdown]
-# PERA's error is 2, and no matrix of rank $K = 2$ is nearer than 2. Here the upper bound that was found meets the
-# lower bound that is proved, so this *is* the minimum (up to the $10^{-6}$ of the certificate). LoRA's $\sqrt5$ is a
-# theorem, and needs no luck.
+# PERA's error is 2, and no matrix of rank $K = 2$ is nearer than 2. Here the upper bound that was
+# found meets the lower bound that is proved, so this *is* the minimum (up to the $10^{-6}$ of the
+# certificate). LoRA's $\sqrt5$ is a theorem, and needs no luck.
 #
 # ## Does the product help, to first order?
 #
 # Stand at LoRA's best, the truncated SVD, and look at $h$. Its gradient is
 #
-# $$\frac{\partial L}{\partial h_{ij}} = (b_i\circ b_j)^\top\, G\, (a_i\circ a_j),\qquad G = \Delta W - E .$$
+# $$\frac{\partial L}{\partial h_{ij}} = (b_i\circ b_j)^\top\, G\, (a_i\circ a_j),\qquad G = \Delta
+# W - E .$$
 #
-# If one of these is not zero, a small step in $h$ lowers the error: then PERA's infimum is *strictly* below LoRA's.
-# That is a proof, and a cheap one. If all are zero it proves nothing. Compute them at $r = 1$ for six targets: besides
-# *gaussian* a matrix with singular values $1, \frac12, \frac13, \dots$ (*power law*), the *identity*, one with entries
-# on and beside the diagonal only (*banded*), one of two diagonal blocks (*block*), and one made by a PERA of rank 2 (*pera*).
+# If one of these is not zero, a small step in $h$ lowers the error: then PERA's infimum is
+# *strictly* below LoRA's. That is a proof, and a cheap one. If all are zero it proves nothing.
+# Compute them at $r = 1$ for six targets: besides *gaussian* a matrix with singular values $1,
+# \frac12, \frac13, \dots$ (*power law*), the *identity*, one with entries on and beside the
+# diagonal only (*banded*), one of two diagonal blocks (*block*), and one made by a PERA of rank 2
+# (*pera*).
 
 
 # %%
@@ -223,28 +263,40 @@ def h_gradient(E, rank):
 
 for name, target in targets.items():
     print(f"{name:10} {h_gradient(target, 1):.1e}")
-    assert h_gradient(target, 1) < 1e-12 if name in ("block", "identity") else h_gradient(target, 1) > 1e-3
+    assert (
+        h_gradient(target, 1) < 1e-12
+        if name in ("block", "identity")
+        else h_gradient(target, 1) > 1e-3
+    )
 
 # %% [markdown]
-# Not zero for four of them: there PERA of rank 1 can do strictly better than LoRA. Zero, up to rounding, for two.
+# Not zero for four of them: there PERA of rank 1 can do strictly better than LoRA. Zero, up to
+# rounding, for two.
 #
-# - **block** consists of two diagonal blocks of rank one each. The truncated SVD takes one block; $b\circ b$ and
-#   $a\circ a$ live in *that* block, and the residual $G$ in the other. They never meet.
+# - **block** consists of two diagonal blocks of rank one each. The truncated SVD takes one block;
+#   $b\circ b$ and $a\circ a$ live in *that* block, and the residual $G$ in the other. They never
+#   meet.
 # - **identity**: numerically the first singular vector is $e_1$, and the same happens.
 #
-# So at these two points a small step in $h$ gains nothing. Yet we have just seen that PERA gains on the identity. *A
-# stationary point is not an optimum*: exercise 2, and the block target further down.
+# So at these two points a small step in $h$ gains nothing. Yet we have just seen that PERA gains on
+# the identity. *A stationary point is not an optimum*: exercise 2, and the block target further
+# down.
 #
 # ## Three targets, two axes
 #
-# Now for several ranks at once. `theory.error_curve` runs one search for each family and rank. The targets:
-# *gaussian* from above, *block*, and *pera*, which was made by a PERA of rank 2 with normal factors, so that PERA of
-# rank 2 reaches it exactly. LoRA's points are theorems, PERA's are upper bounds. Where do you expect the largest gap
-# between the two, and where none?
+# Now for several ranks at once. `theory.error_curve` runs one search for each family and rank. The
+# targets: *gaussian* from above, *block*, and *pera*, which was made by a PERA of rank 2 with
+# normal factors, so that PERA of rank 2 reaches it exactly. LoRA's points are theorems, PERA's are
+# upper bounds. Where do you expect the largest gap between the two, and where none?
 
 # %%
 chosen = ("gaussian", "block", "pera")
-curves = {name: theory.error_curve(targets[name], {"LoRA": pk.LoRA, "PERA": pk.PERA}, (1, 2, 3), starts=STARTS) for name in chosen}
+curves = {
+    name: theory.error_curve(
+        targets[name], {"LoRA": pk.LoRA, "PERA": pk.PERA}, (1, 2, 3), starts=STARTS
+    )
+    for name in chosen
+}
 fig, axes = plt.subplots(2, 3, figsize=(10.5, 6.6), sharey=True)
 for column, (name, curve) in zip(axes.T, curves.items(), strict=True):
     for ax, against in zip(column, ("rank", "parameters"), strict=True):
@@ -258,7 +310,9 @@ _ = axes[0, 0].legend(loc="lower left")
 for name, curve in curves.items():
     print(f"{name:9} r   LoRA's error (numbers)   PERA's error (numbers)")
     for plain, expanded in zip(curve.line("LoRA"), curve.line("PERA"), strict=True):
-        columns = (f"{point.error:14.1e} ({point.parameters})".ljust(24) for point in (plain, expanded))
+        columns = (
+            f"{point.error:14.1e} ({point.parameters})".ljust(24) for point in (plain, expanded)
+        )
         print(f"{plain.rank:11} {''.join(columns).rstrip()}")
         assert expanded.error <= plain.error + 1e-9
 assert curves["pera"].line("PERA")[1].error < 1e-9
@@ -266,54 +320,68 @@ assert curves["pera"].line("LoRA")[1].error > 0.1
 
 # %% [markdown]
 # - *gaussian*: PERA's points are below LoRA's at each rank.
-# - *block*: at $r = 1$ the two points coincide on the page, with the few starts used here. The target has rank 2 and
-#   $K = 2$, so the lower bound is zero, and still hardly anything was *found* below LoRA. From $r = 2$ on both are
-#   exact, so they have left the axis at the bottom. We come back to this one.
-# - *pera*: at $r = 2$ PERA is exact, since the target was made that way, and LoRA of rank 2 is far off. A method
-#   shines on targets of its own kind. Whether the changes that a model needs are of this kind is a question about
-#   models, and no figure on this page answers it.
+# - *block*: at $r = 1$ the two points coincide on the page, with the few starts used here. The
+#   target has rank 2 and $K = 2$, so the lower bound is zero, and still hardly anything was *found*
+#   below LoRA. From $r = 2$ on both are exact, so they have left the axis at the bottom. We come
+#   back to this one.
+# - *pera*: at $r = 2$ PERA is exact, since the target was made that way, and LoRA of rank 2 is far
+#   off. A method shines on targets of its own kind. Whether the changes that a model needs are of
+#   this kind is a question about models, and no figure on this page answers it.
 #
 # ## What is a fair comparison?
 #
-# At equal *rank* PERA has more parameters than LoRA. At equal *parameters* (lower row) a point of PERA must be held
-# against what LoRA does with as many numbers. On an $8\times10$ layer the difference is small; on a real one it is
-# tiny: $r(r+1)/2$ beside $r(m+n)$. How tiny?
+# At equal *rank* PERA has more parameters than LoRA. At equal *parameters* (lower row) a point of
+# PERA must be held against what LoRA does with as many numbers. On an $8\times10$ layer the
+# difference is small; on a real one it is tiny: $r(r+1)/2$ beside $r(m+n)$. How tiny?
 
 # %%
 for m, n, rank in ((8, 10, 2), (768, 768, 16), (4096, 4096, 16)):
     plain, expanded = (formulas.parameter_count(m, n, rank, name) for name in ("lora", "pera"))
     wide = formulas.rank_bound(rank) * (m + n)
-    print(f"{m} x {n}, r = {rank}: LoRA {plain:,}, PERA {expanded:,} (+{(expanded - plain) / plain:.2%}), LoRA of rank K {wide:,}")
-assert formulas.parameter_count(768, 768, 16, "pera") - formulas.parameter_count(768, 768, 16, "lora") < 768 + 768
+    print(
+        f"{m} x {n}, r = {rank}: LoRA {plain:,}, PERA {expanded:,}"
+        f" (+{(expanded - plain) / plain:.2%}), LoRA of rank K {wide:,}"
+    )
+assert (
+    formulas.parameter_count(768, 768, 16, "pera") - formulas.parameter_count(768, 768, 16, "lora")
+    < 768 + 768
+)
 
 # %% [markdown]
-# At equal parameters PERA of rank 16 stands against LoRA of rank 16 there: its 136 extra numbers do not even pay for
-# a 17th rank. Held against LoRA of rank $K$ PERA *must* lose or tie in approximation, whatever the target, since its
-# updates are among LoRA's of that rank; but that LoRA has many times the numbers. Say which comparison you make.
+# At equal parameters PERA of rank 16 stands against LoRA of rank 16 there: its 136 extra numbers do
+# not even pay for a 17th rank. Held against LoRA of rank $K$ PERA *must* lose or tie in
+# approximation, whatever the target, since its updates are among LoRA's of that rank; but that LoRA
+# has many times the numbers. Say which comparison you make.
 #
 # ## A trap: what a search did not find
 #
-# At $r = 1$ the block target looked like a case in which PERA gains nothing. All that we know is that the search from
-# a few starts found next to nothing. Give it more starts, on this block target and on the one of another seed.
+# At $r = 1$ the block target looked like a case in which PERA gains nothing. All that we know is
+# that the search from a few starts found next to nothing. Give it more starts, on this block target
+# and on the one of another seed.
 
 # %%
 for seed in (4, 0):
     target = theory.targets(8, 10, seed=seed)["block"]
     for starts in (8, 64):
         result = theory.best_approximation(target, pk.PERA(1), starts=starts)
-        print(f"block, seed {seed}, {starts:2} starts: LoRA {result.upper_fro:.4f}, PERA {result.error_fro:.4f}")
+        print(
+            f"block, seed {seed}, {starts:2} starts: LoRA {result.upper_fro:.4f}, PERA"
+            f" {result.error_fro:.4f}"
+        )
         if (seed, starts) == (4, 64):
             assert result.error_fro < 0.7 * result.upper_fro
 
 # %% [markdown]
-# With 64 starts there is an update at little more than half of LoRA's error. It was there all the time. (How can
-# rank-one factors serve two blocks? An entry $u + hu^2$ is zero at $u = 0$ and at $u = -1/h$: PERA can make the two
-# empty blocks small without small factors. How well depends on the numbers in the blocks.) For the other seed 64
-# starts find nothing. Does that mean there is nothing? We do not know. That the gradient by $h$ was zero told us
-# about the neighbourhood of one point, and no more.
+# With 64 starts there is an update at little more than half of LoRA's error. It was there all the
+# time. (How can rank-one factors serve two blocks? An entry $u + hu^2$ is zero at $u = 0$ and at $u
+# = -1/h$: PERA can make the two empty blocks small without small factors. How well depends on the
+# numbers in the blocks.) For the other seed 64 starts find nothing. Does that mean there is
+# nothing? We do not know. That the gradient by $h$ was zero told us about the neighbourhood of one
+# point, and no more.
 #
-# A harder case. The target *pera* came with `seed=4`, and the search found it. Here is the one of `seed=0`, made in
-# the same way: its infimum is 0, since a PERA of rank 2 made it. What does the search say?
+# A harder case. The target *pera* came with `seed=4`, and the search found it. Here is the one of
+# `seed=0`, made in the same way: its infimum is 0, since a PERA of rank 2 made it. What does the
+# search say?
 
 # %%
 hard = theory.targets(8, 10, seed=0)["pera"]
@@ -324,21 +392,22 @@ print("ends of the starts:", np.sort(result.errors)[:6].round(2), "...")
 assert result.error > 0.01
 
 # %% [markdown]
-# It stops well above zero, at several different errors. If we did not know how the target was made, it would be
-# tempting to conclude that PERA of rank 2 cannot reach it. **A search that fails proves nothing about the family.**
-# The certificate says as much: an upper bound.
+# It stops well above zero, at several different errors. If we did not know how the target was made,
+# it would be tempting to conclude that PERA of rank 2 cannot reach it. **A search that fails proves
+# nothing about the family.** The certificate says as much: an upper bound.
 #
 # ## When there is no best update
 #
-# So far "infimum" could have been "minimum". Not always. Take $E = x\mathbf 1^\top + \mathbf 1 y^\top$, entries
-# $x_p + y_q$, for instance $1 \dots 9$ in rows of three, and
+# So far "infimum" could have been "minimum". Not always. Take $E = x\mathbf 1^\top + \mathbf 1
+# y^\top$, entries $x_p + y_q$, for instance $1 \dots 9$ in rows of three, and
 #
-# $$b = \frac{\mathbf 1 - \varepsilon x}{\sqrt\varepsilon},\qquad a = \frac{\mathbf 1 - \varepsilon y}{\sqrt\varepsilon},\qquad
+# $$b = \frac{\mathbf 1 - \varepsilon x}{\sqrt\varepsilon},\qquad a = \frac{\mathbf 1 - \varepsilon
+# y}{\sqrt\varepsilon},\qquad
 # h = -\varepsilon .$$
 #
-# With $u = (1 - \varepsilon x_p)(1 - \varepsilon y_q)/\varepsilon$ an entry is $u - \varepsilon u^2$: two numbers of
-# size $1/\varepsilon$ that cancel, and leave $x_p + y_q$ up to terms of size $\varepsilon$. Make $\varepsilon$ small
-# and watch distance and factors.
+# With $u = (1 - \varepsilon x_p)(1 - \varepsilon y_q)/\varepsilon$ an entry is $u - \varepsilon
+# u^2$: two numbers of size $1/\varepsilon$ that cancel, and leave $x_p + y_q$ up to terms of size
+# $\varepsilon$. Make $\varepsilon$ small and watch distance and factors.
 
 # %%
 x, y = np.array([0.0, 3.0, 6.0]), np.array([1.0, 2.0, 3.0])
@@ -365,47 +434,60 @@ assert result.diverging
 
 # %% [markdown]
 # The distance goes to zero, and no update *is* at zero: the infimum is not attained
-# ([proved](../docs/claims.md#infimum-not-attained) for this target). `growth` measures how strongly $\Delta W$ reacts
-# to relative changes of the factors; it is $\sqrt2$ for LoRA of rank 1, and in the hundreds or more where large terms
-# cancel. `diverging` reports growth above 100. It is a sign, and no proof.
+# ([proved](../docs/claims.md#infimum-not-attained) for this target). `growth` measures how strongly
+# $\Delta W$ reacts to relative changes of the factors; it is $\sqrt2$ for LoRA of rank 1, and in
+# the hundreds or more where large terms cancel. `diverging` reports growth above 100. It is a sign,
+# and no proof.
 #
-# The search finds this only because some of its starts are large and nearly cancelling. The best of 24
-# ordinary starts stops at 0.4943 ([claim](../docs/claims.md#optimisers-stop)): one more upper bound that is not the infimum.
+# The search finds this only because some of its starts are large and nearly cancelling. The best of
+# 24 ordinary starts stops at 0.4943 ([claim](../docs/claims.md#optimisers-stop)): one more upper
+# bound that is not the infimum.
 #
 # ## The gain that is found shrinks as the matrix grows
 #
-# Small matrices flatter. Take Gaussian targets of growing size, $r = 1$ throughout, and ask which share of LoRA's
-# error PERA was found to remove. Two targets of each size, to see how much chance there is in it.
+# Small matrices flatter. Take Gaussian targets of growing size, $r = 1$ throughout, and ask which
+# share of LoRA's error PERA was found to remove. Two targets of each size, to see how much chance
+# there is in it.
 
 # %%
 sides, gains = (4, 8, 12, 16), []
 for side in sides:
-    results = [theory.best_approximation(theory.targets(side, side, seed=seed)["gaussian"], pk.PERA(1), starts=STARTS) for seed in (0, 1)]
+    results = [
+        theory.best_approximation(
+            theory.targets(side, side, seed=seed)["gaussian"], pk.PERA(1), starts=STARTS
+        )
+        for seed in (0, 1)
+    ]
     gains.append([1 - result.error_fro / result.upper_fro for result in results])
 fig, ax = plt.subplots()
 ax.plot(sides, 100 * np.array(gains), "o", color="C0", alpha=0.5, label=["one target", None])
 ax.plot(sides, 100 * np.mean(gains, axis=1), "-", color="C0", label="mean of two targets")
 ax.set(
-    xlabel="side of the matrix", ylabel="share of LoRA's error removed, %", title="PERA of rank 1, Gaussian targets: found", xticks=sides
+    xlabel="side of the matrix",
+    ylabel="share of LoRA's error removed, %",
+    title="PERA of rank 1, Gaussian targets: found",
+    xticks=sides,
 )
 _ = ax.legend()
 assert np.mean(gains[0]) > 3 * np.mean(gains[-1])
 
 # %% [markdown]
-# From about a quarter to a few per cent. Counting makes this plausible: over LoRA of the same rank, PERA gains
-# $r(3r-1)/2$ dimensions, whatever the size of the layer ([notebook 06](06_manifold.ipynb)), and the target has $mn$
-# entries to be met. That is a count, no proof, and these are errors found, not minima.
+# From about a quarter to a few per cent. Counting makes this plausible: over LoRA of the same rank,
+# PERA gains $r(3r-1)/2$ dimensions, whatever the size of the layer ([notebook
+# 06](06_manifold.ipynb)), and the target has $mn$ entries to be met. That is a count, no proof, and
+# these are errors found, not minima.
 #
-# It is not special to random targets. On growing blocks of a *trained* full-rank update of the tiny GPT-2, at
-# $r = 4$, the error that PERA was found to leave comes nearer to LoRA's, too: [docs/theory.md](../docs/theory.md) has
-# the numbers and the figure, which take minutes.
+# It is not special to random targets. On growing blocks of a *trained* full-rank update of the tiny
+# GPT-2, at $r = 4$, the error that PERA was found to leave comes nearer to LoRA's, too:
+# [docs/theory.md](../docs/theory.md) has the numbers and the figure, which take minutes.
 #
 # ## What this page does not say
 #
-# Nothing here says what training finds. Training never sees $E$: it descends a loss on data, from $B = 0$ and
-# $h = 0$, for some number of steps. The nearest update to some matrix need not be the one with the lowest loss, and
-# it need not be where the descent goes. "PERA can represent it" and "the run got there because of the products" are
-# different sentences. For the second, look at the run ([notebook 10](10_fine_tuning.ipynb)).
+# Nothing here says what training finds. Training never sees $E$: it descends a loss on data, from
+# $B = 0$ and $h = 0$, for some number of steps. The nearest update to some matrix need not be the
+# one with the lowest loss, and it need not be where the descent goes. "PERA can represent it" and
+# "the run got there because of the products" are different sentences. For the second, look at the
+# run ([notebook 10](10_fine_tuning.ipynb)).
 
 # %% [markdown]
 # ## Exercises
@@ -413,22 +495,29 @@ assert np.mean(gains[0]) > 3 * np.mean(gains[-1])
 # ### Exercise 1
 #
 # The sandwich holds in the spectral norm as well (the largest singular value of a difference):
-# $\sigma_{K+1} \le \inf \le \sigma_{r+1}$. A search result has `error_spec`, `lower_spec` and `upper_spec`. Must
-# `error_spec` lie between the other two? Decide which of the two inequalities is certain, then look at the Gaussian
-# target.
+# $\sigma_{K+1} \le \inf \le \sigma_{r+1}$. A search result has `error_spec`, `lower_spec` and
+# `upper_spec`. Must `error_spec` lie between the other two? Decide which of the two inequalities is
+# certain, then look at the Gaussian target.
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 for rank, result in found.items():
-    print(f"r = {rank}: lower {result.lower_spec:.3f}, found {result.error_spec:.3f}, upper {result.upper_spec:.3f}")
+    print(
+        f"r = {rank}: lower {result.lower_spec:.3f}, found {result.error_spec:.3f}, upper"
+        f" {result.upper_spec:.3f}"
+    )
     assert result.lower_spec <= result.error_spec  # any single update obeys the lower bound
-print("The upper bound is one for the infimum. A solution sought in Frobenius norm may lie above it in spectral norm.")
+print(
+    "The upper bound is one for the infimum. A solution sought in Frobenius norm may lie above it"
+    " in spectral norm."
+)
 
 # %% [markdown]
 # ### Exercise 2
 #
-# At the identity the truncated SVD gave a zero gradient by $h$. But the singular vectors of the identity are not
-# unique: $b = a = v$ is a best rank-one approximation for *any* unit vector $v$. Choose $v = (1, -1)^\top/\sqrt2$ for
-# the $2\times2$ identity. What is the gradient by $h$ now? Then descend from there.
+# At the identity the truncated SVD gave a zero gradient by $h$. But the singular vectors of the
+# identity are not unique: $b = a = v$ is a best rank-one approximation for *any* unit vector $v$.
+# Choose $v = (1, -1)^\top/\sqrt2$ for the $2\times2$ identity. What is the gradient by $h$ now?
+# Then descend from there.
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 v = np.array([[1.0], [-1.0]]) / np.sqrt(2)
@@ -443,29 +532,32 @@ assert np.isclose(h[0], 2, atol=1e-3)
 # %% [markdown]
 # ### Exercise 3
 #
-# From which rank on do PERA's extra coefficients on a $768\times768$ layer cost as much as one more rank of LoRA?
-# What does that mean for the comparison at equal parameters?
+# From which rank on do PERA's extra coefficients on a $768\times768$ layer cost as much as one more
+# rank of LoRA? What does that mean for the comparison at equal parameters?
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 rank = next(r for r in range(1, 769) if r * (r + 1) // 2 >= 768 + 768)
-print("r =", rank, "with", rank * (rank + 1) // 2, "coefficients; one rank of LoRA costs", 768 + 768)
+print(
+    "r =", rank, "with", rank * (rank + 1) // 2, "coefficients; one rank of LoRA costs", 768 + 768
+)
 assert rank == 55
 print("Below that, equal parameters and equal rank are nearly the same comparison on this layer.")
 
 # %% [markdown]
 # ### Exercise 4
 #
-# A report says: "On our $64\times64$ target PERA of rank 4 has error 0.31, LoRA 0.35, so PERA's optimum is 11 %
-# better." Name what is missing, and rewrite the sentence.
+# A report says: "On our $64\times64$ target PERA of rank 4 has error 0.31, LoRA 0.35, so PERA's
+# optimum is 11 % better." Name what is missing, and rewrite the sentence.
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# LoRA's 0.35 is the minimum (Eckart-Young). PERA's 0.31 is what a search found: an upper bound on the infimum, which
-# may be lower and may not be attained. Missing: the number of starts and the seed, the lower bound (the tail beyond
-# $K = 14$), whether the factors diverge, and the trainable parameters of both. For example: "The best of 16 starts
-# (seed 0) leaves 0.31, which is an upper bound; no matrix of rank 14 leaves less than the tail beyond 14. LoRA of
-# rank 4 leaves at least 0.35. PERA trains 522 numbers, LoRA 512. This is about representing the target, and not about
+# LoRA's 0.35 is the minimum (Eckart-Young). PERA's 0.31 is what a search found: an upper bound on
+# the infimum, which may be lower and may not be attained. Missing: the number of starts and the
+# seed, the lower bound (the tail beyond $K = 14$), whether the factors diverge, and the trainable
+# parameters of both. For example: "The best of 16 starts (seed 0) leaves 0.31, which is an upper
+# bound; no matrix of rank 14 leaves less than the tail beyond 14. LoRA of rank 4 leaves at least
+# 0.35. PERA trains 522 numbers, LoRA 512. This is about representing the target, and not about
 # training."
 #
 # </details>
@@ -475,6 +567,7 @@ print("Below that, equal parameters and equal rank are nearly the same compariso
 #
 # - [Notebook 08](08_kernels.ipynb): PERA's update as a quadratic kernel of the factor rows.
 # - [Notebook 10](10_fine_tuning.ipynb): what a training run finds, with its `order_share`.
-# - [Asking questions of an update rule](../docs/theory.md): six targets, larger sizes, a real update.
-# - The claims behind this page: [sandwich](../docs/claims.md#sandwich), [identity](../docs/claims.md#identity),
-#   [optimisers-stop](../docs/claims.md#optimisers-stop).
+# - [Asking questions of an update rule](../docs/theory.md): six targets, larger sizes, a real
+#   update.
+# - The claims behind this page: [sandwich](../docs/claims.md#sandwich),
+#   [identity](../docs/claims.md#identity), [optimisers-stop](../docs/claims.md#optimisers-stop).

@@ -13,13 +13,15 @@
 # %% [markdown]
 # # 09 Merging, precision and 4-bit
 #
-# A trained adapter is put into the model by one addition, $W_0 + \Delta W$. At the end of this notebook you can say
-# how exact that addition is in float64, float32, float16 and bfloat16, why it cannot be undone by a subtraction, when
-# it erases a small update, and what changes when $W_0$ is kept in 4 bits. You will round a weight to 4 bits by hand,
-# and rebuild a PERA update from the files of a plain LoRA.
+# A trained adapter is put into the model by one addition, $W_0 + \Delta W$. At the end of this
+# notebook you can say how exact that addition is in float64, float32, float16 and bfloat16, why it
+# cannot be undone by a subtraction, when it erases a small update, and what changes when $W_0$ is
+# kept in 4 bits. You will round a weight to 4 bits by hand, and rebuild a PERA update from the
+# files of a plain LoRA.
 #
-# You need [notebook 01](01_low_rank_adaptation.ipynb) (LoRA) and [notebook 03](03_equation_nine.ipynb) (the PERA
-# update and its expanded factors). About 35 minutes to read, about 10 seconds to run.
+# You need [notebook 01](01_low_rank_adaptation.ipynb) (LoRA) and [notebook
+# 03](03_equation_nine.ipynb) (the PERA update and its expanded factors). About 35 minutes to read,
+# about 10 seconds to run.
 
 # %%
 import json
@@ -37,7 +39,12 @@ from perakit import formulas, plots
 from perakit.models import nf4
 
 plt.style.use(plots.STYLE)
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def distance(X, Y):
@@ -48,18 +55,19 @@ def distance(X, Y):
 # %% [markdown]
 # ## Merged and factored
 #
-# A layer with a PERA adapter can be computed in two ways. With the expanded factors $\hat B$ $(m, K)$ and $\hat A$
-# $(K, n)$, whose product is $\Delta W$ (arXiv 2604.11841, Eq. 2-5),
+# A layer with a PERA adapter can be computed in two ways. With the expanded factors $\hat B$ $(m,
+# K)$ and $\hat A$ $(K, n)$, whose product is $\Delta W$ (arXiv 2604.11841, Eq. 2-5),
 #
-# $$\text{merged:}\quad y = (W_0 + \hat B \hat A)\,x \qquad\qquad \text{factored:}\quad y = W_0 x + \hat B\,(\hat A x).$$
+# $$\text{merged:}\quad y = (W_0 + \hat B \hat A)\,x \qquad\qquad \text{factored:}\quad y = W_0 x +
+# \hat B\,(\hat A x).$$
 #
-# On paper they are the same vector: matrix multiplication is associative and distributive. In a computer they are
-# not, since each operation rounds its result to a number that the format has. The **unit roundoff** $u$ of a format
-# is the largest relative error of one rounding: half the gap between 1 and the next number, which is
-# `finfo(dtype).eps / 2`.
+# On paper they are the same vector: matrix multiplication is associative and distributive. In a
+# computer they are not, since each operation rounds its result to a number that the format has. The
+# **unit roundoff** $u$ of a format is the largest relative error of one rounding: half the gap
+# between 1 and the next number, which is `finfo(dtype).eps / 2`.
 #
-# What do you expect: how far apart are the two vectors, in units of $u$? Here is one layer, drawn in float64, then
-# rounded to each format and computed in it.
+# What do you expect: how far apart are the two vectors, in units of $u$? Here is one layer, drawn
+# in float64, then rounded to each format and computed in it.
 
 
 # %%
@@ -67,7 +75,9 @@ def draw(seed, m=96, n=64, rank=4):
     """A weight W0 (m, n), the factors of a PERA update on it, and an input x (n,), all float64."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((m, n), (m, rank), (rank, n), (rank * (rank + 1) // 2,), (n,))
-    W0, B, A, h, x = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    W0, B, A, h, x = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
     B_hat, A_hat = formulas.expand(B, A / n**0.5, h)
     return W0 / n**0.5, B_hat, A_hat, x
 
@@ -77,10 +87,16 @@ def merged_and_factored(seed, dtype):
     return (W0 + B_hat @ A_hat) @ x, W0 @ x + B_hat @ (A_hat @ x)
 
 
-apart = {name: [distance(*merged_and_factored(seed, dtype)) for seed in range(30)] for name, dtype in DTYPES.items()}
+apart = {
+    name: [distance(*merged_and_factored(seed, dtype)) for seed in range(30)]
+    for name, dtype in DTYPES.items()
+}
 for name, dtype in DTYPES.items():
     u = torch.finfo(dtype).eps / 2
-    print(f"{name:8} u = {u:.1e}   typical difference {np.median(apart[name]):.1e} = {np.median(apart[name]) / u:.1f} u")
+    print(
+        f"{name:8} u = {u:.1e}   typical difference {np.median(apart[name]):.1e} ="
+        f" {np.median(apart[name]) / u:.1f} u"
+    )
 
 # %%
 figure, ax = plt.subplots()
@@ -89,16 +105,22 @@ ax.plot(u, u, "--", color="0.45", label="difference = u")
 for k, name in enumerate(DTYPES):
     ax.plot(np.full(30, u[k]), apart[name], "o", alpha=0.4, label=f"{name}, 30 layers")
     assert max(apart[name]) < 10 * u[k]
-ax.set(xscale="log", yscale="log", xlabel="unit roundoff u of the format", ylabel="‖merged − factored‖ / ‖factored‖")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="unit roundoff u of the format",
+    ylabel="‖merged − factored‖ / ‖factored‖",
+)
 ax.set_title("Merged and factored differ by a few roundings, in every format")
 _ = ax.legend(loc="upper left")
 
 # %% [markdown]
-# The two outputs differ by a few $u$ in every format, although every entry is a sum of 64 products: rounding errors
-# have random signs and mostly cancel, and the half formats are usually summed in float32 and rounded at the end. So
-# "merged = factored" is a true statement with a tolerance, and the tolerance belongs to the format. A test with the
-# tolerance $10^{-2}$ passes in float64 for a layer that is badly wrong; one with $10^{-6}$ fails in bfloat16 for a
-# layer that is right. perakit tests its layers with one tolerance for each format:
+# The two outputs differ by a few $u$ in every format, although every entry is a sum of 64 products:
+# rounding errors have random signs and mostly cancel, and the half formats are usually summed in
+# float32 and rounded at the end. So "merged = factored" is a true statement with a tolerance, and
+# the tolerance belongs to the format. A test with the tolerance $10^{-2}$ passes in float64 for a
+# layer that is badly wrong; one with $10^{-6}$ fails in bfloat16 for a layer that is right. perakit
+# tests its layers with one tolerance for each format:
 
 # %%
 from perakit.testing import TOLERANCE
@@ -109,9 +131,10 @@ assert all(max(apart[name]) < TOLERANCE[dtype] for name, dtype in DTYPES.items()
 # %% [markdown]
 # ## In, and out again
 #
-# To go back from $W_0 + \Delta W$ to $W_0$, many programs subtract: `W += d` to merge, `W -= d` to unmerge. bfloat16
-# has 8 significant bits. Between 1 and 2 its numbers are $1/128$ apart, between $1/2$ and 1 they are $1/256$ apart.
-# Before you run this, work out on paper what `1 + 0.003` is, and then what comes out at the end.
+# To go back from $W_0 + \Delta W$ to $W_0$, many programs subtract: `W += d` to merge, `W -= d` to
+# unmerge. bfloat16 has 8 significant bits. Between 1 and 2 its numbers are $1/128$ apart, between
+# $1/2$ and 1 they are $1/256$ apart. Before you run this, work out on paper what `1 + 0.003` is,
+# and then what comes out at the end.
 
 # %%
 W = torch.tensor(1.0, dtype=torch.bfloat16)
@@ -123,13 +146,13 @@ assert inside == 1
 assert back == 1 - 1 / 256
 
 # %% [markdown]
-# The sum is nearer to 1 than to the next number, so the update disappears. The difference is taken from that 1, and
-# now $1 - 0.003$ is nearer to $1 - 1/256$ than to 1. The weight has moved by more than the update, and the update was
-# never in it.
+# The sum is nearer to 1 than to the next number, so the update disappears. The difference is taken
+# from that 1, and now $1 - 0.003$ is nearer to $1 - 1/256$ than to 1. The weight has moved by more
+# than the update, and the update was never in it.
 #
-# Now a whole matrix, and two habits: the same adapter is put in and taken out again and again, or a different adapter
-# each time, as a server does that swaps tasks. Each update is 1 % of the weight, $\lVert\Delta W\rVert = 0.01\,\lVert
-# W_0\rVert$. What do you expect to happen over 200 swaps?
+# Now a whole matrix, and two habits: the same adapter is put in and taken out again and again, or a
+# different adapter each time, as a server does that swaps tasks. Each update is 1 % of the weight,
+# $\lVert\Delta W\rVert = 0.01\,\lVert W_0\rVert$. What do you expect to happen over 200 swaps?
 
 
 # %%
@@ -153,27 +176,40 @@ for color, (name, dtype) in enumerate(list(DTYPES.items())[1:]):
             path.append(distance(W, W0.to(dtype)))
         drift[name, habit] = path
         ax.plot(range(1, swaps + 1), path, line, color=f"C{color}", label=f"{name}, {habit}")
-ax.set(xscale="log", yscale="log", xlabel="times merged and unmerged by subtraction", ylabel="‖W − W0‖ / ‖W0‖")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="times merged and unmerged by subtraction",
+    ylabel="‖W − W0‖ / ‖W0‖",
+)
 ax.set_title("Subtraction does not bring the weight back: drift by number of swaps")
 ax.set_ylim(1e-9, 2)
 _ = ax.legend(ncols=2, fontsize="small", loc="upper center")
 
 # %%
-once, all_swaps = drift["bfloat16", "another each time"][0], drift["bfloat16", "another each time"][-1]
-print(f"bfloat16: {once:.1e} after one swap, {all_swaps:.1e} after {swaps}, {all_swaps / once:.0f} times as much")
-assert np.ptp(drift["bfloat16", "the same adapter"]) == 0  # flat: after the first time nothing new happens
+once, all_swaps = (
+    drift["bfloat16", "another each time"][0],
+    drift["bfloat16", "another each time"][-1],
+)
+print(
+    f"bfloat16: {once:.1e} after one swap, {all_swaps:.1e} after {swaps}, {all_swaps / once:.0f}"
+    " times as much"
+)
+# flat: after the first time nothing new happens
+assert np.ptp(drift["bfloat16", "the same adapter"]) == 0
 assert all_swaps > 5 * once
 
 # %% [markdown]
-# The dotted lines are flat. After the first time every weight is a number from which this one update comes back, and
-# nothing new happens. A test that merges and unmerges *one* adapter a hundred times would report a small constant and
-# miss the problem. With different adapters the errors add up like the steps of a random walk, about as the square
-# root of the number of swaps. float32 drifts too, by less.
+# The dotted lines are flat. After the first time every weight is a number from which this one
+# update comes back, and nothing new happens. A test that merges and unmerges *one* adapter a
+# hundred times would report a small constant and miss the problem. With different adapters the
+# errors add up like the steps of a random walk, about as the square root of the number of swaps.
+# float32 drifts too, by less.
 #
-# perakit does not subtract. It keeps $W_0$ untouched beside the merged matrix, and unmerging forgets the merged
-# matrix. That costs the memory of one more matrix a layer while merged, and it is exact: not close, but the same
-# bits. The state dict is also the same, merged or not, so a checkpoint saved at the wrong moment holds no trace of
-# the merge.
+# perakit does not subtract. It keeps $W_0$ untouched beside the merged matrix, and unmerging
+# forgets the merged matrix. That costs the memory of one more matrix a layer while merged, and it
+# is exact: not close, but the same bits. The state dict is also the same, merged or not, so a
+# checkpoint saved at the wrong moment holds no trace of the merge.
 
 # %%
 torch.manual_seed(0)
@@ -186,7 +222,9 @@ x = torch.randn(5, 64, dtype=torch.bfloat16)
 before, state = model(x), {key: value.clone() for key, value in model.state_dict().items()}
 pk.merge(model)
 while_merged = model(x)
-same_state = list(state) == list(model.state_dict()) and all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+same_state = list(state) == list(model.state_dict()) and all(
+    torch.equal(state[key], value) for key, value in model.state_dict().items()
+)
 pk.unmerge(model)
 
 assert same_state
@@ -198,10 +236,10 @@ print(f"merged and unmerged output, relative difference: {distance(while_merged,
 # %% [markdown]
 # ## Small updates vanish
 #
-# The weight 1 above did not notice the update 0.003. In a matrix every weight has its own gap to the next number,
-# proportional to its size, and an update smaller than half that gap is rounded away. So the question is how many of
-# the weights stay where they are, as a function of the relative size of the update. Fine-tuning changes weights
-# little. What share do you expect at 1 %?
+# The weight 1 above did not notice the update 0.003. In a matrix every weight has its own gap to
+# the next number, proportional to its size, and an update smaller than half that gap is rounded
+# away. So the question is how many of the weights stay where they are, as a function of the
+# relative size of the update. Fine-tuning changes weights little. What share do you expect at 1 %?
 
 
 # %%
@@ -213,11 +251,19 @@ def unchanged(size, dtype, seed=0):
 
 
 sizes = np.logspace(-5, -1, 13)
-share = {name: [unchanged(size, DTYPES[name]) for size in sizes] for name in ("float32", "float16", "bfloat16")}
+share = {
+    name: [unchanged(size, DTYPES[name]) for size in sizes]
+    for name in ("float32", "float16", "bfloat16")
+}
 figure, ax = plt.subplots()
 for (name, values), marker in zip(share.items(), plots.MARKERS, strict=False):
     ax.plot(sizes, values, marker=marker, label=name)
-ax.set(xscale="log", xlabel="relative size of the update ‖ΔW‖ / ‖W0‖", ylabel="share of weights unchanged", ylim=(-0.03, 1.03))
+ax.set(
+    xscale="log",
+    xlabel="relative size of the update ‖ΔW‖ / ‖W0‖",
+    ylabel="share of weights unchanged",
+    ylim=(-0.03, 1.03),
+)
 ax.set_title("Half precision does not see small updates")
 _ = ax.legend(loc="center right")
 
@@ -231,13 +277,15 @@ assert 0.25 < unchanged(0.005, torch.bfloat16) < 0.45
 assert unchanged(1e-4, torch.bfloat16) > 0.95
 
 # %% [markdown]
-# At 1 % about a fifth of these bfloat16 weights do not move at all (the share depends on how evenly an update is
-# spread); at 0.01 % nearly all stay. float16 has three more bits and is eight times finer, so its curve is the same
-# one moved to the left. It pays with its range: the largest float16 is 65504.
+# At 1 % about a fifth of these bfloat16 weights do not move at all (the share depends on how evenly
+# an update is spread); at 0.01 % nearly all stay. float16 has three more bits and is eight times
+# finer, so its curve is the same one moved to the left. It pays with its range: the largest float16
+# is 65504.
 #
-# No error is raised when this happens, and the model answers as if it had been trained less. So perakit reports it:
-# `pk.merge` returns a table with one row a layer. Here are four real weights, of the tiny GPT-2 that comes with
-# perakit, in bfloat16, with updates that get smaller from layer to layer.
+# No error is raised when this happens, and the model answers as if it had been trained less. So
+# perakit reports it: `pk.merge` returns a table with one row a layer. Here are four real weights,
+# of the tiny GPT-2 that comes with perakit, in bfloat16, with updates that get smaller from layer
+# to layer.
 
 # %%
 model = pk.toy.load("tiny").to(torch.bfloat16)
@@ -257,20 +305,23 @@ assert lost[-1] > 0.5
 print(f"the largest update loses {lost[0]:.1%} of itself, the smallest {lost[-1]:.0%}")
 
 # %% [markdown]
-# Read the last two columns. *Lost in rounding* is $\lVert \mathrm{round}(W_0 + \Delta W) - (W_0 + \Delta W)\rVert /
-# \lVert\Delta W\rVert$: how large the rounding error is beside the update. Near 1 the merge has destroyed as much as
-# it added. *Weights unchanged* counts those that should have moved and did not.
+# Read the last two columns. *Lost in rounding* is $\lVert \mathrm{round}(W_0 + \Delta W) - (W_0 +
+# \Delta W)\rVert / \lVert\Delta W\rVert$: how large the rounding error is beside the update. Near 1
+# the merge has destroyed as much as it added. *Weights unchanged* counts those that should have
+# moved and did not.
 #
-# What helps is to leave such an adapter unmerged. Its factors stay in float32 (perakit keeps them there even when the
-# model is moved to bfloat16), and $\hat B(\hat A x)$ is added to the output, never to the weight.
+# What helps is to leave such an adapter unmerged. Its factors stay in float32 (perakit keeps them
+# there even when the model is moved to bfloat16), and $\hat B(\hat A x)$ is added to the output,
+# never to the weight.
 
 # %% [markdown]
 # ## Add in float64, round once
 #
-# perakit forms $\Delta W$ and the sum in float64 and rounds the result once. The cheap way is to round $\Delta W$ to
-# bfloat16 and add there. Does the careful way rescue the small updates? Make a guess. On the left is one update of
-# different sizes; on the right many adapters, each 0.1 % of the weight, are merged one after the other, each sum
-# rounded to bfloat16, or summed first and rounded once.
+# perakit forms $\Delta W$ and the sum in float64 and rounds the result once. The cheap way is to
+# round $\Delta W$ to bfloat16 and add there. Does the careful way rescue the small updates? Make a
+# guess. On the left is one update of different sizes; on the right many adapters, each 0.1 % of the
+# weight, are merged one after the other, each sum rounded to bfloat16, or summed first and rounded
+# once.
 
 
 # %%
@@ -284,7 +335,9 @@ single = {"in float64, rounded once": [], "ΔW rounded, added in bfloat16": []}
 for size in sizes:
     exact = W.double() + small_update(0, size, W0)
     single["in float64, rounded once"].append(lost_share(exact.to(bf16), exact, W))
-    single["ΔW rounded, added in bfloat16"].append(lost_share(W + small_update(0, size, W0).to(bf16), exact, W))
+    single["ΔW rounded, added in bfloat16"].append(
+        lost_share(W + small_update(0, size, W0).to(bf16), exact, W)
+    )
 
 many = {"summed in float64, rounded once": [], "one after the other in bfloat16": []}
 for count in counts:
@@ -298,45 +351,63 @@ for count in counts:
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True)
 for ax, x, lines in ((left, sizes, single), (right, counts, many)):
-    for (name, values), (line, marker, width) in zip(lines.items(), (("-", "o", 4), ("--", "s", 1.5)), strict=True):
+    for (name, values), (line, marker, width) in zip(
+        lines.items(), (("-", "o", 4), ("--", "s", 1.5)), strict=True
+    ):
         ax.plot(x, values, line, marker=marker, linewidth=width, label=name)
     ax.set(xscale="log", yscale="log")
     ax.legend(loc="lower left")
 left.set(
-    xlabel="relative size of the update", ylabel="lost in rounding: ‖error‖ / ‖update‖", title="One update: the two ways hardly differ"
+    xlabel="relative size of the update",
+    ylabel="lost in rounding: ‖error‖ / ‖update‖",
+    title="One update: the two ways hardly differ",
 )
 right.set(xlabel="number of adapters merged", title="Many adapters: round once")
 right.set_xticks(counts, [str(count) for count in counts])
 _ = right.set_xticks([], minor=True)
 
 # %%
-print(f"one update of 1 %:        {single['in float64, rounded once'][4]:.4f} against {single['ΔW rounded, added in bfloat16'][4]:.4f}")
-print(f"one as large as W0:       {single['in float64, rounded once'][-1]:.4f} against {single['ΔW rounded, added in bfloat16'][-1]:.4f}")
 print(
-    f"64 adapters of 0.1 %:     {many['summed in float64, rounded once'][-1]:.4f} against {many['one after the other in bfloat16'][-1]:.4f}"
+    f"one update of 1 %:        {single['in float64, rounded once'][4]:.4f} against"
+    f" {single['ΔW rounded, added in bfloat16'][4]:.4f}"
 )
-assert all(a <= b for a, b in zip(single["in float64, rounded once"], single["ΔW rounded, added in bfloat16"], strict=True))
+print(
+    f"one as large as W0:       {single['in float64, rounded once'][-1]:.4f} against"
+    f" {single['ΔW rounded, added in bfloat16'][-1]:.4f}"
+)
+print(
+    f"64 adapters of 0.1 %:     {many['summed in float64, rounded once'][-1]:.4f} against"
+    f" {many['one after the other in bfloat16'][-1]:.4f}"
+)
+assert all(
+    a <= b
+    for a, b in zip(
+        single["in float64, rounded once"], single["ΔW rounded, added in bfloat16"], strict=True
+    )
+)
 assert many["one after the other in bfloat16"][-1] > 3 * many["summed in float64, rounded once"][-1]
 
 # %% [markdown]
-# For one small update both ways lose the same: the loss is the *last* rounding, of the sum, and no care before it can
-# help. Rounding once is never worse, and for an update as large as the weight it is a little better. It matters where
-# roundings would pile up: many adapters merged in turn leave most of their sum behind, while summed in float64 they
-# add up to something that bfloat16 can see. With `pk.activate(model, "a", "b")` the active adapters are summed in
-# that way before `pk.merge` rounds.
+# For one small update both ways lose the same: the loss is the *last* rounding, of the sum, and no
+# care before it can help. Rounding once is never worse, and for an update as large as the weight it
+# is a little better. It matters where roundings would pile up: many adapters merged in turn leave
+# most of their sum behind, while summed in float64 they add up to something that bfloat16 can see.
+# With `pk.activate(model, "a", "b")` the active adapters are summed in that way before `pk.merge`
+# rounds.
 
 # %% [markdown]
 # ## Four bits by hand
 #
-# Frozen weights can be kept far more coarsely than in bfloat16, since they are only read. NF4 (QLoRA, arXiv
-# 2305.14314, section 3) keeps 16 numbers, the **levels**, between −1 and 1. A **block** of 64 weights stores its
-# largest magnitude, the **absmax**, in full, and for each weight the number (4 bits) of the level nearest to weight /
-# absmax.
+# Frozen weights can be kept far more coarsely than in bfloat16, since they are only read. NF4
+# (QLoRA, arXiv 2305.14314, section 3) keeps 16 numbers, the **levels**, between −1 and 1. A
+# **block** of 64 weights stores its largest magnitude, the **absmax**, in full, and for each weight
+# the number (4 bits) of the level nearest to weight / absmax.
 #
-# Trained weights are spread roughly like a normal distribution, many near 0 and few far away, so the levels are put
-# where a normal distribution has its mass: at quantiles $\Phi^{-1}(p)$ for equally spaced $p$. Eight of them are
-# positive, seven negative, and one is exactly 0, so that a zero weight stays zero. The largest $p$ cannot be 1, whose
-# quantile is infinite; QLoRA's code takes 0.9677083.
+# Trained weights are spread roughly like a normal distribution, many near 0 and few far away, so
+# the levels are put where a normal distribution has its mass: at quantiles $\Phi^{-1}(p)$ for
+# equally spaced $p$. Eight of them are positive, seven negative, and one is exactly 0, so that a
+# zero weight stays zero. The largest $p$ cannot be 1, whose quantile is infinite; QLoRA's code
+# takes 0.9677083.
 
 # %%
 quantile = NormalDist().inv_cdf
@@ -348,8 +419,9 @@ assert len(levels) == 16
 assert np.allclose(levels, nf4.levels(), atol=1e-12)
 
 # %% [markdown]
-# Next, one block of real weights: the first 64 in row 0 of a layer of the tiny model. Divide by the absmax, look for
-# the nearest level, multiply back. perakit's `nf4.encode` must give the same codes.
+# Next, one block of real weights: the first 64 in row 0 of a layer of the tiny model. Divide by the
+# absmax, look for the nearest level, multiply back. perakit's `nf4.encode` must give the same
+# codes.
 
 # %%
 layer = pk.toy.load("tiny").transformer.h[0].mlp.c_fc
@@ -368,23 +440,28 @@ for w, code, new in zip(block[:5], codes[:5], restored[:5], strict=True):
 
 # %%
 gap = np.diff(levels).max()
-print(f"largest error in the block {np.abs(restored - block).max():.5f}, bound absmax · (largest gap)/2 = {absmax * gap / 2:.5f}")
+print(
+    f"largest error in the block {np.abs(restored - block).max():.5f}, bound absmax · (largest"
+    f" gap)/2 = {absmax * gap / 2:.5f}"
+)
 print(f"relative error of the block {np.linalg.norm(restored - block) / np.linalg.norm(block):.3f}")
 assert np.abs(restored - block).max() <= absmax * gap / 2 + 1e-7
 unit = weights.reshape(-1, 64) / weights.reshape(-1, 64).abs().amax(1, keepdim=True)
 _ = plots.plot_levels(unit.numpy(), {"NF4": levels, "16 equal steps": np.linspace(-1, 1, 16)})
 
 # %% [markdown]
-# The error is about a tenth of the weights; in bfloat16 no weight is off by more than 0.4 %. Look at the outer
-# levels: they are far apart, since few weights lie there, and the bound above comes from the widest gap. The two
-# spikes at the ends are the absmax themselves, one a block, which are kept without error.
+# The error is about a tenth of the weights; in bfloat16 no weight is off by more than 0.4 %. Look
+# at the outer levels: they are far apart, since few weights lie there, and the bound above comes
+# from the widest gap. The two spikes at the ends are the absmax themselves, one a block, which are
+# kept without error.
 #
 # ### How long should a block be?
 #
-# Every block pays for its absmax: 32 bits for 64 weights are half a bit for each. **Double quantisation** rounds the
-# absmax themselves to 8 bits. A longer block is cheaper, and coarser, for its absmax is the largest of more weights.
-# How much coarser? Try normal weights, and the same weights where one in a thousand is ten times as large. Such
-# **outliers** do occur in trained models.
+# Every block pays for its absmax: 32 bits for 64 weights are half a bit for each. **Double
+# quantisation** rounds the absmax themselves to 8 bits. A longer block is cheaper, and coarser, for
+# its absmax is the largest of more weights. How much coarser? Try normal weights, and the same
+# weights where one in a thousand is ten times as large. Such **outliers** do occur in trained
+# models.
 
 # %%
 from perakit.models.quantize import NF4Layer
@@ -401,13 +478,21 @@ generator = torch.Generator().manual_seed(0)
 normal = torch.randn(512, 512, generator=generator)
 outliers = torch.where(torch.rand(512, 512, generator=generator) < 0.001, 10 * normal, normal)
 lengths = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-by_block = {name: [as_nf4(W, k) for k in lengths] for name, W in (("normal", normal), ("one in 1000 ten times as large", outliers))}
+by_block = {
+    name: [as_nf4(W, k) for k in lengths]
+    for name, W in (("normal", normal), ("one in 1000 ten times as large", outliers))
+}
 
 figure, ax = plt.subplots()
 for (name, made), marker in zip(by_block.items(), plots.MARKERS, strict=False):
     ax.plot(lengths, [layer.error.item() for layer in made], marker=marker, label=name)
-ax.set(xscale="log", xlabel="weights in a block", ylabel="relative error of the matrix", ylim=(0, None))
-ax.set_xticks(lengths, [f"{k}\n{layer.bits:.2f}" for k, layer in zip(lengths, by_block["normal"], strict=True)])
+ax.set(
+    xscale="log", xlabel="weights in a block", ylabel="relative error of the matrix", ylim=(0, None)
+)
+ax.set_xticks(
+    lengths,
+    [f"{k}\n{layer.bits:.2f}" for k, layer in zip(lengths, by_block["normal"], strict=True)],
+)
 ax.set_xticks([], minor=True)
 ax.set_title("Error of NF4 against the block (below it: bits a weight)")
 _ = ax.legend()
@@ -421,21 +506,23 @@ double, single_absmax = as_nf4(normal, 64), as_nf4(normal, 64, double=False)
 assert single_absmax.bits - double.bits > 1 / 3
 assert double.error < 1.02 * single_absmax.error
 print(
-    f"block 64: {single_absmax.bits:.3f} bits, error {single_absmax.error:.4f}; doubly quantised {double.bits:.3f} bits, {double.error:.4f}"
+    f"block 64: {single_absmax.bits:.3f} bits, error {single_absmax.error:.4f}; doubly quantised"
+    f" {double.bits:.3f} bits, {double.error:.4f}"
 )
 
 # %% [markdown]
-# For normal weights the length of the block matters little: the largest of 4096 normal numbers is typically less than
-# twice the largest of 32. One outlier in a block, however, makes all its neighbours coarse, and long blocks
-# nearly all have one. A short block confines the damage. QLoRA takes 64 for the precision, and double quantisation
-# for the memory (section 3); the latter saves more than a third of a bit and costs almost nothing here.
+# For normal weights the length of the block matters little: the largest of 4096 normal numbers is
+# typically less than twice the largest of 32. One outlier in a block, however, makes all its
+# neighbours coarse, and long blocks nearly all have one. A short block confines the damage. QLoRA
+# takes 64 for the precision, and double quantisation for the memory (section 3); the latter saves
+# more than a third of a bit and costs almost nothing here.
 
 # %% [markdown]
 # ## An adapter on a 4-bit base
 #
-# QLoRA's idea: the base is in 4 bits and frozen, the adapter on top is in float32 and is trained. Any method can
-# stand on such a base. What should merging do? $W_0 + \Delta W$ is a full matrix, which does not fit into 4 bits.
-# perakit refuses to choose for you:
+# QLoRA's idea: the base is in 4 bits and frozen, the adapter on top is in float32 and is trained.
+# Any method can stand on such a base. What should merging do? $W_0 + \Delta W$ is a full matrix,
+# which does not fit into 4 bits. perakit refuses to choose for you:
 
 # %%
 model = pk.toy.load("tiny")
@@ -450,8 +537,8 @@ except pk.PerakitError as error:
 assert refused
 
 # %% [markdown]
-# With `dequantize=True` the merged weight is a full float32 matrix: the rounded base plus the update. The report has
-# one more column, the error that the base had before training began.
+# With `dequantize=True` the merged weight is a full float32 matrix: the rounded base plus the
+# update. The report has one more column, the error that the base had before training began.
 
 # %%
 report = pk.merge(model, dequantize=True)
@@ -459,62 +546,73 @@ print(report)
 rounded = model.transformer.h[0].mlp.c_fc.W0
 delta = pk.delta_weights(model)["transformer.h.0.mlp.c_fc"].double()
 error_of_base, size_of_update = distance(rounded, original), (delta.norm() / original.norm()).item()
-print(f"\n4-bit error of the base {error_of_base:.1%}; size of the update {size_of_update:.1%} of the weight")
+print(
+    f"\n4-bit error of the base {error_of_base:.1%}; size of the update {size_of_update:.1%} of the"
+    " weight"
+)
 assert abs(report.quantized["transformer.h.0.mlp.c_fc"] - error_of_base) < 1e-4
 assert error_of_base > 5 * size_of_update
 
 # %% [markdown]
-# The rounding of the base is many times larger than this update (whose size we chose; a trained one may be larger).
-# It is not repaired by merging: the original weights are gone. What saves the day is that the adapter is *trained on
-# the rounded base*. It sees those errors during training and belongs to that base, so the right weight to merge into
-# is the rounded one.
+# The rounding of the base is many times larger than this update (whose size we chose; a trained one
+# may be larger). It is not repaired by merging: the original weights are gone. What saves the day
+# is that the adapter is *trained on the rounded base*. It sees those errors during training and
+# belongs to that base, so the right weight to merge into is the rounded one.
 #
-# Why not round the merged weight to 4 bits again? Predict, with the bfloat16 curve in mind, what becomes of the
-# update.
+# Why not round the merged weight to 4 bits again? Predict, with the bfloat16 curve in mind, what
+# becomes of the update.
 
 # %%
 merged = rounded.double() + delta
 again = as_nf4(merged.float(), 64).dequantize()
 moved = nf4.encode(merged, 64)[0] != nf4.encode(rounded, 64)[0]
 print(f"weights that go to another level: {moved.double().mean():.2%}")
-print(f"lost: ‖rounded again − (W0 + ΔW)‖ / ‖ΔW‖ = {((again.double() - merged).norm() / delta.norm()).item():.2f}")
+print(
+    "lost: ‖rounded again − (W0 + ΔW)‖ / ‖ΔW‖ ="
+    f" {((again.double() - merged).norm() / delta.norm()).item():.2f}"
+)
 assert (again.double() - merged).norm() > delta.norm()
 
 # %% [markdown]
-# The weights of a rounded matrix sit *on* the levels, and a small update does not carry them over to the next. More
-# is lost than was added: it is the bfloat16 story again, with 16 numbers in place of 65,536. perakit never quantises
-# a merged weight by itself.
+# The weights of a rounded matrix sit *on* the levels, and a small update does not carry them over
+# to the next. More is lost than was added: it is the bfloat16 story again, with 16 numbers in place
+# of 65,536. perakit never quantises a merged weight by itself.
 
 # %% [markdown]
 # ## What a merge saves
 #
-# The paper says that PERA has "no inference cost" (arXiv 2604.11841, abstract). Count multiply-adds for one token on
-# an $m \times n$ layer. Merged there is one matrix: $mn$, whatever the adapter. Unmerged there is $W_0 x$, then $\hat
-# A x$ ($Kn$) and $\hat B(\cdot)$ ($Km$): $K(m+n)$ more, or $2K(m+n)$ floating-point operations, those of a LoRA of
-# rank $K = r(r+3)/2$. So the sentence is true *merged*.
+# The paper says that PERA has "no inference cost" (arXiv 2604.11841, abstract). Count multiply-adds
+# for one token on an $m \times n$ layer. Merged there is one matrix: $mn$, whatever the adapter.
+# Unmerged there is $W_0 x$, then $\hat A x$ ($Kn$) and $\hat B(\cdot)$ ($Km$): $K(m+n)$ more, or
+# $2K(m+n)$ floating-point operations, those of a LoRA of rank $K = r(r+3)/2$. So the sentence is
+# true *merged*.
 
 # %%
 m = n = 768
 print("  r    K   merged   LoRA unmerged   PERA unmerged   PERA, extra / base")
 for rank in (1, 2, 4, 8, 16, 32):
     K = formulas.rank_bound(rank)
-    print(f"{rank:3} {K:4}  {m * n:7,}   {m * n + rank * (m + n):13,}   {m * n + K * (m + n):13,}   {K * (m + n) / (m * n):18.2f}")
+    print(
+        f"{rank:3} {K:4}  {m * n:7,}   {m * n + rank * (m + n):13,}   {m * n + K * (m + n):13,}  "
+        f" {K * (m + n) / (m * n):18.2f}"
+    )
 evidence = pk.theory.claims["no-inference-cost"].check()
 print(evidence.verdict, "-", evidence.summary)
 assert evidence.verdict == "qualified"
 assert evidence.holds
 
 # %% [markdown]
-# At $r = 32$ the factors take more multiply-adds than the layer itself, since $K(m+n) > mn$. The verdict of the claim
-# is therefore *qualified*: true in one sense and not in another. (An implementation is free to form $\Delta W$ first
-# when that is cheaper; the count above is that of the factored form.)
+# At $r = 32$ the factors take more multiply-adds than the layer itself, since $K(m+n) > mn$. The
+# verdict of the claim is therefore *qualified*: true in one sense and not in another. (An
+# implementation is free to form $\Delta W$ first when that is cheaper; the count above is that of
+# the factored form.)
 #
 # ## Out of the house: PERA as a plain LoRA
 #
-# The same expanded factors are also the way out. $\Delta W = \hat B \hat A$ *is* a LoRA update of rank $K$, so every
-# program that reads LoRA adapters can run a PERA adapter, if it is written as one. `pk.export_peft` writes the two
-# files of the PEFT format. Read them with nothing but a JSON parser and a tensor reader, and rebuild $\Delta W$ by
-# hand.
+# The same expanded factors are also the way out. $\Delta W = \hat B \hat A$ *is* a LoRA update of
+# rank $K$, so every program that reads LoRA adapters can run a PERA adapter, if it is written as
+# one. `pk.export_peft` writes the two files of the PEFT format. Read them with nothing but a JSON
+# parser and a tensor reader, and rebuild $\Delta W$ by hand.
 
 # %%
 torch.manual_seed(0)
@@ -545,33 +643,34 @@ assert np.allclose(rebuilt, by_equation_nine, rtol=0, atol=1e-13 * np.abs(by_equ
 print(f"largest difference from Eq. 9: {np.abs(rebuilt.numpy() - by_equation_nine).max():.1e}")
 
 # %% [markdown]
-# Rank 4 has become rank 14, `lora_alpha` equals `r`, so that $\alpha/r$ is 1, and PERA's own scale $8/4$ is inside
-# `lora_B`. Nothing was approximated. The price is size: the file holds $K(m+n)$ numbers, where the adapter has
-# $r(m+n) + r(r+1)/2$.
+# Rank 4 has become rank 14, `lora_alpha` equals `r`, so that $\alpha/r$ is 1, and PERA's own scale
+# $8/4$ is inside `lora_B`. Nothing was approximated. The price is size: the file holds $K(m+n)$
+# numbers, where the adapter has $r(m+n) + r(r+1)/2$.
 
 # %% [markdown]
 # ## Exercises
 #
 # ### Exercise 1
 #
-# Which is the smallest power of two $2^{-k}$ that moves the bfloat16 weight 1 upwards, and which moves it downwards?
-# Why are they different? (Where a result lies exactly in the middle of two numbers, it goes to the one whose last bit
-# is 0, and that of 1.0 is 0.)
+# Which is the smallest power of two $2^{-k}$ that moves the bfloat16 weight 1 upwards, and which
+# moves it downwards? Why are they different? (Where a result lies exactly in the middle of two
+# numbers, it goes to the one whose last bit is 0, and that of 1.0 is 0.)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 one = torch.tensor(1.0, dtype=torch.bfloat16)
 up = max(k for k in range(20) if one + 2.0**-k != one)
 down = max(k for k in range(20) if one - 2.0**-k != one)
 print(f"upwards 2^-{up}, downwards 2^-{down}")
-# Above 1 the numbers are 2^-7 apart, below 1 they are 2^-8 apart. Half a gap, 2^-8 or 2^-9, is a tie and goes back to 1.
+# Above 1 the numbers are 2^-7 apart, below 1 they are 2^-8 apart. Half a gap, 2^-8 or 2^-9, is a
+# tie and goes back to 1.
 assert (up, down) == (7, 8)
 
 # %% [markdown]
 # ### Exercise 2
 #
-# Take 64 weights from a standard normal distribution and put one weight of 20 among them. How many of the others
-# become exactly 0 in NF4, and how many without the outlier? First work out, from the levels, below which $|w|$ /
-# absmax a weight becomes 0.
+# Take 64 weights from a standard normal distribution and put one weight of 20 among them. How many
+# of the others become exactly 0 in NF4, and how many without the outlier? First work out, from the
+# levels, below which $|w|$ / absmax a weight becomes 0.
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 sample = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
@@ -582,37 +681,43 @@ for W in (sample, spoiled):
     codes, _ = nf4.encode(W, block=64)
     zeros.append(int((codes[1:] == 7).sum()))  # level 7 is the 0
 print(
-    f"becomes 0 between {levels[6] / 2:.4f} and {levels[8] / 2:.4f} of the absmax; {zeros[0]} zeros without the outlier, {zeros[1]} with it"
+    f"becomes 0 between {levels[6] / 2:.4f} and {levels[8] / 2:.4f} of the absmax; {zeros[0]} zeros"
+    f" without the outlier, {zeros[1]} with it"
 )
 assert zeros[1] > 3 * zeros[0]
 
 # %% [markdown]
 # ### Exercise 3
 #
-# An adapter was trained on a 4-bit base and saved. A colleague loads it onto the *original* float32 model. Compare
-# three outputs of one layer on random inputs: (a) rounded base with adapter, (b) original base with adapter, (c)
-# rounded base alone. Is (b) closer to (a) than (c) is?
+# An adapter was trained on a 4-bit base and saved. A colleague loads it onto the *original* float32
+# model. Compare three outputs of one layer on random inputs: (a) rounded base with adapter, (b)
+# original base with adapter, (c) rounded base alone. Is (b) closer to (a) than (c) is?
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 x = torch.randn(192, 256, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 a, b, c = ((rounded + delta) @ x, (original + delta) @ x, rounded.double() @ x)
-print(f"the wrong base changes the output by {distance(b, a):.1%}, taking the adapter away by {distance(c, a):.1%}")
+print(
+    f"the wrong base changes the output by {distance(b, a):.1%}, taking the adapter away by"
+    f" {distance(c, a):.1%}"
+)
 assert distance(b, a) > 3 * distance(c, a)
-# For this small update the base matters more than the adapter: an adapter belongs to the base it was trained on.
+# For this small update the base matters more than the adapter: an adapter belongs to the base it
+# was trained on.
 
 # %% [markdown]
 # ### Exercise 4
 #
-# You serve thirty adapters on one bfloat16 base, a request names its adapter, and the updates are about 0.5 % of the
-# weights. Merge, or not? Give two reasons.
+# You serve thirty adapters on one bfloat16 base, a request names its adapter, and the updates are
+# about 0.5 % of the weights. Merge, or not? Give two reasons.
 #
 # <details><summary>Answer</summary>
 #
-# Not. First, swapping: merged, each adapter needs a matrix of its own or a merge at each swap, and requests for
-# different adapters cannot share the product $W_0 x$ in one batch. Second, precision: at 0.5 % about a third of the
-# weights of the matrix above would not move, and a good part of the update is lost in rounding, while float32 factors
-# beside the base keep it whole (only the output is rounded). The cost is $K(m+n)$ multiply-adds a token and layer.
-# With one adapter, a float32 base and a small latency budget the answer is the opposite.
+# Not. First, swapping: merged, each adapter needs a matrix of its own or a merge at each swap, and
+# requests for different adapters cannot share the product $W_0 x$ in one batch. Second, precision:
+# at 0.5 % about a third of the weights of the matrix above would not move, and a good part of the
+# update is lost in rounding, while float32 factors beside the base keep it whole (only the output
+# is rounded). The cost is $K(m+n)$ multiply-adds a token and layer. With one adapter, a float32
+# base and a small latency budget the answer is the opposite.
 #
 # </details>
 
@@ -620,7 +725,9 @@ assert distance(b, a) > 3 * distance(c, a)
 # ## Where to go next
 #
 # - [Notebook 10](10_fine_tuning.ipynb): train adapters, and compare what they cost and gain.
-# - [Notebook 13](13_property_testing.ipynb): how to test "merged = factored", and how such tests go wrong.
-# - [Leaving: any adapter as a standard LoRA](../docs/export.md) and [a base in 4 bits](../docs/methods/qlora.md), with
-#   measurements.
-# - The claim ["No inference cost"](../docs/claims.md#no-inference-cost), with its verdict and evidence.
+# - [Notebook 13](13_property_testing.ipynb): how to test "merged = factored", and how such tests go
+#   wrong.
+# - [Leaving: any adapter as a standard LoRA](../docs/export.md) and [a base in 4
+#   bits](../docs/methods/qlora.md), with measurements.
+# - The claim ["No inference cost"](../docs/claims.md#no-inference-cost), with its verdict and
+#   evidence.

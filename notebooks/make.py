@@ -1,7 +1,8 @@
 """The notebooks from their sources: NN_name.py in jupytext's percent format is what one edits.
 
-python notebooks/make.py                     # writes every NN_name.ipynb, without outputs, the same bytes every time
-python notebooks/make.py --execute FOLDER    # runs them, two at a time; FOLDER gets copies with their outputs
+python notebooks/make.py                     # writes every NN_name.ipynb, without outputs, the same
+bytes every time python notebooks/make.py --execute FOLDER    # runs them, two at a time; FOLDER
+gets copies with their outputs
 """
 
 from __future__ import annotations
@@ -26,21 +27,28 @@ __all__ = ["SOURCES", "CellExecutionError", "execute", "is_fresh", "notebook", "
 
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("[0-9][0-9]_*.py"))
-KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a debugger's warning
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # Jupyter's own, whatever the caller has
+    # Jupyter's own, whatever the caller has
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
 
 
 def notebook(source: Path) -> NotebookNode:
-    """The notebook of a source: no outputs, cells numbered, so that nothing changes but what was edited."""
+    """The notebook of a source: no outputs, cells numbered, so that nothing changes but what was
+    edited.
+    """
     made = jupytext.read(source)
     made.metadata = nbformat.from_dict(KERNEL)
     for i, cell in enumerate(made.cells):
-        cell["id"], cell.source = f"cell-{i}", cell.source.strip("\n")  # a script has blank lines around its functions
+        # a script has blank lines around its functions
+        cell["id"], cell.source = f"cell-{i}", cell.source.strip("\n")
     return made
 
 
@@ -57,7 +65,8 @@ def write(source: Path) -> Path:
 
 
 def execute(source: Path, folder: Path) -> float:
-    """Run a notebook in an empty folder, as a reader would, and keep the copy with outputs; returns its seconds.
+    """Run a notebook in an empty folder, as a reader would, and keep the copy with outputs; returns
+    its seconds.
 
     A cell that raises stops it, with nbclient's CellExecutionError, which shows the cell.
     """
@@ -65,7 +74,9 @@ def execute(source: Path, folder: Path) -> float:
     with tempfile.TemporaryDirectory() as empty:
         quiet = ["--IPKernelApp.log_level=ERROR"]
         place = {"metadata": {"path": empty}}
-        client = NotebookClient(made, timeout=300, kernel_name="python3", resources=place, extra_arguments=quiet)
+        client = NotebookClient(
+            made, timeout=300, kernel_name="python3", resources=place, extra_arguments=quiet
+        )
         client.execute(env=os.environ | ENVIRONMENT)
     seconds = time.perf_counter() - start
     for cell in made.cells:
@@ -77,7 +88,9 @@ def execute(source: Path, folder: Path) -> float:
 
 
 def fingerprint(source: Path) -> str:
-    """A hash of the source and of the package that it runs on: an executed copy with another one is out of date."""
+    """A hash of the source and of the package that it runs on: an executed copy with another one is
+    out of date.
+    """
     files = [source, *sorted((HERE.parent / "perakit").rglob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -85,22 +98,32 @@ def fingerprint(source: Path) -> str:
 def is_fresh(source: Path, folder: Path) -> bool:
     """Whether the folder has an executed copy of this source, made with this package."""
     copy = folder / f"{source.stem}.ipynb"
-    return copy.exists() and nbformat.read(copy, 4).metadata.get("perakit", {}).get("sha256") == fingerprint(source)
+    return copy.exists() and nbformat.read(copy, 4).metadata.get("perakit", {}).get(
+        "sha256"
+    ) == fingerprint(source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write all, or run those named (by default all that are out of date)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--execute", type=Path, metavar="FOLDER")
     parser.add_argument("names", nargs="*", help="parts of names, such as 03 (default: all)")
     arguments = parser.parse_args(argv)
-    wanted = [source for source in SOURCES if not arguments.names or any(name in source.stem for name in arguments.names)]
+    wanted = [
+        source
+        for source in SOURCES
+        if not arguments.names or any(name in source.stem for name in arguments.names)
+    ]
     for source in wanted:
         write(source)
     if arguments.execute:
         stale = [source for source in wanted if not is_fresh(source, arguments.execute)]
         with ThreadPoolExecutor(2) as pool:
-            for source, seconds in zip(stale, pool.map(lambda s: execute(s, arguments.execute), stale), strict=True):
+            for source, seconds in zip(
+                stale, pool.map(lambda s: execute(s, arguments.execute), stale), strict=True
+            ):
                 print(f"{source.stem}: {seconds:.0f} s", file=sys.stderr)
     return 0
 

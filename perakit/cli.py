@@ -1,4 +1,6 @@
-"""The `perakit` command: thin, it reads arguments and calls the library. Results go to stdout, progress to stderr."""
+"""The `perakit` command: thin, it reads arguments and calls the library. Results go to stdout,
+progress to stderr.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,28 @@ from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
 from perakit.toy import Recipe, bench, corpus, distributed, finetune, load
 
-METHODS_HELP = "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora pera)"
-BENCH_OPTIONS = ("dtype", "layers", "tokens", "ranks", "repeats", "parts", "models", "model_ranks", "seed")
+METHODS_HELP = (
+    "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora"
+    " pera)"
+)
+BENCH_OPTIONS = (
+    "dtype",
+    "layers",
+    "tokens",
+    "ranks",
+    "repeats",
+    "parts",
+    "models",
+    "model_ranks",
+    "seed",
+)
 DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth of it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for a verdict that does not stand, 2 for a PerakitError, in one sentence."""
+    """Run one command; returns the exit status: 0, 1 for a verdict that does not stand, 2 for a
+    PerakitError, in one sentence.
+    """
     arguments = _parser().parse_args(argv)
     try:
         status: int | None = arguments.run(arguments)
@@ -44,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error)
     except KeyboardInterrupt:
         resumes = arguments.run in (_demo, _finetune, _bench, _experiment)
-        print("\nperakit: interrupted" + ("; the same command goes on from what it has kept" if resumes else ""), file=sys.stderr)
+        print(
+            "\nperakit: interrupted"
+            + ("; the same command goes on from what it has kept" if resumes else ""),
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # `perakit ... | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,7 +79,11 @@ def _demo(arguments: argparse.Namespace) -> None:
         recipe = replace(recipe, steps=12, eval_every=6, checkpoint_every=6, eval_windows=8)
     model = load("tiny")
     pera = finetune.uniform(model, PERA(arguments.rank), "all-linear")
-    trials = [finetune.uniform(model, LoRA(arguments.rank), "all-linear"), pera, finetune.matched_lora(model, pera)]
+    trials = [
+        finetune.uniform(model, LoRA(arguments.rank), "all-linear"),
+        pera,
+        finetune.matched_lora(model, pera),
+    ]
     _say("reading the standard library: docstring prose is the old domain, code the new one")
     new, old = corpus.load("code", DEMO_LIMIT), corpus.load("prose", DEMO_LIMIT)
     result = finetune.compare("tiny", trials, new, old, recipe, arguments.out, arguments.device)
@@ -70,8 +95,11 @@ def _finetune(arguments: argparse.Namespace) -> int:
     with distributed.process_group(arguments.device) as device:
         try:
             trials, new, old, recipe = distributed.together(lambda: _plan(arguments))
-            result = finetune.compare(arguments.model, trials, new, old, recipe, arguments.out, device, arguments.quantize)
-        except PerakitError as error:  # of all processes: the first one says it before the group ends
+            result = finetune.compare(
+                arguments.model, trials, new, old, recipe, arguments.out, device, arguments.quantize
+            )
+        # Of all processes: the first one says it before the group ends
+        except PerakitError as error:
             return _refuse(error)
         if distributed.rank() == 0:
             print(f"Fine-tuning {arguments.model} on {arguments.text}\n")
@@ -79,16 +107,23 @@ def _finetune(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(arguments: argparse.Namespace) -> tuple[list[finetune.Trial], corpus.Corpus, corpus.Corpus | None, Recipe]:
+def _plan(
+    arguments: argparse.Namespace,
+) -> tuple[list[finetune.Trial], corpus.Corpus, corpus.Corpus | None, Recipe]:
     """What `perakit finetune` was asked to compare."""
     model = load(arguments.model)
     targets = arguments.targets.split(",") if arguments.targets != "all-linear" else "all-linear"
     methods = [(text, _method(text, arguments)) for text in arguments.method]
-    trials = [finetune.uniform(model, method, targets, f"{text} r={method.rank}") for text, method in methods]
+    trials = [
+        finetune.uniform(model, method, targets, f"{text} r={method.rank}")
+        for text, method in methods
+    ]
     new = corpus.load(arguments.text, arguments.limit)
     old = corpus.load(arguments.old, arguments.limit) if arguments.old else None
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
-    recipe = Recipe(**{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every)
+    recipe = Recipe(
+        **{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every
+    )
     return trials, new, old, recipe
 
 
@@ -100,7 +135,10 @@ def _refuse(error: PerakitError) -> int:
 
 def _finish(result: Any, out: Path) -> None:
     print(result.table())
-    print(f"\nIn {out}/: report.md, loss.png, metrics.jsonl, results.json, and an adapter in each method's folder.")
+    print(
+        f"\nIn {out}/: report.md, loss.png, metrics.jsonl, results.json, and an adapter in each"
+        " method's folder."
+    )
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -111,37 +149,62 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _grade(arguments: argparse.Namespace) -> None:
     if arguments.gradescope and len(arguments.files) > 1:
-        raise PerakitError(f"--gradescope takes one submission, not {len(arguments.files)}: use --json or --csv for many")
+        raise PerakitError(
+            f"--gradescope takes one submission, not {len(arguments.files)}: use --json or --csv"
+            " for many"
+        )
     reports, several = [], len(arguments.files) > 1
     with classroom.Grader(arguments.assignment, arguments.hidden) as grader:
-        for path in tqdm(arguments.files, desc="grading", unit="file", leave=False, disable=None if several else True):
+        for path in tqdm(
+            arguments.files,
+            desc="grading",
+            unit="file",
+            leave=False,
+            disable=None if several else True,
+        ):
             try:
                 report = grader.grade(path)
             except PerakitError as error:
                 if not several:
                     raise
-                tqdm.write(f"perakit: {error}", file=sys.stderr)  # the others are graded all the same
+                # The others are graded all the same
+                tqdm.write(f"perakit: {error}", file=sys.stderr)
                 continue
             reports.append(report)
             tqdm.write(f"== {path}\n{report}\n" if several else str(report), file=sys.stdout)
     if not reports:
         raise PerakitError("no submission could be graded: see above")
     if several:
-        rows = [[report.file, report.assignment, f"{report.points:g}", f"{report.of:g}"] for report in reports]
+        rows = [
+            [report.file, report.assignment, f"{report.points:g}", f"{report.of:g}"]
+            for report in reports
+        ]
         print(Table(("file", "assignment", "points", "of"), rows))
     if arguments.json:
         document = [report.to_dict() for report in reports]
-        write_atomically(arguments.json, json.dumps(document if several else document[0], indent=2, ensure_ascii=False).encode())
+        write_atomically(
+            arguments.json,
+            json.dumps(document if several else document[0], indent=2, ensure_ascii=False).encode(),
+        )
     if arguments.csv:
         write_atomically(arguments.csv, classroom.marks(reports).encode())
     if arguments.gradescope:
-        write_atomically(arguments.gradescope, json.dumps(reports[0].gradescope(), indent=2, ensure_ascii=False).encode())
+        write_atomically(
+            arguments.gradescope,
+            json.dumps(reports[0].gradescope(), indent=2, ensure_ascii=False).encode(),
+        )
     if len(reports) < len(arguments.files):
-        raise PerakitError(f"{len(arguments.files) - len(reports)} of {len(arguments.files)} submissions could not be graded: see above")
+        raise PerakitError(
+            f"{len(arguments.files) - len(reports)} of {len(arguments.files)} submissions could not"
+            " be graded: see above"
+        )
 
 
 def _assignment_list(arguments: argparse.Namespace) -> None:
-    rows = [[task.id, task.title, str(len(task.checks)), f"{task.points:g}"] for task in classroom.assignments().values()]
+    rows = [
+        [task.id, task.title, str(len(task.checks)), f"{task.points:g}"]
+        for task in classroom.assignments().values()
+    ]
     print(Table(("id", "title", "checks", "points"), rows))
 
 
@@ -152,7 +215,14 @@ def _assignment_new(arguments: argparse.Namespace) -> None:
 
 
 def _assignment_export(arguments: argparse.Namespace) -> None:
-    print("\n".join(map(str, classroom.export(arguments.id, arguments.out or Path(f"{arguments.id}-teacher")))))
+    print(
+        "\n".join(
+            map(
+                str,
+                classroom.export(arguments.id, arguments.out or Path(f"{arguments.id}-teacher")),
+            )
+        )
+    )
 
 
 def _params(arguments: argparse.Namespace) -> None:
@@ -165,30 +235,42 @@ def _verify(arguments: argparse.Namespace) -> int:
     wanted = [claims[id] for id in arguments.claims] or list(claims.values())
     if arguments.list:
         width = max(len(claim.id) for claim in wanted)
-        print("\n".join(f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}" for claim in wanted))
+        print(
+            "\n".join(f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}" for claim in wanted)
+        )
         return 0
     check_count("examples", arguments.examples)
-    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(gettempdir()) / "hypothesis"))  # else it leaves a folder here
+    # Else it leaves a folder here
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(gettempdir()) / "hypothesis"))
     quiet = arguments.json or arguments.markdown
-    with tqdm(total=len(wanted), desc="checking", unit="claim", leave=False, disable=None) as bar:  # None: no bar but on a terminal
+    # None: no bar but on a terminal
+    with tqdm(total=len(wanted), desc="checking", unit="claim", leave=False, disable=None) as bar:
 
         def show(evidence: Evidence) -> None:
             bar.update()
             if not quiet:
-                bar.write(_evidence(claims[evidence.claim], evidence, in_full=bool(arguments.claims)), file=sys.stdout)
+                bar.write(
+                    _evidence(claims[evidence.claim], evidence, in_full=bool(arguments.claims)),
+                    file=sys.stdout,
+                )
 
         report = verify([claim.id for claim in wanted], arguments.seed, arguments.examples, show)
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
     else:
-        print(report.markdown() if arguments.markdown else report, end="" if arguments.markdown else "\n")
+        print(
+            report.markdown() if arguments.markdown else report,
+            end="" if arguments.markdown else "\n",
+        )
     if report.failed:
         _say(f"the verdict does not stand for {', '.join(report.failed)}: see the evidence")
     return 1 if report.failed else 0
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    given = {name: value for name in BENCH_OPTIONS if (value := getattr(arguments, name)) is not None}
+    given = {
+        name: value for name in BENCH_OPTIONS if (value := getattr(arguments, name)) is not None
+    }
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     if arguments.layers:
         given["layers"] = tuple(map(bench.layer, arguments.layers))
@@ -205,31 +287,44 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 def _experiment(arguments: argparse.Namespace) -> None:
     if arguments.name not in EXPERIMENTS:
-        raise PerakitError(f"no experiment {arguments.name!r}: choose one of {', '.join(EXPERIMENTS)}")
+        raise PerakitError(
+            f"no experiment {arguments.name!r}: choose one of {', '.join(EXPERIMENTS)}"
+        )
     experiment = EXPERIMENTS[arguments.name]
     old = None if arguments.old == "none" else arguments.old
-    options = Options(arguments.seeds, arguments.small, arguments.device, arguments.model, arguments.text, old)
+    options = Options(
+        arguments.seeds, arguments.small, arguments.device, arguments.model, arguments.text, old
+    )
     _, report = experiment.run(options, arguments.out, arguments.resume)
     print(f"{experiment.title}\n")
     for heading, table in (("Findings", findings_table(report.findings)), *report.tables):
         print(f"{heading}\n\n{table}\n")
-    print(f"In {arguments.out}/: {arguments.name}.md, {arguments.name}.png, {arguments.name}.jsonl.")
+    print(
+        f"In {arguments.out}/: {arguments.name}.md, {arguments.name}.png, {arguments.name}.jsonl."
+    )
 
 
 def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:
     if in_full:
         return f"{claim.title}\n  {claim.statement}\n  source: {claim.source}\n{evidence}\n"
-    return f"{claim.verdict if evidence.holds else 'FAILS':<10} {claim.id}: {claim.title}\n{'':<10} {evidence.summary}"
+    return (
+        f"{claim.verdict if evidence.holds else 'FAILS':<10} {claim.id}: {claim.title}\n{'':<10}"
+        f" {evidence.summary}"
+    )
 
 
 def _method(text: str, arguments: argparse.Namespace) -> Method:
-    """A method from `name` or `name:option=value,...`, with the rank and alpha of the command line; `DoRA` is `dora`."""
+    """A method from `name` or `name:option=value,...`, with the rank and alpha of the command line;
+    `DoRA` is `dora`.
+    """
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for option in filter(None, rest.split(",")):
         key, equals, value = option.partition("=")
         if not equals:
-            raise PerakitError(f"method option {option!r} has no value: write {name}:{option}=VALUE")
+            raise PerakitError(
+                f"method option {option!r} has no value: write {name}:{option}=VALUE"
+            )
         options[key] = _value(value)
     if name not in Method.registry:
         name = {known.lower(): known for known in Method.registry}.get(name.lower(), name)
@@ -250,132 +345,353 @@ def _say(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="perakit", description="PERA and LoRA from first principles.")
+    parser = argparse.ArgumentParser(
+        prog="perakit", description="PERA and LoRA from first principles."
+    )
     parser.add_argument("--version", action="version", version=f"perakit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     parser.set_defaults(run=lambda _: parser.print_help())
     recipe = Recipe()
 
-    demo = commands.add_parser("demo", help="fine-tune the tiny model from prose to code with LoRA and PERA, offline")
-    demo.add_argument(
-        "--out", type=Path, default=Path("perakit-demo"), help="folder for report, figure and adapters (default: %(default)s)"
+    demo = commands.add_parser(
+        "demo", help="fine-tune the tiny model from prose to code with LoRA and PERA, offline"
     )
-    demo.add_argument("--small", action="store_true", help="only 12 steps: does everything, learns little")
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("perakit-demo"),
+        help="folder for report, figure and adapters (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--small", action="store_true", help="only 12 steps: does everything, learns little"
+    )
     _common(demo)
     demo.set_defaults(run=_demo)
 
-    tune = commands.add_parser("finetune", help="fine-tune a GPT-2 on your text with one or more methods")
-    tune.add_argument("--model", default="tiny", help="tiny, gpt2, gpt2-medium ..., or a checkpoint folder (default: %(default)s)")
-    tune.add_argument("--text", required=True, help="a text file, or prose, code, prose:PACKAGE, package:PACKAGE, synthetic")
-    tune.add_argument("--old", help="another such text, whose held-out cost is watched (forgetting)")
-    tune.add_argument("--limit", type=int, help="keep at most this many bytes of training text")
-    tune.add_argument("--out", type=Path, required=True, help="folder for report, figure and adapters; run again to resume")
-    tune.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME", help=METHODS_HELP)
-    tune.add_argument("--targets", default="all-linear", help="layer names separated by commas (default: %(default)s)")
-    tune.add_argument("--quantize", choices=["nf4"], help="keep the adapted layers' own weights in 4 bits (default: as they are)")
-    tune.add_argument("--alpha", type=float, help="scale numerator; default: the rank, so that the scale is 1")
-    tune.add_argument("--steps", type=int, default=recipe.steps, help="default: %(default)s")
-    tune.add_argument("--batch", type=int, default=recipe.batch, help="windows a step (default: %(default)s)")
-    tune.add_argument("--context", type=int, default=recipe.context, help="tokens a window (default: %(default)s)")
-    tune.add_argument("--lr", type=float, default=recipe.lr, help="peak learning rate, the same for every method (default: %(default)s)")
-    tune.add_argument("--warmup", type=int, default=recipe.warmup, help="steps of rising learning rate (default: %(default)s)")
+    tune = commands.add_parser(
+        "finetune", help="fine-tune a GPT-2 on your text with one or more methods"
+    )
     tune.add_argument(
-        "--eval-every", type=int, default=recipe.eval_every, help="steps between held-out costs, and checkpoints (default: %(default)s)"
+        "--model",
+        default="tiny",
+        help="tiny, gpt2, gpt2-medium ..., or a checkpoint folder (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--text",
+        required=True,
+        help="a text file, or prose, code, prose:PACKAGE, package:PACKAGE, synthetic",
+    )
+    tune.add_argument(
+        "--old", help="another such text, whose held-out cost is watched (forgetting)"
+    )
+    tune.add_argument("--limit", type=int, help="keep at most this many bytes of training text")
+    tune.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for report, figure and adapters; run again to resume",
+    )
+    tune.add_argument(
+        "--method", nargs="+", default=["lora", "pera"], metavar="NAME", help=METHODS_HELP
+    )
+    tune.add_argument(
+        "--targets",
+        default="all-linear",
+        help="layer names separated by commas (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--quantize",
+        choices=["nf4"],
+        help="keep the adapted layers' own weights in 4 bits (default: as they are)",
+    )
+    tune.add_argument(
+        "--alpha", type=float, help="scale numerator; default: the rank, so that the scale is 1"
+    )
+    tune.add_argument("--steps", type=int, default=recipe.steps, help="default: %(default)s")
+    tune.add_argument(
+        "--batch", type=int, default=recipe.batch, help="windows a step (default: %(default)s)"
+    )
+    tune.add_argument(
+        "--context", type=int, default=recipe.context, help="tokens a window (default: %(default)s)"
+    )
+    tune.add_argument(
+        "--lr",
+        type=float,
+        default=recipe.lr,
+        help="peak learning rate, the same for every method (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--warmup",
+        type=int,
+        default=recipe.warmup,
+        help="steps of rising learning rate (default: %(default)s)",
+    )
+    tune.add_argument(
+        "--eval-every",
+        type=int,
+        default=recipe.eval_every,
+        help="steps between held-out costs, and checkpoints (default: %(default)s)",
     )
     tune.add_argument("--bf16", action="store_true", help="autocast the forward pass to bfloat16")
     _common(tune)
     tune.set_defaults(run=_finetune)
 
-    export = commands.add_parser("export", help="write a saved adapter as a standard PEFT LoRA, which other libraries and servers load")
-    export.add_argument("adapter", type=Path, metavar="DIR", help="folder that pk.save or `perakit finetune` wrote")
-    export.add_argument("--out", type=Path, required=True, help="folder for adapter_config.json and adapter_model.safetensors")
-    export.add_argument("--model", default="tiny", help="the base that it was trained on: as for finetune (default: %(default)s)")
-    export.add_argument("--rank", type=int, help="cut every layer to this rank; the table says what is lost (default: exact)")
-    export.add_argument("--pad", action="store_true", help="fill up with zeros to one rank that servers take: 1, 8, 16, 32, ... 512")
+    export = commands.add_parser(
+        "export",
+        help=(
+            "write a saved adapter as a standard PEFT LoRA, which other libraries and servers load"
+        ),
+    )
+    export.add_argument(
+        "adapter", type=Path, metavar="DIR", help="folder that pk.save or `perakit finetune` wrote"
+    )
+    export.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for adapter_config.json and adapter_model.safetensors",
+    )
+    export.add_argument(
+        "--model",
+        default="tiny",
+        help="the base that it was trained on: as for finetune (default: %(default)s)",
+    )
+    export.add_argument(
+        "--rank",
+        type=int,
+        help="cut every layer to this rank; the table says what is lost (default: exact)",
+    )
+    export.add_argument(
+        "--pad",
+        action="store_true",
+        help="fill up with zeros to one rank that servers take: 1, 8, 16, 32, ... 512",
+    )
     export.set_defaults(run=_export)
 
-    check = commands.add_parser("verify", help="check every claim about PERA and its relatives: statement, verdict, evidence")
-    check.add_argument("claims", nargs="*", metavar="ID", help="claims to check in full (default: all, in brief)")
-    check.add_argument("--examples", type=int, default=EXAMPLES, help="tried for each verified claim (default: %(default)s)")
-    check.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    check = commands.add_parser(
+        "verify",
+        help="check every claim about PERA and its relatives: statement, verdict, evidence",
+    )
+    check.add_argument(
+        "claims", nargs="*", metavar="ID", help="claims to check in full (default: all, in brief)"
+    )
+    check.add_argument(
+        "--examples",
+        type=int,
+        default=EXAMPLES,
+        help="tried for each verified claim (default: %(default)s)",
+    )
+    check.add_argument(
+        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+    )
     form = check.add_mutually_exclusive_group()
     form.add_argument("--list", action="store_true", help="only show ids, verdicts and titles")
-    form.add_argument("--json", action="store_true", help="the report as JSON, with seed, versions and the hash of formulas.py")
-    form.add_argument("--markdown", action="store_true", help="the report as a page: docs/claims.md")
+    form.add_argument(
+        "--json",
+        action="store_true",
+        help="the report as JSON, with seed, versions and the hash of formulas.py",
+    )
+    form.add_argument(
+        "--markdown", action="store_true", help="the report as a page: docs/claims.md"
+    )
     check.set_defaults(run=_verify)
 
-    speed = commands.add_parser("bench", help="time base, LoRA, PERA, the authors' algorithm and PEFT side by side on this machine")
-    speed.add_argument("--out", type=Path, default=Path("perakit-bench"), help="folder for numbers and figures (default: %(default)s)")
+    speed = commands.add_parser(
+        "bench",
+        help="time base, LoRA, PERA, the authors' algorithm and PEFT side by side on this machine",
+    )
+    speed.add_argument(
+        "--out",
+        type=Path,
+        default=Path("perakit-bench"),
+        help="folder for numbers and figures (default: %(default)s)",
+    )
     speed.add_argument(
         "--docs",
         type=Path,
-        help="the folder of performance.md, which is renewed there with its numbers and figures; measures all parts and models",
+        help=(
+            "the folder of performance.md, which is renewed there with its numbers and figures;"
+            " measures all parts and models"
+        ),
     )
     speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    speed.add_argument("--dtype", nargs="+", help="of the base: float32, bfloat16 (default: float32)")
-    speed.add_argument("--layers", nargs="+", metavar="MxN", help="outputs x inputs (default: 768x768 3072x768, on CUDA also 4096x4096)")
-    speed.add_argument("--tokens", nargs="+", type=int, help="a step (default: 256 1024 4096, on CUDA also 16384)")
-    speed.add_argument("--ranks", nargs="+", type=int, help="of the adapters on single layers (default: 4 8 16 32)")
     speed.add_argument(
-        "--repeats", type=int, help="rounds that count, of inference twice, of plans a third as many (default: 9; with --docs 33)"
+        "--dtype", nargs="+", help="of the base: float32, bfloat16 (default: float32)"
     )
-    speed.add_argument("--parts", nargs="+", help="of layers, plans, inference, models, memory (default: all but plans; with --docs all)")
-    speed.add_argument("--models", nargs="+", help="whose training step is timed: tiny, 124M (default: tiny; on CUDA and with --docs both)")
-    speed.add_argument("--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)")
+    speed.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="MxN",
+        help="outputs x inputs (default: 768x768 3072x768, on CUDA also 4096x4096)",
+    )
+    speed.add_argument(
+        "--tokens", nargs="+", type=int, help="a step (default: 256 1024 4096, on CUDA also 16384)"
+    )
+    speed.add_argument(
+        "--ranks", nargs="+", type=int, help="of the adapters on single layers (default: 4 8 16 32)"
+    )
+    speed.add_argument(
+        "--repeats",
+        type=int,
+        help=(
+            "rounds that count, of inference twice, of plans a third as many (default: 9; with"
+            " --docs 33)"
+        ),
+    )
+    speed.add_argument(
+        "--parts",
+        nargs="+",
+        help=(
+            "of layers, plans, inference, models, memory (default: all but plans; with --docs all)"
+        ),
+    )
+    speed.add_argument(
+        "--models",
+        nargs="+",
+        help=(
+            "whose training step is timed: tiny, 124M (default: tiny; on CUDA and with --docs both)"
+        ),
+    )
+    speed.add_argument(
+        "--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)"
+    )
     speed.add_argument("--seed", type=int, help="of weights, factors and inputs (default: 0)")
     speed.set_defaults(run=_bench)
 
     usual = Options()
     evidence = commands.add_parser(
-        "experiment", help="repeat an experiment of the paper at a small size: table, figure, intervals, verdicts"
+        "experiment",
+        help=(
+            "repeat an experiment of the paper at a small size: table, figure, intervals, verdicts"
+        ),
     )
     evidence.add_argument("name", metavar="NAME", help=", ".join(EXPERIMENTS))
-    evidence.add_argument("--seeds", type=int, default=usual.seeds, help="two at least; more can follow later (default: %(default)s)")
+    evidence.add_argument(
+        "--seeds",
+        type=int,
+        default=usual.seeds,
+        help="two at least; more can follow later (default: %(default)s)",
+    )
     evidence.add_argument(
         "--out",
         type=Path,
         default=Path("perakit-experiments"),
         help="folder for results; what is there is not run again (default: %(default)s)",
     )
-    evidence.add_argument("--resume", action="store_true", help="go on with the options that the folder was begun with")
-    evidence.add_argument("--small", action="store_true", help="a few steps: shows that it runs, says nothing about methods")
-    evidence.add_argument("--device", default=usual.device, help="cpu or cuda (default: %(default)s)")
-    evidence.add_argument("--model", default=usual.model, help="as for finetune (default: %(default)s)")
-    evidence.add_argument("--text", default=usual.text, help="to learn, as for finetune (default: %(default)s)")
-    evidence.add_argument("--old", default=usual.old, help="text whose held-out cost is watched, none for none (default: %(default)s)")
+    evidence.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the options that the folder was begun with",
+    )
+    evidence.add_argument(
+        "--small",
+        action="store_true",
+        help="a few steps: shows that it runs, says nothing about methods",
+    )
+    evidence.add_argument(
+        "--device", default=usual.device, help="cpu or cuda (default: %(default)s)"
+    )
+    evidence.add_argument(
+        "--model", default=usual.model, help="as for finetune (default: %(default)s)"
+    )
+    evidence.add_argument(
+        "--text", default=usual.text, help="to learn, as for finetune (default: %(default)s)"
+    )
+    evidence.add_argument(
+        "--old",
+        default=usual.old,
+        help="text whose held-out cost is watched, none for none (default: %(default)s)",
+    )
     evidence.set_defaults(run=_experiment)
 
-    grading = commands.add_parser("grade", help="grade submissions of an assignment: points, and the smallest input that breaks a function")
-    grading.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".py or .ipynb that was handed in; it is never changed")
-    grading.add_argument("--assignment", metavar="ID", help="which one it is (default: as the file says)")
-    grading.add_argument("--hidden", type=Path, metavar="FILE", help="a Python file with checks of your own, counted as well")
-    grading.add_argument("--json", type=Path, metavar="FILE", help="write every outcome, with seed, versions and hashes")
-    grading.add_argument("--csv", type=Path, metavar="FILE", help="write a line of points for each submission")
-    grading.add_argument("--gradescope", type=Path, metavar="FILE", help="write Gradescope's results.json (of one submission)")
+    grading = commands.add_parser(
+        "grade",
+        help=(
+            "grade submissions of an assignment: points, and the smallest input that breaks a"
+            " function"
+        ),
+    )
+    grading.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help=".py or .ipynb that was handed in; it is never changed",
+    )
+    grading.add_argument(
+        "--assignment", metavar="ID", help="which one it is (default: as the file says)"
+    )
+    grading.add_argument(
+        "--hidden",
+        type=Path,
+        metavar="FILE",
+        help="a Python file with checks of your own, counted as well",
+    )
+    grading.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write every outcome, with seed, versions and hashes",
+    )
+    grading.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write a line of points for each submission"
+    )
+    grading.add_argument(
+        "--gradescope",
+        type=Path,
+        metavar="FILE",
+        help="write Gradescope's results.json (of one submission)",
+    )
     grading.set_defaults(run=_grade)
 
-    assignment = commands.add_parser("assignment", help="the assignments of a four-week unit: list them, begin one, export one")
+    assignment = commands.add_parser(
+        "assignment", help="the assignments of a four-week unit: list them, begin one, export one"
+    )
     actions = assignment.add_subparsers(title="actions", metavar="ACTION", required=True)
     actions.add_parser("list", help="ids, titles, points").set_defaults(run=_assignment_list)
     begin = actions.add_parser("new", help="write what a student begins with, as .py and .ipynb")
     begin.set_defaults(run=_assignment_new)
-    give = actions.add_parser("export", help="write what a teacher needs: solution, notes, rubric; folders for otter-grader, nbgrader")
+    give = actions.add_parser(
+        "export",
+        help=(
+            "write what a teacher needs: solution, notes, rubric; folders for otter-grader,"
+            " nbgrader"
+        ),
+    )
     give.set_defaults(run=_assignment_export)
     for action in (begin, give):
         action.add_argument("id", metavar="ID", help="of the assignment")
-        action.add_argument("-o", "--out", type=Path, help="folder (default: one with the name of the assignment); nothing is overwritten")
+        action.add_argument(
+            "-o",
+            "--out",
+            type=Path,
+            help="folder (default: one with the name of the assignment); nothing is overwritten",
+        )
 
-    params = commands.add_parser("params", help="trainable parameters of each method on a well-known model")
-    params.add_argument("--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json")
+    params = commands.add_parser(
+        "params", help="trainable parameters of each method on a well-known model"
+    )
+    params.add_argument(
+        "--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json"
+    )
     params.add_argument("--rank", type=int, default=8, help="default: %(default)s")
     params.add_argument("--alpha", type=float, help=argparse.SUPPRESS)
-    params.add_argument("--targets", help="separated by commas: q,k,v,o,gate,up,down, or layer names (default: q,k,v,up,down)")
-    params.add_argument("--method", nargs="+", default=["lora", "pera"], metavar="NAME", help=METHODS_HELP)
+    params.add_argument(
+        "--targets",
+        help="separated by commas: q,k,v,o,gate,up,down, or layer names (default: q,k,v,up,down)",
+    )
+    params.add_argument(
+        "--method", nargs="+", default=["lora", "pera"], metavar="NAME", help=METHODS_HELP
+    )
     params.set_defaults(run=_params)
     return parser
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", type=int, default=8, help="rank r of the factors (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of factors, batches and dropout (default: %(default)s)")
+    parser.add_argument(
+        "--rank", type=int, default=8, help="rank r of the factors (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of factors, batches and dropout (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")

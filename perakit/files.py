@@ -1,4 +1,6 @@
-"""Files that are either the old one or the new one, never half of each; and files that are what they seem."""
+"""Files that are either the old one or the new one, never half of each; and files that are what
+they seem.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from perakit.errors import PerakitError
 
 
 def as_folder(path: object) -> Path:
-    """`path` as a Path, whether there is such a folder or not; PerakitError for what is no path, such as None."""
+    """`path` as a Path, whether there is such a folder or not; PerakitError for what is no path,
+    such as None.
+    """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise PerakitError(f"the folder is a path, a str or a Path, not {path!r:.80}")
     return Path(path)
@@ -27,7 +31,8 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` through a temporary file beside it, so that a kill or a full disk loses nothing.
+    """Write `data` to `path` through a temporary file beside it, so that a kill or a full disk
+    loses nothing.
 
     Raises PerakitError where the system refuses; a file that stood at `path` is then untouched.
     """
@@ -42,22 +47,30 @@ def write_atomically(path: Path, data: bytes) -> None:
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise PerakitError(
-            f"cannot write {str(path)!r}: {reason}; choose a folder that can be written and has room for {len(data):,} bytes"
+            f"cannot write {str(path)!r}: {reason}; choose a folder that can be written and has"
+            f" room for {len(data):,} bytes"
         ) from error
 
 
 def open_plain(path: Path) -> BinaryIO:
     """Open a plain file to read it, by its name or through links.
 
-    Raises PerakitError for a device, a pipe or a socket, which could give no end of bytes or make the reader wait for
-    ever, and OSError as `open` does, also for a name that no file can have.
+    Raises PerakitError for a device, a pipe or a socket, which could give no end of bytes or make
+    the reader wait for ever, and OSError as `open` does, also for a name that no file can have.
     """
     try:
         # Without O_NONBLOCK, opening a FIFO would wait until somebody writes to it.
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+        file = open(
+            path,
+            "rb",
+            opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)),
+        )  # noqa: SIM115
     except ValueError as error:
         raise OSError(errno.EINVAL, str(error)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise PerakitError(f"{str(path)!r} is a device or a pipe, not a plain file: pass the folder of a saved adapter")
+        raise PerakitError(
+            f"{str(path)!r} is a device or a pipe, not a plain file: pass the folder of a saved"
+            " adapter"
+        )
     return file

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Table:
     """columns: their titles; rows: one string a cell; foot: lines below, or empty.
 
-    numbers: columns after the first are numbers, to the right and never broken; False: words, to the left as the first.
+    numbers: columns after the first are numbers, to the right and never broken; False: words, to
+    the left as the first.
     """
 
     columns: Sequence[str]
@@ -22,22 +23,33 @@ class Table:
     def __str__(self) -> str:
         lines = [self.columns, *self.rows]
         widths = [max(len(line[c]) for line in lines) for c in range(len(self.columns))]
-        text = ["  ".join(self._pad(line[c], widths[c], c) for c in range(len(widths))).rstrip() for line in lines]
+        text = [
+            "  ".join(self._pad(line[c], widths[c], c) for c in range(len(widths))).rstrip()
+            for line in lines
+        ]
         text.insert(1, "  ".join("-" * width for width in widths))
         return "\n".join([*text, self.foot] if self.foot else text)
 
     def markdown(self) -> str:
         """The table for a Markdown page."""
         rule = ["--:" if self._right(c) else ":--" for c in range(len(self.columns))]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (self.columns, rule, *self.rows)]
-        return "\n".join([*lines, "", self.foot.replace("\n", "  \n")] if self.foot else lines)  # two blanks: a new line
+        lines = [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+            for line in (self.columns, rule, *self.rows)
+        ]
+        # Two blanks: a new line
+        return "\n".join([*lines, "", self.foot.replace("\n", "  \n")] if self.foot else lines)
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+            return (
+                "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+            )
 
         body = row(self.columns, "th") + "".join(row(cells, "td") for cells in self.rows)
-        return f"<table>{body}</table>" + "".join(f"<p>{html.escape(line)}</p>" for line in self.foot.splitlines())
+        return f"<table>{body}</table>" + "".join(
+            f"<p>{html.escape(line)}</p>" for line in self.foot.splitlines()
+        )
 
     def _right(self, column: int) -> bool:
         return self.numbers and column > 0

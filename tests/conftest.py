@@ -1,9 +1,13 @@
-"""Shared settings: deterministic Hypothesis, no network, one thread a worker, no figure left open for the next test."""
+"""Shared settings: deterministic Hypothesis, no network, one thread a worker, no figure left open
+for the next test.
+"""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy is imported: two workers with two threads each wait for one another
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: tests never reach for the network
+# Before NumPy is imported: two workers with two threads each wait for one another
+os.environ["OMP_NUM_THREADS"] = "1"
+# Before transformers is imported: tests never reach for the network
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import hypothesis
@@ -14,7 +18,9 @@ import torch
 torch.set_num_threads(1)
 
 _common = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
-hypothesis.settings.register_profile("default", derandomize=True, database=None, max_examples=25, **_common)
+hypothesis.settings.register_profile(
+    "default", derandomize=True, database=None, max_examples=25, **_common
+)
 hypothesis.settings.register_profile("dev", max_examples=50, **_common)
 hypothesis.settings.register_profile("thorough", max_examples=500, **_common)
 hypothesis.settings.load_profile(os.environ.get("PERAKIT_HYPOTHESIS", "default"))

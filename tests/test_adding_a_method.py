@@ -1,4 +1,6 @@
-"""docs/adding-a-method.md, executed: its two blocks, put into a copy of perakit, make a working method."""
+"""docs/adding-a-method.md, executed: its two blocks, put into a copy of perakit, make a working
+method.
+"""
 
 import re
 import shutil
@@ -39,14 +41,38 @@ assert pk.theory.measured_dimension(9, 7, AdaLoRA(rank=2)) == 2 * (9 + 7 - 2)
 def test_the_two_blocks_of_the_page_make_a_method(tmp_path):
     page = (ROOT / "docs/adding-a-method.md").read_text()
     function, file = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    shutil.copytree(ROOT / "perakit", tmp_path / "perakit", ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    shutil.copytree(
+        ROOT / "perakit",
+        tmp_path / "perakit",
+        ignore=shutil.ignore_patterns("weights", "__pycache__"),
+    )
     with open(tmp_path / "perakit/formulas.py", "a") as formulas:
         formulas.write("\n\n" + function)
     (tmp_path / "perakit/adapters/adalora.py").write_text(file)
     shutil.copytree(ROOT / "tests/adapters", tmp_path / "tests/adapters")
     shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests")
-    laws = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests/adapters/test_laws.py", "-k", "adalora"]
-    for command in (laws, ["-c", USE], ["-m", "perakit", "params", "--model", "gpt2", "--method", "adalora"]):
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
+    laws = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--import-mode=importlib",
+        "tests/adapters/test_laws.py",
+        "-k",
+        "adalora",
+    ]
+    for command in (
+        laws,
+        ["-c", USE],
+        ["-m", "perakit", "params", "--model", "gpt2", "--method", "adalora"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={"OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     assert "adalora" in done.stdout

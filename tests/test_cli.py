@@ -1,4 +1,6 @@
-"""The command as a person types it: results on stdout, progress on stderr, one sentence for a mistake."""
+"""The command as a person types it: results on stdout, progress on stderr, one sentence for a
+mistake.
+"""
 
 import json
 import os
@@ -20,19 +22,45 @@ def checkpoint(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     model = GPT2(Config(n_embd=16, n_layer=1, n_head=2, n_positions=32))
-    save_file({k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}, folder / "model.safetensors")
+    save_file(
+        {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"},
+        folder / "model.safetensors",
+    )
     (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
     return folder
 
 
 def finetune(checkpoint, out, *more):
     short = ["--steps", "4", "--context", "16", "--batch", "2", "--eval-every", "2", "--rank", "2"]
-    return main(["finetune", "--model", str(checkpoint), "--text", "synthetic", "--out", str(out), *short, *more])
+    return main(
+        [
+            "finetune",
+            "--model",
+            str(checkpoint),
+            "--text",
+            "synthetic",
+            "--out",
+            str(out),
+            *short,
+            *more,
+        ]
+    )
 
 
 def test_finetune_writes_report_figure_metrics_and_adapters_that_load(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
-    assert finetune(checkpoint, out, "--method", "lora", "pera:terms=square,feature_scale=16", "--old", "synthetic:7") == 0
+    assert (
+        finetune(
+            checkpoint,
+            out,
+            "--method",
+            "lora",
+            "pera:terms=square,feature_scale=16",
+            "--old",
+            "synthetic:7",
+        )
+        == 0
+    )
     printed = capsys.readouterr()
     assert "pera:terms=square,feature_scale=16 r=2" in printed.out
     assert "step/s" not in printed.out
@@ -44,7 +72,10 @@ def test_finetune_writes_report_figure_metrics_and_adapters_that_load(checkpoint
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert sum("loss" in row for row in rows) == 8
     results = json.loads((out / "results.json").read_text())
-    assert [o["trainable"] for o in results["outcomes"]] == [2 * (64 + 32 + 80 + 80), 2 * (64 + 32 + 80 + 80) + 2 * 4]
+    assert [o["trainable"] for o in results["outcomes"]] == [
+        2 * (64 + 32 + 80 + 80),
+        2 * (64 + 32 + 80 + 80) + 2 * 4,
+    ]
     assert all(0 <= o["merge_gap_relative"] < 1e-5 for o in results["outcomes"])
     model = pk.toy.load(checkpoint)
     pk.load(model, out / "pera-terms=square-feature-scale=16-r=2" / "adapter")
@@ -64,10 +95,22 @@ def test_the_same_command_again_takes_up_the_finished_run(checkpoint, tmp_path, 
 
 
 MISTAKES = [
-    (["--method", "dorra"], "unknown method 'dorra': known here are delora, dora, hira, loha, lora, mora, pera, quadratic"),
+    (
+        ["--method", "dorra"],
+        (
+            "unknown method 'dorra': known here are delora, dora, hira, loha, lora, mora, pera,"
+            " quadratic"
+        ),
+    ),
     (["--method", "pera:terms"], "method option 'terms' has no value"),
-    (["--method", "pera:terms=odd"], "terms='odd' is unknown: choose from 'full', 'square', 'cross'"),
-    (["--method", "lora:terms=full"], "method 'lora' has no option terms: it takes rank, alpha, scaling, dropout, init"),
+    (
+        ["--method", "pera:terms=odd"],
+        "terms='odd' is unknown: choose from 'full', 'square', 'cross'",
+    ),
+    (
+        ["--method", "lora:terms=full"],
+        "method 'lora' has no option terms: it takes rank, alpha, scaling, dropout, init",
+    ),
     (["--method", "lora", "lora"], "two trials have the same name"),
     (["--rank", "0"], "rank=0 must be an integer >= 1"),
     (["--alpha", "nan"], "alpha=nan must be a finite number > 0"),
@@ -101,9 +144,15 @@ def test_output_that_cannot_be_written_is_refused_before_any_work(checkpoint, tm
 
 
 def test_params_prints_the_counts_of_the_paper(capsys):
-    assert main(["params", "--model", "llama3-8b", "--rank", "16", "--targets", "q,k,v,up,down"]) == 0
+    assert (
+        main(["params", "--model", "llama3-8b", "--rank", "16", "--targets", "q,k,v,up,down"]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
-    percent = {line.split()[0]: float(line.split()[-1]) for line in lines if line.startswith(("lora", "pera"))}
+    percent = {
+        line.split()[0]: float(line.split()[-1])
+        for line in lines
+        if line.startswith(("lora", "pera"))
+    }
     assert percent["lora"] == pytest.approx(0.3513, abs=1e-4)
     assert percent["pera"] == pytest.approx(0.3515, abs=1e-4)
 
@@ -114,7 +163,13 @@ def test_params_names_the_models_it_knows(capsys):
 
 
 def test_python_m_perakit_is_the_command():
-    done = subprocess.run([sys.executable, "-m", "perakit", "--version"], capture_output=True, text=True, env=os.environ, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "perakit", "--version"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
+    )
     assert done.stdout == f"perakit {pk.__version__}\n"
 
 
@@ -132,7 +187,7 @@ def test_demo_compares_lora_pera_and_matched_lora(tmp_path, capsys):
         assert label in printed
 
 
-# --- verify ------------------------------------------------------------------------------------------------------------
+# --- verify ---------------------------------------------------------------------------------------
 
 
 def test_verify_in_full_shows_statement_source_and_evidence(capsys):
@@ -147,13 +202,29 @@ def test_verify_in_full_shows_statement_source_and_evidence(capsys):
 
 
 def test_verify_as_json_carries_seed_versions_and_the_hash_of_the_rules(capsys):
-    assert main(["verify", "hadamard-series", "lora-rank", "--json", "--seed", "3", "--examples", "7"]) == 0
+    assert (
+        main(["verify", "hadamard-series", "lora-rank", "--json", "--seed", "3", "--examples", "7"])
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert (report["seed"], report["examples"]) == (3, 7)
-    assert set(report["versions"]) == {"python", "perakit", "numpy", "scipy", "torch", "sympy", "hypothesis"}
+    assert set(report["versions"]) == {
+        "python",
+        "perakit",
+        "numpy",
+        "scipy",
+        "torch",
+        "sympy",
+        "hypothesis",
+    }
     assert len(report["formulas_sha256"]) == len(report["theory_sha256"]) == 64
     first, second = report["claims"]
-    assert (first["claim"], first["verdict"], first["verdict_stands"], first["examples"]) == ("hadamard-series", "proved", True, 0)
+    assert (first["claim"], first["verdict"], first["verdict_stands"], first["examples"]) == (
+        "hadamard-series",
+        "proved",
+        True,
+        0,
+    )
     assert (second["examples"], second["counterexample"], second["seed"]) == (7, None, 3)
     assert first["statement"] == pk.theory.claims["hadamard-series"].statement
 
@@ -167,7 +238,11 @@ def test_verify_lists_every_claim(capsys):
 
 def test_a_verdict_that_does_not_stand_is_exit_status_1(capsys, monkeypatch):
     wrong = pk.theory.Finding(False, "1 is not 2", counterexample={"x": 1})
-    monkeypatch.setitem(pk.theory.claims._claims, "identity", replace(pk.theory.claims["identity"], argument=lambda *_: wrong))
+    monkeypatch.setitem(
+        pk.theory.claims._claims,
+        "identity",
+        replace(pk.theory.claims["identity"], argument=lambda *_: wrong),
+    )
     assert main(["verify", "identity", "orders", "--examples", "5"]) == 1
     out, err = capsys.readouterr()
     assert "identity: proved DOES NOT STAND" in out

@@ -1,4 +1,6 @@
-"""The pages in docs/, executed: each python block prints the text below it, and every link leads somewhere."""
+"""The pages in docs/, executed: each python block prints the text below it, and every link leads
+somewhere.
+"""
 
 import json
 import os
@@ -29,10 +31,24 @@ def lines(text):
 
 
 def run(blocks):
-    """What each block prints, in one namespace, and in a process of its own: a page may add to registries."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
+    """What each block prints, in one namespace, and in a process of its own: a page may add to
+    registries.
+    """
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
+        "PYTHONIOENCODING": "utf-8",
+    }
     command = [sys.executable, "-c", RUN, END]
-    done = subprocess.run(command, input=json.dumps(blocks), capture_output=True, text=True, encoding="utf-8", cwd=ROOT, env=environment)
+    done = subprocess.run(
+        command,
+        input=json.dumps(blocks),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "a reader would see this besides the text"
     return done.stdout.split(f"\n{END}\n")[:-1]
@@ -46,7 +62,9 @@ def test_the_pages_that_print_are_executed():
 def test_each_block_prints_what_the_page_says(page):
     text = page.read_text()
     pairs = PAIR.findall(text)
-    assert len(pairs) == text.count("```python"), "every python block of a page that prints is followed by its text"
+    assert len(pairs) == text.count("```python"), (
+        "every python block of a page that prints is followed by its text"
+    )
     outputs = run([code for code, _ in pairs])
     assert len(outputs) == len(pairs)
     for (code, expected), printed in zip(pairs, outputs, strict=True):
@@ -54,25 +72,36 @@ def test_each_block_prints_what_the_page_says(page):
 
 
 def test_a_wrong_page_is_noticed():
-    assert [lines(printed) for printed in run(["x = 1\nprint(x, ' ')", "print(x + 1)"])] == [["1"], ["2"]]
+    assert [lines(printed) for printed in run(["x = 1\nprint(x, ' ')", "print(x + 1)"])] == [
+        ["1"],
+        ["2"],
+    ]
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         run(["1 / 0"])
     with pytest.raises(AssertionError, match="besides the text"):
         run(["import warnings; warnings.warn('odd')"])
 
 
-# --- links -----------------------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 def prose(text):
     """Without code and formulas, where brackets mean something else."""
-    return re.sub(r"^```.*?^```|\$\$.*?\$\$|`[^`\n]*`|\$[^$\n]*\$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(
+        r"^```.*?^```|\$\$.*?\$\$|`[^`\n]*`|\$[^$\n]*\$", "", text, flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def anchors(text):
     """The places in a page that a link can name: headings, in GitHub's spelling, and ids."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), flags=re.MULTILINE)
-    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    headings = re.findall(
+        r"^#+ (.*)$",
+        re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE),
+        flags=re.MULTILINE,
+    )
+    slugs = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
     return slugs | set(re.findall(r'<a id="([^"]+)">', text))
 
 
@@ -85,7 +114,9 @@ def broken(page, text):
         name, _, anchor = target.partition("#")
         path = page.parent / name if name else page
         inside = path.is_file() and path.suffix == ".md" and anchor
-        if not path.exists() or (inside and anchor not in anchors(text if path == page else path.read_text())):
+        if not path.exists() or (
+            inside and anchor not in anchors(text if path == page else path.read_text())
+        ):
             found.append(target)
     return found
 
@@ -96,11 +127,19 @@ def test_relative_links_and_images_exist(page):
 
 
 def test_a_broken_link_is_noticed():
-    text = "# A heading\n[a](no.md) ![b](no/fig.png) [c](#a-heading) [d](#no) [e](theorem-1.md#no) [f](https://x.org) `[g](no)` $[h](no)$"
-    assert broken(ROOT / "docs/theory.md", text) == ["no.md", "no/fig.png", "#no", "theorem-1.md#no"]
+    text = (
+        "# A heading\n[a](no.md) ![b](no/fig.png) [c](#a-heading) [d](#no) [e](theorem-1.md#no)"
+        " [f](https://x.org) `[g](no)` $[h](no)$"
+    )
+    assert broken(ROOT / "docs/theory.md", text) == [
+        "no.md",
+        "no/fig.png",
+        "#no",
+        "theorem-1.md#no",
+    ]
 
 
-# --- the numbers in the prose of theory.md ---------------------------------------------------------------------------
+# --- the numbers in the prose of theory.md --------------------------------------------------------
 
 
 def test_the_prose_of_the_theory_page_has_the_numbers_of_its_figures():
@@ -112,25 +151,56 @@ def test_the_prose_of_the_theory_page_has_the_numbers_of_its_figures():
     def percent(value, digits=1):
         return f"{100 * value:.{digits}f} %"
 
-    real, spectra, means = figures["real-update"], figures["spectra"], figures["interaction"]["mean"]
-    corner = {(k, name): percent(real["blocks"][k][name][0]["error"]) for k in ("16", "32", "48") for name in ("LoRA", "PERA")}
+    real, spectra, means = (
+        figures["real-update"],
+        figures["spectra"],
+        figures["interaction"]["mean"],
+    )
+    corner = {
+        (k, name): percent(real["blocks"][k][name][0]["error"])
+        for k in ("16", "32", "48")
+        for name in ("LoRA", "PERA")
+    }
     whole = real["whole layer, error of the best matrix of each rank"]
     share = {name: found["whole model"] for name, found in spectra["order_share"].items()}
-    bits = [f"{training[f'PERA, feature_scale={s}']['heldout_bits_per_byte']['after']:.4f}" for s in (1, 192)]
+    bits = [
+        f"{training[f'PERA, feature_scale={s}']['heldout_bits_per_byte']['after']:.4f}"
+        for s in (1, 192)
+    ]
     sentences = [
-        f"the last ten are at most {percent(spectra['trained']['PERA as published'][4])} of the first",
-        f"leaves {corner['32', 'LoRA']} of the 32 × 32 corner; {corner['32', 'PERA']} was found for PERA",
-        f"{corner['16', 'LoRA']} and {corner['16', 'PERA']}, on the 48 × 48 corner {corner['48', 'LoRA']} and {corner['48', 'PERA']}",
+        (
+            f"the last ten are at most {percent(spectra['trained']['PERA as published'][4])} of the"
+            " first"
+        ),
+        (
+            f"leaves {corner['32', 'LoRA']} of the 32 × 32 corner; {corner['32', 'PERA']} was found"
+            " for PERA"
+        ),
+        (
+            f"{corner['16', 'LoRA']} and {corner['16', 'PERA']}, on the 48 × 48 corner"
+            f" {corner['48', 'LoRA']} and {corner['48', 'PERA']}"
+        ),
         f"the bounds are {percent(whole['4'])} (rank 4) and {percent(whole['14'])} (rank K = 14)",
-        f"the share was {percent(share['as published'], 2)}, and {percent(share['feature_scale=192'])} with",
+        (
+            f"the share was {percent(share['as published'], 2)}, and"
+            f" {percent(share['feature_scale=192'])} with"
+        ),
         f"cost {bits[0]} and {bits[1]} bits per byte",
-        f"is {means['tiny GPT-2, no adapter']:.4f} without an adapter and {means['tiny GPT-2, trained PERA']:.4f} with",
+        (
+            f"is {means['tiny GPT-2, no adapter']:.4f} without an adapter and"
+            f" {means['tiny GPT-2, trained PERA']:.4f} with"
+        ),
     ]
     assert [sentence for sentence in sentences if sentence not in page] == []
     # and what is said without a number
     targets = figures["targets-by-rank"]["targets"]
-    assert all(p["error"] < 1.0001 * p["lower"] for line in targets["identity"].values() for p in line)
+    assert all(
+        p["error"] < 1.0001 * p["lower"] for line in targets["identity"].values() for p in line
+    )
     assert targets["block"]["PERA"][0]["error"] > 0.9999 * targets["block"]["LoRA"][0]["error"]
     assert targets["pera"]["PERA"][1]["error"] < 1e-9
-    gains = [1 - lines["PERA"][0]["error"] / lines["LoRA"][0]["error"] for lines in real["blocks"].values()]
+    gains = [
+        1 - lines["PERA"][0]["error"] / lines["LoRA"][0]["error"]
+        for lines in real["blocks"].values()
+    ]
     assert gains == sorted(gains, reverse=True)

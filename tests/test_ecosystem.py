@@ -1,4 +1,6 @@
-"""The ways people train: a plain loop and transformers' Trainer on a real GPT2LMHeadModel, compile, autocast, checkpointing."""
+"""The ways people train: a plain loop and transformers' Trainer on a real GPT2LMHeadModel, compile,
+autocast, checkpointing.
+"""
 
 import copy
 import math
@@ -14,12 +16,19 @@ from perakit.adapters import Method
 
 transformers = pytest.importorskip("transformers")
 
-METHODS = sorted(name for name, method in Method.registry.items() if method.__module__.startswith("perakit."))
+METHODS = sorted(
+    name for name, method in Method.registry.items() if method.__module__.startswith("perakit.")
+)
 BASES = (None, "nf4")
 TARGETS = ["c_attn", "mlp.c_proj"]
 CASES = [(method, base) for method in METHODS for base in BASES]
-RENAMED = "activation_checkpointing"  # in transformers 5.2x; before, and until v6 with a warning, gradient_checkpointing
-CHECKPOINTING = RENAMED if RENAMED in transformers.TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
+# In transformers 5.2x; before, and until v6 with a warning, gradient_checkpointing
+RENAMED = "activation_checkpointing"
+CHECKPOINTING = (
+    RENAMED
+    if RENAMED in transformers.TrainingArguments.__dataclass_fields__
+    else "gradient_checkpointing"
+)
 IDS = [f"{method}-{base or 'full'}" for method, base in CASES]
 cases = pytest.mark.parametrize(("method", "base"), CASES, ids=IDS)
 
@@ -34,7 +43,15 @@ def make(method="pera", base=None, moved=True):
     """transformers' GPT-2, very small, with adapters of rank 2 that are off their start."""
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=32, n_positions=16, n_embd=20, n_layer=2, n_head=2, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0, initializer_range=0.1
+        vocab_size=32,
+        n_positions=16,
+        n_embd=20,
+        n_layer=2,
+        n_head=2,
+        attn_pdrop=0,
+        embd_pdrop=0,
+        resid_pdrop=0,
+        initializer_range=0.1,
     )
     model = transformers.GPT2LMHeadModel(config)
     pk.attach(model, Method.registry[method](rank=2), TARGETS, quantize=base)
@@ -46,7 +63,9 @@ def make(method="pera", base=None, moved=True):
 
 
 def trainable(model):
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 def copied(tensors):
@@ -54,7 +73,9 @@ def copied(tensors):
 
 
 def frozen(model):
-    """Every tensor of the model that is not an adapter's: W0, in 4 bits or not, and all the rest."""
+    """Every tensor of the model that is not an adapter's: W0, in 4 bits or not, and all the
+    rest.
+    """
     return {name: tensor for name, tensor in model.state_dict().items() if ".adapters." not in name}
 
 
@@ -77,7 +98,9 @@ def plain_loop(model, batches, lr=0.02):
 
 
 def trainer(model, folder, steps=12, **options):
-    """transformers' Trainer with the plain loop's settings; the batches that it chose, and their losses."""
+    """transformers' Trainer with the plain loop's settings; the batches that it chose, and their
+    losses.
+    """
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -100,8 +123,11 @@ def trainer(model, folder, steps=12, **options):
         batches.append(kwargs["input_ids"].clone())
 
     handle = model.register_forward_pre_hook(see, with_kwargs=True)
-    # Trainer divides by the number of labels; the first of a row has no prediction, so it is to be no label.
-    rows = [{"input_ids": row, "labels": torch.cat([torch.tensor([-100]), row[1:]])} for row in texts()]
+    # Trainer divides by the number of labels; the first of a row has no prediction, so it is to be
+    # no label.
+    rows = [
+        {"input_ids": row, "labels": torch.cat([torch.tensor([-100]), row[1:]])} for row in texts()
+    ]
     train = transformers.Trainer(model=model, args=arguments, train_dataset=rows)
     train.train()
     handle.remove()
@@ -117,7 +143,11 @@ class TestTraining:
         assert losses[-1] < losses[0] - 0.02
         assert same(frozen(model), before)
         assert all(".adapters." in name for name in start)
-        assert not any(torch.equal(parameter, start[name]) for name, parameter in trainable(model).items() if parameter.numel())
+        assert not any(
+            torch.equal(parameter, start[name])
+            for name, parameter in trainable(model).items()
+            if parameter.numel()
+        )
 
     @cases
     def test_trainer_does_what_the_plain_loop_does(self, method, base, tmp_path, capsys):
@@ -184,7 +214,9 @@ def cost(model):
 
 
 class TestCompile:
-    @pytest.mark.parametrize(("method", "base"), [*((name, None) for name in METHODS), ("lora", "nf4"), ("pera", "nf4")])
+    @pytest.mark.parametrize(
+        ("method", "base"), [*((name, None) for name in METHODS), ("lora", "nf4"), ("pera", "nf4")]
+    )
     def test_the_whole_model_in_one_graph(self, method, base):
         torch.manual_seed(0)
         model = toy.GPT2(toy.Config(vocab_size=32, n_positions=16, n_embd=20, n_layer=1, n_head=2))
@@ -221,8 +253,14 @@ class TestAutocast:
             assert trainable(model)[name].dtype == gradient.dtype == torch.float32
             assert gradient.isfinite().all()
         total = math.sqrt(sum(gradient.square().sum().item() for gradient in expected.values()))
-        away = math.sqrt(sum((found[name] - gradient).square().sum().item() for name, gradient in expected.items()))
-        assert 0 < away < 4e-2 * total  # the house's tolerance of bf16; 0 would say that nothing was cast
+        away = math.sqrt(
+            sum(
+                (found[name] - gradient).square().sum().item()
+                for name, gradient in expected.items()
+            )
+        )
+        # The house's tolerance of bf16; 0 would say that nothing was cast
+        assert 0 < away < 4e-2 * total
 
 
 class TestCheckpointing:
@@ -254,7 +292,9 @@ class TestCheckpointing:
             return model.lm_head(model.transformer.ln_f(x)).square().mean()
 
         expected = gradients(model, lambda _: run(lambda block, x: block(x)))
-        found = gradients(model, lambda _: run(lambda block, x: checkpoint(block, x, use_reentrant=False)))
+        found = gradients(
+            model, lambda _: run(lambda block, x: checkpoint(block, x, use_reentrant=False))
+        )
         assert same(found, expected)
         again = copy.deepcopy(model)  # what evaluation on a copy needs
         assert same(again.state_dict(), model.state_dict())

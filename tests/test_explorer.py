@@ -1,4 +1,6 @@
-"""The explorer: its numbers without widgets, its widgets without a browser, and what a page without a kernel shows."""
+"""The explorer: its numbers without widgets, its widgets without a browser, and what a page without
+a kernel shows.
+"""
 
 import base64
 import math
@@ -13,14 +15,18 @@ from hypothesis import strategies as st
 
 from perakit import PerakitError, explorer, formulas
 
-# --- numbers and figure ----------------------------------------------------------------------------------------------
+# --- numbers and figure ---------------------------------------------------------------------------
 
 
 @given(st.data(), st.integers(1, 4), st.sampled_from(formulas.TERMS), st.integers(0, 9))
 def test_numbers_are_those_of_the_theory(data, rank, terms, seed):
-    """Of generic factors with no h zero the rank is min(m, n, K), whatever the draw; the share is that of the same factors."""
+    """Of generic factors with no h zero the rank is min(m, n, K), whatever the draw; the share is
+    that of the same factors.
+    """
     count = formulas.rank_bound(rank, terms) - rank
-    h = data.draw(st.lists(st.sampled_from([-2.0, -0.25, 0.1, 1.0]), min_size=count, max_size=count))
+    h = data.draw(
+        st.lists(st.sampled_from([-2.0, -0.25, 0.1, 1.0]), min_size=count, max_size=count)
+    )
     numbers = explorer.compute(rank, h, terms, 7, 5, seed)
     B, A = explorer._factors(rank, 7, 5, seed)
     delta = formulas.pera(B, A, np.array(h), terms)
@@ -30,7 +36,9 @@ def test_numbers_are_those_of_the_theory(data, rank, terms, seed):
     assert numbers.spectrum == pytest.approx(np.linalg.svd(delta, compute_uv=False), abs=1e-12)
     assert numbers.lora == pytest.approx(np.linalg.svd(B @ A, compute_uv=False), abs=1e-12)
     high, low = delta - B @ A, B @ A
-    assert numbers.order_share == pytest.approx(np.linalg.norm(high) / np.linalg.norm(low), abs=1e-12)
+    assert numbers.order_share == pytest.approx(
+        np.linalg.norm(high) / np.linalg.norm(low), abs=1e-12
+    )
 
 
 def test_rounding_hides_a_rank_that_the_exact_one_sees():
@@ -55,7 +63,13 @@ def test_a_larger_rank_keeps_the_columns_that_were_there():
 
 @pytest.mark.parametrize(
     ("rank", "h", "terms"),
-    [(1, [0.5], "full"), (2, [0.5, -1, 0.5], "full"), (4, [1] * 10, "full"), (3, [1] * 3, "cross"), (1, [], "cross")],
+    [
+        (1, [0.5], "full"),
+        (2, [0.5, -1, 0.5], "full"),
+        (4, [1] * 10, "full"),
+        (3, [1] * 3, "cross"),
+        (1, [], "cross"),
+    ],
 )
 def test_the_figure_shows_the_numbers_and_is_not_pyplots(rank, h, terms):
     before = dict(plt.rcParams)
@@ -78,10 +92,19 @@ def test_the_figure_shows_the_numbers_and_is_not_pyplots(rank, h, terms):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: explorer.figure(2, [0.5]), r"^h has shape \(1,\): rank 2, terms='full', degree 2 need \(3,\)$"),
+        (
+            lambda: explorer.figure(2, [0.5]),
+            r"^h has shape \(1,\): rank 2, terms='full', degree 2 need \(3,\)$",
+        ),
         (lambda: explorer.figure(0, []), "^rank=0 must be an integer >= 1$"),
-        (lambda: explorer.figure(6, [0.0] * 21, m=5), r"^rank=6 is above min\(m, n\) = 5 of a 5 x 13 layer: choose a smaller rank$"),
-        (lambda: explorer.compute(1, [math.inf]), r"^h=\[inf\] makes entries of ΔW that are not finite: choose finite, smaller ones$"),
+        (
+            lambda: explorer.figure(6, [0.0] * 21, m=5),
+            r"^rank=6 is above min\(m, n\) = 5 of a 5 x 13 layer: choose a smaller rank$",
+        ),
+        (
+            lambda: explorer.compute(1, [math.inf]),
+            r"^h=\[inf\] makes entries of ΔW that are not finite: choose finite, smaller ones$",
+        ),
         (lambda: explorer.compute(1, [0.5], "half"), "^terms='half' is unknown"),
         (lambda: explorer.compute(1, [0.5], seed=-1), "^seed=-1 must be an integer >= 0$"),
     ],
@@ -91,7 +114,7 @@ def test_what_cannot_be_drawn_is_refused(call, message):
         call()
 
 
-# --- widgets ---------------------------------------------------------------------------------------------------------
+# --- widgets --------------------------------------------------------------------------------------
 
 
 def made(*args, **options):
@@ -135,7 +158,10 @@ def test_rank_and_terms_change_the_sliders_and_keep_their_places():
     shown.terms.value = "square"
     assert len(shown.numbers.h) == 3
     shown.rank.value = 2
-    assert [(name, slider.value) for name, slider in shown.sliders.items()] == [("h₁₁", 0.5), ("h₂₂", -2.0)]
+    assert [(name, slider.value) for name, slider in shown.sliders.items()] == [
+        ("h₁₁", 0.5),
+        ("h₂₂", -2.0),
+    ]
     shown.terms.value, shown.rank.value = "cross", 1
     assert shown.sliders == {}
     assert shown.coefficients.children == ()
@@ -155,7 +181,9 @@ def test_run_again_it_stands_where_it_stood_unless_fresh():
 
 def test_each_slider_redraws_once(monkeypatch):
     shown, calls, draw = made(), [], explorer.figure
-    monkeypatch.setattr(explorer, "figure", lambda *arguments: calls.append(arguments) or draw(*arguments))
+    monkeypatch.setattr(
+        explorer, "figure", lambda *arguments: calls.append(arguments) or draw(*arguments)
+    )
     shown.rank.value = 4
     shown.sliders["size of h"].value = 0.25
     shown.draw.value = 1
@@ -176,23 +204,40 @@ def test_without_ipywidgets_the_error_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(explorer, "import_module", missing)
     with pytest.raises(
-        PerakitError, match=r'^the explorer needs ipywidgets \(No module named \'ipywidgets\'\): pip install "perakit\[notebooks\]"'
+        PerakitError,
+        match=(
+            r"^the explorer needs ipywidgets \(No module named \'ipywidgets\'\): pip install"
+            r' "perakit\[notebooks\]"'
+        ),
     ):
         explorer.explore()
     assert explorer.figure(1, [0.5])[1].bound == 2
 
 
 def test_an_executed_notebook_keeps_the_picture(tmp_path):
-    """Two cells: the explorer, displayed; then a slider moved by code, which replaces the picture where it stands. No warning."""
+    """Two cells: the explorer, displayed; then a slider moved by code, which replaces the picture
+    where it stands. No warning.
+    """
     for name in ("ipywidgets", "ipykernel"):
         pytest.importorskip(name)
     nbformat, nbclient = (pytest.importorskip(name) for name in ("nbformat", "nbclient"))
-    cells = ["from perakit import explorer\nx = explorer.explore()\nx", "x.sliders['h₁₁'].value = 2.0\nprint(x.numbers.h)"]
+    cells = [
+        "from perakit import explorer\nx = explorer.explore()\nx",
+        "x.sliders['h₁₁'].value = 2.0\nprint(x.numbers.h)",
+    ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    nbclient.NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     outputs = [output for cell in notebook.cells for output in cell.outputs]
-    assert [output.get("text") for output in outputs if output.output_type == "stream"] == ["[ 2.  -1.   0.5]\n"]
+    assert [output.get("text") for output in outputs if output.output_type == "stream"] == [
+        "[ 2.  -1.   0.5]\n"
+    ]
     assert [output.output_type for output in outputs] == ["display_data", "display_data", "stream"]
     controls, picture, printed = outputs
     assert "application/vnd.jupyter.widget-view+json" in controls.data
@@ -205,6 +250,7 @@ def test_an_executed_notebook_keeps_the_picture(tmp_path):
 
 def test_the_module_loads_no_widgets():
     code = (
-        "import sys; import perakit.explorer; sys.exit(any(name in sys.modules for name in ('ipywidgets', 'IPython', 'matplotlib.pyplot')))"
+        "import sys; import perakit.explorer; sys.exit(any(name in sys.modules for name in"
+        " ('ipywidgets', 'IPython', 'matplotlib.pyplot')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

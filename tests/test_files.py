@@ -28,7 +28,8 @@ def test_everything_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch
         fsync(descriptor)
 
     def watched_replace(source, target):
-        assert os.path.dirname(source) == str(tmp_path)  # the same disk, so that replace is one step
+        # The same disk, so that replace is one step
+        assert os.path.dirname(source) == str(tmp_path)
         seen.append(("replace", os.path.getsize(source), path.read_bytes()))
         replace(source, target)
 
@@ -48,7 +49,10 @@ def test_a_failure_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(PerakitError, match=r"cannot write '.*file': No space left on device; .* room for 1,234 bytes") as caught:
+    with pytest.raises(
+        PerakitError,
+        match=r"cannot write '.*file': No space left on device; .* room for 1,234 bytes",
+    ) as caught:
         write_atomically(path, bytes(1234))
     assert isinstance(caught.value.__cause__, OSError)
     assert path.read_bytes() == b"old"
@@ -83,7 +87,9 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
 def test_permissions_are_those_of_an_ordinary_file(tmp_path):
     (tmp_path / "ordinary").write_bytes(b"")
     write_atomically(tmp_path / "file", b"")
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "ordinary").stat().st_mode
+    )
 
 
 def test_a_name_that_no_file_can_have(tmp_path):
@@ -97,7 +103,10 @@ def test_a_name_that_no_file_can_have(tmp_path):
 
 @pytest.mark.parametrize("path", [None, 3, b"bytes", ["list"], object()])
 def test_what_is_no_path(path):
-    with pytest.raises(PerakitError, match=r"the folder is a path, a str or a Path, not (None|3|b'bytes'|\['list'\]|<object)"):
+    with pytest.raises(
+        PerakitError,
+        match=r"the folder is a path, a str or a Path, not (None|3|b'bytes'|\['list'\]|<object)",
+    ):
         as_folder(path)
 
 

@@ -1,4 +1,6 @@
-"""The formulas against oracles that share no code with them: loops, another form of the sum, exact rationals."""
+"""The formulas against oracles that share no code with them: loops, another form of the sum, exact
+rationals.
+"""
 
 import itertools
 import math
@@ -32,17 +34,22 @@ def products(rank, terms, degree):
 
 
 def loop(B, A, h, terms, degree):
-    """ΔW[p, q] = φ_h(u), u = B[p] ∘ A[:, q], by a triple loop in Python numbers; and the sum of absolute terms."""
+    """ΔW[p, q] = φ_h(u), u = B[p] ∘ A[:, q], by a triple loop in Python numbers; and the sum of
+    absolute terms.
+    """
     (m, rank), n = B.shape, A.shape[1]
     delta, size = np.zeros((m, n), dtype=object), np.zeros((m, n))
     for p, q in itertools.product(range(m), range(n)):
         u = [B[p, i] * A[i, q] for i in range(rank)]
-        terms_ = u + [h[k] * math.prod(u[i] for i in row) for k, row in enumerate(products(rank, terms, degree))]
+        terms_ = u + [
+            h[k] * math.prod(u[i] for i in row)
+            for k, row in enumerate(products(rank, terms, degree))
+        ]
         delta[p, q], size[p, q] = sum(terms_), sum(map(abs, terms_))
     return delta, size
 
 
-# --- monomials -------------------------------------------------------------------------------------------------------
+# --- monomials ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 7, 16])
@@ -55,7 +62,9 @@ def test_pairs_come_in_the_order_of_triu_indices(rank):
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 7])
 def test_square_and_cross_pairs_divide_the_full_ones(rank):
-    full, square, cross = (list(zip(*formulas.pairs(rank, terms), strict=True)) for terms in formulas.TERMS)
+    full, square, cross = (
+        list(zip(*formulas.pairs(rank, terms), strict=True)) for terms in formulas.TERMS
+    )
     assert square == [(i, i) for i in range(rank)]
     assert cross == [(i, j) for i in range(rank) for j in range(i + 1, rank)]
     assert sorted(square + cross) == full
@@ -72,11 +81,15 @@ def test_degree_three_has_every_monomial_of_degree_three():
 @every_expansion
 @pytest.mark.parametrize("rank", [1, 2, 3, 5])
 def test_monomials_are_the_filtered_tuples(rank, terms, degree):
-    found = [tuple(row) for block in formulas.monomials(rank, terms, degree) for row in block.T.tolist()]
+    found = [
+        tuple(row) for block in formulas.monomials(rank, terms, degree) for row in block.T.tolist()
+    ]
     assert found == list(products(rank, terms, degree))
 
 
-@pytest.mark.parametrize(("rank", "bound"), [(1, 2), (2, 5), (4, 14), (8, 44), (16, 152), (32, 560)])
+@pytest.mark.parametrize(
+    ("rank", "bound"), [(1, 2), (2, 5), (4, 14), (8, 44), (16, 152), (32, 560)]
+)
 def test_rank_bound_is_the_papers_k(rank, bound):
     assert formulas.rank_bound(rank) == bound == rank * (rank + 3) // 2
 
@@ -93,13 +106,15 @@ def test_rank_bound_is_the_number_of_columns(terms, degree, data):
     assert np.array_equal(A_hat[: A.shape[0]], A)
 
 
-# --- the update ------------------------------------------------------------------------------------------------------
+# --- the update -----------------------------------------------------------------------------------
 
 
 @every_expansion
 @given(data=st.data())
 def test_pera_is_the_entrywise_polynomial_exactly_on_integers(terms, degree, data):
-    """ΔW[p, q] = φ_h(B[p] ∘ A[:, q]): one polynomial read at mn points (mathematics.md, section 2)."""
+    """ΔW[p, q] = φ_h(B[p] ∘ A[:, q]): one polynomial read at mn points (mathematics.md, section
+    2).
+    """
     B, A, h = data.draw(strategies.factors(terms=terms, degree=degree, integers=True))
     expected, _ = loop(B.astype(object), A.astype(object), h.astype(object), terms, degree)
     assert np.array_equal(formulas.pera(B, A, h, terms, degree), expected)
@@ -108,7 +123,9 @@ def test_pera_is_the_entrywise_polynomial_exactly_on_integers(terms, degree, dat
 @every_expansion
 @given(data=st.data())
 def test_pera_is_the_triple_loop_on_floats(terms, degree, data):
-    """To 1e-12 of the sum of absolute terms, which bounds the rounding of any order of adding them."""
+    """To 1e-12 of the sum of absolute terms, which bounds the rounding of any order of adding
+    them.
+    """
     B, A, h = data.draw(strategies.factors(terms=terms, degree=degree))
     expected, size = loop(B, A, h, terms, degree)
     assert (np.abs(formulas.pera(B, A, h, terms, degree) - expected) <= 1e-12 * size + 1e-300).all()
@@ -123,23 +140,31 @@ def test_torch_reads_what_numpy_reads(terms, degree, data):
     index = [torch.as_tensor(block) for block in formulas.monomials(B.shape[1], terms, degree)]
     for given_index in (None, index):
         for numpy_part, torch_part in zip(
-            formulas.expand(B, A, h, terms, degree), formulas.expand(*tensors, terms, degree, given_index), strict=True
+            formulas.expand(B, A, h, terms, degree),
+            formulas.expand(*tensors, terms, degree, given_index),
+            strict=True,
         ):
             assert np.array_equal(numpy_part, torch_part.numpy())  # products alone: the same bits
     _, size = loop(B, A, h, terms, degree)
-    error = np.abs(formulas.pera(*tensors, terms, degree).numpy() - formulas.pera(B, A, h, terms, degree))
+    error = np.abs(
+        formulas.pera(*tensors, terms, degree).numpy() - formulas.pera(B, A, h, terms, degree)
+    )
     assert (error <= 1e-12 * size + 1e-300).all()
 
 
 def gradients_by_loops(B, A, h, to_B_hat, to_A_hat, terms, degree):
-    """Of Σ to_B_hat∘B̂ + Σ to_A_hat∘Â: for each feature, and each of its factors, the product of the others."""
+    """Of Σ to_B_hat∘B̂ + Σ to_A_hat∘Â: for each feature, and each of its factors, the product of
+    the others.
+    """
     rank = B.shape[1]
     to_B, to_A, to_h = (np.zeros(X.shape, dtype=object) for X in (B, A, h))
     for k, row in enumerate([(i,) for i in range(rank)] + list(products(rank, terms, degree))):
         for place, i in enumerate(row):
             others = row[:place] + row[place + 1 :]
             to_B[:, i] += to_B_hat[:, k] * math.prod(B[:, j] for j in others)
-            to_A[i] += to_A_hat[k] * math.prod(A[j] for j in others) * (1 if k < rank else h[k - rank])
+            to_A[i] += (
+                to_A_hat[k] * math.prod(A[j] for j in others) * (1 if k < rank else h[k - rank])
+            )
         if k >= rank:
             to_h[k - rank] = (to_A_hat[k] * math.prod(A[j] for j in row)).sum()
     return to_B, to_A, to_h
@@ -148,21 +173,39 @@ def gradients_by_loops(B, A, h, to_B_hat, to_A_hat, terms, degree):
 def with_gradients_of_the_factors(data, terms, degree):
     """B, A, h and gradients by B̂ and Â, whole numbers."""
     B, A, h = data.draw(strategies.factors(terms=terms, degree=degree, integers=True))
-    K, generator = formulas.rank_bound(B.shape[1], terms, degree), np.random.default_rng(data.draw(strategies.seeds()))
-    return B, A, h, generator.integers(-3, 4, (B.shape[0], K)), generator.integers(-3, 4, (K, A.shape[1]))
+    K, generator = (
+        formulas.rank_bound(B.shape[1], terms, degree),
+        np.random.default_rng(data.draw(strategies.seeds())),
+    )
+    return (
+        B,
+        A,
+        h,
+        generator.integers(-3, 4, (B.shape[0], K)),
+        generator.integers(-3, 4, (K, A.shape[1])),
+    )
 
 
 @every_expansion
 @settings(max_examples=10)
 @given(data=st.data())
 def test_expand_gradients_is_the_product_rule_exactly(terms, degree, data):
-    """On rationals, thirds to sevenths, with == and no tolerance; so it is on whole numbers, also as floats."""
+    """On rationals, thirds to sevenths, with == and no tolerance; so it is on whole numbers, also
+    as floats.
+    """
     whole = with_gradients_of_the_factors(data, terms, degree)
-    rationals = [np.vectorize(lambda v, q=q: Fraction(int(v), q), otypes=[object])(X) for X, q in zip(whole, (3, 4, 5, 6, 7), strict=True)]
+    rationals = [
+        np.vectorize(lambda v, q=q: Fraction(int(v), q), otypes=[object])(X)
+        for X, q in zip(whole, (3, 4, 5, 6, 7), strict=True)
+    ]
     floats = [torch.from_numpy(X).double() for X in whole]
     for arrays in (rationals, whole, floats):
-        expected = gradients_by_loops(*(X.numpy() if isinstance(X, torch.Tensor) else X for X in arrays), terms, degree)
-        for found, right in zip(formulas.expand_gradients(*arrays, terms, degree), expected, strict=True):
+        expected = gradients_by_loops(
+            *(X.numpy() if isinstance(X, torch.Tensor) else X for X in arrays), terms, degree
+        )
+        for found, right in zip(
+            formulas.expand_gradients(*arrays, terms, degree), expected, strict=True
+        ):
             assert tuple(found.shape) == right.shape
             assert found.tolist() == right.tolist()
 
@@ -170,13 +213,34 @@ def test_expand_gradients_is_the_product_rule_exactly(terms, degree, data):
 @every_expansion
 @given(data=st.data())
 def test_sympy_reads_exactly_what_numpy_reads(terms, degree, data):
-    """At rational points, thirds and quarters, with == and no tolerance: symbols, then values; Fractions; the loop."""
-    B, A, h = data.draw(strategies.factors(st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 1, 3)]), terms=terms, degree=degree, integers=True))
-    symbols = [np.array(sympy.symbols(f"{name}:{x.size}"), dtype=object).reshape(x.shape) for name, x in zip("bah", (B, A, h), strict=True)]
-    rationals = [np.array([sympy.Rational(int(v), q) for v in x.flat], dtype=object).reshape(x.shape) for x, q in ((B, 3), (A, 4), (h, 5))]
-    values = {s: v for S, X in zip(symbols, rationals, strict=True) for s, v in zip(S.flat, X.flat, strict=True)}
+    """At rational points, thirds and quarters, with == and no tolerance: symbols, then values;
+    Fractions; the loop.
+    """
+    B, A, h = data.draw(
+        strategies.factors(
+            st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 1, 3)]),
+            terms=terms,
+            degree=degree,
+            integers=True,
+        )
+    )
+    symbols = [
+        np.array(sympy.symbols(f"{name}:{x.size}"), dtype=object).reshape(x.shape)
+        for name, x in zip("bah", (B, A, h), strict=True)
+    ]
+    rationals = [
+        np.array([sympy.Rational(int(v), q) for v in x.flat], dtype=object).reshape(x.shape)
+        for x, q in ((B, 3), (A, 4), (h, 5))
+    ]
+    values = {
+        s: v
+        for S, X in zip(symbols, rationals, strict=True)
+        for s, v in zip(S.flat, X.flat, strict=True)
+    }
     read_at_values = formulas.pera(*rationals, terms, degree)
-    read_then_valued = np.vectorize(lambda entry: entry.subs(values), otypes=[object])(formulas.pera(*symbols, terms, degree))
+    read_then_valued = np.vectorize(lambda entry: entry.subs(values), otypes=[object])(
+        formulas.pera(*symbols, terms, degree)
+    )
     expected, _ = loop(*rationals, terms, degree)
     assert np.array_equal(read_at_values, expected)
     assert np.array_equal(read_then_valued, expected)
@@ -202,22 +266,29 @@ def test_the_identity_is_a_rank_one_pera():
 
 @given(strategies.factors(integers=True), st.integers(-3, 3))
 def test_kernel_special_case(factors, c):
-    """h_ii = c, h_ij = 2c: ΔW = BA + c (BA)∘(BA), the inhomogeneous quadratic kernel of the factors' rows."""
+    """h_ii = c, h_ij = 2c: ΔW = BA + c (BA)∘(BA), the inhomogeneous quadratic kernel of the
+    factors' rows.
+    """
     B, A, _ = factors
     i, j = formulas.pairs(B.shape[1])
     linear = B @ A
-    assert np.array_equal(formulas.pera(B, A, np.where(i == j, c, 2 * c)), linear + c * linear * linear)
+    assert np.array_equal(
+        formulas.pera(B, A, np.where(i == j, c, 2 * c)), linear + c * linear * linear
+    )
 
 
 @given(strategies.factors(integers=True))
 def test_full_is_square_and_cross_together(factors):
     B, A, h = factors
     i, j = formulas.pairs(B.shape[1])
-    square, cross = (formulas.pera(B, A, h[mask], terms) for terms, mask in (("square", i == j), ("cross", i != j)))
+    square, cross = (
+        formulas.pera(B, A, h[mask], terms)
+        for terms, mask in (("square", i == j), ("cross", i != j))
+    )
     assert np.array_equal(formulas.pera(B, A, h), square + cross - formulas.lora(B, A))
 
 
-# --- parameter counts ------------------------------------------------------------------------------------------------
+# --- parameter counts -----------------------------------------------------------------------------
 
 
 @given(strategies.methods(), strategies.shapes())
@@ -238,7 +309,7 @@ def test_parameter_count_of_the_papers():
     assert formulas.parameter_count(5, 3, 2, "pera", degree=3) == 2 * 8 + 3 + 4
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 B, A, H = np.ones((5, 2)), np.ones((2, 3)), np.ones(3)
 
@@ -253,18 +324,52 @@ B, A, H = np.ones((5, 2)), np.ones((2, 3)), np.ones(3)
         (lambda: formulas.rank_bound("8"), "rank='8' must be an integer >= 1"),
         (lambda: formulas.rank_bound(2, degree=1), "degree=1 must be an integer >= 2"),
         (lambda: formulas.rank_bound(2, degree=2.0), "degree=2.0 must be an integer >= 2"),
-        (lambda: formulas.pairs(2, "diag"), "terms='diag' is unknown: choose from 'full', 'square', 'cross'"),
-        (lambda: formulas.pera(B, A, H, "diag"), "terms='diag' is unknown: choose from 'full', 'square', 'cross'"),
+        (
+            lambda: formulas.pairs(2, "diag"),
+            "terms='diag' is unknown: choose from 'full', 'square', 'cross'",
+        ),
+        (
+            lambda: formulas.pera(B, A, H, "diag"),
+            "terms='diag' is unknown: choose from 'full', 'square', 'cross'",
+        ),
         (lambda: formulas.pera(B, A, H, degree=1), "degree=1 must be an integer >= 2"),
-        (lambda: formulas.pera(B, A, H[:2]), "h has shape (2,): rank 2, terms='full', degree 2 need (3,)"),
-        (lambda: formulas.pera(B, A, H[:1]), "h has shape (1,): rank 2, terms='full', degree 2 need (3,)"),  # would broadcast
-        (lambda: formulas.pera(B, A, H[None]), "h has shape (1, 3): rank 2, terms='full', degree 2 need (3,)"),
-        (lambda: formulas.pera(B, A, H, "cross"), "h has shape (3,): rank 2, terms='cross', degree 2 need (1,)"),
-        (lambda: formulas.pera(B, A, H, degree=3), "h has shape (3,): rank 2, terms='full', degree 3 need (7,)"),
-        (lambda: formulas.pera(B, A.T, H), "B (5, 2) and A (3, 2) do not match: need (m, r) and (r, n)"),
-        (lambda: formulas.lora(B, A[:1]), "B (5, 2) and A (1, 3) do not match: need (m, r) and (r, n)"),
-        (lambda: formulas.lora(B[0], A), "B (2,) and A (2, 3) do not match: need (m, r) and (r, n)"),
-        (lambda: formulas.lora(torch.ones(5, 2), torch.ones(3, 3)), "B (5, 2) and A (3, 3) do not match: need (m, r) and (r, n)"),
+        (
+            lambda: formulas.pera(B, A, H[:2]),
+            "h has shape (2,): rank 2, terms='full', degree 2 need (3,)",
+        ),
+        # Would broadcast
+        (
+            lambda: formulas.pera(B, A, H[:1]),
+            "h has shape (1,): rank 2, terms='full', degree 2 need (3,)",
+        ),
+        (
+            lambda: formulas.pera(B, A, H[None]),
+            "h has shape (1, 3): rank 2, terms='full', degree 2 need (3,)",
+        ),
+        (
+            lambda: formulas.pera(B, A, H, "cross"),
+            "h has shape (3,): rank 2, terms='cross', degree 2 need (1,)",
+        ),
+        (
+            lambda: formulas.pera(B, A, H, degree=3),
+            "h has shape (3,): rank 2, terms='full', degree 3 need (7,)",
+        ),
+        (
+            lambda: formulas.pera(B, A.T, H),
+            "B (5, 2) and A (3, 2) do not match: need (m, r) and (r, n)",
+        ),
+        (
+            lambda: formulas.lora(B, A[:1]),
+            "B (5, 2) and A (1, 3) do not match: need (m, r) and (r, n)",
+        ),
+        (
+            lambda: formulas.lora(B[0], A),
+            "B (2,) and A (2, 3) do not match: need (m, r) and (r, n)",
+        ),
+        (
+            lambda: formulas.lora(torch.ones(5, 2), torch.ones(3, 3)),
+            "B (5, 2) and A (3, 3) do not match: need (m, r) and (r, n)",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_with_the_value_and_the_remedy(call, message):
@@ -274,7 +379,9 @@ def test_bad_arguments_are_refused_with_the_value_and_the_remedy(call, message):
 
 
 def test_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(pk.PerakitError, match=r"^unknown method 'lorra': choose from .*lora.*, .*pera"):
+    with pytest.raises(
+        pk.PerakitError, match=r"^unknown method 'lorra': choose from .*lora.*, .*pera"
+    ):
         formulas.parameter_count(5, 3, 2, "lorra")
 
 
@@ -284,7 +391,9 @@ def test_numpy_integers_are_ranks(rank):
 
 
 def test_formulas_need_neither_torch_nor_sympy():
-    """The NumPy reading is a reference that runs anywhere: loaded alone, beside errors.py, without the package's __init__."""
+    """The NumPy reading is a reference that runs anywhere: loaded alone, beside errors.py, without
+    the package's __init__.
+    """
     code = """
 import sys, types
 package = types.ModuleType("perakit")
@@ -297,13 +406,19 @@ assert (delta == 5).all()
 print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "sympy", "scipy", "matplotlib", "hypothesis"}))
 """
     result = subprocess.run(
-        [sys.executable, "-c", code, str(Path(formulas.__file__).parent)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, str(Path(formulas.__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert result.stderr == ""
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("m", "n", "rank"), [(0, 5, 1), (4, 5, 0), (4, 5, -1), (4, 5, 1.5), (4.5, 5, 2), (4, 5, True)])
+@pytest.mark.parametrize(
+    ("m", "n", "rank"), [(0, 5, 1), (4, 5, 0), (4, 5, -1), (4, 5, 1.5), (4.5, 5, 2), (4, 5, True)]
+)
 @pytest.mark.parametrize("method", ["lora", "pera"])
 def test_counts_of_impossible_sizes_are_refused(m, n, rank, method):
     with pytest.raises(pk.PerakitError, match="must be an integer >= 1"):
@@ -315,7 +430,7 @@ def test_counts_with_an_unknown_option_are_refused():
         formulas.parameter_count(4, 5, 1, "lora", terms="full")
 
 
-# --- updates that depend on W0 -----------------------------------------------------------------------------------------
+# --- updates that depend on W0 --------------------------------------------------------------------
 
 
 @given(strategies.shapes(), strategies.seeds())
@@ -344,7 +459,11 @@ def test_dora_in_symbols():
     """W0 = (3, 4), B A = 0: length 5, so magnitude 10 doubles the row; exact, no floats."""
     W0, B, A = (
         np.array(x, dtype=object)
-        for x in ([[sympy.Integer(3), sympy.Integer(4)]], [[sympy.Integer(0)]], [[sympy.Integer(1), sympy.Integer(1)]])
+        for x in (
+            [[sympy.Integer(3), sympy.Integer(4)]],
+            [[sympy.Integer(0)]],
+            [[sympy.Integer(1), sympy.Integer(1)]],
+        )
     )
     assert formulas.dora(W0, B, A, np.array([sympy.Integer(10)], dtype=object)).tolist() == [[3, 4]]
     g = np.array([sympy.Symbol("g")], dtype=object)
@@ -358,15 +477,23 @@ def test_dora_of_a_zero_row_is_finite_and_its_norm_can_be_held():
     formulas.dora(half, torch.zeros(2, 1), torch.ones(1, 3), torch.zeros(2)).sum().backward()
     assert torch.isfinite(half.grad).all()
     V = np.array([[3.0, 4.0]])
-    held = formulas.dora(V, np.zeros((1, 1)), np.ones((1, 2)), np.array([1.0]), norm=np.array([2.0]))
+    held = formulas.dora(
+        V, np.zeros((1, 1)), np.ones((1, 2)), np.array([1.0]), norm=np.array([2.0])
+    )
     np.testing.assert_allclose(held, V / 2 - V)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: formulas.hira(np.ones((3, 3)), np.ones((3, 2)), np.ones((2, 4))), r"W0 \(3, 3\) does not match B A, which is \(3, 4\)"),
-        (lambda: formulas.dora(np.ones((3, 4)), np.ones((3, 2)), np.ones((3, 4)), np.ones(3)), r"B \(3, 2\) and A \(3, 4\) do not match"),
+        (
+            lambda: formulas.hira(np.ones((3, 3)), np.ones((3, 2)), np.ones((2, 4))),
+            r"W0 \(3, 3\) does not match B A, which is \(3, 4\)",
+        ),
+        (
+            lambda: formulas.dora(np.ones((3, 4)), np.ones((3, 2)), np.ones((3, 4)), np.ones(3)),
+            r"B \(3, 2\) and A \(3, 4\) do not match",
+        ),
         (
             lambda: formulas.dora(np.ones((3, 4)), np.ones((3, 2)), np.ones((2, 4)), np.ones(4)),
             r"magnitude \(4,\) and norm \(3,\) need one entry per row: \(3,\)",
@@ -383,7 +510,7 @@ def test_hira_and_dora_count_their_parameters():
     assert formulas.parameter_count(7, 5, 2, "dora") == 31
 
 
-# --- MoRA, DeLoRA, LoHa and the contrast, by loops ---------------------------------------------------------------------
+# --- MoRA, DeLoRA, LoHa and the contrast, by loops ------------------------------------------------
 
 
 def arrays(seed, *shapes):
@@ -393,7 +520,10 @@ def arrays(seed, *shapes):
 
 def agree(rule, given, expected, *options):
     """NumPy and torch give the loop's numbers, to the rounding of short float64 sums."""
-    expected, tensors = np.array(expected, dtype=float), [torch.from_numpy(array) for array in given]
+    expected, tensors = (
+        np.array(expected, dtype=float),
+        [torch.from_numpy(array) for array in given],
+    )
     for found in (rule(*given, *options), rule(*tensors, *options).numpy()):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
@@ -408,21 +538,28 @@ def test_mora_by_loops(shape, seed):
     agree(formulas.mora, (M,), expected, m, n)
     assert np.array_equal(formulas.mora(M, m, n), expected)  # nothing is added but zeros: exact
     x = np.arange(1.0, n + 1)
-    groups = [sum(x[q] for q in range(n) if q % size == k) for k in range(size)]  # f_comp: inputs summed ...
-    output = [sum(M[p % size, k] * groups[k] for k in range(size)) for p in range(m)]  # ... and f_dec: outputs repeated
+    # f_comp: inputs summed ...
+    groups = [sum(x[q] for q in range(n) if q % size == k) for k in range(size)]
+    # ... and f_dec: outputs repeated
+    output = [sum(M[p % size, k] * groups[k] for k in range(size)) for p in range(m)]
     np.testing.assert_allclose(formulas.mora(M, m, n) @ x, output, rtol=1e-12, atol=1e-12)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 4096))
 def test_the_side_of_moras_square_is_rounded_exactly(m, n, rank):
-    """floor(√t + 1/2) = side, which squares to (2 side - 1)² <= 4t < (2 side + 1)²: whole numbers, where a float root may slip."""
+    """floor(√t + 1/2) = side, which squares to (2 side - 1)² <= 4t < (2 side + 1)²: whole numbers,
+    where a float root may slip.
+    """
     side = formulas.mora_size(m, n, rank)
     assert (2 * side - 1) ** 2 <= 4 * (m + n) * rank < (2 * side + 1) ** 2
     assert formulas.parameter_count(m, n, rank, "mora") == side * side
     assert isinstance(side, int)
 
 
-@pytest.mark.parametrize(("m", "n", "rank", "side"), [(4096, 4096, 8, 256), (768, 768, 8, 111), (1, 1, 1, 1), (5, 1, 1, 2), (1, 5, 7, 6)])
+@pytest.mark.parametrize(
+    ("m", "n", "rank", "side"),
+    [(4096, 4096, 8, 256), (768, 768, 8, 111), (1, 1, 1, 1), (5, 1, 1, 2), (1, 5, 7, 6)],
+)
 def test_sizes_of_mora(m, n, rank, side):
     """256 at rank 8 on 4096 x 4096 is the paper's own example."""
     assert formulas.mora_size(m, n, rank) == side
@@ -437,12 +574,22 @@ def test_delora_by_loops(shape, seed):
     for i, p, q in itertools.product(range(rank), range(m), range(n)):
         b = max(math.sqrt(sum(B[k, i] ** 2 for k in range(m))), 1e-4)
         a = max(math.sqrt(sum(A[i, k] ** 2 for k in range(n))), 1e-4)
-        expected[p, q] += lam[0] / rank * B[p, i] / b * A[i, q] / a * math.sqrt(sum(W0[k, q] ** 2 for k in range(m)))
+        expected[p, q] += (
+            lam[0]
+            / rank
+            * B[p, i]
+            / b
+            * A[i, q]
+            / a
+            * math.sqrt(sum(W0[k, q] ** 2 for k in range(m)))
+        )
     agree(formulas.delora, (W0, B, A, lam), expected)
 
 
 def test_delora_in_rationals():
-    """W0's columns have lengths 5 and 13, b is 3 long and a 5: λ = 2 gives 2/15 b aᵀ times those; and b = 0 counts as 1e-4 long."""
+    """W0's columns have lengths 5 and 13, b is 3 long and a 5: λ = 2 gives 2/15 b aᵀ times those;
+    and b = 0 counts as 1e-4 long.
+    """
     exact = np.vectorize(sympy.Integer, otypes=[object])
     W0, B, A, lam = exact([[3, 5], [4, 12]]), exact([[1], [2]]), exact([[3, 4]]), exact([2])
     root = sympy.sqrt(5)
@@ -452,15 +599,25 @@ def test_delora_in_rationals():
     ]
     assert not formulas.delora(W0, 0 * B, A, lam).any()
     tiny = np.array([[sympy.Rational(1, 10**6)], [sympy.Integer(0)]], dtype=object)
-    assert formulas.delora(W0, tiny, A, lam)[0, 0] == 2 * sympy.Rational(1, 100) * sympy.Rational(3, 5) * 5
+    assert (
+        formulas.delora(W0, tiny, A, lam)[0, 0]
+        == 2 * sympy.Rational(1, 100) * sympy.Rational(3, 5) * 5
+    )
     symbol = np.array([[sympy.Symbol("b", positive=True)], [sympy.Integer(0)]], dtype=object)
-    assert formulas.delora(W0, symbol, A, lam)[0, 0] == 6  # the length of a symbol is a root, and no maximum
+    # The length of a symbol is a root, and no maximum
+    assert formulas.delora(W0, symbol, A, lam)[0, 0] == 6
 
 
 def test_the_gradient_of_delora_at_its_start_is_finite():
-    """√ has an infinite slope at 0: the squares are kept above 1e-8 first. B moves at once, by λ/(r 1e-4 ‖a‖) a."""
+    """√ has an infinite slope at 0: the squares are kept above 1e-8 first. B moves at once, by λ/(r
+    1e-4 ‖a‖) a.
+    """
     B = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
-    W0, A, lam = torch.eye(3, 4, dtype=torch.float64) + 1, torch.ones(2, 4, dtype=torch.float64), torch.tensor([15.0]).double()
+    W0, A, lam = (
+        torch.eye(3, 4, dtype=torch.float64) + 1,
+        torch.ones(2, 4, dtype=torch.float64),
+        torch.tensor([15.0]).double(),
+    )
     formulas.delora(W0, B, A, lam).sum().backward()
     assert B.grad.isfinite().all()
     columns = sum(math.sqrt(sum(W0[p, q].item() ** 2 for p in range(3))) for q in range(4))
@@ -473,7 +630,9 @@ def test_loha_by_loops(shape, seed):
     B1, A1, B2, A2 = given_ = arrays(seed, (m, rank), (rank, n), (m, rank), (rank, n))
     expected = np.zeros((m, n))
     for p, q in itertools.product(range(m), range(n)):
-        first, second = (sum(B[p, i] * A[i, q] for i in range(rank)) for B, A in ((B1, A1), (B2, A2)))
+        first, second = (
+            sum(B[p, i] * A[i, q] for i in range(rank)) for B, A in ((B1, A1), (B2, A2))
+        )
         expected[p, q] = first * second
     agree(formulas.loha, given_, expected)
     B_hat, A_hat = formulas.khatri_rao(*given_)
@@ -491,7 +650,9 @@ def test_quadratic_by_loops(leading, shape, seed):
     expected = np.zeros((*leading, m))
     for at in itertools.product(*map(range, leading)):
         for p in range(m):
-            expected[at][p] = sum(P[p, i] * sum(U[i, q] * x[at][q] for q in range(n)) ** 2 for i in range(rank))
+            expected[at][p] = sum(
+                P[p, i] * sum(U[i, q] * x[at][q] for q in range(n)) ** 2 for i in range(rank)
+            )
     agree(formulas.quadratic, given_, expected)
 
 
@@ -502,9 +663,19 @@ def test_the_new_rules_in_symbols():
         return np.array(sympy.symbols(f"{name}:{math.prod(shape)}"), dtype=object).reshape(shape)
 
     M, x, U, P = named("m", 2, 2), named("x", 2), named("u", 1, 2), named("p", 3, 1)
-    assert formulas.mora(M, 3, 5).tolist() == [[M[p % 2, q % 2] for q in range(5)] for p in range(3)]
-    assert sympy.expand(formulas.quadratic(x, U, P)[2] - P[2, 0] * (x[0] * U[0, 0] + x[1] * U[0, 1]) ** 2) == 0
-    B1, A1, B2, A2 = (named(name, *shape) for name, shape in (("b", (3, 2)), ("a", (2, 3)), ("c", (3, 2)), ("d", (2, 3))))
+    assert formulas.mora(M, 3, 5).tolist() == [
+        [M[p % 2, q % 2] for q in range(5)] for p in range(3)
+    ]
+    assert (
+        sympy.expand(
+            formulas.quadratic(x, U, P)[2] - P[2, 0] * (x[0] * U[0, 0] + x[1] * U[0, 1]) ** 2
+        )
+        == 0
+    )
+    B1, A1, B2, A2 = (
+        named(name, *shape)
+        for name, shape in (("b", (3, 2)), ("a", (2, 3)), ("c", (3, 2)), ("d", (2, 3)))
+    )
     entry = formulas.loha(B1, A1, B2, A2)[2, 1]
     assert sympy.expand(entry - (B1[2] @ A1[:, 1]) * (B2[2] @ A2[:, 1])) == 0
 
@@ -521,24 +692,51 @@ def test_dora_of_a_zero_row_in_rationals_is_what_it_is_in_floats():
             lambda: formulas.mora(np.ones((2, 3)), 5, 7),
             "M (2, 3) is not square: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side",
         ),
-        (lambda: formulas.mora(np.ones(4), 5, 7), "M (4,) is not square: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side"),
+        (
+            lambda: formulas.mora(np.ones(4), 5, 7),
+            "M (4,) is not square: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side",
+        ),
         (lambda: formulas.mora(np.ones((2, 2)), 0, 7), "m=0 must be an integer >= 1"),
         (lambda: formulas.mora(np.ones((2, 2)), 5, 7.0), "n=7.0 must be an integer >= 1"),
         (lambda: formulas.mora_size(5, 7, True), "rank=True must be an integer >= 1"),
-        (lambda: formulas.delora(np.ones((5, 3)), B, A, np.ones(2)), "lam has shape (2,): DeLoRA trains one number, (1,)"),
-        (lambda: formulas.delora(np.ones((3, 5)), B, A, np.ones(1)), "W0 (3, 5) does not match B A, which is (5, 3)"),
-        (lambda: formulas.delora(np.ones((5, 3)), B, A.T, np.ones(1)), "B (5, 2) and A (3, 2) do not match: need (m, r) and (r, n)"),
-        (lambda: formulas.loha(B, A, B, A.T), "B2 (5, 2) and A2 (3, 2) do not match: need (m, r) and (r, n)"),
+        (
+            lambda: formulas.delora(np.ones((5, 3)), B, A, np.ones(2)),
+            "lam has shape (2,): DeLoRA trains one number, (1,)",
+        ),
+        (
+            lambda: formulas.delora(np.ones((3, 5)), B, A, np.ones(1)),
+            "W0 (3, 5) does not match B A, which is (5, 3)",
+        ),
+        (
+            lambda: formulas.delora(np.ones((5, 3)), B, A.T, np.ones(1)),
+            "B (5, 2) and A (3, 2) do not match: need (m, r) and (r, n)",
+        ),
+        (
+            lambda: formulas.loha(B, A, B, A.T),
+            "B2 (5, 2) and A2 (3, 2) do not match: need (m, r) and (r, n)",
+        ),
         (
             lambda: formulas.loha(B, A, B[:1], A),
-            "B1, A1, B2, A2 have shapes (5, 2), (2, 3), (1, 2), (2, 3): both pairs need (m, r) and (r, n)",
+            (
+                "B1, A1, B2, A2 have shapes (5, 2), (2, 3), (1, 2), (2, 3): both pairs need (m, r)"
+                " and (r, n)"
+            ),
         ),
         (
             lambda: formulas.loha(B, A, B[:, :1], A[:1]),
-            "B1, A1, B2, A2 have shapes (5, 2), (2, 3), (5, 1), (1, 3): both pairs need (m, r) and (r, n)",
+            (
+                "B1, A1, B2, A2 have shapes (5, 2), (2, 3), (5, 1), (1, 3): both pairs need (m, r)"
+                " and (r, n)"
+            ),
         ),
-        (lambda: formulas.quadratic(np.ones((4, 5)), A, B), "x (4, 5) and U (2, 3) do not match: need (..., n) and (r, n)"),
-        (lambda: formulas.quadratic(np.ones((4, 3)), B, A), "P (2, 3) and U (5, 2) do not match: need (m, r) and (r, n)"),
+        (
+            lambda: formulas.quadratic(np.ones((4, 5)), A, B),
+            "x (4, 5) and U (2, 3) do not match: need (..., n) and (r, n)",
+        ),
+        (
+            lambda: formulas.quadratic(np.ones((4, 3)), B, A),
+            "P (2, 3) and U (5, 2) do not match: need (m, r) and (r, n)",
+        ),
     ],
 )
 def test_factors_that_do_not_match_are_refused(call, message):
@@ -549,13 +747,20 @@ def test_factors_that_do_not_match_are_refused(call, message):
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [("dora", 2 * 12 + 7), ("hira", 2 * 12), ("mora", 5 * 5), ("delora", 2 * 12 + 1), ("loha", 4 * 12), ("quadratic", 2 * 12)],
+    [
+        ("dora", 2 * 12 + 7),
+        ("hira", 2 * 12),
+        ("mora", 5 * 5),
+        ("delora", 2 * 12 + 1),
+        ("loha", 4 * 12),
+        ("quadratic", 2 * 12),
+    ],
 )
 def test_counts_in_closed_form(method, count):
     assert formulas.parameter_count(7, 5, 2, method) == count  # r̂ = floor(√24 + 1/2) = 5
 
 
-# --- entries that are large, small, or of a narrow type ----------------------------------------------------------------
+# --- entries that are large, small, or of a narrow type -------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -579,7 +784,9 @@ def test_lengths_of_whole_numbers_do_not_overflow(dtype):
     size = min(100 * 10**9, int(np.iinfo(dtype).max))
     V = np.full((1, 4), size, dtype)
     assert formulas.row_norm(V).tolist() == [2.0 * size]
-    np.testing.assert_allclose(formulas.row_norm(torch.from_numpy(V)).tolist(), [2.0 * size], rtol=1e-7)
+    np.testing.assert_allclose(
+        formulas.row_norm(torch.from_numpy(V)).tolist(), [2.0 * size], rtol=1e-7
+    )
     column = formulas.delora(V.T, np.ones((4, 1)), np.ones((1, 1)), np.ones(1))
     np.testing.assert_allclose(np.linalg.norm(column), 2.0 * size, rtol=1e-12)
 
@@ -620,7 +827,9 @@ def test_delora_on_very_large_weights_is_finite():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_untrained_dora_changes_nothing_after_double(seed):
-    """Lengths are rounded as the magnitude was when it was made; a wider one would be off by 1e-8 of W0."""
+    """Lengths are rounded as the magnitude was when it was made; a wider one would be off by 1e-8
+    of W0.
+    """
     torch.manual_seed(seed)
     layer = torch.nn.Sequential(torch.nn.Linear(37, 23))
     x = torch.randn(5, 37)
@@ -633,7 +842,7 @@ def test_an_untrained_dora_changes_nothing_after_double(seed):
     assert torch.equal(layer(x.double()), before)
 
 
-# --- what is no array --------------------------------------------------------------------------------------------------
+# --- what is no array -----------------------------------------------------------------------------
 
 HUGE = 10**5000  # Python does not even print it
 
@@ -641,12 +850,27 @@ HUGE = 10**5000  # Python does not even print it
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: formulas.mora(np.ones((0, 0)), 2, 2), "M (0, 0) is empty: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side"),
-        (lambda: formulas.mora([[1.0]], 2, 2), "M=[[1.0]] is no array: pass a NumPy array or a torch tensor"),
+        (
+            lambda: formulas.mora(np.ones((0, 0)), 2, 2),
+            "M (0, 0) is empty: MoRA needs (r̂, r̂), formulas.mora_size(m, n, rank) on a side",
+        ),
+        (
+            lambda: formulas.mora([[1.0]], 2, 2),
+            "M=[[1.0]] is no array: pass a NumPy array or a torch tensor",
+        ),
         (lambda: formulas.loha(B[:, :0], A[:0], B[:, :0], A[:0]), "rank=0 must be an integer >= 1"),
-        (lambda: formulas.loha(B, A, None, A), "B2=None is no array: pass a NumPy array or a torch tensor"),
-        (lambda: formulas.delora(np.ones((5, 3)), B[:, :0], A[:0], np.ones(1)), "rank=0 must be an integer >= 1"),
-        (lambda: formulas.delora(np.ones((5, 3)), B, A, 15.0), "lam=15.0 is no array: pass a NumPy array or a torch tensor"),
+        (
+            lambda: formulas.loha(B, A, None, A),
+            "B2=None is no array: pass a NumPy array or a torch tensor",
+        ),
+        (
+            lambda: formulas.delora(np.ones((5, 3)), B[:, :0], A[:0], np.ones(1)),
+            "rank=0 must be an integer >= 1",
+        ),
+        (
+            lambda: formulas.delora(np.ones((5, 3)), B, A, 15.0),
+            "lam=15.0 is no array: pass a NumPy array or a torch tensor",
+        ),
         (
             lambda: formulas.dora(np.ones((5, 3)), B, A, magnitude=3.0),
             "magnitude=3.0 is no array: pass a NumPy array or a torch tensor",
@@ -656,14 +880,32 @@ HUGE = 10**5000  # Python does not even print it
             "norm=1.0 is no array: pass a NumPy array or a torch tensor",
         ),
         (lambda: formulas.hira(None, B, A), "W0=None is no array: pass the frozen weight (5, 3)"),
-        (lambda: formulas.lora([[1]], [[1]]), "B=[[1]] is no array: pass a NumPy array or a torch tensor"),
-        (lambda: formulas.pera(B, A, None), "h=None is no array: pass a NumPy array or a torch tensor"),
-        (lambda: formulas.quadratic(None, A, B), "x=None is no array: pass a NumPy array or a torch tensor"),
-        (lambda: pk.MoRA(2).update(None, M=np.ones((5, 5))), "W0=None has no shape: MoRA reads no more of it; pass any array (m, n)"),
-        (lambda: pk.DoRA(2).update(None, B=B, A=A, magnitude=np.ones(5)), "W0=None is no array: pass the frozen weight (5, 3)"),
+        (
+            lambda: formulas.lora([[1]], [[1]]),
+            "B=[[1]] is no array: pass a NumPy array or a torch tensor",
+        ),
+        (
+            lambda: formulas.pera(B, A, None),
+            "h=None is no array: pass a NumPy array or a torch tensor",
+        ),
+        (
+            lambda: formulas.quadratic(None, A, B),
+            "x=None is no array: pass a NumPy array or a torch tensor",
+        ),
+        (
+            lambda: pk.MoRA(2).update(None, M=np.ones((5, 5))),
+            "W0=None has no shape: MoRA reads no more of it; pass any array (m, n)",
+        ),
+        (
+            lambda: pk.DoRA(2).update(None, B=B, A=A, magnitude=np.ones(5)),
+            "W0=None is no array: pass the frozen weight (5, 3)",
+        ),
         (
             lambda: formulas.parameter_count(4, 4, 2, ["x"]),
-            "unknown method ['x']: choose from delora, dora, hira, loha, lora, mora, pera, quadratic",
+            (
+                "unknown method ['x']: choose from delora, dora, hira, loha, lora, mora, pera,"
+                " quadratic"
+            ),
         ),
         (
             lambda: formulas.parameter_count(4, 4, HUGE, "lora", x=1),
@@ -671,11 +913,17 @@ HUGE = 10**5000  # Python does not even print it
         ),
         (
             lambda: pk.DeLoRA(2, lam=10**400),
-            f"lam=1{'0' * 59} ... (401 characters) must be a finite number > 0 at which the strength λ starts",
+            (
+                f"lam=1{'0' * 59} ... (401 characters) must be a finite number > 0 at which the"
+                " strength λ starts"
+            ),
         ),
         (
             lambda: pk.DeLoRA(2, lam=HUGE),
-            "lam=an integer of 16,610 bits must be a finite number > 0 at which the strength λ starts",
+            (
+                "lam=an integer of 16,610 bits must be a finite number > 0 at which the strength λ"
+                " starts"
+            ),
         ),
         (lambda: pk.LoRA(HUGE), "rank=an integer of 16,610 bits must be an integer <= 1048576"),
     ],

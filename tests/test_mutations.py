@@ -1,6 +1,7 @@
 """Tests of the tests: break the code on purpose, and see the law that forbids it go red.
 
-Each mutation is a mistake that somebody made: the released code of the paper, a well-known library, or a tired evening.
+Each mutation is a mistake that somebody made: the released code of the paper, a well-known library,
+or a tired evening.
 """
 
 import contextlib
@@ -24,15 +25,34 @@ from perakit.adapters.plans import PLANS, use_plan
 from perakit.adapters.quadratic import QuadraticAdapter
 from perakit.models.adapted import AdaptedLayer, adapted_layers
 
-expand, monomials, rank_bound, windows_gradients = formulas.expand, formulas.monomials, formulas.rank_bound, windows.gradients
+expand, monomials, rank_bound, windows_gradients = (
+    formulas.expand,
+    formulas.monomials,
+    formulas.rank_bound,
+    windows.gradients,
+)
 dora, normalise, khatri_rao = formulas.dora, formulas.normalise, formulas.khatri_rao
-merged, multiply, product_gradients, to_factors = product.merged, product.multiply, product._gradients, product._to_factors
-EXPAND, FACTORED, DENSE = type(PERAAdapter(pk.PERA(rank=1), torch.zeros(1, 1)).product(torch.zeros(1, 1)).rule), PLANS[0], PLANS[-1]
+merged, multiply, product_gradients, to_factors = (
+    product.merged,
+    product.multiply,
+    product._gradients,
+    product._to_factors,
+)
+EXPAND, FACTORED, DENSE = (
+    type(PERAAdapter(pk.PERA(rank=1), torch.zeros(1, 1)).product(torch.zeros(1, 1)).rule),
+    PLANS[0],
+    PLANS[-1],
+)
 PERA_VALUE, PERA_GRADIENTS = EXPAND.value, EXPAND.gradients
 adapted_linear, state_dict = base.adapted_linear, torch.nn.Sequential.state_dict
-attaching, merging = sys.modules["perakit.models.attach"], sys.modules["perakit.models.merge"]  # shadowed by their functions
+# Shadowed by their functions
+attaching, merging = sys.modules["perakit.models.attach"], sys.modules["perakit.models.merge"]
 adapt, forward = attaching.adapt, AdaptedLayer.forward
-contribution, count, PLAIN_FACTORS = base.Adapter.contribution, base.Method.count, LoRAAdapter.factors
+contribution, count, PLAIN_FACTORS = (
+    base.Adapter.contribution,
+    base.Method.count,
+    LoRAAdapter.factors,
+)
 
 
 @dataclass
@@ -50,7 +70,7 @@ class Mutation:
         return self.method, strategies.make_layer("Linear", 7, 11, dtype=self.dtype, seed=2)
 
 
-# --- the formula -----------------------------------------------------------------------------------------------------
+# --- the formula ----------------------------------------------------------------------------------
 
 
 def without_polynomial(B, A, h, *options):
@@ -76,7 +96,10 @@ def value_of_another_h(self, B, A, h):
 
 def column_order(rank, terms="full", degree=2):
     """The pairs of `np.tril_indices` transposed: the same set, another order of h."""
-    return [block[:, sorted(range(block.shape[1]), key=lambda k: tuple(block[::-1, k]))] for block in monomials(rank, terms, degree)]
+    return [
+        block[:, sorted(range(block.shape[1]), key=lambda k: tuple(block[::-1, k]))]
+        for block in monomials(rank, terms, degree)
+    ]
 
 
 def strictly_less(rank, terms="full", degree=2):
@@ -107,10 +130,12 @@ def squares_differentiated_as_products(room, r, *rest):
 
 
 def gradient_of_A_without_h(self, parameters, factors, to_left, to_right, to_weight):
-    return PERA_GRADIENTS(self, parameters, factors, to_left, to_right.div_(factors.weight[:, None]), to_weight)
+    return PERA_GRADIENTS(
+        self, parameters, factors, to_left, to_right.div_(factors.weight[:, None]), to_weight
+    )
 
 
-# --- the product -----------------------------------------------------------------------------------------------------
+# --- the product ----------------------------------------------------------------------------------
 
 
 def under(plan, law):
@@ -150,7 +175,10 @@ def other_rows(rule, plan, needs, g, z, *rest):
 
 def other_inputs(rule, plan, needs, g, z, x, *rest):
     """The right gradient by x, and those by the parameters from its rows in another order."""
-    return product_gradients(rule, plan, needs, g, z, x, *rest)[0], *product_gradients(rule, plan, needs, g, z, x.flip(0), *rest)[1:]
+    return (
+        product_gradients(rule, plan, needs, g, z, x, *rest)[0],
+        *product_gradients(rule, plan, needs, g, z, x.flip(0), *rest)[1:],
+    )
 
 
 def unweighted(X, weight):
@@ -173,7 +201,7 @@ def unweighted_sums(factors, *pairs):
     return to_factors(factors._replace(weight=torch.ones_like(factors.weight)), *pairs)
 
 
-# --- the layer -------------------------------------------------------------------------------------------------------
+# --- the layer ------------------------------------------------------------------------------------
 
 
 def unscaled(self):
@@ -209,7 +237,7 @@ def dead(self, x):
     return self.base(x)
 
 
-# --- what one does to a model ------------------------------------------------------------------------------------------
+# --- what one does to a model ---------------------------------------------------------------------
 
 
 def add_into_the_weight(model, dequantize=False):
@@ -289,7 +317,7 @@ def half_read_weight(self, W0=None):
     return (B_hat @ A_hat).to(torch.bfloat16).to(B_hat.dtype)
 
 
-# --- other methods -----------------------------------------------------------------------------------------------------
+# --- other methods --------------------------------------------------------------------------------
 
 
 def dora_by_columns(W0, B, A, magnitude, scale=1, norm=None):
@@ -313,7 +341,9 @@ def length_of_the_start(self, W0):
 
 def length_of_no_rounding(self, W0):
     """Exact when it merges, where the magnitude is not."""
-    return formulas.row_norm((W0 + self.method.scale * (self.B @ self.A)).detach().double()).to(W0.dtype)
+    return formulas.row_norm((W0 + self.method.scale * (self.B @ self.A)).detach().double()).to(
+        W0.dtype
+    )
 
 
 def hira_with_one(W0, B, A):
@@ -415,25 +445,66 @@ def rank_alone(self, m, n):
 
 
 LORA = pk.LoRA(rank=3, alpha=5)
-DORA, HIRA, MORA, DELORA, LOHA, QUADRATIC = (cls(rank=2, alpha=3) for cls in (DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic))
+DORA, HIRA, MORA, DELORA, LOHA, QUADRATIC = (
+    cls(rank=2, alpha=3) for cls in (DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic)
+)
 DROPPING = pk.PERA(rank=3, dropout=0.3)
 MUTATIONS = [
-    Mutation("polynomial part dropped", testing.law_3_dense_forward, (EXPAND, "value"), value_without_polynomial),
-    Mutation("polynomial part dropped, NumPy reading too", testing.law_4_merge, (formulas, "expand"), without_polynomial),
-    Mutation("h is not trained", testing.law_8_gradients, (EXPAND, "gradients"), h_without_gradient),
+    Mutation(
+        "polynomial part dropped",
+        testing.law_3_dense_forward,
+        (EXPAND, "value"),
+        value_without_polynomial,
+    ),
+    Mutation(
+        "polynomial part dropped, NumPy reading too",
+        testing.law_4_merge,
+        (formulas, "expand"),
+        without_polynomial,
+    ),
+    Mutation(
+        "h is not trained", testing.law_8_gradients, (EXPAND, "gradients"), h_without_gradient
+    ),
     Mutation("h is not used", testing.law_3_dense_forward, (EXPAND, "value"), value_without_h),
-    Mutation("h is not trained, against finite differences", testing.law_9_dense_gradients, (EXPAND, "gradients"), h_without_gradient),
+    Mutation(
+        "h is not trained, against finite differences",
+        testing.law_9_dense_gradients,
+        (EXPAND, "gradients"),
+        h_without_gradient,
+    ),
     Mutation(
         "squares differentiated as products",
         testing.law_9_dense_gradients,
         (windows, "gradients"),
         squares_differentiated_as_products,
     ),
-    Mutation("A's gradient without h", testing.law_9_dense_gradients, (EXPAND, "gradients"), gradient_of_A_without_h),
-    Mutation("the weight forgotten", testing.law_3_dense_forward, (product, "_weighted"), unweighted),
-    Mutation("the weight forgotten in the dense sum", under(DENSE, testing.law_3_dense_forward), (product, "_weighted"), unweighted),
-    Mutation("the weight forgotten in sums", under(DENSE, testing.law_9_dense_gradients), (product, "_to_factors"), unweighted_sums),
-    Mutation("the scale forgotten in the gradient", testing.law_9_dense_gradients, (EXPAND, "gradients"), unscaled_gradient_of_h),
+    Mutation(
+        "A's gradient without h",
+        testing.law_9_dense_gradients,
+        (EXPAND, "gradients"),
+        gradient_of_A_without_h,
+    ),
+    Mutation(
+        "the weight forgotten", testing.law_3_dense_forward, (product, "_weighted"), unweighted
+    ),
+    Mutation(
+        "the weight forgotten in the dense sum",
+        under(DENSE, testing.law_3_dense_forward),
+        (product, "_weighted"),
+        unweighted,
+    ),
+    Mutation(
+        "the weight forgotten in sums",
+        under(DENSE, testing.law_9_dense_gradients),
+        (product, "_to_factors"),
+        unweighted_sums,
+    ),
+    Mutation(
+        "the scale forgotten in the gradient",
+        testing.law_9_dense_gradients,
+        (EXPAND, "gradients"),
+        unscaled_gradient_of_h,
+    ),
     Mutation(
         "feature_scale forgotten in the gradient",
         testing.law_9_dense_gradients,
@@ -441,52 +512,217 @@ MUTATIONS = [
         gradient_by_the_scaled_h,
         pk.PERA(rank=2, feature_scale=8.0),
     ),
-    Mutation("W0 forgotten in the dense sum", under(DENSE, testing.law_3_dense_forward), (product, "merged"), update_alone),
-    Mutation("bias twice, factored", under(FACTORED, testing.law_3_dense_forward), (product, "multiply"), bias_again),
-    Mutation("bias twice, dense, at the start", under(DENSE, testing.law_1_no_op_at_init), (product, "multiply"), bias_again),
-    Mutation("W0 forgotten in the gradient", under(DENSE, testing.law_9_dense_gradients), (product, "_gradients"), base_without_gradient),
-    Mutation("no gradient by the input", under(FACTORED, testing.law_8_gradients), (product, "_gradients"), no_input_gradient),
-    Mutation("z of other rows", under(FACTORED, testing.law_9_dense_gradients), (product, "_gradients"), other_rows),
-    Mutation("x of other rows", under(DENSE, testing.law_9_dense_gradients), (product, "_gradients"), other_inputs),
-    Mutation("an expansion kept for ever", testing.law_3_dense_forward, (product, "_same"), lambda one, other: True),
+    Mutation(
+        "W0 forgotten in the dense sum",
+        under(DENSE, testing.law_3_dense_forward),
+        (product, "merged"),
+        update_alone,
+    ),
+    Mutation(
+        "bias twice, factored",
+        under(FACTORED, testing.law_3_dense_forward),
+        (product, "multiply"),
+        bias_again,
+    ),
+    Mutation(
+        "bias twice, dense, at the start",
+        under(DENSE, testing.law_1_no_op_at_init),
+        (product, "multiply"),
+        bias_again,
+    ),
+    Mutation(
+        "W0 forgotten in the gradient",
+        under(DENSE, testing.law_9_dense_gradients),
+        (product, "_gradients"),
+        base_without_gradient,
+    ),
+    Mutation(
+        "no gradient by the input",
+        under(FACTORED, testing.law_8_gradients),
+        (product, "_gradients"),
+        no_input_gradient,
+    ),
+    Mutation(
+        "z of other rows",
+        under(FACTORED, testing.law_9_dense_gradients),
+        (product, "_gradients"),
+        other_rows,
+    ),
+    Mutation(
+        "x of other rows",
+        under(DENSE, testing.law_9_dense_gradients),
+        (product, "_gradients"),
+        other_inputs,
+    ),
+    Mutation(
+        "an expansion kept for ever",
+        testing.law_3_dense_forward,
+        (product, "_same"),
+        lambda one, other: True,
+    ),
     Mutation("h squared", testing.law_3_dense_forward, (EXPAND, "value"), value_of_h_squared),
-    Mutation("h squared, gradient", testing.law_9_dense_gradients, (EXPAND, "value"), value_of_h_squared),
-    Mutation("h in another order", testing.law_3_dense_forward, (EXPAND, "value"), value_of_another_h),
-    Mutation("pairs in column order", testing.law_3_dense_forward, (formulas, "monomials"), column_order),
+    Mutation(
+        "h squared, gradient", testing.law_9_dense_gradients, (EXPAND, "value"), value_of_h_squared
+    ),
+    Mutation(
+        "h in another order", testing.law_3_dense_forward, (EXPAND, "value"), value_of_another_h
+    ),
+    Mutation(
+        "pairs in column order", testing.law_3_dense_forward, (formulas, "monomials"), column_order
+    ),
     Mutation("PERA read as LoRA", testing.law_10_readings, (PERAAdapter, "factors"), unscaled),
     Mutation("rank bound 2r", testing.law_11_rank, (pk.PERA, "rank_bound"), too_low_bound),
-    Mutation("rank bound min(m, n)", testing.law_11_rank, (pk.PERA, "rank_bound"), loose_bound, method=pk.PERA(rank=1)),
-    Mutation("scale forgotten", testing.law_3_dense_forward, (LoRAAdapter, "factors"), unscaled, LORA),
-    Mutation("scale forgotten, no oracle", testing.law_3_scale, (LoRAAdapter, "factors"), unscaled, LORA),
-    Mutation("scale forgotten, reading", testing.law_10_readings, (LoRAAdapter, "factors"), unscaled, LORA),
-    Mutation("scale forgotten, merged", testing.law_4_merge, (LoRAAdapter, "factors"), unscaled, LORA),
-    Mutation("bias passed twice", testing.law_3_dense_forward, (base, "adapted_linear"), bias_twice),
-    Mutation("bias passed twice, at the start", testing.law_1_no_op_at_init, (base, "adapted_linear"), bias_twice),
-    Mutation("dropout on the base", testing.law_dropout, (base, "adapted_linear"), dropout_on_base, DROPPING),
-    Mutation("dropout on the base, at the start", testing.law_1_no_op_at_init, (base, "adapted_linear"), dropout_on_base, DROPPING),
-    Mutation("dropout stored, unused", testing.law_dropout, (base, "adapted_linear"), no_dropout, DROPPING),
-    Mutation("output in float32", testing.law_3_dense_forward, (base, "adapted_linear"), wide_output, dtype=torch.bfloat16),
-    Mutation("both factors random", testing.law_1_no_op_at_init, (LoRAAdapter, "reset"), both_random, LORA),
+    Mutation(
+        "rank bound min(m, n)",
+        testing.law_11_rank,
+        (pk.PERA, "rank_bound"),
+        loose_bound,
+        method=pk.PERA(rank=1),
+    ),
+    Mutation(
+        "scale forgotten", testing.law_3_dense_forward, (LoRAAdapter, "factors"), unscaled, LORA
+    ),
+    Mutation(
+        "scale forgotten, no oracle", testing.law_3_scale, (LoRAAdapter, "factors"), unscaled, LORA
+    ),
+    Mutation(
+        "scale forgotten, reading",
+        testing.law_10_readings,
+        (LoRAAdapter, "factors"),
+        unscaled,
+        LORA,
+    ),
+    Mutation(
+        "scale forgotten, merged", testing.law_4_merge, (LoRAAdapter, "factors"), unscaled, LORA
+    ),
+    Mutation(
+        "bias passed twice", testing.law_3_dense_forward, (base, "adapted_linear"), bias_twice
+    ),
+    Mutation(
+        "bias passed twice, at the start",
+        testing.law_1_no_op_at_init,
+        (base, "adapted_linear"),
+        bias_twice,
+    ),
+    Mutation(
+        "dropout on the base",
+        testing.law_dropout,
+        (base, "adapted_linear"),
+        dropout_on_base,
+        DROPPING,
+    ),
+    Mutation(
+        "dropout on the base, at the start",
+        testing.law_1_no_op_at_init,
+        (base, "adapted_linear"),
+        dropout_on_base,
+        DROPPING,
+    ),
+    Mutation(
+        "dropout stored, unused",
+        testing.law_dropout,
+        (base, "adapted_linear"),
+        no_dropout,
+        DROPPING,
+    ),
+    Mutation(
+        "output in float32",
+        testing.law_3_dense_forward,
+        (base, "adapted_linear"),
+        wide_output,
+        dtype=torch.bfloat16,
+    ),
+    Mutation(
+        "both factors random",
+        testing.law_1_no_op_at_init,
+        (LoRAAdapter, "reset"),
+        both_random,
+        LORA,
+    ),
     Mutation("adapter ignored", testing.law_2_differs, (AdaptedLayer, "forward"), dead),
-    Mutation("adapter follows .half()", testing.law_12_dtypes, (base.Adapter, "_apply"), moves_as_any_module, dtype=torch.float32),
+    Mutation(
+        "adapter follows .half()",
+        testing.law_12_dtypes,
+        (base.Adapter, "_apply"),
+        moves_as_any_module,
+        dtype=torch.float32,
+    ),
     Mutation("base not frozen", testing.law_8_gradients, (attaching, "adapt"), not_frozen),
     Mutation(
-        "merge adds in the base's precision", testing.law_4_merge, (AdaptedLayer, "sum_with"), sum_in_base_precision, dtype=torch.bfloat16
+        "merge adds in the base's precision",
+        testing.law_4_merge,
+        (AdaptedLayer, "sum_with"),
+        sum_in_base_precision,
+        dtype=torch.bfloat16,
     ),
-    Mutation("ΔW rounded before the sum", testing.law_4_merge, (PERAAdapter, "delta"), half_read_weight, dtype=torch.bfloat16),
     Mutation(
-        "ΔW multiplied in float32", testing.law_4_merge, (AdaptedLayer, "exact_delta"), delta_in_adapter_precision, dtype=torch.float32
+        "ΔW rounded before the sum",
+        testing.law_4_merge,
+        (PERAAdapter, "delta"),
+        half_read_weight,
+        dtype=torch.bfloat16,
     ),
-    Mutation("unmerge does nothing", testing.law_5_restore, (models, "unmerge"), nothing_to_unmerge),
+    Mutation(
+        "ΔW multiplied in float32",
+        testing.law_4_merge,
+        (AdaptedLayer, "exact_delta"),
+        delta_in_adapter_precision,
+        dtype=torch.float32,
+    ),
+    Mutation(
+        "unmerge does nothing", testing.law_5_restore, (models, "unmerge"), nothing_to_unmerge
+    ),
     Mutation("disabled does nothing", testing.law_5_restore, (models, "disabled"), nothing),
-    Mutation("disabled enables on exit", testing.law_6_idempotent, (models, "disabled"), enable_on_exit),
-    Mutation("the sum in the state dict", testing.law_12_state_dict, (torch.nn.Sequential, "state_dict"), state_with_the_sum),
-    Mutation("the sum is stale after loading", testing.law_12_state_dict, (models.adapted, "_merge_again"), sum_stays_after_loading),
-    Mutation("DoRA measures columns", testing.law_3_dense_forward, (formulas, "dora"), dora_by_columns, DORA),
-    Mutation("DoRA measures columns, merged", testing.law_4_merge, (formulas, "dora"), dora_by_columns, DORA),
-    Mutation("DoRA gives W' for ΔW", testing.law_1_no_op_at_init, (formulas, "dora"), dora_adds_only, DORA),
-    Mutation("DoRA's length has a gradient", testing.law_9_dense_gradients, (DoRAAdapter, "length"), length_with_gradient, DORA),
-    Mutation("DoRA divides by W0's length", testing.law_3_dense_forward, (DoRAAdapter, "length"), length_of_the_start, DORA),
+    Mutation(
+        "disabled enables on exit", testing.law_6_idempotent, (models, "disabled"), enable_on_exit
+    ),
+    Mutation(
+        "the sum in the state dict",
+        testing.law_12_state_dict,
+        (torch.nn.Sequential, "state_dict"),
+        state_with_the_sum,
+    ),
+    Mutation(
+        "the sum is stale after loading",
+        testing.law_12_state_dict,
+        (models.adapted, "_merge_again"),
+        sum_stays_after_loading,
+    ),
+    Mutation(
+        "DoRA measures columns",
+        testing.law_3_dense_forward,
+        (formulas, "dora"),
+        dora_by_columns,
+        DORA,
+    ),
+    Mutation(
+        "DoRA measures columns, merged",
+        testing.law_4_merge,
+        (formulas, "dora"),
+        dora_by_columns,
+        DORA,
+    ),
+    Mutation(
+        "DoRA gives W' for ΔW",
+        testing.law_1_no_op_at_init,
+        (formulas, "dora"),
+        dora_adds_only,
+        DORA,
+    ),
+    Mutation(
+        "DoRA's length has a gradient",
+        testing.law_9_dense_gradients,
+        (DoRAAdapter, "length"),
+        length_with_gradient,
+        DORA,
+    ),
+    Mutation(
+        "DoRA divides by W0's length",
+        testing.law_3_dense_forward,
+        (DoRAAdapter, "length"),
+        length_of_the_start,
+        DORA,
+    ),
     Mutation(
         "DoRA's merge has a length of its own",
         testing.law_1_no_op_at_init,
@@ -495,38 +731,187 @@ MUTATIONS = [
         DORA,
         torch.float32,
     ),
-    Mutation("HiRA is W0∘(1 + BA)", testing.law_1_no_op_at_init, (formulas, "hira"), hira_with_one, HIRA),
-    Mutation("HiRA is LoRA", testing.law_3_dense_forward, (formulas, "hira"), hira_without_weight, HIRA),
-    Mutation("HiRA is LoRA, rank", testing.law_11_rank, (formulas, "hira"), hira_without_weight, HIRA),
-    Mutation("MoRA divides for remainders", testing.law_3_dense_forward, (formulas, "tile_index"), blocks_for_remainders, MORA),
+    Mutation(
+        "HiRA is W0∘(1 + BA)", testing.law_1_no_op_at_init, (formulas, "hira"), hira_with_one, HIRA
+    ),
+    Mutation(
+        "HiRA is LoRA", testing.law_3_dense_forward, (formulas, "hira"), hira_without_weight, HIRA
+    ),
+    Mutation(
+        "HiRA is LoRA, rank", testing.law_11_rank, (formulas, "hira"), hira_without_weight, HIRA
+    ),
+    Mutation(
+        "MoRA divides for remainders",
+        testing.law_3_dense_forward,
+        (formulas, "tile_index"),
+        blocks_for_remainders,
+        MORA,
+    ),
     Mutation("MoRA of rank r", testing.law_11_rank, (MoRA, "rank_bound"), rank_alone, MORA),
-    Mutation("DeLoRA clamps after the root", testing.law_8_gradients, (formulas, "row_norm"), clamped_after_the_root, DELORA),
-    Mutation("DeLoRA forgets W0's columns", testing.law_3_dense_forward, (formulas, "normalise"), without_columns, DELORA),
-    Mutation("DeLoRA forgets the rank", testing.law_3_dense_forward, (formulas, "normalise"), without_rank, DELORA),
-    Mutation("DeLoRA forgets the scale", testing.law_3_scale, (DeLoRAAdapter, "product"), unscaled_product, DELORA),
-    Mutation("DeLoRA of rank min(m, n)", testing.law_11_rank, (DeLoRA, "rank_bound"), loose_bound, DELORA),
-    Mutation("LoHa has r terms", testing.law_3_dense_forward, (formulas, "khatri_rao"), one_pair, LOHA),
-    Mutation("LoHa has r terms, rank", testing.law_11_rank, (formulas, "khatri_rao"), one_pair, LOHA),
-    Mutation("LoHa misses a factor", testing.law_4_merge, (formulas, "khatri_rao"), without_second_B, LOHA),
-    Mutation("LoHa misses a factor, gradient", testing.law_8_gradients, (formulas, "khatri_rao"), without_second_B, LOHA),
-    Mutation("LoHa starts anywhere", testing.law_1_no_op_at_init, (LoHaAdapter, "reset"), both_pairs_random, LOHA),
-    Mutation("Quadratic is linear", testing.law_3_dense_forward, (formulas, "quadratic"), not_squared, QUADRATIC),
-    Mutation("Quadratic starts at a saddle", testing.law_8_gradients, (QuadraticAdapter, "reset"), zero_everywhere, QUADRATIC),
-    Mutation("Quadratic pretends to be a matrix", testing.law_4_merge, (QuadraticAdapter, "delta"), a_matrix_after_all, QUADRATIC),
-    Mutation("Quadratic of too small a span", testing.law_11_rank, (Quadratic, "rank_bound"), lambda self, m, n: 1, QUADRATIC),
-    Mutation("Quadratic is a matrix", testing.law_3_dense_forward, (QuadraticAdapter, "contribution"), linear_contribution, QUADRATIC),
-    Mutation("scale forgotten in the reading", testing.law_10_readings, (pk.LoRA, "update"), unscaled_update, pk.LoRA(rank=3)),
-    Mutation("scale forgotten in layer and reading", testing.law_3_scale, (HiRA, "update"), unscaled_pattern, HiRA(rank=2)),
-    Mutation("DoRA's reading forgets the scale", testing.law_10_readings, (DoRA, "update"), dora_unscaled, DoRA(rank=2)),
-    Mutation("a scale of 1 hides nothing, forward", testing.law_3_dense_forward, (LoRAAdapter, "factors"), unscaled, pk.LoRA(rank=3)),
-    Mutation("a scale of 1 hides nothing, merge", testing.law_4_merge, (LoRAAdapter, "factors"), unscaled, pk.LoRA(rank=3)),
-    Mutation("a scale of 1 hides nothing, gradient", testing.law_9_dense_gradients, (LoRAAdapter, "factors"), unscaled, pk.LoRA(rank=3)),
-    Mutation("factors kept for ever", testing.law_3_dense_forward, (LoRAAdapter, "factors"), kept_for_ever, LORA),
-    Mutation("a contribution twice too large", testing.law_sum, (base.Adapter, "contribution"), twice_in_a_sum),
-    Mutation("a forward without the others", testing.law_sum, (base, "adapted_linear"), drops_others),
-    Mutation("a forward without the others, half precision", testing.law_sum, (base, "adapted_linear"), drops_others, dtype=torch.bfloat16),
-    Mutation("one parameter is not counted", testing.law_8_gradients, (base.Method, "count"), one_too_few),
-    Mutation("a tied weight is merged", testing.law_12_tied, (merging, "shared_weights"), nothing_shared),
+    Mutation(
+        "DeLoRA clamps after the root",
+        testing.law_8_gradients,
+        (formulas, "row_norm"),
+        clamped_after_the_root,
+        DELORA,
+    ),
+    Mutation(
+        "DeLoRA forgets W0's columns",
+        testing.law_3_dense_forward,
+        (formulas, "normalise"),
+        without_columns,
+        DELORA,
+    ),
+    Mutation(
+        "DeLoRA forgets the rank",
+        testing.law_3_dense_forward,
+        (formulas, "normalise"),
+        without_rank,
+        DELORA,
+    ),
+    Mutation(
+        "DeLoRA forgets the scale",
+        testing.law_3_scale,
+        (DeLoRAAdapter, "product"),
+        unscaled_product,
+        DELORA,
+    ),
+    Mutation(
+        "DeLoRA of rank min(m, n)", testing.law_11_rank, (DeLoRA, "rank_bound"), loose_bound, DELORA
+    ),
+    Mutation(
+        "LoHa has r terms", testing.law_3_dense_forward, (formulas, "khatri_rao"), one_pair, LOHA
+    ),
+    Mutation(
+        "LoHa has r terms, rank", testing.law_11_rank, (formulas, "khatri_rao"), one_pair, LOHA
+    ),
+    Mutation(
+        "LoHa misses a factor",
+        testing.law_4_merge,
+        (formulas, "khatri_rao"),
+        without_second_B,
+        LOHA,
+    ),
+    Mutation(
+        "LoHa misses a factor, gradient",
+        testing.law_8_gradients,
+        (formulas, "khatri_rao"),
+        without_second_B,
+        LOHA,
+    ),
+    Mutation(
+        "LoHa starts anywhere",
+        testing.law_1_no_op_at_init,
+        (LoHaAdapter, "reset"),
+        both_pairs_random,
+        LOHA,
+    ),
+    Mutation(
+        "Quadratic is linear",
+        testing.law_3_dense_forward,
+        (formulas, "quadratic"),
+        not_squared,
+        QUADRATIC,
+    ),
+    Mutation(
+        "Quadratic starts at a saddle",
+        testing.law_8_gradients,
+        (QuadraticAdapter, "reset"),
+        zero_everywhere,
+        QUADRATIC,
+    ),
+    Mutation(
+        "Quadratic pretends to be a matrix",
+        testing.law_4_merge,
+        (QuadraticAdapter, "delta"),
+        a_matrix_after_all,
+        QUADRATIC,
+    ),
+    Mutation(
+        "Quadratic of too small a span",
+        testing.law_11_rank,
+        (Quadratic, "rank_bound"),
+        lambda self, m, n: 1,
+        QUADRATIC,
+    ),
+    Mutation(
+        "Quadratic is a matrix",
+        testing.law_3_dense_forward,
+        (QuadraticAdapter, "contribution"),
+        linear_contribution,
+        QUADRATIC,
+    ),
+    Mutation(
+        "scale forgotten in the reading",
+        testing.law_10_readings,
+        (pk.LoRA, "update"),
+        unscaled_update,
+        pk.LoRA(rank=3),
+    ),
+    Mutation(
+        "scale forgotten in layer and reading",
+        testing.law_3_scale,
+        (HiRA, "update"),
+        unscaled_pattern,
+        HiRA(rank=2),
+    ),
+    Mutation(
+        "DoRA's reading forgets the scale",
+        testing.law_10_readings,
+        (DoRA, "update"),
+        dora_unscaled,
+        DoRA(rank=2),
+    ),
+    Mutation(
+        "a scale of 1 hides nothing, forward",
+        testing.law_3_dense_forward,
+        (LoRAAdapter, "factors"),
+        unscaled,
+        pk.LoRA(rank=3),
+    ),
+    Mutation(
+        "a scale of 1 hides nothing, merge",
+        testing.law_4_merge,
+        (LoRAAdapter, "factors"),
+        unscaled,
+        pk.LoRA(rank=3),
+    ),
+    Mutation(
+        "a scale of 1 hides nothing, gradient",
+        testing.law_9_dense_gradients,
+        (LoRAAdapter, "factors"),
+        unscaled,
+        pk.LoRA(rank=3),
+    ),
+    Mutation(
+        "factors kept for ever",
+        testing.law_3_dense_forward,
+        (LoRAAdapter, "factors"),
+        kept_for_ever,
+        LORA,
+    ),
+    Mutation(
+        "a contribution twice too large",
+        testing.law_sum,
+        (base.Adapter, "contribution"),
+        twice_in_a_sum,
+    ),
+    Mutation(
+        "a forward without the others", testing.law_sum, (base, "adapted_linear"), drops_others
+    ),
+    Mutation(
+        "a forward without the others, half precision",
+        testing.law_sum,
+        (base, "adapted_linear"),
+        drops_others,
+        dtype=torch.bfloat16,
+    ),
+    Mutation(
+        "one parameter is not counted", testing.law_8_gradients, (base.Method, "count"), one_too_few
+    ),
+    Mutation(
+        "a tied weight is merged", testing.law_12_tied, (merging, "shared_weights"), nothing_shared
+    ),
 ]
 mutations = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 
@@ -553,7 +938,9 @@ def test_unmerge_by_subtraction_is_seen(dtype, monkeypatch):
 
 
 def test_i_less_than_j_everywhere_is_seen(monkeypatch):
-    """Even where pairs, bound and parameters agree with each other, and so do the layer and the NumPy reading."""
+    """Even where pairs, bound and parameters agree with each other, and so do the layer and the
+    NumPy reading.
+    """
     monkeypatch.setattr(formulas, "monomials", strictly_less)
     monkeypatch.setattr(formulas, "rank_bound", bound_of_strictly_less)
     case = pk.PERA(rank=3, degree=3), strategies.make_layer("Linear", 7, 11, dtype=torch.float64)

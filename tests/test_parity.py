@@ -19,7 +19,11 @@ LORA = {"A": "lora_A.default.weight", "B": "lora_B.default.weight"}
 # method -> (perakit's, PEFT's configuration, perakit's parameter -> PEFT's)
 METHODS = {
     "lora": (pk.LoRA(RANK, alpha=5), peft.LoraConfig(r=RANK, lora_alpha=5), LORA),
-    "rslora": (pk.LoRA(RANK, alpha=5, scaling="rslora"), peft.LoraConfig(r=RANK, lora_alpha=5, use_rslora=True), LORA),
+    "rslora": (
+        pk.LoRA(RANK, alpha=5, scaling="rslora"),
+        peft.LoraConfig(r=RANK, lora_alpha=5, use_rslora=True),
+        LORA,
+    ),
     "dora": (
         DoRA(RANK, alpha=5),
         peft.LoraConfig(r=RANK, lora_alpha=5, use_dora=True),
@@ -32,9 +36,15 @@ METHODS = {
         {"A": "delora_A.default", "B": "delora_B.default", "lam": "delora_lambda.default"},
     ),
     "loha": (
-        LoHa(RANK, alpha=4.5),  # PEFT keeps the scale as a float32 number, also for float64 layers: 1.5 is one
+        # PEFT keeps the scale as a float32 number, also for float64 layers: 1.5 is one
+        LoHa(RANK, alpha=4.5),
         peft.LoHaConfig(r=RANK, alpha=4.5),
-        {"B1": "hada_w1_a.default", "A1": "hada_w1_b.default", "B2": "hada_w2_a.default", "A2": "hada_w2_b.default"},
+        {
+            "B1": "hada_w1_a.default",
+            "A1": "hada_w1_b.default",
+            "B2": "hada_w2_a.default",
+            "A2": "hada_w2_b.default",
+        },
     ),
 }
 ON_CONV1D = ("lora", "rslora", "dora", "hira")  # PEFT refuses the others there
@@ -70,7 +80,9 @@ def pair(name, kind, dtype):
         for layer, adapter in pk.adapters(ours).items():
             for key, parameter in adapter.named_parameters():
                 noise = torch.randn(parameter.shape, dtype=torch.float64)
-                parameter.copy_({"lam": 7 + noise, "magnitude": parameter * (1 + 0.3 * noise)}.get(key, noise))
+                parameter.copy_(
+                    {"lam": 7 + noise, "magnitude": parameter * (1 + 0.3 * noise)}.get(key, noise)
+                )
                 other = theirs.get_parameter(f"base_model.model.{layer}.{METHODS[name][2][key]}")
                 assert other.shape == parameter.shape
                 assert other.dtype == parameter.dtype == dtype
@@ -92,15 +104,21 @@ def test_output_and_gradients(name, kind, dtype):
     assert (outputs[0] - base(x)).norm() > 0.1 * base(x).norm()
     assert close(*outputs, dtype)
     for output in outputs:
-        (output * weight + output**2).sum().backward()  # squares: no gradient of one number is a sum that cancels
+        # squares: no gradient of one number is a sum that cancels
+        (output * weight + output**2).sum().backward()
     assert close(inputs[0].grad, inputs[1].grad, dtype)
     trained = []
     for layer, adapter in pk.adapters(ours).items():
         for key, parameter in adapter.named_parameters():
             trained.append(f"base_model.model.{layer}.{METHODS[name][2][key]}")
             assert parameter.grad.norm() > 0.1
-            assert close(parameter.grad, theirs.get_parameter(trained[-1]).grad, dtype), (layer, key)
-    assert sorted(trained) == sorted(key for key, parameter in theirs.named_parameters() if parameter.requires_grad)
+            assert close(parameter.grad, theirs.get_parameter(trained[-1]).grad, dtype), (
+                layer,
+                key,
+            )
+    assert sorted(trained) == sorted(
+        key for key, parameter in theirs.named_parameters() if parameter.requires_grad
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
@@ -118,7 +136,10 @@ def test_merged_weights(name, kind, dtype):
 def test_as_many_trainable_parameters(name):
     _, ours, theirs = pair(name, "Linear", torch.float32)
     count = sum(parameter.numel() for parameter in theirs.parameters() if parameter.requires_grad)
-    assert sum(parameter.numel() for parameter in ours.parameters() if parameter.requires_grad) == count
+    assert (
+        sum(parameter.numel() for parameter in ours.parameters() if parameter.requires_grad)
+        == count
+    )
 
 
 @pytest.mark.parametrize("name", ["lora", "rslora", "dora", "hira", "delora"])
@@ -148,12 +169,16 @@ def test_loha_starts_as_in_peft_with_zero_a():
     pk.attach(ours, LoHa(RANK, alpha=5, init="zero_A"), ["0", "2"])
     for layer, adapter in pk.adapters(ours).items():
         for key, parameter in adapter.named_parameters():
-            assert bool(parameter.any()) == bool(theirs.get_parameter(f"base_model.model.{layer}.{METHODS['loha'][2][key]}").any())
+            assert bool(parameter.any()) == bool(
+                theirs.get_parameter(f"base_model.model.{layer}.{METHODS['loha'][2][key]}").any()
+            )
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(ON_CONV1D)))
 def test_conv1d_where_peft_refuses_it(name):
-    """There PEFT cannot be the oracle: the layer must do what a Linear with the transposed weight does, which PEFT has checked."""
+    """There PEFT cannot be the oracle: the layer must do what a Linear with the transposed weight
+    does, which PEFT has checked.
+    """
     conv, linear = make("Conv1D", torch.float64), make("Linear", torch.float64)
     with pytest.raises((TypeError, ValueError), match=r"Conv1D|[Uu]nsupported|not supported"):
         in_peft(conv, name)
@@ -169,7 +194,11 @@ def test_conv1d_where_peft_refuses_it(name):
             adapter.load_state_dict(pk.adapters(moved)[layer].state_dict())
         outputs.append(model(x))
         outputs[-1].square().sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for a in pk.adapters(model).values() for p in a.parameters()]))
+        gradients.append(
+            torch.cat(
+                [p.grad.flatten() for a in pk.adapters(model).values() for p in a.parameters()]
+            )
+        )
     assert close(*outputs, torch.float64)
     assert close(*gradients, torch.float64)
 

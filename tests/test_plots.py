@@ -19,7 +19,13 @@ from perakit.toy import Run
 def runs():
     def run(shift):
         rows = [{"step": k, "loss": shift + 1 / k} for k in range(1, 31)]
-        return Run([{"step": 0, "heldout_bits_per_byte": 3.0}, *rows, {"step": 30, "heldout_bits_per_byte": 2.0 + shift}])
+        return Run(
+            [
+                {"step": 0, "heldout_bits_per_byte": 3.0},
+                *rows,
+                {"step": 30, "heldout_bits_per_byte": 2.0 + shift},
+            ]
+        )
 
     return {"LoRA": run(0.0), "PERA": run(0.5)}
 
@@ -49,7 +55,7 @@ def test_the_training_figure_needs_no_pyplot_state(runs):
     assert plt.get_fignums() == []
 
 
-# --- theory ----------------------------------------------------------------------------------------------------------
+# --- theory ---------------------------------------------------------------------------------------
 
 
 class Fit(NamedTuple):
@@ -64,11 +70,23 @@ def tail(values, k):
 
 def gauge(h, X):
     rng = np.random.default_rng(0)
-    return gauge_path(rng.normal(size=(5, 2)), rng.normal(size=(2, 3)), np.asarray(h, dtype=float), X, [-0.5, 0.0, 0.5])
+    return gauge_path(
+        rng.normal(size=(5, 2)),
+        rng.normal(size=(2, 3)),
+        np.asarray(h, dtype=float),
+        X,
+        [-0.5, 0.0, 0.5],
+    )
 
 
 TURN = [[0.0, 1.0], [-1.0, 0.0]]
-ROUNDING = MergeReport([("a", "bfloat16", 0.1, 0.02, 0.0), ("b", "bfloat16", 0.01, 0.3, 0.5), ("c", "bfloat16", 0.0, 0.0, 0.0)])
+ROUNDING = MergeReport(
+    [
+        ("a", "bfloat16", 0.1, 0.02, 0.0),
+        ("b", "bfloat16", 0.01, 0.3, 0.5),
+        ("c", "bfloat16", 0.0, 0.0, 0.0),
+    ]
+)
 CURVES = {"LoRA": [Fit(1, 7, 0.5), Fit(2, 14, 0.25)], "PERA": [Fit(1, 8, 0.4), Fit(2, 17, 0.1)]}
 DRAWN = {
     "spectra": lambda ax: plots.plot_spectra({"LoRA": [2.0, 1.0, 0.0]}, rank=1, bound=2, ax=ax),
@@ -77,12 +95,20 @@ DRAWN = {
     "approximation": lambda ax: plots.plot_approximation(CURVES, ax=ax),
     "interaction": lambda ax: plots.plot_interaction(np.eye(3), ax=ax),
     "matrix": lambda ax: plots.plot_matrix([[1.0, -2.0, 0.0]], ax=ax),
-    "along the input": lambda ax: plots.plot_along_input([-1.0, 1.0], {"PERA": [-2.0, 2.0], "quadratic": [3.0, 3.0]}, ax=ax),
+    "along the input": lambda ax: plots.plot_along_input(
+        [-1.0, 1.0], {"PERA": [-2.0, 2.0], "quadratic": [3.0, 3.0]}, ax=ax
+    ),
     "levels": lambda ax: plots.plot_levels([-1.0, 0.1, 0.2], {"NF4": [-1.0, 0.0, 1.0]}, ax=ax),
     "entry polynomial": lambda ax: plots.plot_entry_polynomial([0.5, -1.0, 0.5], ax=ax),
-    "step time": lambda ax: plots.plot_step_time({"base": [(4, 0.1), (8, 0.2)]}, floor=[(4, 0.1)], ax=ax),
-    "ratio": lambda ax: plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4))]}, counted={"r = 8": [(256, 1.1)]}, ax=ax),
-    "scores": lambda ax: plots.plot_scores({"LoRA": [2.3, 2.4], "PERA": [2.2, 2.5]}, baseline=3.0, ax=ax),
+    "step time": lambda ax: plots.plot_step_time(
+        {"base": [(4, 0.1), (8, 0.2)]}, floor=[(4, 0.1)], ax=ax
+    ),
+    "ratio": lambda ax: plots.plot_ratio(
+        {"r = 8": [(256, (1.2, 1.1, 1.4))]}, counted={"r = 8": [(256, 1.1)]}, ax=ax
+    ),
+    "scores": lambda ax: plots.plot_scores(
+        {"LoRA": [2.3, 2.4], "PERA": [2.2, 2.5]}, baseline=3.0, ax=ax
+    ),
     "order share": lambda ax: plots.plot_order_share(OrderShare({"a": 0.1, "b": 0.0}, 0.07), ax=ax),
     "share of steps": lambda ax: plots.plot_share_of_steps(
         {"PERA": [(0, 0.0), (9, 0.1)]}, predicted=[predicted_share(8, 2, 1e-2, 9)], ax=ax
@@ -111,7 +137,9 @@ def test_the_axes_given_are_used_and_nothing_else_changes(name):
 
 @pytest.mark.parametrize("given", [True, False])
 def test_lines_have_the_colours_and_legends_of_the_style(given):
-    """Okabe and Ito's palette and no frame, also on Axes that the caller made with another style."""
+    """Okabe and Ito's palette and no frame, also on Axes that the caller made with another
+    style.
+    """
     ax = plots.plot_approximation(CURVES, ax=plt.subplots()[1] if given else None)
     assert [to_hex(line.get_color()) for line in ax.lines] == ["#0072b2", "#d55e00"]
     assert not ax.get_legend().get_frame_on()
@@ -122,7 +150,9 @@ def lines(ax):
 
 
 def test_spectra_are_drawn_as_given():
-    ax = plots.plot_spectra({"LoRA": [8.0, 1e-16], "PERA": [4.0, 2.0, 0.0], "none": [0.0, 0.0]}, rank=1, bound=2)
+    ax = plots.plot_spectra(
+        {"LoRA": [8.0, 1e-16], "PERA": [4.0, 2.0, 0.0], "none": [0.0, 0.0]}, rank=1, bound=2
+    )
     drawn = lines(ax)
     assert drawn["LoRA"] == ([1, 2], [8.0, 1e-16])
     assert drawn["PERA"] == ([1, 2, 3], [4.0, 2.0, 0.0])
@@ -146,7 +176,9 @@ def test_nothing_but_zeros_can_be_drawn():
 
 
 def test_dimensions_are_the_closed_forms():
-    """On 5 x 7: K = 2, 5, so r(m+n) + r(r-1)/2 and its relatives; from K = 5 on every matrix has rank <= K."""
+    """On 5 x 7: K = 2, 5, so r(m+n) + r(r-1)/2 and its relatives; from K = 5 on every matrix has
+    rank <= K.
+    """
     ax = plots.plot_dimension(5, 7, [1, 2, 3])
     drawn = {name: y for name, (x, y) in lines(ax).items() if x == [1, 2, 3]}
     assert drawn == {
@@ -163,13 +195,19 @@ def test_dimensions_are_the_closed_forms():
     assert [width for _, width in styles] == sorted({width for _, width in styles}, reverse=True)
 
 
-@pytest.mark.parametrize(("options", "bounds"), [({}, (2, 5)), ({"terms": "cross"}, (1, 3)), ({"degree": 3}, (3, 9))])
+@pytest.mark.parametrize(
+    ("options", "bounds"), [({}, (2, 5)), ({"terms": "cross"}, (1, 3)), ({"degree": 3}, (3, 9))]
+)
 def test_the_sandwich_is_eckart_and_young(options, bounds):
     values = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25]
     ax = plots.plot_sandwich(values, [1, 2], [5.0, 1.5], **options)
     drawn = lines(ax)
-    assert drawn["upper bound: best of rank r (LoRA)"][1] == pytest.approx([tail(values, 1), tail(values, 2)])
-    assert drawn["lower bound: best of rank K"][1] == pytest.approx([tail(values, K) for K in bounds])
+    assert drawn["upper bound: best of rank r (LoRA)"][1] == pytest.approx(
+        [tail(values, 1), tail(values, 2)]
+    )
+    assert drawn["lower bound: best of rank K"][1] == pytest.approx(
+        [tail(values, K) for K in bounds]
+    )
     assert drawn["best PERA found"] == ([1, 2], [5.0, 1.5])
     (band,) = ax.collections
     corners = {(x, round(y, 9)) for x, y in band.get_paths()[0].vertices}
@@ -177,14 +215,18 @@ def test_the_sandwich_is_eckart_and_young(options, bounds):
 
 
 def test_what_a_log_axis_cannot_show_is_written():
-    """An exact fit, and a lower bound of 0, since K = 5 > 3: both at the foot, as numbers, and not squeezing the rest."""
+    """An exact fit, and a lower bound of 0, since K = 5 > 3: both at the foot, as numbers, and not
+    squeezing the rest.
+    """
     ax = plots.plot_sandwich([4.0, 2.0, 1.0], [1, 2], [1.5, 2e-15])
     assert [text.get_text() for text in ax.texts] == ["↓ 2e-15", "↓ 0"]
     assert {text.get_position()[0] for text in ax.texts} == {2}
     assert 1e-10 < ax.get_ylim()[0] < 1e-8
 
 
-@pytest.mark.parametrize(("against", "x"), [("rank", [[1, 2], [1, 2]]), ("parameters", [[7, 14], [8, 17]])])
+@pytest.mark.parametrize(
+    ("against", "x"), [("rank", [[1, 2], [1, 2]]), ("parameters", [[7, 14], [8, 17]])]
+)
 def test_approximation_curves_are_the_fits(against, x):
     ax = plots.plot_approximation(CURVES, against=against)
     drawn = lines(ax)
@@ -196,7 +238,9 @@ def test_approximation_curves_are_the_fits(against, x):
 
 
 def test_approximation_against_something_else():
-    with pytest.raises(PerakitError, match="against='time' is unknown: choose 'rank' or 'parameters'"):
+    with pytest.raises(
+        PerakitError, match="against='time' is unknown: choose 'rank' or 'parameters'"
+    ):
         plots.plot_approximation(CURVES, against="time")
 
 
@@ -213,7 +257,9 @@ def polynomial(h, u, v):
 
 
 def test_contours_are_level_sets():
-    """On each drawn PERA contour φ_h = 0, on each of LoRA's lines u + v is one of the levels; h = 0 makes them meet."""
+    """On each drawn PERA contour φ_h = 0, on each of LoRA's lines u + v is one of the levels; h = 0
+    makes them meet.
+    """
     h = (0.5, -1.0, 0.25)
     ax = plots.plot_entry_polynomial(h, span=1.5)
     _, zero, plane = ax.collections
@@ -232,17 +278,26 @@ def test_a_surface_and_its_plane(monkeypatch):
     h = (0.5, -1.0, 0.25)
     given, surfaces = plt.figure().add_subplot(projection="3d"), []
     plot_surface = given.plot_surface
-    monkeypatch.setattr(given, "plot_surface", lambda *xyz, **style: surfaces.append(xyz) or plot_surface(*xyz, **style))
+    monkeypatch.setattr(
+        given,
+        "plot_surface",
+        lambda *xyz, **style: surfaces.append(xyz) or plot_surface(*xyz, **style),
+    )
     ax = plots.plot_entry_polynomial(h, ax=given)
     assert ax is given
     (u, v, phi), (x, y, plane) = surfaces
     assert np.ptp(u) == np.ptp(v) == 4.0
     assert np.allclose(phi, polynomial(h, u, v))
     assert np.allclose(plane, x + y)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["PERA", "LoRA (h = 0): a plane"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "PERA",
+        "LoRA (h = 0): a plane",
+    ]
 
 
-@pytest.mark.parametrize(("options", "h"), [({}, [0.5]), ({"degree": 3}, [0.5, 0.0]), ({"terms": "square"}, [0.5])])
+@pytest.mark.parametrize(
+    ("options", "h"), [({}, [0.5]), ({"degree": 3}, [0.5, 0.0]), ({"terms": "square"}, [0.5])]
+)
 def test_rank_one_is_two_curves(options, h):
     drawn = lines(plots.plot_entry_polynomial(h, 1, **options))
     (u, phi), (v, flat) = drawn["PERA"], drawn["LoRA (h = 0)"]
@@ -265,13 +320,17 @@ def test_h_must_fit_the_rank():
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(PerakitError, match=r"^2 ranks and 1 errors do not match: give one error a rank$"):
+    with pytest.raises(
+        PerakitError, match=r"^2 ranks and 1 errors do not match: give one error a rank$"
+    ):
         plots.plot_sandwich([3, 2, 1], [1, 2], [0.5])
-    with pytest.raises(PerakitError, match=r"^the matrix has shape \(1, 3\): interaction strength is \(d, d\)$"):
+    with pytest.raises(
+        PerakitError, match=r"^the matrix has shape \(1, 3\): interaction strength is \(d, d\)$"
+    ):
         plots.plot_interaction(np.ones((1, 3)))
 
 
-# --- methods side by side --------------------------------------------------------------------------------------------
+# --- methods side by side -------------------------------------------------------------------------
 
 
 def test_a_matrix_has_zero_in_the_middle_of_its_colours():
@@ -285,7 +344,11 @@ def test_a_matrix_has_zero_in_the_middle_of_its_colours():
 
 def test_along_the_input_draws_each_line_as_given():
     ax = plots.plot_along_input([-1.0, 0.0, 1.0], {"a": [-1.0, 0.0, 1.0], "b": [1.0, 0.0, 1.0]})
-    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines if not line.get_label().startswith("_")}
+    drawn = {
+        line.get_label(): list(line.get_ydata())
+        for line in ax.lines
+        if not line.get_label().startswith("_")
+    }
     assert drawn == {"a": [-1.0, 0.0, 1.0], "b": [1.0, 0.0, 1.0]}
 
 
@@ -297,7 +360,10 @@ def test_levels_stand_below_the_density():
 
 
 def test_step_times_are_drawn_as_given_on_log_axes():
-    ax = plots.plot_step_time({"base": [(4096, 0.4), (256, 0.1)], "PERA": [(256, 0.2), (4096, 0.5)]}, floor=[(256, 0.15), (4096, 0.45)])
+    ax = plots.plot_step_time(
+        {"base": [(4096, 0.4), (256, 0.1)], "PERA": [(256, 0.2), (4096, 0.5)]},
+        floor=[(256, 0.15), (4096, 0.45)],
+    )
     assert lines(ax) == {
         "base": ([256, 4096], [0.1, 0.4]),
         "PERA": ([256, 4096], [0.2, 0.5]),
@@ -311,7 +377,10 @@ def test_step_times_are_drawn_as_given_on_log_axes():
 
 
 def test_ratios_have_their_quartiles_and_what_was_counted():
-    ax = plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4)), (1024, (1.0, 0.9, 1.1))]}, counted={"r = 8": [(256, 1.15), (1024, 0.95)]})
+    ax = plots.plot_ratio(
+        {"r = 8": [(256, (1.2, 1.1, 1.4)), (1024, (1.0, 0.9, 1.1))]},
+        counted={"r = 8": [(256, 1.15), (1024, 0.95)]},
+    )
     at_one, measured, counted, _ = ax.lines
     assert list(at_one.get_ydata()) == [1, 1]
     assert list(measured.get_ydata()) == [1.2, 1.0]
@@ -324,21 +393,34 @@ def test_ratios_have_their_quartiles_and_what_was_counted():
     assert len(plots.plot_ratio({"r = 8": [(256, (1.2, 1.1, 1.4))]}).lines) == 2
 
 
-# --- runs, shares and tables -----------------------------------------------------------------------------------------
+# --- runs, shares and tables ----------------------------------------------------------------------
 
 
 def test_scores_are_dots_with_a_students_interval():
-    """Of 1, 2, 3 the mean is 2, s = 1 and t = 4.302653, so the half-width is 4.302653 / √3 = 2.484138."""
+    """Of 1, 2, 3 the mean is 2, s = 1 and t = 4.302653, so the half-width is 4.302653 / √3 =
+    2.484138.
+    """
     ax = plots.plot_scores({"LoRA": [1.0, 2.0, 3.0], "PERA": [0.5, 0.5, 0.5]}, baseline=4.0)
     (dots,) = [line for line in ax.lines if line.get_label() == "one seed"]
-    assert list(zip(*dots.get_data(), strict=True)) == [(1, 0), (2, 0), (3, 0), (0.5, 1), (0.5, 1), (0.5, 1)]
+    assert list(zip(*dots.get_data(), strict=True)) == [
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (0.5, 1),
+        (0.5, 1),
+        (0.5, 1),
+    ]
     (bars,) = ax.collections
     (low, high), (left, right) = [segment[:, 0] for segment in bars.get_segments()]
     assert (low, high) == pytest.approx((2 - 2.484138, 2 + 2.484138))
     assert left == right == 0.5
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["LoRA", "PERA"]
     said = [text.get_text() for text in ax.get_legend().texts]
-    assert said == ["one seed", "baseline: 4", "mean of N = 3 seeds and its 95 % interval (Student's t)"]
+    assert said == [
+        "one seed",
+        "baseline: 4",
+        "mean of N = 3 seeds and its 95 % interval (Student's t)",
+    ]
     assert any(set(line.get_xdata()) == {4.0} and line.get_linestyle() == "--" for line in ax.lines)
 
 
@@ -367,9 +449,13 @@ def test_the_share_of_each_layer_is_its_dot_and_zero_is_written():
 
 @pytest.mark.parametrize("given", [True, False])
 def test_forty_eight_layers_can_be_read(given):
-    """No name is smaller than 5 points, none touches the next; on Axes that are too low every second is left out."""
+    """No name is smaller than 5 points, none touches the next; on Axes that are too low every
+    second is left out.
+    """
     shares = {f"transformer.h.{k}.attn.c_attn": 10.0 ** -(k % 7) for k in range(48)}
-    ax = plots.plot_order_share(OrderShare(shares, 0.1), ax=plt.subplots(layout="constrained")[1] if given else None)
+    ax = plots.plot_order_share(
+        OrderShare(shares, 0.1), ax=plt.subplots(layout="constrained")[1] if given else None
+    )
     ax.figure.canvas.draw()
     boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
     assert (len(boxes) < 48) == given
@@ -379,7 +465,9 @@ def test_forty_eight_layers_can_be_read(given):
 
 def test_shares_of_steps_are_drawn_as_given_beside_their_band():
     bands = [predicted_share(96, 4, 3e-3, steps) for steps in (10, 100)]
-    ax = plots.plot_share_of_steps({"LoRA": [(0, 0.0), (10, 0.0)], "PERA": [(0, 0.0), (10, 1e-4)]}, predicted=bands)
+    ax = plots.plot_share_of_steps(
+        {"LoRA": [(0, 0.0), (10, 0.0)], "PERA": [(0, 0.0), (10, 1e-4)]}, predicted=bands
+    )
     assert lines(ax) == {"LoRA (all zero)": ([0, 10], [0, 0]), "PERA": ([0, 10], [0, 1e-4])}
     corners = {tuple(vertex) for vertex in ax.collections[0].get_paths()[0].vertices}
     assert {(10, bands[0].low), (100, bands[1].high)} <= corners
@@ -411,7 +499,14 @@ def test_rounding_marks_are_the_rows_of_the_reports():
 
 def test_a_grid_shows_each_number_and_its_colour():
     values = np.array([[1.0, 1e-3, 0.0], [np.nan, 10.0, 0.5]])
-    ax = plots.plot_grid(values, ["gaussian", "identity"], ["LoRA", "PERA", "DoRA"], log=True, label="error", title="Errors")
+    ax = plots.plot_grid(
+        values,
+        ["gaussian", "identity"],
+        ["LoRA", "PERA", "DoRA"],
+        log=True,
+        label="error",
+        title="Errors",
+    )
     assert np.array_equal(ax.images[0].get_array().filled(np.nan), values, equal_nan=True)
     assert ax.images[0].get_clim() == (1e-3, 10.0)
     assert {text.get_position(): text.get_text() for text in ax.texts} == {
@@ -437,14 +532,29 @@ def test_a_grid_of_answers_has_dots_and_no_scale():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.plot_scores({}), "^scores is empty: give one method at least, with its scores$"),
+        (
+            lambda: plots.plot_scores({}),
+            "^scores is empty: give one method at least, with its scores$",
+        ),
         (
             lambda: plots.plot_scores({"LoRA": []}),
-            r"^the scores of 'LoRA' are \[\]: give a finite number a seed, and leave out runs that failed$",
+            (
+                r"^the scores of 'LoRA' are \[\]: give a finite number a seed, and leave out runs"
+                r" that failed$"
+            ),
         ),
-        (lambda: plots.plot_scores({"LoRA": [1.0, np.nan]}), r"^the scores of 'LoRA' are \[1\.0, nan\]: give a finite number a seed"),
-        (lambda: plots.plot_order_share(OrderShare({}, 0.0)), "^the share has no layers: adapt some"),
-        (lambda: plots.plot_grid([[1.0]], ["a"], ["b", "c"]), r"^values \(1, 1\) float64: 1 rows and 2 columns need as many real numbers$"),
+        (
+            lambda: plots.plot_scores({"LoRA": [1.0, np.nan]}),
+            r"^the scores of 'LoRA' are \[1\.0, nan\]: give a finite number a seed",
+        ),
+        (
+            lambda: plots.plot_order_share(OrderShare({}, 0.0)),
+            "^the share has no layers: adapt some",
+        ),
+        (
+            lambda: plots.plot_grid([[1.0]], ["a"], ["b", "c"]),
+            r"^values \(1, 1\) float64: 1 rows and 2 columns need as many real numbers$",
+        ),
         (lambda: plots.plot_grid([["x"]], ["a"], ["b"]), r"^values \(1, 1\) <U1: 1 rows"),
         (lambda: plots.plot_grid(np.zeros((0, 0)), [], []), r"^values \(0, 0\) float64: 0 rows"),
     ],
@@ -456,7 +566,9 @@ def test_numbers_that_make_no_picture_are_refused(call, message):
 
 
 def test_the_colours_are_okabe_and_itos():
-    """Their palette without its yellow, which is hard to see on white: told apart by the colour-blind."""
+    """Their palette without its yellow, which is hard to see on white: told apart by the
+    colour-blind.
+    """
     with matplotlib.style.context(plots.STYLE):
         cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     assert {f"#{colour.lower().lstrip('#')}" for colour in cycle} == {
@@ -477,7 +589,12 @@ def test_the_colours_are_okabe_and_itos():
         lambda: plots.plot_approximation(dict.fromkeys("abcd", CURVES["LoRA"])),
         lambda: plots.plot_along_input([0.0, 1.0], {name: [0.0, 1.0] for name in "abcd"}),
         lambda: plots.plot_share_of_steps({name: [(0, 0.1), (1, 0.2)] for name in "abcd"}),
-        lambda: plots.plot_heldout({name: Run([{"step": k, "heldout_bits_per_byte": 2.0} for k in (0, 1)]) for name in "abcd"}),
+        lambda: plots.plot_heldout(
+            {
+                name: Run([{"step": k, "heldout_bits_per_byte": 2.0} for k in (0, 1)])
+                for name in "abcd"
+            }
+        ),
     ],
 )
 def test_lines_that_coincide_differ_by_more_than_colour(draw):

@@ -50,7 +50,10 @@ def test_the_failed_check_is_what_a_student_sees():
 
 def test_the_verdicts_are_those_of_the_registry():
     verdicts = [claim.verdict for claim in pk.theory.claims.values()]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("proved", "verified", "refuted", "qualified", "open"))
+    counts = ", ".join(
+        f"{verdicts.count(verdict)} {verdict}"
+        for verdict in ("proved", "verified", "refuted", "qualified", "open")
+    )
     assert f"{len(verdicts)} claims: {counts}; every verdict stands" in README
 
 

@@ -1,4 +1,6 @@
-"""The strategies: every bound holds, every interesting case is reached, and each shrinks to what its docstring says."""
+"""The strategies: every bound holds, every interesting case is reached, and each shrinks to what
+its docstring says.
+"""
 
 import math
 from fractions import Fraction
@@ -20,12 +22,20 @@ from perakit.models.quantize import NF4Layer
 from perakit.theory import Formula, exact_rank, measured_rank
 from perakit.toy.gpt2 import GPT2, Conv1D
 
-SEARCH = settings(derandomize=True, database=None, deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
+SEARCH = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=2000,
+    suppress_health_check=list(HealthCheck),
+)
 OPTIONS = [(terms, degree) for terms in formulas.TERMS for degree in (2, 3)]
 
 
 def reached(strategy, condition):
-    """An example of `strategy` where `condition` holds; fails if there is none. Not shrunk, which takes most of the time."""
+    """An example of `strategy` where `condition` holds; fails if there is none. Not shrunk, which
+    takes most of the time.
+    """
     return find(strategy, condition, settings=settings(SEARCH, phases=[Phase.generate]))
 
 
@@ -35,12 +45,14 @@ def smallest(strategy, condition=lambda _: True):
 
 
 def never_reached(strategy, condition):
-    """Sought as hard as what is reached: 2000 examples, in which Hypothesis favours the ends of every range."""
+    """Sought as hard as what is reached: 2000 examples, in which Hypothesis favours the ends of
+    every range.
+    """
     with pytest.raises(NoSuchExample):
         reached(strategy, condition)
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------
+# --- bounds ---------------------------------------------------------------------------------------
 
 
 @given(strategies.seeds())
@@ -108,7 +120,9 @@ def test_targets_are_what_their_kind_says(kind, data, integers):
 
 @given(strategies.targets("pera", shape=strategies.shapes(1), integers=True))
 def test_a_pera_target_is_the_rule_of_rank_one_products(E):
-    """At rank 1 every entry is u + h u² + h' u³ with |u| <= 9 and |h| <= 3; beyond LoRA's 9 the products were there."""
+    """At rank 1 every entry is u + h u² + h' u³ with |u| <= 9 and |h| <= 3; beyond LoRA's 9 the
+    products were there.
+    """
     assert np.abs(E).max() <= 9 + 3 * 9**2 + 3 * 9**3
 
 
@@ -144,7 +158,9 @@ def test_layers_are_of_the_kinds_and_dtypes_and_finite(layer):
 @pytest.mark.parametrize("kind", strategies.LAYERS)
 def test_a_layer_is_the_same_on_every_call_and_another_with_another_seed(kind):
     before = torch.random.get_rng_state()
-    first, again, other = (strategies.make_layer(kind, 5, 3, seed=seed).state_dict() for seed in (1, 1, 2))
+    first, again, other = (
+        strategies.make_layer(kind, 5, 3, seed=seed).state_dict() for seed in (1, 1, 2)
+    )
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
@@ -198,7 +214,7 @@ def test_move_leaves_no_parameter_near_its_start(seed, size):
         assert ((parameter.abs() >= 0.49 * size) & (parameter.abs() <= 1.51 * size)).all()
 
 
-# --- every case is reached -------------------------------------------------------------------------------------------
+# --- every case is reached ------------------------------------------------------------------------
 
 SHAPE_CASES = {
     "m = n = 1": lambda m, n, r: m == n == 1,
@@ -216,7 +232,9 @@ FACTOR_CASES = {
     "no coefficient": lambda B, A, h: h.size == 0,
     "a negative entry in each": lambda B, A, h: (B < 0).any() and (A < 0).any() and (h < 0).any(),
     "B = 0": lambda B, A, h: not B.any() and A.any(),
-    "two columns of B are equal": lambda B, A, h: B.shape[1] > 1 and len(np.unique(B, axis=1).T) < B.shape[1] and B.any(),
+    "two columns of B are equal": (
+        lambda B, A, h: B.shape[1] > 1 and len(np.unique(B, axis=1).T) < B.shape[1] and B.any()
+    ),
 }
 FLOAT_CASES = {
     "the bound": lambda B, A, h: max(np.abs(x).max(initial=0) for x in (B, A, h)) == 10,
@@ -226,7 +244,12 @@ FLOAT_CASES = {
 }
 WHOLE_CASES = {
     "the bound": lambda B, A, h: max(np.abs(x).max(initial=0) for x in (B, A, h)) == 3,
-    "K not reached": lambda B, A, h: exact_rank(formulas.pera(B, A, h)) < min(len(B), A.shape[1]) and formulas.pera(B, A, h).any(),
+    "K not reached": (
+        lambda B, A, h: (
+            exact_rank(formulas.pera(B, A, h)) < min(len(B), A.shape[1])
+            and formulas.pera(B, A, h).any()
+        )
+    ),
     "the rank of no LoRA": lambda B, A, h: exact_rank(formulas.pera(B, A, h)) > B.shape[1],
 }
 
@@ -241,14 +264,18 @@ def test_ends_are_reached_and_not_passed():
     never_reached(strategies.seeds(), lambda seed: not 0 <= seed < 2**16)
     assert all(m != n or m == 1 for m, n in strategies.SHAPES)
     assert {size for shape in strategies.SHAPES for size in shape} == {1, 2, 3, 5, 7, 11}
-    never_reached(strategies.targets("low rank", shape=strategies.shapes(1)), lambda E: exact_rank(E) > 1)
+    never_reached(
+        strategies.targets("low rank", shape=strategies.shapes(1)), lambda E: exact_rank(E) > 1
+    )
 
 
 @pytest.mark.parametrize("case", FACTOR_CASES)
 @pytest.mark.parametrize("integers", [False, True])
 def test_factors_reach(case, integers):
     terms = "cross" if case == "no coefficient" else "full"
-    reached(strategies.factors(terms=terms, integers=integers), lambda drawn: FACTOR_CASES[case](*drawn))
+    reached(
+        strategies.factors(terms=terms, integers=integers), lambda drawn: FACTOR_CASES[case](*drawn)
+    )
 
 
 @pytest.mark.parametrize("case", FLOAT_CASES)
@@ -264,15 +291,22 @@ def test_whole_factors_reach(case):
 @pytest.mark.parametrize("kind", strategies.TARGETS)
 def test_targets_reach_every_kind_and_both_sides(kind):
     for wide in (True, False):
-        reached(strategies.targets(kind), lambda E, wide=wide: E.shape[0] != E.shape[1] and wide == (E.shape[0] < E.shape[1]))
+        reached(
+            strategies.targets(kind),
+            lambda E, wide=wide: E.shape[0] != E.shape[1] and wide == (E.shape[0] < E.shape[1]),
+        )
 
 
 TARGET_CASES = {
     "zeros": lambda E: not E.any() and E.size > 1,
     "the identity": lambda E: E.shape == (2, 3) and np.array_equal(E, np.eye(2, 3)),
-    "minus three times the identity": lambda E: E.shape == (2, 1) and np.array_equal(E, -3 * np.eye(2, 1)),
+    "minus three times the identity": (
+        lambda E: E.shape == (2, 1) and np.array_equal(E, -3 * np.eye(2, 1))
+    ),
     "rank-deficient and not zero": lambda E: 0 < exact_rank(E) < min(E.shape),
-    "full rank and not diagonal": lambda E: exact_rank(E) == min(E.shape) > 1 and np.count_nonzero(E) > min(E.shape),
+    "full rank and not diagonal": (
+        lambda E: exact_rank(E) == min(E.shape) > 1 and np.count_nonzero(E) > min(E.shape)
+    ),
     "not whole": lambda E: any(Fraction(float(x)).denominator > 1 for x in E.ravel()),
     "whole": lambda E: E.any() and (np.rint(E) == E).all(),
 }
@@ -302,17 +336,26 @@ def test_methods_and_rules_reach_every_pera(terms, degree):
     for scale in (1.0, 0.5, 8.0):
         reached(
             strategies.methods("pera"),
-            lambda method, scale=scale: (method.terms, method.degree, method.feature_scale) == (terms, degree, scale),
+            lambda method, scale=scale: (
+                (method.terms, method.degree, method.feature_scale) == (terms, degree, scale)
+            ),
         )
     bound = formulas.rank_bound(2, terms, degree)
-    reached(strategies.rules("pera"), lambda rule: rule.rule.keywords == {"terms": terms, "degree": degree} and rule.bound(99, 99) == bound)
+    reached(
+        strategies.rules("pera"),
+        lambda rule: (
+            rule.rule.keywords == {"terms": terms, "degree": degree} and rule.bound(99, 99) == bound
+        ),
+    )
 
 
 def test_rules_reach_every_method_that_is_a_matrix():
     for name, cls in pk.Method.registry.items():
         if cls.mergeable and name not in ("lora", "pera"):
             reached(strategies.rules(), lambda rule, cls=cls: type(rule) is cls and rule.rank == 2)
-    reached(strategies.rules(), lambda rule: isinstance(rule, Formula) and rule.rule is formulas.lora)
+    reached(
+        strategies.rules(), lambda rule: isinstance(rule, Formula) and rule.rule is formulas.lora
+    )
     with pytest.raises(pk.PerakitError, match="rule 'quadratic' is unknown"):
         smallest(strategies.rules("quadratic"))
 
@@ -325,14 +368,24 @@ def test_layers_reach_every_kind_and_dtype(kind, dtype, bias):
     if kind != "Conv1D" or bias:  # a Conv1D always has one
         reached(
             strategies.layers(),
-            lambda layer: type(layer) is cls and (layer.bias is not None) == bias and kind_of(layer).weight(layer).dtype == dtype,
+            lambda layer: (
+                type(layer) is cls
+                and (layer.bias is not None) == bias
+                and kind_of(layer).weight(layer).dtype == dtype
+            ),
         )
 
 
 MODEL_CASES = {
     "three layers": lambda model: isinstance(model, torch.nn.Sequential) and len(model) == 5,
-    "an MLP with bias": lambda model: isinstance(model, torch.nn.Sequential) and model[0].bias is not None,
-    "two blocks of two heads": lambda model: isinstance(model, GPT2) and (model.config.n_layer, model.config.n_head) == (2, 2),
+    "an MLP with bias": (
+        lambda model: isinstance(model, torch.nn.Sequential) and model[0].bias is not None
+    ),
+    "two blocks of two heads": (
+        lambda model: (
+            isinstance(model, GPT2) and (model.config.n_layer, model.config.n_head) == (2, 2)
+        )
+    ),
     "float64": lambda model: next(model.parameters()).dtype == torch.float64,
 }
 
@@ -342,7 +395,7 @@ def test_models_reach(case):
     reached(strategies.models(), lambda drawn: MODEL_CASES[case](drawn[0]))
 
 
-# --- shrinking -------------------------------------------------------------------------------------------------------
+# --- shrinking ------------------------------------------------------------------------------------
 
 
 def test_shapes_and_seeds_shrink():
@@ -372,7 +425,9 @@ def test_rules_shrink_to_the_full_terms_of_degree_two():
     assert smallest(strategies.rules("hira")) == pk.HiRA(rank=1)
 
 
-@pytest.mark.parametrize(("kind", "entry"), list(zip(strategies.TARGETS, (0, 1, 0, 1, 0, 1), strict=True)))
+@pytest.mark.parametrize(
+    ("kind", "entry"), list(zip(strategies.TARGETS, (0, 1, 0, 1, 0, 1), strict=True))
+)
 def test_targets_shrink(kind, entry):
     assert smallest(strategies.targets(kind)).tolist() == [[entry]]
     assert smallest(strategies.targets()).tolist() == [[0]]
@@ -386,12 +441,17 @@ def test_a_full_rank_target_shrinks_to_ones_on_a_diagonal():
 def test_layers_shrink_to_one_weight():
     layer = smallest(strategies.layers())
     assert (layer.weight.shape, layer.bias, layer.weight.dtype) == ((1, 1), None, torch.float32)
-    assert type(smallest(strategies.layers(kinds=("Conv1D", "Linear"), dtypes=(torch.bfloat16,)))) is Conv1D
+    assert (
+        type(smallest(strategies.layers(kinds=("Conv1D", "Linear"), dtypes=(torch.bfloat16,))))
+        is Conv1D
+    )
 
 
 def test_models_shrink():
     model, x = smallest(strategies.models())
-    assert [(type(layer), layer.in_features, layer.out_features, layer.bias) for layer in model] == [(torch.nn.Linear, 2, 3, None)]
+    assert [
+        (type(layer), layer.in_features, layer.out_features, layer.bias) for layer in model
+    ] == [(torch.nn.Linear, 2, 3, None)]
     assert (x.shape, x.dtype) == ((3, 2), torch.float32)
     model, ids = smallest(strategies.models("gpt2"))
     assert (model.config.n_layer, model.config.n_head, model.config.n_embd) == (1, 1, 3)
@@ -410,14 +470,17 @@ def test_a_failing_example_says_how_a_rule_was_made(capsys):
     assert "terms='full', degree=2" in notes
 
 
-# --- arguments -------------------------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 BAD = [
     (lambda: strategies.shapes(0), r"^max_rank=0 must be an integer >= 1$"),
     (lambda: strategies.shapes(2.0), r"^max_rank=2\.0 must be an integer >= 1$"),
     (lambda: strategies.shapes(True), r"^max_rank=True must be an integer >= 1$"),
     (lambda: strategies.coefficients(0), r"^rank=0 must be an integer >= 1$"),
-    (lambda: strategies.coefficients(2, "half"), r"^terms='half' is unknown: choose from 'full', 'square', 'cross'$"),
+    (
+        lambda: strategies.coefficients(2, "half"),
+        r"^terms='half' is unknown: choose from 'full', 'square', 'cross'$",
+    ),
     (lambda: strategies.coefficients(2, degree=1), r"^degree=1 must be an integer >= 2$"),
     (lambda: strategies.coefficients(2, integers=1), r"^integers=1 must be True or False$"),
     (lambda: strategies.factors(terms="half"), r"^terms='half' is unknown: choose from"),
@@ -425,29 +488,65 @@ BAD = [
     (lambda: strategies.factors(integers="yes"), r"^integers='yes' must be True or False$"),
     (
         lambda: strategies.factors((3, 5, 2)),
-        r"^shape=\(3, 5, 2\) is no strategy: pass strategies\.shapes\(\), or st\.just\(\(3, 5, 2\)\) for",
+        (
+            r"^shape=\(3, 5, 2\) is no strategy: pass strategies\.shapes\(\), or st\.just\(\(3, 5,"
+            r" 2\)\) for"
+        ),
     ),
-    (lambda: strategies.targets("gaussian"), r"^kind 'gaussian' is unknown: choose from 'full rank', 'identity', "),
+    (
+        lambda: strategies.targets("gaussian"),
+        r"^kind 'gaussian' is unknown: choose from 'full rank', 'identity', ",
+    ),
     (lambda: strategies.targets(shape=(3, 5, 2)), r"^shape=\(3, 5, 2\) is no strategy: "),
     (lambda: strategies.targets(integers=None), r"^integers=None must be True or False$"),
-    (lambda: strategies.targets("power law", integers=True), r"^kinds=\('power law',\) has no whole entries: leave integers=True out$"),
+    (
+        lambda: strategies.targets("power law", integers=True),
+        r"^kinds=\('power law',\) has no whole entries: leave integers=True out$",
+    ),
     (lambda: strategies.methods(max_rank=0), r"^max_rank=0 must be an integer >= 1$"),
-    (lambda: strategies.methods(dropout=0.5), r"^dropout=0\.5 must be a sequence of values to draw from: pass \(0\.0,\) for none$"),
+    (
+        lambda: strategies.methods(dropout=0.5),
+        r"^dropout=0\.5 must be a sequence of values to draw from: pass \(0\.0,\) for none$",
+    ),
     (lambda: strategies.methods(dropout=()), r"^dropout=\(\) must be a sequence"),
-    (lambda: smallest(strategies.methods("adalora")), r"^method 'adalora' is unknown: choose from 'delora', 'dora', "),
-    (lambda: smallest(strategies.methods(pk.PERA)), r"^method <class 'perakit\.adapters\.pera\.PERA'> is unknown: choose from "),
+    (
+        lambda: smallest(strategies.methods("adalora")),
+        r"^method 'adalora' is unknown: choose from 'delora', 'dora', ",
+    ),
+    (
+        lambda: smallest(strategies.methods(pk.PERA)),
+        r"^method <class 'perakit\.adapters\.pera\.PERA'> is unknown: choose from ",
+    ),
     (lambda: strategies.rules(max_rank=-1), r"^max_rank=-1 must be an integer >= 1$"),
     (lambda: smallest(strategies.rules("adalora")), r"^rule 'adalora' is unknown: choose from "),
-    (lambda: strategies.layers("Linear"), r"^kinds='Linear' must be a sequence of layer kinds: pass \('Linear',\) or leave it out$"),
+    (
+        lambda: strategies.layers("Linear"),
+        r"^kinds='Linear' must be a sequence of layer kinds: pass \('Linear',\) or leave it out$",
+    ),
     (lambda: strategies.layers(()), r"^kinds=\(\) must be a sequence"),
-    (lambda: strategies.layers(("Conv2d",)), r"^kind='Conv2d' is unknown: choose from 'Linear', 'Conv1D', 'NF4', or pass \(m, n, bias\)"),
-    (lambda: strategies.layers(dtypes=(torch.int8,)), r"^dtype=torch\.int8 is no real torch dtype: choose from torch\.float32, "),
-    (lambda: strategies.layers(dtypes=()), r"^dtypes=\(\) must be a sequence of dtypes: pass \(torch\.float32,\)$"),
-    (lambda: strategies.layers(dtypes=torch.float32), r"^dtypes=torch\.float32 must be a sequence of dtypes"),
+    (
+        lambda: strategies.layers(("Conv2d",)),
+        r"^kind='Conv2d' is unknown: choose from 'Linear', 'Conv1D', 'NF4', or pass \(m, n, bias\)",
+    ),
+    (
+        lambda: strategies.layers(dtypes=(torch.int8,)),
+        r"^dtype=torch\.int8 is no real torch dtype: choose from torch\.float32, ",
+    ),
+    (
+        lambda: strategies.layers(dtypes=()),
+        r"^dtypes=\(\) must be a sequence of dtypes: pass \(torch\.float32,\)$",
+    ),
+    (
+        lambda: strategies.layers(dtypes=torch.float32),
+        r"^dtypes=torch\.float32 must be a sequence of dtypes",
+    ),
     (lambda: strategies.make_layer("Conv2d", 3, 5), r"^kind='Conv2d' is unknown: "),
     (lambda: strategies.make_layer("Linear", 0, 5), r"^m=0 must be an integer >= 1$"),
     (lambda: strategies.make_layer("Linear", 3, 5.0), r"^n=5\.0 must be an integer >= 1$"),
-    (lambda: strategies.make_layer("Linear", 3, 5, dtype=float), r"^dtype=<class 'float'> is no real torch dtype"),
+    (
+        lambda: strategies.make_layer("Linear", 3, 5, dtype=float),
+        r"^dtype=<class 'float'> is no real torch dtype",
+    ),
     (lambda: strategies.models("resnet"), r"^kind 'resnet' is unknown: choose from 'gpt2', 'mlp'$"),
     (
         lambda: strategies.models(method=pk.LoRA(2)),
@@ -455,7 +554,10 @@ BAD = [
     ),
     (lambda: strategies.models(dtypes=[]), r"^dtypes=\[\] must be a sequence of dtypes"),
     (lambda: strategies.move(torch.nn.Linear(3, 5)), r"^the model has no adapter: pk\.attach"),
-    (lambda: strategies.move(torch.nn.Linear(3, 5), size=0), r"^size=0 must be a finite number > 0$"),
+    (
+        lambda: strategies.move(torch.nn.Linear(3, 5), size=0),
+        r"^size=0 must be a finite number > 0$",
+    ),
 ]
 
 

@@ -10,7 +10,10 @@ TABLE = Table(("name", "n"), [["a", "1"], ["long name", "23456"]], "in all: 2")
 
 
 def test_text():
-    assert str(TABLE) == "name           n\n---------  -----\na              1\nlong name  23456\nin all: 2"
+    assert (
+        str(TABLE)
+        == "name           n\n---------  -----\na              1\nlong name  23456\nin all: 2"
+    )
 
 
 def test_text_has_no_trailing_blanks():
@@ -19,7 +22,10 @@ def test_text_has_no_trailing_blanks():
 
 
 def test_markdown():
-    assert TABLE.markdown() == "| name | n |\n| :-- | --: |\n| a | 1 |\n| long name | 23456 |\n\nin all: 2"
+    assert (
+        TABLE.markdown()
+        == "| name | n |\n| :-- | --: |\n| a | 1 |\n| long name | 23456 |\n\nin all: 2"
+    )
     assert Table(("a|b",), [["c|d"]]).markdown() == "| a\\|b |\n| :-- |\n| c\\|d |"
 
 
@@ -30,8 +36,9 @@ def test_words_stand_to_the_left():
 
 
 def test_html():
-    assert TABLE._repr_html_() == (
-        "<table><tr><th>name</th><th>n</th></tr><tr><td>a</td><td>1</td></tr>"
+    assert (
+        TABLE._repr_html_()
+        == "<table><tr><th>name</th><th>n</th></tr><tr><td>a</td><td>1</td></tr>"
         "<tr><td>long name</td><td>23456</td></tr></table><p>in all: 2</p>"
     )
 

@@ -1,4 +1,6 @@
-"""Torch adapters, one method a file. A file put here is found by itself; its class is then in `Method.registry`."""
+"""Torch adapters, one method a file. A file put here is found by itself; its class is then in
+`Method.registry`.
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -13,7 +15,19 @@ from perakit.adapters.mora import MoRA
 from perakit.adapters.pera import PERA
 from perakit.adapters.quadratic import Quadratic
 
-__all__ = ["PERA", "Adapter", "Additive", "DeLoRA", "DoRA", "HiRA", "LoHa", "LoRA", "Method", "MoRA", "Quadratic"]
+__all__ = [
+    "PERA",
+    "Adapter",
+    "Additive",
+    "DeLoRA",
+    "DoRA",
+    "HiRA",
+    "LoHa",
+    "LoRA",
+    "Method",
+    "MoRA",
+    "Quadratic",
+]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -1,7 +1,9 @@
-"""What every method is: a frozen description (Method), and the module that holds its parameters (Adapter).
+"""What every method is: a frozen description (Method), and the module that holds its parameters
+(Adapter).
 
-An adapter is a map W0 -> W0 + ΔW. An additive method gives `factors()`, whose product is ΔW with the scale included;
-a method whose ΔW depends on W0 gives `delta(W0)` instead. Forward, merge, save and reports follow from that one.
+An adapter is a map W0 -> W0 + ΔW. An additive method gives `factors()`, whose product is ΔW with
+the scale included; a method whose ΔW depends on W0 gives `delta(W0)` instead. Forward, merge, save
+and reports follow from that one.
 """
 
 from __future__ import annotations
@@ -29,22 +31,30 @@ INITS = ("zero_B", "zero_A")
 class Method:
     """How to adapt a layer; the arguments that all methods share.
 
-    rank: r, columns of B and rows of A; alpha: the update is multiplied by alpha/rank, None = rank (scale 1); in DoRA it
-    is B A that is multiplied, inside V and before the rows are normalised, so ΔW itself is not proportional to alpha;
-    scaling: "standard" alpha/r, or "rslora" alpha/√r (arXiv 2312.03732); dropout: chance that an input feature of
-    the update (not of W0) is dropped in training; init: which factor starts at zero, so that ΔW does: "zero_B" with
-    Kaiming-uniform A (LoRA, PEFT, PERA's released code), or "zero_A" with Gaussian B (PERA's paper).
+    rank: r, columns of B and rows of A; alpha: the update is multiplied by alpha/rank, None = rank
+    (scale 1); in DoRA it is B A that is multiplied, inside V and before the rows are normalised, so
+    ΔW itself is not proportional to alpha;
+    scaling: "standard" alpha/r, or "rslora" alpha/√r (arXiv 2312.03732); dropout: chance that an
+    input feature of the update (not of W0) is dropped in training; init: which factor starts at
+    zero, so that ΔW does: "zero_B" with Kaiming-uniform A (LoRA, PEFT, PERA's released code), or
+    "zero_A" with Gaussian B (PERA's paper).
     """
 
-    # Each subclass in perakit.adapters, or of a user's own, is found by its name: load and the command line ask here.
+    # Each subclass in perakit.adapters, or of a user's own, is found by its name: load and the
+    # command line ask here.
     registry: ClassVar[dict[str, type[Method]]] = {}
     name: ClassVar[str]
     adapter: ClassVar[type[Adapter]]
-    # What the laws (perakit.testing) ask of the method; docs/adding-a-method.md says when to put one to False.
-    mergeable: ClassVar[bool] = True  # False: the update is no matrix, since it is not linear in the layer's input
-    proportional: ClassVar[bool] = True  # False: ΔW is not proportional to `scale`, which acts inside a normalisation
-    exact_gradient: ClassVar[bool] = True  # False: a part of the rule is held constant in the backward pass
-    exact_in_float64: ClassVar[bool] = True  # False: a part is rounded to the parameters' first dtype, also there
+    # What the laws (perakit.testing) ask of the method; docs/adding-a-method.md says when to put
+    # one to False.
+    # False: the update is no matrix, since it is not linear in the layer's input
+    mergeable: ClassVar[bool] = True
+    # False: ΔW is not proportional to `scale`, which acts inside a normalisation
+    proportional: ClassVar[bool] = True
+    # False: a part of the rule is held constant in the backward pass
+    exact_gradient: ClassVar[bool] = True
+    # False: a part is rounded to the parameters' first dtype, also there
+    exact_in_float64: ClassVar[bool] = True
 
     rank: int
     alpha: float | None = None
@@ -55,8 +65,13 @@ class Method:
     def __init_subclass__(cls) -> None:
         name = cls.__dict__.get("name")
         other = Method.registry.get(str(name))
-        if not isinstance(name, str) or (other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__)):
-            raise PerakitError(f"{cls.__qualname__} needs a name of its own, a string, not {name!r}: files find the method by it")
+        if not isinstance(name, str) or (
+            other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__)
+        ):
+            raise PerakitError(
+                f"{cls.__qualname__} needs a name of its own, a string, not {name!r}: files find"
+                " the method by it"
+            )
         Method.registry[name] = cls
 
     def __post_init__(self) -> None:
@@ -66,9 +81,15 @@ class Method:
         check_choice("scaling", self.scaling, SCALINGS)
         check_choice("init", self.init, INITS)
         if not 0 < self.scale < math.inf:
-            raise PerakitError(f"alpha={self.alpha!r} makes the scale {self.scale!r}: choose one nearer to the rank {self.rank}")
+            raise PerakitError(
+                f"alpha={self.alpha!r} makes the scale {self.scale!r}: choose one nearer to the"
+                f" rank {self.rank}"
+            )
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise PerakitError(f"dropout={short(self.dropout)} must be a number in [0, 1): the share of inputs to drop")
+            raise PerakitError(
+                f"dropout={short(self.dropout)} must be a number in [0, 1): the share of inputs to"
+                " drop"
+            )
 
     @property
     def scale(self) -> float:
@@ -89,15 +110,21 @@ class Method:
         return min(m, n, self.rank)
 
     def update(self, W0: Any, **factors: Any) -> Any:
-        """ΔW (m, n), scale included, by the rule in `perakit.formulas`, of arrays of any kind named as in `shapes`.
+        """ΔW (m, n), scale included, by the rule in `perakit.formulas`, of arrays of any kind named
+        as in `shapes`.
 
         What theory and tests read; W0 may be None where the rule does not depend on it.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define update(W0, **factors) -> (m, n)")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define update(W0, **factors) -> (m, n)"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON, with the method's name; `from_dict` reads it back."""
-        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in asdict(self).items()}
+        plain = {
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in asdict(self).items()
+        }
         return {"method": self.name, **plain}
 
     @staticmethod
@@ -106,7 +133,9 @@ class Method:
         options = dict(config) if isinstance(config, dict) else {}
         name = options.pop("method", None)
         if not isinstance(name, str) or name not in Method.registry:
-            raise PerakitError(f"unknown method {name!r}: known here are {', '.join(sorted(Method.registry))}")
+            raise PerakitError(
+                f"unknown method {name!r}: known here are {', '.join(sorted(Method.registry))}"
+            )
         known = [f.name for f in fields(Method.registry[name])]
         unknown = [str(option) for option in options if option not in known]
         if unknown or "rank" not in options:
@@ -118,9 +147,9 @@ class Method:
 class Adapter(nn.Module):
     """The parameters of one method on one layer, and the ΔW they make.
 
-    method: the description; W0 (m, n): the frozen weight, which gives shape, dtype and device. Parameters have dtype
-    `promote_types(W0.dtype, float32)`: an update is too small for half precision.
-    A subclass overrides `reset` and, where ΔW is a product, `factors` (see Additive).
+    method: the description; W0 (m, n): the frozen weight, which gives shape, dtype and device.
+    Parameters have dtype `promote_types(W0.dtype, float32)`: an update is too small for half
+    precision. A subclass overrides `reset` and, where ΔW is a product, `factors` (see Additive).
     """
 
     def __init__(self, method: Any, W0: Tensor) -> None:
@@ -128,14 +157,18 @@ class Adapter(nn.Module):
         self.method = method
         dtype = torch.promote_types(W0.dtype, torch.float32)
         for name, shape in method.shapes(*W0.shape).items():
-            self.register_parameter(name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=W0.device)))
+            self.register_parameter(
+                name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=W0.device))
+            )
 
     def reset(self, W0: Tensor) -> None:
         """Draw the start values, with which ΔW is exactly zero."""
         raise NotImplementedError(f"{type(self).__name__} must define reset(W0)")
 
     def delta(self, W0: Tensor) -> Tensor:
-        """ΔW (m, n), scale included, for the frozen weight W0 (m, n), which comes in float32 at least."""
+        """ΔW (m, n), scale included, for the frozen weight W0 (m, n), which comes in float32 at
+        least.
+        """
         return self.method.update(W0, **dict(self.named_parameters()))
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
@@ -144,14 +177,25 @@ class Adapter(nn.Module):
 
     def dropped(self, x: Tensor) -> Tensor | None:
         """x after dropout, in training; None where nothing is dropped."""
-        return F.dropout(x, self.method.dropout) if self.training and self.method.dropout > 0 else None
+        return (
+            F.dropout(x, self.method.dropout) if self.training and self.method.dropout > 0 else None
+        )
 
     def contribution(self, x: Tensor, W0: Tensor) -> Tensor:
-        """ΔW x (..., m) alone, after dropout, in the adapter's precision: what a sum of adapters adds up."""
+        """ΔW x (..., m) alone, after dropout, in the adapter's precision: what a sum of adapters
+        adds up.
+        """
         dropped = self.dropped(x)
         return chain(x if dropped is None else dropped, self.product(W0))
 
-    def forward(self, x: Tensor, W0: Tensor, bias: Tensor | None, linear: Product = F.linear, others: Sequence[Tensor] = ()) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        W0: Tensor,
+        bias: Tensor | None,
+        linear: Product = F.linear,
+        others: Sequence[Tensor] = (),
+    ) -> Tensor:
         """The adapted layer: x (..., n) -> (..., m); linear, others: as in `adapted_linear`."""
         return adapted_linear(x, W0, bias, self.product(W0), self.dropped(x), linear, others)
 
@@ -175,9 +219,11 @@ class Adapter(nn.Module):
 
 
 class Additive(Adapter):
-    """An adapter whose ΔW = B_hat A_hat does not depend on W0, with the parameters `A` (r, n) and `B` (m, r).
+    """An adapter whose ΔW = B_hat A_hat does not depend on W0, with the parameters `A` (r, n) and
+    `B` (m, r).
 
-    linear: the first `method.rank` features are those of B A, as `theory.order_share` reads them; False where ΔW has no such part.
+    linear: the first `method.rank` features are those of B A, as `theory.order_share` reads them;
+    False where ΔW has no such part.
     """
 
     linear: ClassVar[bool] = True
@@ -187,7 +233,9 @@ class Additive(Adapter):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(B_hat (m, K), A_hat (K, n)), whose product is ΔW, scale included."""
-        raise NotImplementedError(f"{type(self).__name__} must define factors() -> (B_hat (m, K), A_hat (K, n))")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define factors() -> (B_hat (m, K), A_hat (K, n))"
+        )
 
     def delta(self, W0: Tensor | None = None) -> Tensor:
         B_hat, A_hat = self.factors()
@@ -205,8 +253,8 @@ class Additive(Adapter):
 def start_factors(method: Method, B: Tensor, A: Tensor) -> None:
     """One factor random, the other zero, in place, so that B A = 0.
 
-    "zero_B": A uniform in ±1/√n (Kaiming-uniform with a = √5, as LoRA's code); "zero_A": B Gaussian with the same
-    variance, 1/(3m), which is our choice.
+    "zero_B": A uniform in ±1/√n (Kaiming-uniform with a = √5, as LoRA's code); "zero_A": B Gaussian
+    with the same variance, 1/(3m), which is our choice.
     """
     if method.init == "zero_B":
         nn.init.kaiming_uniform_(A, a=math.sqrt(5))
@@ -219,7 +267,9 @@ def start_factors(method: Method, B: Tensor, A: Tensor) -> None:
 def check_default_init(method: Method, why: str) -> None:
     """Refuse another `init` than the first, where a method has only one start."""
     if method.init != INITS[0]:
-        raise PerakitError(f"init={method.init!r} does not apply to {type(method).__name__}: {why}; leave init out")
+        raise PerakitError(
+            f"init={method.init!r} does not apply to {type(method).__name__}: {why}; leave init out"
+        )
 
 
 def check_positive(name: str, value: Any, remedy: str = "") -> None:
@@ -230,11 +280,14 @@ def check_positive(name: str, value: Any, remedy: str = "") -> None:
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) < 2**63  # a larger one need not fit a float
+        # a larger one need not fit a float
+        return not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, float | np.integer | np.floating)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse anything but one of `choices`."""
     if value not in choices:
-        raise PerakitError(f"{name}={short(value)} is unknown: choose from {', '.join(map(repr, choices))}")
+        raise PerakitError(
+            f"{name}={short(value)} is unknown: choose from {', '.join(map(repr, choices))}"
+        )

@@ -19,7 +19,9 @@ class DeLoRAAdapter(Adapter):
     lam: nn.Parameter
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
-        B_hat, A_hat = formulas.normalise(W0.to(torch.promote_types(W0.dtype, torch.float32)), self.B, self.A, self.lam)
+        B_hat, A_hat = formulas.normalise(
+            W0.to(torch.promote_types(W0.dtype, torch.float32)), self.B, self.A, self.lam
+        )
         return self.method.scale * B_hat, A_hat
 
     def delta(self, W0: Tensor) -> Tensor:
@@ -33,13 +35,16 @@ class DeLoRAAdapter(Adapter):
 
 @dataclass(frozen=True)
 class DeLoRA(Method):
-    """Directions and strength apart: ΔW = s Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ diag(‖W0‖_col), with λ trained.
+    """Directions and strength apart: ΔW = s Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ diag(‖W0‖_col), with
+    λ trained.
 
-    lam: where λ starts, 15 as in PEFT, the one number that decides how large ΔW can be; the other arguments as in `Method` (alpha
-    multiplies once more, scale 1 as published). r(m+n) + 1 trainable parameters a layer, λ named `lam`. Each of the r terms has a
-    Frobenius norm of at most s λ/r times the longest column of W0, however large b_i and a_i grow. Lengths below 1e-4 count as
-    1e-4, so ΔW is zero, and moves, at b_i = 0: there it is 1e4/‖a_i‖ times as steep as LoRA's, which asks for small first steps.
-    Column lengths of W0 are read from W0, never stored. Rule: `formulas.delora`.
+    lam: where λ starts, 15 as in PEFT, the one number that decides how large ΔW can be; the other
+    arguments as in `Method` (alpha multiplies once more, scale 1 as published). r(m+n) + 1
+    trainable parameters a layer, λ named `lam`. Each of the r terms has a Frobenius norm of at most
+    s λ/r times the longest column of W0, however large b_i and a_i grow. Lengths below 1e-4 count
+    as 1e-4, so ΔW is zero, and moves, at b_i = 0: there it is 1e4/‖a_i‖ times as steep as LoRA's,
+    which asks for small first steps. Column lengths of W0 are read from W0, never stored. Rule:
+    `formulas.delora`.
     """
 
     name = "delora"

@@ -13,9 +13,11 @@ from perakit.adapters.base import Adapter, Method, start_factors
 
 
 class DoRAAdapter(Adapter):
-    """precision: the dtype of the magnitude when it was made, to which row lengths are rounded ever after.
+    """precision: the dtype of the magnitude when it was made, to which row lengths are rounded ever
+    after.
 
-    A layer moved to float64, or widened for merging, keeps the start at which ΔW is zero; its lengths are those of float32.
+    A layer moved to float64, or widened for merging, keeps the start at which ΔW is zero; its
+    lengths are those of float32.
     """
 
     A: nn.Parameter
@@ -28,12 +30,15 @@ class DoRAAdapter(Adapter):
         self.precision = self.magnitude.dtype
 
     def length(self, W0: Tensor) -> Tensor:
-        """Row lengths (m,) of V = W0 + s B A, in float64 and rounded to what a magnitude can hold: one path for start and delta.
+        """Row lengths (m,) of V = W0 + s B A, in float64 and rounded to what a magnitude can hold:
+        one path for start and delta.
 
-        Equal to the magnitude bit for bit at the start, so that their ratio is 1; constant in the backward pass (section 4.3).
+        Equal to the magnitude bit for bit at the start, so that their ratio is 1; constant in the
+        backward pass (section 4.3).
         """
         V = W0.detach() + self.method.scale * (self.B.detach() @ self.A.detach())
-        wide = formulas.row_norm(V.double().contiguous())  # contiguous: one order of summing, however W0 is stored
+        # contiguous: one order of summing, however W0 is stored
+        wide = formulas.row_norm(V.double().contiguous())
         return wide.to(self.precision).to(V.dtype)
 
     def delta(self, W0: Tensor) -> Tensor:
@@ -47,13 +52,15 @@ class DoRAAdapter(Adapter):
 
 @dataclass(frozen=True)
 class DoRA(Method):
-    """Direction and length apart: W0 + ΔW = diag(g / ‖V‖_row) V with V = W0 + s B A, and g (m,) trained.
+    """Direction and length apart: W0 + ΔW = diag(g / ‖V‖_row) V with V = W0 + s B A, and g (m,)
+    trained.
 
-    Arguments as in `Method`; r(m+n) + m trainable parameters a layer, g named `magnitude`. g starts at the row lengths of W0.
-    A row is an output: PEFT measures rows too, other code the columns.
-    The gradient is not that of the function: ‖V‖ is held constant in it (section 4.3 of the paper). With c = g/‖V‖ and G the
-    gradient by W0 + ΔW, a row of V gets c G_p here, and c (G_p - (G_p·v) v), v = V_p/‖V_p‖, by the chain rule: the part
-    of the step along the row, which changes no direction, is left in. Gradients by g and by the input are exact.
+    Arguments as in `Method`; r(m+n) + m trainable parameters a layer, g named `magnitude`. g starts
+    at the row lengths of W0. A row is an output: PEFT measures rows too, other code the columns.
+    The gradient is not that of the function: ‖V‖ is held constant in it (section 4.3 of the paper).
+    With c = g/‖V‖ and G the gradient by W0 + ΔW, a row of V gets c G_p here, and c (G_p - (G_p·v)
+    v), v = V_p/‖V_p‖, by the chain rule: the part of the step along the row, which changes no
+    direction, is left in. Gradients by g and by the input are exact.
     Rule: `formulas.dora`.
     """
 

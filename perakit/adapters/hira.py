@@ -23,8 +23,9 @@ class HiRAAdapter(Adapter):
 class HiRA(Method):
     """The update takes the pattern of the weight: ΔW = s W0∘(B A), with B (m, r) and A (r, n).
 
-    Arguments as in `Method`; r(m+n) trainable parameters a layer. Published without a scale, which is s = 1, alpha's default. Its rank
-    reaches min(m, n) already at r = 1 where W0 has that rank; where W0 is zero, or small, so is ΔW: a weight that is zero stays zero.
+    Arguments as in `Method`; r(m+n) trainable parameters a layer. Published without a scale, which
+    is s = 1, alpha's default. Its rank reaches min(m, n) already at r = 1 where W0 has that rank;
+    where W0 is zero, or small, so is ΔW: a weight that is zero stays zero.
     Rule: `formulas.hira`.
     """
 

@@ -26,7 +26,9 @@ class LoHaAdapter(Additive):
 
     @torch.no_grad()
     def reset(self, W0: Tensor) -> None:
-        """B2 zero ("zero_B") or A2 ("zero_A", as PEFT); the other three Kaiming-uniform, in ±1/√n for A and ±1/√r for B, as PEFT."""
+        """B2 zero ("zero_B") or A2 ("zero_A", as PEFT); the other three Kaiming-uniform, in ±1/√n
+        for A and ±1/√r for B, as PEFT.
+        """
         for factor in (self.B1, self.A1, self.B2, self.A2):
             nn.init.kaiming_uniform_(factor, a=5**0.5)
         (self.B2 if self.method.init == "zero_B" else self.A2).zero_()
@@ -34,17 +36,25 @@ class LoHaAdapter(Additive):
 
 @dataclass(frozen=True)
 class LoHa(Method):
-    """The product, entry by entry, of two LoRA updates: ΔW = s (B1 A1)∘(B2 A2), each B (m, r) and A (r, n).
+    """The product, entry by entry, of two LoRA updates: ΔW = s (B1 A1)∘(B2 A2), each B (m, r) and A
+    (r, n).
 
-    Arguments as in `Method`; 2r(m+n) trainable parameters a layer, and rank up to r² (LoRA of rank 2r has as many, and rank 2r).
-    init: "zero_B" starts B2 at zero, "zero_A" A2. Unmerged, a token costs r²(m+n) multiply-adds. Rule: `formulas.loha`.
+    Arguments as in `Method`; 2r(m+n) trainable parameters a layer, and rank up to r² (LoRA of rank
+    2r has as many, and rank 2r).
+    init: "zero_B" starts B2 at zero, "zero_A" A2. Unmerged, a token costs r²(m+n) multiply-adds.
+    Rule: `formulas.loha`.
     """
 
     name = "loha"
     adapter = LoHaAdapter
 
     def shapes(self, m: int, n: int) -> dict[str, tuple[int, ...]]:
-        return {"A1": (self.rank, n), "B1": (m, self.rank), "A2": (self.rank, n), "B2": (m, self.rank)}
+        return {
+            "A1": (self.rank, n),
+            "B1": (m, self.rank),
+            "A2": (self.rank, n),
+            "B2": (m, self.rank),
+        }
 
     def rank_bound(self, m: int, n: int) -> int:
         return min(m, n, self.rank**2)

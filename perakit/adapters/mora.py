@@ -22,11 +22,15 @@ class MoRAAdapter(Additive):
 
     def __init__(self, method: MoRA, W0: Tensor) -> None:
         super().__init__(method, W0)
-        for name, index in zip(("rows", "columns"), formulas.tile_index(self.M.shape[0], *W0.shape), strict=True):
+        for name, index in zip(
+            ("rows", "columns"), formulas.tile_index(self.M.shape[0], *W0.shape), strict=True
+        ):
             self.register_buffer(name, torch.as_tensor(index, device=W0.device), persistent=False)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        tall, selection = formulas.tile(self.M, len(self.rows), len(self.columns), (self.rows, self.columns))
+        tall, selection = formulas.tile(
+            self.M, len(self.rows), len(self.columns), (self.rows, self.columns)
+        )
         return self.method.scale * tall, selection
 
     def reset(self, W0: Tensor) -> None:
@@ -35,12 +39,15 @@ class MoRAAdapter(Additive):
 
 @dataclass(frozen=True)
 class MoRA(Method):
-    """One square matrix, repeated over the layer: ΔW[p, q] = s M[p mod r̂, q mod r̂], with M (r̂, r̂) and r̂ = floor(√((m+n) r) + 1/2).
+    """One square matrix, repeated over the layer: ΔW[p, q] = s M[p mod r̂, q mod r̂], with M (r̂,
+    r̂) and r̂ = floor(√((m+n) r) + 1/2).
 
-    Arguments as in `Method`, but `init`, which has nothing to choose: M starts at zero. r̂² trainable parameters a layer, about
-    LoRA's r(m+n), and rank up to r̂ instead of r; rows p and p + r̂ of ΔW are equal, and so are columns. Where r̂ > m or r̂ > n only
-    the entries of M in its first m rows and n columns are trained to any effect: the others are counted, and never read.
-    This is the sharing form, linear in the input; the paper's rotating form is not here. Rule: `formulas.mora`.
+    Arguments as in `Method`, but `init`, which has nothing to choose: M starts at zero. r̂²
+    trainable parameters a layer, about LoRA's r(m+n), and rank up to r̂ instead of r; rows p and p
+    + r̂ of ΔW are equal, and so are columns. Where r̂ > m or r̂ > n only the entries of M in its
+    first m rows and n columns are trained to any effect: the others are counted, and never read.
+    This is the sharing form, linear in the input; the paper's rotating form is not here. Rule:
+    `formulas.mora`.
     """
 
     name = "mora"
@@ -60,5 +67,7 @@ class MoRA(Method):
     def update(self, W0: Any, **factors: Any) -> Any:
         """As any method's; of W0 only the shape is read."""
         if W0 is None:
-            raise PerakitError("W0=None has no shape: MoRA reads no more of it; pass any array (m, n)")
+            raise PerakitError(
+                "W0=None has no shape: MoRA reads no more of it; pass any array (m, n)"
+            )
         return self.scale * formulas.mora(**factors, m=W0.shape[0], n=W0.shape[1])

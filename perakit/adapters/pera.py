@@ -37,7 +37,8 @@ class _Expand:
         return _times(method.scale, B_hat), A_hat
 
     def value(self, *parameters: Tensor) -> Factors:
-        if self.circle is None or torch.compiler.is_compiling():  # a compiler finds out by itself what is fast
+        # a compiler finds out by itself what is fast
+        if self.circle is None or torch.compiler.is_compiling():
             return Factors(*self(*parameters))
         B, A, h = parameters
         (m, r), n = B.shape, A.shape[1]
@@ -52,16 +53,32 @@ class _Expand:
         return B.shape[0], B.shape[1] + h.shape[0]
 
     def gradients(
-        self, parameters: Sequence[Tensor], factors: Factors, to_left: Tensor, to_right: Tensor, to_weight: Tensor | None
+        self,
+        parameters: Sequence[Tensor],
+        factors: Factors,
+        to_left: Tensor,
+        to_right: Tensor,
+        to_weight: Tensor | None,
     ) -> tuple[Tensor, ...]:
         (B, A, h), method, room = parameters, self.method, factors.made_of
         if room is None or to_weight is None or self.circle is None:
-            return formulas.expand_gradients(B, A, h, _times(method.scale, to_left.T), to_right, method.terms, method.degree, self.index)
+            return formulas.expand_gradients(
+                B,
+                A,
+                h,
+                _times(method.scale, to_left.T),
+                to_right,
+                method.terms,
+                method.degree,
+                self.index,
+            )
         if to_right is not factors.A_hat:  # they are not written over the features yet
             factors.B_hat.T.copy_(to_left)
             factors.A_hat.copy_(to_right)
         m, r = B.shape
-        to_h = torch.empty_like(h).index_copy_(0, self.circle, _times(method.scale, to_weight[r : r + h.shape[0]]))
+        to_h = torch.empty_like(h).index_copy_(
+            0, self.circle, _times(method.scale, to_weight[r : r + h.shape[0]])
+        )
         return *windows.gradients(room, r, m, method.terms), to_h
 
 
@@ -77,13 +94,20 @@ class PERAAdapter(Additive):
     def __init__(self, method: PERA, W0: Tensor) -> None:
         super().__init__(method, W0)
         for block in formulas.monomials(method.rank, method.terms, method.degree):
-            self.register_buffer(f"index_{len(block)}", torch.as_tensor(block, device=W0.device), persistent=False)
-        circle = torch.as_tensor(windows.circle(method.rank, method.terms), device=W0.device) if method.degree == 2 else None
+            self.register_buffer(
+                f"index_{len(block)}", torch.as_tensor(block, device=W0.device), persistent=False
+            )
+        circle = (
+            torch.as_tensor(windows.circle(method.rank, method.terms), device=W0.device)
+            if method.degree == 2
+            else None
+        )
         self.register_buffer("circle", circle, persistent=False)
         self.kept = Kept()
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
-        return self.expansion() if type(self).factors is PERAAdapter.factors else self.factors()  # a subclass may give others
+        # a subclass may give others
+        return self.expansion() if type(self).factors is PERAAdapter.factors else self.factors()
 
     def expansion(self) -> Expansion:
         """B_hat and A_hat, not yet made."""
@@ -108,11 +132,13 @@ class PERAAdapter(Additive):
 class PERA(Method):
     """Polynomial expansion of LoRA's factors: ΔW = s (B A + Σ_{i<=j} h_ij (b_i∘b_j)(a_i∘a_j)ᵀ).
 
-    Polynomial in the parameters, linear in the input: ΔW is a fixed matrix of rank up to K = r(r+3)/2.
-    terms: "full", "square" (i = j) or "cross" (i < j); degree: highest degree of a product, 2 in the paper;
-    feature_scale: constant factor of the polynomial part, 1 in the paper (at 1 that part can be nearly inert: watch
-    `perakit.theory.order_share`); the other arguments as in `Method`. h starts at zero and is trained:
-    r(m+n) + r(r+1)/2 parameters a layer. Rule: `formulas.pera`.
+    Polynomial in the parameters, linear in the input: ΔW is a fixed matrix of rank up to K =
+    r(r+3)/2.
+    terms: "full", "square" (i = j) or "cross" (i < j); degree: highest degree of a product, 2 in
+    the paper;
+    feature_scale: constant factor of the polynomial part, 1 in the paper (at 1 that part can be
+    nearly inert: watch `perakit.theory.order_share`); the other arguments as in `Method`. h starts
+    at zero and is trained: r(m+n) + r(r+1)/2 parameters a layer. Rule: `formulas.pera`.
     """
 
     name = "pera"

@@ -1,7 +1,8 @@
-"""In which order an adapted layer multiplies its matrices: chosen by counting operations, never by a clock.
+"""In which order an adapted layer multiplies its matrices: chosen by counting operations, never by
+a clock.
 
-A plan is a pure function of shapes and dtypes, so the same layer rounds the same way on every run. Three products may each go
-through the factors, or through an (m, n) matrix:
+A plan is a pure function of shapes and dtypes, so the same layer rounds the same way on every run.
+Three products may each go through the factors, or through an (m, n) matrix:
 
     output           base(x) + (x Âᵀ) B̂ᵀ             or x Wᵀ, with W = W0 + B̂ Â
     input gradient   g W0 + (g B̂) Â                  or g W, with W made again
@@ -20,7 +21,9 @@ from perakit.errors import PerakitError, short
 
 
 class Plan(NamedTuple):
-    """For each of the three products: True through an (m, n) matrix, dense; False through the factors."""
+    """For each of the three products: True through an (m, n) matrix, dense; False through the
+    factors.
+    """
 
     output: bool
     input: bool
@@ -36,8 +39,8 @@ PLANS = tuple(Plan(*choices) for choices in product((False, True), repeat=3))
 def flop(plan: Plan, T: int, m: int, n: int, K: int, fused: bool = True) -> int:
     """Multiply-adds × 2 of an adapter's forward and backward pass, beside the 4 m n T of its base.
 
-    T: tokens; (m, n): the layer; K: columns of B̂; fused: ΔW may be added to W0, so that a dense product is the base's own; False: it is one
-    more, (m, n) times T.
+    T: tokens; (m, n): the layer; K: columns of B̂; fused: ΔW may be added to W0, so that a dense
+    product is the base's own; False: it is one more, (m, n) times T.
     """
     one, through, dense = 2 * K * (m + n) * T, 2 * m * n * K, 0 if fused else 2 * m * n * T
     output = through + dense if plan.output else one
@@ -59,7 +62,8 @@ def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
     return best
 
 
-chosen = lru_cache(1024)(choose)  # the same, for those who ask again and again; torch.compile does not follow a cache
+# The same, for those who ask again and again; torch.compile does not follow a cache
+chosen = lru_cache(1024)(choose)
 
 
 REFERENCE = "reference"
@@ -73,15 +77,24 @@ def forced() -> Plan | Literal["reference"] | None:
 
 @contextmanager
 def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
-    """Every adapted layer that is called within the block follows `plan`, also in its backward pass.
+    """Every adapted layer that is called within the block follows `plan`, also in its backward
+    pass.
 
-    plan: a `Plan`; "reference": the formula as it stands, differentiated by autograd; None: the counted choice, as without the block.
-    For comparing and for teaching; results differ by rounding only. It holds for the whole process, all threads; where activations are
-    checkpointed, the backward pass must run inside the block too.
+    plan: a `Plan`; "reference": the formula as it stands, differentiated by autograd; None: the
+    counted choice, as without the block. For comparing and for teaching; results differ by rounding
+    only. It holds for the whole process, all threads; where activations are checkpointed, the
+    backward pass must run inside the block too.
     """
     global _forced
-    if not (plan is None or (isinstance(plan, Plan) and plan in PLANS) or (isinstance(plan, str) and plan == REFERENCE)):
-        raise PerakitError(f"plan={short(plan)} is none: pass one of perakit.adapters.plans.PLANS, 'reference' or None")
+    if not (
+        plan is None
+        or (isinstance(plan, Plan) and plan in PLANS)
+        or (isinstance(plan, str) and plan == REFERENCE)
+    ):
+        raise PerakitError(
+            f"plan={short(plan)} is none: pass one of perakit.adapters.plans.PLANS, 'reference' or"
+            " None"
+        )
     before, _forced = _forced, plan
     try:
         yield

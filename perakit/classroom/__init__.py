@@ -1,4 +1,6 @@
-"""The classroom: assignments with checks that explain themselves, and a grader that nothing a student writes can stop."""
+"""The classroom: assignments with checks that explain themselves, and a grader that nothing a
+student writes can stop.
+"""
 
 from perakit.classroom.assignment import Assignment, assignments
 from perakit.classroom.checks import Check, arrays, check, expect, expect_equal, fail, parts, show

@@ -15,7 +15,9 @@ from perakit.table import Table
 
 FOLDER = Path(__file__).with_name("assignments")
 # The markers that otter-grader and nbgrader both read.
-SOLUTION = re.compile(r"^([ \t]*)# BEGIN SOLUTION\n(.*?)^[ \t]*# END SOLUTION[ \t]*$", flags=re.DOTALL | re.MULTILINE)
+SOLUTION = re.compile(
+    r"^([ \t]*)# BEGIN SOLUTION\n(.*?)^[ \t]*# END SOLUTION[ \t]*$", flags=re.DOTALL | re.MULTILINE
+)
 STUB = "raise NotImplementedError  # your code here"
 MARK = re.compile(r"perakit assignment `(\w+)`")
 OURS = ("checks", "instructor")  # tags of cells that a student does not get
@@ -23,7 +25,9 @@ OURS = ("checks", "instructor")  # tags of cells that a student does not get
 
 @dataclass(frozen=True)
 class Assignment:
-    """id: its name on the command line; title; cells: of its file, all of them; checks: in order."""
+    """id: its name on the command line; title; cells: of its file, all of them; checks: in
+    order.
+    """
 
     id: str
     title: str
@@ -39,7 +43,12 @@ class Assignment:
             raise PerakitError(f"no assignment {short(id)}: choose from {', '.join(paths)}")
         cells = parse_percent(paths[id].read_text(encoding="utf-8"))
         checks = _checks_of(_joined(cells, "checks"), paths[id])
-        title = next(line.removeprefix("# ") for cell in cells for line in cell.source.split("\n") if line.startswith("# "))
+        title = next(
+            line.removeprefix("# ")
+            for cell in cells
+            for line in cell.source.split("\n")
+            if line.startswith("# ")
+        )
         return Assignment(id, title, cells, checks)
 
     @property
@@ -50,9 +59,19 @@ class Assignment:
     @property
     def mark(self) -> Cell:
         """The cell by which the grader knows whose work this is; it says what is checked."""
-        rows = [[check.title, ", ".join(f"`{name}`" for name in check.functions), f"{check.points:g}"] for check in self.checks]
-        text = f"*This is perakit assignment `{self.id}`; keep this line.* What is checked, with `perakit grade` and the name of this file:"
-        table = Table(("property", "of", "points"), rows, f"Together {self.points:g} points, and those of the rubric.")
+        rows = [
+            [check.title, ", ".join(f"`{name}`" for name in check.functions), f"{check.points:g}"]
+            for check in self.checks
+        ]
+        text = (
+            f"*This is perakit assignment `{self.id}`; keep this line.* What is checked, with"
+            " `perakit grade` and the name of this file:"
+        )
+        table = Table(
+            ("property", "of", "points"),
+            rows,
+            f"Together {self.points:g} points, and those of the rubric.",
+        )
         return Cell("markdown", f"{text}\n\n{table.markdown()}")
 
     def solution(self) -> list[Cell]:
@@ -62,7 +81,10 @@ class Assignment:
 
     def starter(self) -> list[Cell]:
         """What a student begins with: the same, with a stub in place of each solution."""
-        return [replace(cell, source=SOLUTION.sub(rf"\1{STUB}", cell.source)) for cell in self.solution()]
+        return [
+            replace(cell, source=SOLUTION.sub(rf"\1{STUB}", cell.source))
+            for cell in self.solution()
+        ]
 
     def notes(self) -> str:
         """What a teacher should know: Markdown."""
@@ -75,14 +97,21 @@ class Assignment:
 
 def assignments() -> dict[str, Assignment]:
     """All assignments by id, in the order of the weeks."""
-    return {path.stem.partition("_")[2]: Assignment.load(path.stem.partition("_")[2]) for path in sorted(FOLDER.glob("week*_*.py"))}
+    return {
+        path.stem.partition("_")[2]: Assignment.load(path.stem.partition("_")[2])
+        for path in sorted(FOLDER.glob("week*_*.py"))
+    }
 
 
 def assignment_of(cells: Sequence[Cell], given: str | None = None) -> Assignment:
     """Whose work these cells are: the given one, or the one that their text names."""
     found = {name for cell in cells for name in MARK.findall(cell.source)}
     if given is None and len(found) != 1:
-        said = f"names several assignments ({', '.join(sorted(found))})" if found else "does not say which assignment it is"
+        said = (
+            f"names several assignments ({', '.join(sorted(found))})"
+            if found
+            else "does not say which assignment it is"
+        )
         raise PerakitError(f"the file {said}: pass --assignment, one of {', '.join(assignments())}")
     return Assignment.load(given or found.pop())
 
@@ -104,12 +133,18 @@ def _checks_of(cells: Sequence[Cell], path: Path) -> list[Check]:
     """The checks that there are once the cells have run, in the order in which they are written."""
     names: dict[str, object] = {"__name__": f"perakit.classroom.assignments.{path.stem}"}
     for cell in cells:
-        code = "\n" * (cell.line - 1) + cell.source  # so that a traceback has the file's own line numbers
+        # So that a traceback has the file's own line numbers
+        code = "\n" * (cell.line - 1) + cell.source
         try:
             exec(compile(code, str(path), "exec", dont_inherit=True), names)
         except Exception as error:
-            raise PerakitError(f"the checks in {str(path)!r} do not run: {type(error).__name__}: {error}") from error
+            raise PerakitError(
+                f"the checks in {str(path)!r} do not run: {type(error).__name__}: {error}"
+            ) from error
     found = [value for value in names.values() if isinstance(value, Check)]
     if not found:
-        raise PerakitError(f"{str(path)!r} defines no checks: write @check(points, title, function) above a property")
+        raise PerakitError(
+            f"{str(path)!r} defines no checks: write @check(points, title, function) above a"
+            " property"
+        )
     return found

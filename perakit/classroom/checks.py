@@ -1,11 +1,12 @@
 """What an assignment checks: properties of the functions that a student writes, each worth points.
 
-    @check(2, "scaling is alpha/r", "update", examples=factors_and_alpha(), hint="r is the number of rows of A")
-    def scaling(work, B, A, alpha):
+    @check(2, "scaling is alpha/r", "update", examples=factors_and_alpha(), hint="r is the number of
+    rows of A") def scaling(work, B, A, alpha):
         expect_equal(work.update(B, A, alpha), alpha / A.shape[0] * (B @ A))
 
-A property calls the student's functions as attributes of `work` and says what it expects. Hypothesis looks for an input
-that breaks it, and the student sees the smallest. That none was found is not a proof: it is what a grader can do.
+A property calls the student's functions as attributes of `work` and says what it expects.
+Hypothesis looks for an input that breaks it, and the student sees the smallest. That none was found
+is not a proof: it is what a grader can do.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class Wrong(Exception):  # noqa: N818 - it is an answer, not an error
 class Check:
     """One property of some functions, and what it is worth.
 
-    id: its name in the assignment; points: all or none; title: what holds, in a few words; functions: the names that a
-    submission has to define for it; test: the property, (work, **example) -> None, which calls `expect...`;
-    examples: a Hypothesis strategy of dicts, the arguments of `test`; hint: what to think about after a failure; count: how
-    many examples; seconds: after which it ends with no points.
+    id: its name in the assignment; points: all or none; title: what holds, in a few words;
+    functions: the names that a submission has to define for it; test: the property, (work,
+    **example) -> None, which calls `expect...`;
+    examples: a Hypothesis strategy of dicts, the arguments of `test`; hint: what to think about
+    after a failure; count: how many examples; seconds: after which it ends with no points.
     """
 
     id: str
@@ -59,23 +61,37 @@ def check(
     count: int = EXAMPLES,
     seconds: float = SECONDS,
 ) -> Callable[[Callable[..., None]], Check]:
-    """Make a property, a function (work, **example), into a `Check` that has its name; the arguments are those of `Check`.
+    """Make a property, a function (work, **example), into a `Check` that has its name; the
+    arguments are those of `Check`.
 
     examples: by default the property is called once, with `work` alone.
     """
     if not functions or not all(isinstance(name, str) for name in functions):
-        raise PerakitError(f"check {title!r} names no function: after the title come the names that a submission has to define")
+        raise PerakitError(
+            f"check {title!r} names no function: after the title come the names that a submission"
+            " has to define"
+        )
     if isinstance(points, bool) or not isinstance(points, int | float) or not points >= 0:
         raise PerakitError(f"check {title!r} is worth {points!r} points: give a number >= 0")
     check_count(f"count of check {title!r}", count)
 
     def decorate(test: Callable[..., None]) -> Check:
-        return Check(test.__name__, points, title, functions, test, st.just({}) if examples is None else examples, hint, count, seconds)
+        return Check(
+            test.__name__,
+            points,
+            title,
+            functions,
+            test,
+            st.just({}) if examples is None else examples,
+            hint,
+            count,
+            seconds,
+        )
 
     return decorate
 
 
-# --- examples: small and whole, so that they are exact, and can be read in a message --------------------------------
+# --- examples: small and whole, so that they are exact, and can be read in a message --------------
 
 LARGEST = {"m": 2, "n": 3, "r": 3}  # of the sizes that shapes name; others go up to 2
 
@@ -84,17 +100,21 @@ LARGEST = {"m": 2, "n": 3, "r": 3}  # of the sizes that shapes name; others go u
 def arrays(draw: st.DrawFn, /, **arguments: Any) -> dict[str, Any]:
     """Arguments for a property: `arrays(B="m r", A="r n", alpha=st.integers(1, 8))`.
 
-    A string is the shape of a float64 array with whole entries in -3 ... 3; its letters are sizes, the same in all shapes,
-    1 ... `LARGEST`. Anything else is a strategy. Shrinks to the size 1 and to zeros.
+    A string is the shape of a float64 array with whole entries in -3 ... 3; its letters are sizes,
+    the same in all shapes, 1 ... `LARGEST`. Anything else is a strategy. Shrinks to the size 1 and
+    to zeros.
     """
-    shapes = {name: argument.split() for name, argument in arguments.items() if isinstance(argument, str)}
+    shapes = {
+        name: argument.split() for name, argument in arguments.items() if isinstance(argument, str)
+    }
     letters = sorted({letter for shape in shapes.values() for letter in shape})
     sizes = {letter: draw(st.integers(1, LARGEST.get(letter, 2))) for letter in letters}
     drawn = {}
     for name, argument in arguments.items():
         if name in shapes:
-            # Drawn in full size and cut, so that the entries stay where they are while a size shrinks; and turned round,
-            # since Hypothesis likes its last entries to be the ones that are not zero.
+            # Drawn in full size and cut, so that the entries stay where they are while a size
+            # shrinks; and turned round, since Hypothesis likes its last entries to be the ones that
+            # are not zero.
             full = np.flip(draw(_whole(*(LARGEST.get(letter, 2) for letter in shapes[name]))))
             drawn[name] = full[tuple(slice(sizes[letter]) for letter in shapes[name])].copy()
         else:
@@ -108,7 +128,7 @@ def _whole(*shape: int) -> st.SearchStrategy[np.ndarray]:
     return entries.map(lambda values: np.array(values, dtype=np.float64).reshape(shape))
 
 
-# --- what a property says --------------------------------------------------------------------------------------------
+# --- what a property says -------------------------------------------------------------------------
 
 
 def fail(sentence: str) -> NoReturn:
@@ -123,7 +143,8 @@ def expect(condition: Any, sentence: str) -> None:
 
 
 def expect_equal(got: Any, expected: Any, tolerance: float = 1e-9, what: str = "") -> None:
-    """Fail unless `got` has the shape of `expected` and its entries, to `tolerance` of the largest of them (1 at least).
+    """Fail unless `got` has the shape of `expected` and its entries, to `tolerance` of the largest
+    of them (1 at least).
 
     what: a few words on which value this is, where a property compares several.
     """
@@ -137,11 +158,19 @@ def expect_equal(got: Any, expected: Any, tolerance: float = 1e-9, what: str = "
     except (TypeError, ValueError):
         fail(f"{of}expected {show(expected)} got {type(got).__name__} {show(got)}")
     if theirs.shape != mine.shape:
-        fail(f"{of}expected {show(expected)} of shape {mine.shape} got {show(got)} of shape {theirs.shape}")
+        fail(
+            f"{of}expected {show(expected)} of shape {mine.shape} got {show(got)} of shape"
+            f" {theirs.shape}"
+        )
     scale = max(1.0, np.abs(mine).max(initial=0))
     if not (np.abs(mine - theirs) <= tolerance * scale).all():  # so that nan fails
         wanted, found = show(expected), show(got)
-        gap = f", which differs by {np.abs(mine - theirs).max():.1g}: was it rounded, to float32 perhaps?" if wanted == found else ""
+        gap = (
+            f", which differs by {np.abs(mine - theirs).max():.1g}: was it rounded, to float32"
+            " perhaps?"
+            if wanted == found
+            else ""
+        )
         fail(f"{of}expected {wanted} got {found}{gap}")
 
 
@@ -152,7 +181,10 @@ def parts(got: Any, *names: str) -> Any:
     """
     several = isinstance(got, tuple | list) or (isinstance(got, np.ndarray) and got.ndim > 0)
     if not several or len(got) != len(names):
-        fail(f"expected {len(names)} values, ({', '.join(names)}), got {show(got)}: is the `return` complete?")
+        fail(
+            f"expected {len(names)} values, ({', '.join(names)}), got {show(got)}: is the `return`"
+            " complete?"
+        )
     return got
 
 

@@ -1,4 +1,6 @@
-"""One check, put to what a submission defines: the student's functions, a limit of time, and the answer in a sentence."""
+"""One check, put to what a submission defines: the student's functions, a limit of time, and the
+answer in a sentence.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +24,33 @@ from perakit.theory.claims import search
 SEED = 0
 AGAIN = 8  # times that the smallest input is tried once more: does it always fail?
 PATIENCE = 2  # seconds on the clock for each second of computing that a check has
-MODULES = ("np", "numpy", "torch", "nn", "pk", "perakit", "math", "plt")  # names that mean a library in every assignment
+# Names that mean a library in every assignment
+MODULES = ("np", "numpy", "torch", "nn", "pk", "perakit", "math", "plt")
 
 
 class NotWritten(BaseException):
-    """The student has not begun: no input says more about it, so Hypothesis, which would look for one, is passed by."""
+    """The student has not begun: no input says more about it, so Hypothesis, which would look for
+    one, is passed by.
+    """
 
 
 class OutOfTime(BaseException):
     """The check's time is over. No `except Exception` of a student's stops it.
 
-    rang: whether it is; Hypothesis may make another exception of one that reaches it while it draws an example.
+    rang: whether it is; Hypothesis may make another exception of one that reaches it while it draws
+    an example.
     """
 
     rang = False
 
 
-# --- the student's functions -----------------------------------------------------------------------------------------
+# --- the student's functions ----------------------------------------------------------------------
 
 
 class Functions:
-    """The functions of a submission as attributes: called with copies, and what they raise is a `Wrong` that says where."""
+    """The functions of a submission as attributes: called with copies, and what they raise is a
+    `Wrong` that says where.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -51,18 +59,28 @@ class Functions:
         function = self._work.names[name]
 
         def call(*arguments: Any, **options: Any) -> Any:
-            given = [_copy(value) for value in arguments], {key: _copy(value) for key, value in options.items()}
+            given = (
+                [_copy(value) for value in arguments],
+                {key: _copy(value) for key, value in options.items()},
+            )
             try:
                 got = function(*given[0], **given[1])
             except (OutOfTime, Wrong):
                 raise
             except NotImplementedError:
-                raise NotWritten(f"{name} is not written yet: it still raises NotImplementedError") from None
+                raise NotWritten(
+                    f"{name} is not written yet: it still raises NotImplementedError"
+                ) from None
             except BaseException as error:
                 raise Wrong(f"{name}: {explain(error, self._work)}{shadowed(self._work)}") from None
-            for before, after in zip([*arguments, *options.values()], [*given[0], *given[1].values()], strict=True):
+            for before, after in zip(
+                [*arguments, *options.values()], [*given[0], *given[1].values()], strict=True
+            ):
                 if not _same(before, after):
-                    fail(f"{name} changes its argument {show(before)} in place, to {show(after)}: copy it first")
+                    fail(
+                        f"{name} changes its argument {show(before)} in place, to {show(after)}:"
+                        " copy it first"
+                    )
             return got
 
         return call
@@ -73,19 +91,29 @@ def _copy(value: Any) -> Any:
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Whether an argument is what it was: arrays, tensors, and lists of them; of other objects nothing is said."""
+    """Whether an argument is what it was: arrays, tensors, and lists of them; of other objects
+    nothing is said.
+    """
     before, after = plain(before), plain(after)
     if isinstance(before, np.ndarray):
         return np.array_equal(before, after, equal_nan=before.dtype.kind in "fc")
     if isinstance(before, list | tuple):
-        return type(before) is type(after) and len(before) == len(after) and all(map(_same, before, after))
+        return (
+            type(before) is type(after)
+            and len(before) == len(after)
+            and all(map(_same, before, after))
+        )
     return not isinstance(before, int | float | Fraction) or before == after or before != before
 
 
 def shadowed(work: Work) -> str:
-    """A warning of names that the submission took away from Python or from a library; else nothing."""
+    """A warning of names that the submission took away from Python or from a library; else
+    nothing.
+    """
     names = {name: value for name, value in work.names.items() if not name.startswith("_")}
-    taken = [name for name, value in names.items() if name in vars(builtins) and not callable(value)]
+    taken = [
+        name for name, value in names.items() if name in vars(builtins) and not callable(value)
+    ]
     taken += [name for name in MODULES if not isinstance(names.get(name, types), types.ModuleType)]
     if not taken:
         return ""
@@ -93,14 +121,16 @@ def shadowed(work: Work) -> str:
     return f"; your file gives another meaning to {named}: rename that variable"
 
 
-# --- time ------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTime` after that many seconds of computing, or `PATIENCE` times as many of sleeping.
+    """Raise `OutOfTime` after that many seconds of computing, or `PATIENCE` times as many of
+    sleeping.
 
-    Only in the main thread, and where there are signals. On a busy machine computing takes longer, and costs nobody a point.
+    Only in the main thread, and where there are signals. On a busy machine computing takes longer,
+    and costs nobody a point.
     """
 
     def ring(*_: object) -> None:
@@ -108,14 +138,21 @@ def limited(seconds: float) -> Iterator[None]:
         raise OutOfTime
 
     OutOfTime.rang = False
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
-    clocks = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, PATIENCE * seconds))
+    clocks = (
+        (signal.ITIMER_PROF, signal.SIGPROF, seconds),
+        (signal.ITIMER_REAL, signal.SIGALRM, PATIENCE * seconds),
+    )
     before = [signal.signal(bell, ring) for _, bell, _ in clocks]
     try:
         for clock, _, after in clocks:
-            signal.setitimer(clock, after, 0.5)  # again and again, for an `except:` that swallowed the first
+            # Again and again, for an `except:` that swallowed the first
+            signal.setitimer(clock, after, 0.5)
         yield
     finally:
         for (clock, bell, _), handler in zip(clocks, before, strict=True):
@@ -123,7 +160,7 @@ def limited(seconds: float) -> Iterator[None]:
             signal.signal(bell, handler)
 
 
-# --- one check -------------------------------------------------------------------------------------------------------
+# --- one check ------------------------------------------------------------------------------------
 
 
 def examine(check: Check, work: Work) -> str:
@@ -146,10 +183,14 @@ def examine(check: Check, work: Work) -> str:
         except NotWritten:
             raise
         except NotImplementedError:  # a method of a class
-            raise NotWritten(f"{', '.join(check.functions)} is not written yet: a part still raises NotImplementedError") from None
+            raise NotWritten(
+                f"{', '.join(check.functions)} is not written yet: a part still raises"
+                " NotImplementedError"
+            ) from None
         except Wrong as error:
             wrong["said"] = str(error)
-        except Exception as error:  # in a method of the student's class; or in the check itself, on what it was given
+        # In a method of the student's class; or in the check itself, on what it was given
+        except Exception as error:
             where = explain(error, work)
             if where == sentence(error):  # no line of the submission is in it
                 raise
@@ -168,20 +209,33 @@ def examine(check: Check, work: Work) -> str:
             late = f"it did not finish within {check.seconds:g} s: an endless loop, or a sleep?"
             return wrong.get("last") or _said(current, late, "an input that breaks it")
         steady = False
-    except Exception as error:  # not the student's function: what the check itself relies on is broken
+    # Not the student's function: what the check itself relies on is broken
+    except Exception as error:
         changed = "does your file put something of its own into a library, such as np.dot = ...?"
-        return f"the check itself stopped with {type(error).__name__}: {str(error)[:200]}; {changed}{shadowed(work)}"
+        return (
+            f"the check itself stopped with {type(error).__name__}: {str(error)[:200]};"
+            f" {changed}{shadowed(work)}"
+        )
     if not steady:
-        return f"{', '.join(check.functions)} gives two answers for the same input: is something random, or remembered between calls?"
+        return (
+            f"{', '.join(check.functions)} gives two answers for the same input: is something"
+            " random, or remembered between calls?"
+        )
     return "" if found is None else _said(found, wrong["said"])
 
 
-def _said(example: Mapping[str, Any], sentence: str, which: str = "smallest input that breaks it") -> str:
+def _said(
+    example: Mapping[str, Any], sentence: str, which: str = "smallest input that breaks it"
+) -> str:
     return f"{which}: {show_arguments(example)} · {sentence}" if example else sentence
 
 
 def _missing(names: list[str], work: Work) -> str:
     which = ", ".join(f"`{name}`" for name in names)
     wrong = [name for name in names if name in work.names]
-    said = f"{which} is no function: define it with `def`" if wrong else f"your file does not define {which}"
+    said = (
+        f"{which} is no function: define it with `def`"
+        if wrong
+        else f"your file does not define {which}"
+    )
     return f"{said}; {'; '.join(work.problems[:3])}" if work.problems else said

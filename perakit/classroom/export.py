@@ -1,4 +1,6 @@
-"""What a teacher and a student take away: starters, solutions, and the folders that otter-grader and nbgrader read."""
+"""What a teacher and a student take away: starters, solutions, and the folders that otter-grader
+and nbgrader read.
+"""
 
 from __future__ import annotations
 
@@ -50,16 +52,22 @@ c.ExecutePreprocessor.skip_cells_with_tag = "experiment"  # those are the studen
 
 
 def new(id: str, folder: str | Path) -> list[Path]:
-    """Write what a student begins with, as {id}.py and {id}.ipynb, into `folder`; a file that is there is never overwritten."""
+    """Write what a student begins with, as {id}.py and {id}.ipynb, into `folder`; a file that is
+    there is never overwritten.
+    """
     task = Assignment.load(id)
-    return _write(Path(folder), {f"{id}.py": to_percent(task.starter()), f"{id}.ipynb": to_notebook(task.starter())})
+    return _write(
+        Path(folder),
+        {f"{id}.py": to_percent(task.starter()), f"{id}.ipynb": to_notebook(task.starter())},
+    )
 
 
 def export(id: str, folder: str | Path) -> list[Path]:
     """Write what a teacher needs into `folder`; a file that is there is never overwritten.
 
-    solution.py and .ipynb; teacher.md with notes, rubric and points; a file for hidden checks; otter/ with the starter and
-    its test files; nbgrader/ with a course folder, whose source has solutions and points. Returns the paths written.
+    solution.py and .ipynb; teacher.md with notes, rubric and points; a file for hidden checks;
+    otter/ with the starter and its test files; nbgrader/ with a course folder, whose source has
+    solutions and points. Returns the paths written.
     """
     task = Assignment.load(id)
     files = {
@@ -73,7 +81,9 @@ def export(id: str, folder: str | Path) -> list[Path]:
     }
     for check in task.checks:
         arguments = ", ".join(check.functions)
-        test = OTTER.format(id=check.id, points=check.points, arguments=arguments, check=f"{id}/{check.id}")
+        test = OTTER.format(
+            id=check.id, points=check.points, arguments=arguments, check=f"{id}/{check.id}"
+        )
         files[f"otter/tests/{check.id}.py"] = test
     return _write(Path(folder), files)
 
@@ -82,30 +92,59 @@ def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:
     paths = {folder / name: text for name, text in files.items()}
     there = [str(path) for path in paths if path.exists()]
     if there:
-        raise PerakitError(f"{there[0]!r} is there already: choose another folder, or move your work away; nothing was written")
+        raise PerakitError(
+            f"{there[0]!r} is there already: choose another folder, or move your work away; nothing"
+            " was written"
+        )
     for path, text in paths.items():
         write_atomically(path, text.encode())
     return list(paths)
 
 
 def _teacher(task: Assignment) -> str:
-    lines = [f"# {task.title}: for the teacher", "", task.notes(), "", "## Rubric", "", task.rubric(), "", "## Checks", ""]
-    lines += [f"- `{check.id}` ({check.points:g}): {check.title}. Hint after a failure: {check.hint}" for check in task.checks]
+    lines = [
+        f"# {task.title}: for the teacher",
+        "",
+        task.notes(),
+        "",
+        "## Rubric",
+        "",
+        task.rubric(),
+        "",
+        "## Checks",
+        "",
+    ]
+    lines += [
+        f"- `{check.id}` ({check.points:g}): {check.title}. Hint after a failure: {check.hint}"
+        for check in task.checks
+    ]
     return "\n".join([*lines, "", f"Together {task.points:g} points.", ""])
 
 
 def _with_otter(task: Assignment) -> list[Cell]:
     """The starter, with otter's own lines: one check a cell, at the end."""
-    begin = Cell("code", f'import otter\n\ngrader = otter.Notebook("{task.id}.ipynb", tests_dir="tests")', (OTHERS,))
-    return [begin, *task.starter(), *(Cell("code", f'grader.check("{check.id}")', (OTHERS,)) for check in task.checks)]
+    begin = Cell(
+        "code",
+        f'import otter\n\ngrader = otter.Notebook("{task.id}.ipynb", tests_dir="tests")',
+        (OTHERS,),
+    )
+    return [
+        begin,
+        *task.starter(),
+        *(Cell("code", f'grader.check("{check.id}")', (OTHERS,)) for check in task.checks),
+    ]
 
 
 def _nbgrader(task: Assignment) -> str:
-    """The solution, with a graded cell for each check; nbgrader clears what is between the markers."""
+    """The solution, with a graded cell for each check; nbgrader clears what is between the
+    markers.
+    """
     cells, metadata = [], []
     for number, cell in enumerate(task.solution()):
         cells.append(cell)
-        metadata.append(_cell(f"part{number}", solution=True) if "# BEGIN SOLUTION" in cell.source else {})
+        metadata.append(
+            _cell(f"part{number}", solution=True) if "# BEGIN SOLUTION" in cell.source else {}
+        )
         if "rubric" in cell.tags and (worth := WRITTEN.search(cell.source)):
             cells.append(Cell("markdown", "*Your answers:*"))
             metadata.append(_cell("written", solution=True, grade=True, points=float(worth[1])))
@@ -116,10 +155,22 @@ def _nbgrader(task: Assignment) -> str:
 
 
 def _graded(id: str, check: Check) -> str:
-    return f'from perakit.classroom import points\n\npoints("{id}/{check.id}", {", ".join(check.functions)})'
+    return (
+        f'from perakit.classroom import points\n\npoints("{id}/{check.id}",'
+        f" {', '.join(check.functions)})"
+    )
 
 
-def _cell(id: str, *, solution: bool = False, grade: bool = False, points: float | None = None) -> dict[str, Any]:
+def _cell(
+    id: str, *, solution: bool = False, grade: bool = False, points: float | None = None
+) -> dict[str, Any]:
     """nbgrader's own metadata of a cell; one that is both solution and graded is marked by hand."""
-    kind = {"schema_version": 3, "grade_id": id, "grade": grade, "solution": solution, "locked": grade and not solution, "task": False}
+    kind = {
+        "schema_version": 3,
+        "grade_id": id,
+        "grade": grade,
+        "solution": solution,
+        "locked": grade and not solution,
+        "task": False,
+    }
     return {"nbgrader": kind | ({"points": points} if points is not None else {})}

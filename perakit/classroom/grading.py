@@ -1,4 +1,6 @@
-"""Grade a submission: every check in a process of its own, and a report that a student can learn from."""
+"""Grade a submission: every check in a process of its own, and a report that a student can learn
+from.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ STARTING = 120.0  # seconds that importing torch may take on a slow disk
 
 @dataclass(frozen=True)
 class Outcome:
-    """One check: what it was worth and got; said: why it failed, empty if it did not; hidden: from the teacher's own file."""
+    """One check: what it was worth and got; said: why it failed, empty if it did not; hidden: from
+    the teacher's own file.
+    """
 
     id: str
     title: str
@@ -51,7 +55,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """All outcomes of one submission; problems: what went wrong when its cells ran; facts: what the result was made from."""
+    """All outcomes of one submission; problems: what went wrong when its cells ran; facts: what the
+    result was made from.
+    """
 
     file: str
     assignment: str
@@ -70,16 +76,31 @@ class Report:
         return sum(outcome.of for outcome in self.outcomes)
 
     def __str__(self) -> str:
-        lines = [*map(str, self.outcomes), *(f"note: a cell did not run: {problem}" for problem in self.problems)]
+        lines = [
+            *map(str, self.outcomes),
+            *(f"note: a cell did not run: {problem}" for problem in self.problems),
+        ]
         printed = sum(outcome.printed > 0 for outcome in self.outcomes)
         if printed:
-            lines.append("note: your file prints while it is graded; that costs nothing, and is not shown here")
+            lines.append(
+                "note: your file prints while it is graded; that costs nothing, and is not shown"
+                " here"
+            )
         return "\n".join([*lines, f"{self.assignment}: {self.points:g} of {self.of:g} points"])
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
-        head = {"file": self.file, "assignment": self.assignment, "points": self.points, "of": self.of}
-        return head | {"checks": [asdict(outcome) for outcome in self.outcomes], "problems": list(self.problems), "facts": self.facts}
+        head = {
+            "file": self.file,
+            "assignment": self.assignment,
+            "points": self.points,
+            "of": self.of,
+        }
+        return head | {
+            "checks": [asdict(outcome) for outcome in self.outcomes],
+            "problems": list(self.problems),
+            "facts": self.facts,
+        }
 
     def gradescope(self) -> dict[str, Any]:
         """As Gradescope's results.json."""
@@ -95,7 +116,12 @@ class Report:
             }
             for outcome in self.outcomes
         ]
-        return {"score": self.points, "output": "\n".join(self.problems), "visibility": "visible", "tests": tests}
+        return {
+            "score": self.points,
+            "output": "\n".join(self.problems),
+            "visibility": "visible",
+            "tests": tests,
+        }
 
 
 def grade(
@@ -106,16 +132,18 @@ def grade(
 ) -> Report:
     """Grade one submission, a .py or .ipynb file, which is read and never written.
 
-    assignment: its id; None reads it from the submission; hidden: a teacher's Python file with checks of its own, added
-    to the assignment's; progress: called after each check. Returns a Report. A submission can cost a check, never the
-    grading; PerakitError is for a file that cannot be read or does not say what it is. Not a security sandbox.
+    assignment: its id; None reads it from the submission; hidden: a teacher's Python file with
+    checks of its own, added to the assignment's; progress: called after each check. Returns a
+    Report. A submission can cost a check, never the grading; PerakitError is for a file that cannot
+    be read or does not say what it is. Not a security sandbox.
     """
     with Grader(assignment, hidden) as grader:
         return grader.grade(path, progress)
 
 
 class Grader:
-    """Grades one submission after another in the same process, so that the libraries are imported once; see `grade`.
+    """Grades one submission after another in the same process, so that the libraries are imported
+    once; see `grade`.
 
     with Grader() as grader:
         reports = [grader.grade(path) for path in paths]
@@ -132,7 +160,9 @@ class Grader:
     def __exit__(self, *_: object) -> None:
         self.worker.close()
 
-    def grade(self, path: str | Path, progress: Callable[[Outcome], None] = lambda outcome: None) -> Report:
+    def grade(
+        self, path: str | Path, progress: Callable[[Outcome], None] = lambda outcome: None
+    ) -> Report:
         """The report of one submission."""
         path = Path(path)
         cells = read(path)
@@ -140,12 +170,20 @@ class Grader:
         own = [] if self.hidden is None else hidden_checks(self.hidden)
         clash = {check.id for check in task.checks} & {check.id for check in own}
         if clash:
-            raise PerakitError(f"hidden check {', '.join(sorted(clash))} is also one of {task.id}: give it another name")
+            raise PerakitError(
+                f"hidden check {', '.join(sorted(clash))} is also one of {task.id}: give it another"
+                " name"
+            )
         submission = [asdict(cell) for cell in cells]
         outcomes: list[Outcome] = []
         problems: list[str] = []
         for check in (*task.checks, *own):
-            request = {"assignment": task.id, "check": check.id, "hidden": self.hidden and str(self.hidden), "cells": submission}
+            request = {
+                "assignment": task.id,
+                "check": check.id,
+                "hidden": self.hidden and str(self.hidden),
+                "cells": submission,
+            }
             result = self.worker.ask(request, check.seconds)
             problems = problems or result["problems"]
             outcomes.append(outcome_of(check, result["said"], check in own, result["printed"]))
@@ -155,14 +193,24 @@ class Grader:
 
 def outcome_of(check: Check, said: str, hidden: bool = False, printed: int = 0) -> Outcome:
     """A check's outcome from why it failed."""
-    return Outcome(check.id, check.title, 0 if said else check.points, check.points, said, check.hint if said else "", hidden, printed)
+    return Outcome(
+        check.id,
+        check.title,
+        0 if said else check.points,
+        check.points,
+        said,
+        check.hint if said else "",
+        hidden,
+        printed,
+    )
 
 
 def points(check: str, *functions: Callable[..., Any]) -> float:
-    """Points of one check for functions of this notebook, as nbgrader's partial credit wants them: a float, and a line on stdout.
+    """Points of one check for functions of this notebook, as nbgrader's partial credit wants them:
+    a float, and a line on stdout.
 
-    check: "lora/scaling", the assignment and its check; functions: in the order that the check names them. Runs here,
-    for no longer than the check may, and without a limit of memory.
+    check: "lora/scaling", the assignment and its check; functions: in the order that the check
+    names them. Runs here, for no longer than the check may, and without a limit of memory.
     """
     outcome = check_functions(check, *functions)
     print(outcome)
@@ -170,7 +218,9 @@ def points(check: str, *functions: Callable[..., Any]) -> float:
 
 
 def require(check: str, *functions: Callable[..., Any]) -> None:
-    """As `points`, but an AssertionError where the check fails: what otter-grader's test files expect."""
+    """As `points`, but an AssertionError where the check fails: what otter-grader's test files
+    expect.
+    """
     outcome = check_functions(check, *functions)
     assert not outcome.said, str(outcome)
 
@@ -180,11 +230,19 @@ def check_functions(check: str, *functions: Callable[..., Any]) -> Outcome:
     name, _, id = str(check).partition("/")
     found = {check.id: check for check in Assignment.load(name).checks}
     if id not in found:
-        raise PerakitError(f"{name} has no check {id!r}: choose from {', '.join(f'{name}/{known}' for known in found)}")
+        raise PerakitError(
+            f"{name} has no check {id!r}: choose from"
+            f" {', '.join(f'{name}/{known}' for known in found)}"
+        )
     wanted = found[id].functions
     if len(functions) != len(wanted):
-        raise PerakitError(f"{check} takes {len(wanted)} functions, {', '.join(wanted)}, not {len(functions)}")
-    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "hypothesis"))  # else a folder here
+        raise PerakitError(
+            f"{check} takes {len(wanted)} functions, {', '.join(wanted)}, not {len(functions)}"
+        )
+    # Else a folder here
+    os.environ.setdefault(
+        "HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "hypothesis")
+    )
     work = Work(dict(zip(wanted, functions, strict=True)), [], {})
     try:
         with limited(found[id].seconds), _plain_exit(functions):
@@ -196,9 +254,17 @@ def check_functions(check: str, *functions: Callable[..., Any]) -> Outcome:
 
 @contextmanager
 def _plain_exit(functions: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Python's own `exit` for these functions: Jupyter's would end the kernel, and with it all that is still to be graded."""
-    spaces = [space for function in functions if (space := getattr(function, "__globals__", None)) is not None]
-    kept = [(space, name, space[name]) for space in spaces for name in ("exit", "quit") if name in space]
+    """Python's own `exit` for these functions: Jupyter's would end the kernel, and with it all that
+    is still to be graded.
+    """
+    spaces = [
+        space
+        for function in functions
+        if (space := getattr(function, "__globals__", None)) is not None
+    ]
+    kept = [
+        (space, name, space[name]) for space in spaces for name in ("exit", "quit") if name in space
+    ]
     for space, name, _ in kept:
         space[name] = sys.exit
     try:
@@ -240,8 +306,15 @@ class _Worker:
         return dict(json.loads(line))
 
     def _start(self) -> None:
-        """From an empty folder, so that no file beside the submission is taken for a library; on one thread, to fork safely."""
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
+        """From an empty folder, so that no file beside the submission is taken for a library; on
+        one thread, to fork safely.
+        """
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "MPLBACKEND": "Agg",
+            "PYTHONIOENCODING": "utf-8",
+        }
         command = [sys.executable, "-P", "-m", "perakit.classroom.worker"]
         self.answers = queue.Queue()
         self.process = subprocess.Popen(
@@ -254,7 +327,9 @@ class _Worker:
             cwd=self.folder.name,
             env=environment,
         )
-        threading.Thread(target=self._listen, args=(self.process, self.answers), daemon=True).start()
+        threading.Thread(
+            target=self._listen, args=(self.process, self.answers), daemon=True
+        ).start()
 
     @staticmethod
     def _listen(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
@@ -275,8 +350,14 @@ class _Worker:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    versions = {"python": platform.python_version()} | {name: version(name) for name in ("perakit", "numpy", "torch", "hypothesis")}
-    return {"seed": SEED, "versions": versions, "submission_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    versions = {"python": platform.python_version()} | {
+        name: version(name) for name in ("perakit", "numpy", "torch", "hypothesis")
+    }
+    return {
+        "seed": SEED,
+        "versions": versions,
+        "submission_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
 
 
 def marks(reports: Sequence[Report]) -> str:
@@ -287,5 +368,13 @@ def marks(reports: Sequence[Report]) -> str:
     writer.writerow(["file", "assignment", "points", "of", *ids])
     for report in reports:
         got = {outcome.id: f"{outcome.points:g}" for outcome in report.outcomes}
-        writer.writerow([report.file, report.assignment, f"{report.points:g}", f"{report.of:g}", *(got.get(id, "") for id in ids)])
+        writer.writerow(
+            [
+                report.file,
+                report.assignment,
+                f"{report.points:g}",
+                f"{report.of:g}",
+                *(got.get(id, "") for id in ids),
+            ]
+        )
     return text.getvalue()

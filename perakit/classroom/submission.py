@@ -15,7 +15,8 @@ from typing import Any
 from perakit.errors import PerakitError
 from perakit.files import open_plain
 
-EXPERIMENT = "experiment"  # a cell with this tag is the student's laboratory: the grader does not run it
+# a cell with this tag is the student's laboratory: the grader does not run it
+EXPERIMENT = "experiment"
 OTHERS = "grading"  # and one with this tag calls another grader
 LARGEST = 10 * 2**20  # bytes; a notebook with many pictures is smaller
 HEADER = """\
@@ -36,9 +37,11 @@ MARKER = re.compile(r"^# %%(?P<markdown> \[markdown\])?(?:.*\btags=(?P<tags>\[[^
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: kind "code" or "markdown", its text, its tags, and where it stands, as a message says it.
+    """One cell: kind "code" or "markdown", its text, its tags, and where it stands, as a message
+    says it.
 
-    line: the number of its first line in a script; of a notebook's cell 1, and `name` says which cell.
+    line: the number of its first line in a script; of a notebook's cell 1, and `name` says which
+    cell.
     """
 
     kind: str
@@ -56,24 +59,39 @@ def read(path: Path) -> list[Cell]:
     """The cells of a .py or .ipynb file; PerakitError for what is neither."""
     parse = {".py": parse_percent, ".ipynb": parse_notebook}.get(path.suffix)
     if parse is None:
-        raise PerakitError(f"{str(path)!r} is neither a .py nor an .ipynb file: grade the script or the notebook that was handed in")
+        raise PerakitError(
+            f"{str(path)!r} is neither a .py nor an .ipynb file: grade the script or the notebook"
+            " that was handed in"
+        )
     try:
         with open_plain(path) as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
-        raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; pass the file that was handed in") from error
+        raise PerakitError(
+            f"cannot read {str(path)!r}: {error.strerror}; pass the file that was handed in"
+        ) from error
     if len(data) > LARGEST:
-        raise PerakitError(f"{str(path)!r} has more than {LARGEST:,} bytes: clear its outputs, and grade it again")
+        raise PerakitError(
+            f"{str(path)!r} has more than {LARGEST:,} bytes: clear its outputs, and grade it again"
+        )
     try:
         return parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise PerakitError(f"{str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+        raise PerakitError(
+            f"{str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start}): save it as"
+            " UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise PerakitError(f"{str(path)!r} is no notebook ({error}): open it in Jupyter, save it, and grade it again") from error
+        raise PerakitError(
+            f"{str(path)!r} is no notebook ({error}): open it in Jupyter, save it, and grade it"
+            " again"
+        ) from error
 
 
 def parse_percent(text: str) -> list[Cell]:
-    """The cells of a script in jupytext's percent format; a script without `# %%` lines is one code cell."""
+    """The cells of a script in jupytext's percent format; a script without `# %%` lines is one code
+    cell.
+    """
     cells: list[Cell] = []
     kind, start = "code", 1
     tags: tuple[str, ...] = ()
@@ -87,7 +105,8 @@ def parse_percent(text: str) -> list[Cell]:
             cells.append(Cell(kind, source.strip("\n"), tags, start + skipped))
 
     text = text.replace("\r\n", "\n")
-    head = re.match(r"# ---\n(#.*\n)*?# ---\n", text)  # jupytext's header says nothing about the work
+    # jupytext's header says nothing about the work
+    head = re.match(r"# ---\n(#.*\n)*?# ---\n", text)
     begin = head.group().count("\n") if head else 0
     for number, line in enumerate(text.split("\n")[begin:], begin + 1):
         marker = MARKER.match(line)
@@ -128,7 +147,15 @@ def parse_notebook(text: str) -> list[Cell]:
         metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
         tags = metadata.get("tags")
         if cell.get("cell_type") in ("code", "markdown") and source.strip():
-            cells.append(Cell(cell["cell_type"], source, tuple(map(str, tags)) if isinstance(tags, list) else (), 1, f"cell {number}"))
+            cells.append(
+                Cell(
+                    cell["cell_type"],
+                    source,
+                    tuple(map(str, tags)) if isinstance(tags, list) else (),
+                    1,
+                    f"cell {number}",
+                )
+            )
     return cells
 
 
@@ -162,17 +189,23 @@ def to_notebook(cells: Iterable[Cell], metadata: Sequence[dict[str, Any]] = ()) 
 
 
 def without_magics(cell: Cell) -> Cell:
-    """The cell with IPython's own lines (`%time`, `!pip`) as `pass`, if it is no Python as it stands."""
+    """The cell with IPython's own lines (`%time`, `!pip`) as `pass`, if it is no Python as it
+    stands.
+    """
     try:
         ast.parse(cell.source)
     except (SyntaxError, ValueError):
-        return replace(cell, source=re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE))
+        return replace(
+            cell, source=re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE)
+        )
     return cell
 
 
 @dataclass
 class Work:
-    """What a submission defines once it has run, and what went wrong on the way; left_out: the text of cells that were not run."""
+    """What a submission defines once it has run, and what went wrong on the way; left_out: the text
+    of cells that were not run.
+    """
 
     names: dict[str, Any]
     problems: list[str]
@@ -181,9 +214,11 @@ class Work:
 
 
 def run(cells: Iterable[Cell], stop: type[BaseException]) -> Work:
-    """Run the code cells one after another, as a notebook does: a cell that fails is noted, and the next ones still run.
+    """Run the code cells one after another, as a notebook does: a cell that fails is noted, and the
+    next ones still run.
 
-    Cells with the tags "experiment" and "grading" are left out. stop: an exception that ends everything, such as time running out.
+    Cells with the tags "experiment" and "grading" are left out. stop: an exception that ends
+    everything, such as time running out.
     """
     module = types.ModuleType("submission")
     sys.modules["submission"] = module  # where a dataclass looks for what its annotations mean
@@ -200,7 +235,10 @@ def run(cells: Iterable[Cell], stop: type[BaseException]) -> Work:
         except stop:
             raise
         except SyntaxError as error:
-            work.problems.append(f"{cell.where(error.lineno or 1)} is not Python ({error.msg}): {(error.text or '').strip()!r}")
+            work.problems.append(
+                f"{cell.where(error.lineno or 1)} is not Python ({error.msg}):"
+                f" {(error.text or '').strip()!r}"
+            )
         except BaseException as error:
             work.problems.append(explain(error, work))
     return work
@@ -221,9 +259,15 @@ def explain(error: BaseException, work: Work) -> str:
 def _left_out(error: BaseException, work: Work) -> str:
     """Of a name that is not there: whether a cell defines it that the grader does not run."""
     name = re.escape(error.name or "") if isinstance(error, NameError) else ""
-    found = name and any(re.search(rf"^((def|class|import) +{name}\b|{name} *=)", text, re.MULTILINE) for text in work.left_out)
+    found = name and any(
+        re.search(rf"^((def|class|import) +{name}\b|{name} *=)", text, re.MULTILINE)
+        for text in work.left_out
+    )
     return (
-        f"; `{name}` is defined in an experiment cell, which the grader does not run: move it to a cell without that tag" if found else ""
+        f"; `{name}` is defined in an experiment cell, which the grader does not run: move it to a"
+        " cell without that tag"
+        if found
+        else ""
     )
 
 
@@ -238,10 +282,21 @@ def sentence(error: BaseException) -> str:
         return message
     if isinstance(error, SystemExit):
         return "it calls exit(), which ends Python: return instead"
-    if isinstance(error, MemoryError) or "allocate memory" in message or "Unable to allocate" in message:
-        return "it asks for more memory than a check may use: is an array far too large, or a list that never stops growing?"
+    if (
+        isinstance(error, MemoryError)
+        or "allocate memory" in message
+        or "Unable to allocate" in message
+    ):
+        return (
+            "it asks for more memory than a check may use: is an array far too large, or a list"
+            " that never stops growing?"
+        )
     if isinstance(error, OSError) and error.errno == 27:
         return "it prints or writes without end: more than a check may write"
     if isinstance(error, RecursionError):
         return "it calls itself without end (RecursionError)"
-    return f"it raises {type(error).__name__}: {message[:300]}" if message else f"it raises {type(error).__name__}"
+    return (
+        f"it raises {type(error).__name__}: {message[:300]}"
+        if message
+        else f"it raises {type(error).__name__}"
+    )

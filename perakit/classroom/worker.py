@@ -1,8 +1,10 @@
-"""The process in which student code runs: `python -m perakit.classroom.worker`, one request a line, one answer a line.
+"""The process in which student code runs: `python -m perakit.classroom.worker`, one request a line,
+one answer a line.
 
-Each request is answered by a forked child, which may crash, loop or eat memory; where there is no fork, by this process
-itself, which then ends, and the grader starts another. Limits of time, memory and writing keep an accident from costing
-more than its check. They are **no security sandbox**: who wants to break out can.
+Each request is answered by a forked child, which may crash, loop or eat memory; where there is no
+fork, by this process itself, which then ends, and the grader starts another. Limits of time, memory
+and writing keep an accident from costing more than its check. They are **no security sandbox**: who
+wants to break out can.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ WRITTEN = 16 * 2**20  # bytes that a check may print, or write to a file
 GRACE = 2.0  # seconds after a check's own, before the child is killed
 POSIX = hasattr(os, "fork")
 
-# What a submission has no reason to do, by CPython's audit events; it gets an exception that says so.
+# What a submission has no reason to do, by CPython's audit events; it gets an exception that says
+# so.
 FORBIDDEN = {
     "os.fork": "it starts another process (os.fork)",
     "os.forkpty": "it starts another process (os.forkpty)",
@@ -44,12 +47,26 @@ FORBIDDEN = {
     "socket.sendmsg": "it uses the network",
 }
 # What changes files, and in how many places.
-CHANGES = dict.fromkeys(("os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime", "os.mkdir", "shutil.rmtree"), 1)
+CHANGES = dict.fromkeys(
+    (
+        "os.remove",
+        "os.rmdir",
+        "os.truncate",
+        "os.chmod",
+        "os.chown",
+        "os.utime",
+        "os.mkdir",
+        "shutil.rmtree",
+    ),
+    1,
+)
 CHANGES |= {"os.rename": 2, "os.link": 2, "os.symlink": 2, "sqlite3.connect": 1}
 
 
 class _Guard:
-    """An audit hook that refuses other processes, the network, and writing outside this check's own empty folder."""
+    """An audit hook that refuses other processes, the network, and writing outside this check's own
+    empty folder.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder, self.seen = os.path.realpath(folder), ""
@@ -59,7 +76,11 @@ class _Guard:
         if not self.active:
             return
         said = FORBIDDEN.get(event, "")
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
+        if (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        ):
             said = self._outside(arguments[0])
         for path in arguments[: CHANGES.get(event, 0)]:
             said = said or self._outside(path)
@@ -68,19 +89,32 @@ class _Guard:
             raise ForbiddenError(said)
 
     def _outside(self, path: Any) -> str:
-        if not isinstance(path, str | bytes | os.PathLike):  # an open file's number: it was let through before
+        # An open file's number: it was let through before
+        if not isinstance(path, str | bytes | os.PathLike):
             return ""
         where = os.path.realpath(os.fsdecode(path))
         inside = where.startswith(self.folder + os.sep) or where in (os.devnull, "/dev/tty")
-        return "" if inside else f"it changes a file outside its own folder ({os.path.basename(where)}): a submission only computes"
+        return (
+            ""
+            if inside
+            else (
+                f"it changes a file outside its own folder ({os.path.basename(where)}): a"
+                " submission only computes"
+            )
+        )
 
 
 def answer(request: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:
-    """Run the submission, then the check, in an empty folder: why it fails (nothing if it holds), and what was printed."""
+    """Run the submission, then the check, in an empty folder: why it fails (nothing if it holds),
+    and what was printed.
+    """
     check = checks[request["check"]]
     cells = [Cell(**cell | {"tags": tuple(cell["tags"])}) for cell in request["cells"]]
     home = os.getcwd()
-    with tempfile.TemporaryDirectory(dir=home) as folder, open(Path(folder) / "printed", "w+b") as printed:
+    with (
+        tempfile.TemporaryDirectory(dir=home) as folder,
+        open(Path(folder) / "printed", "w+b") as printed,
+    ):
         guard = _prepare(home, folder, printed.fileno())
         said = ""
         work = Work({}, [], {})
@@ -89,14 +123,21 @@ def answer(request: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:
                 work = run(cells, OutOfTime)
                 said = examine(check, work)
         except OutOfTime:
-            said = f"your file did not finish within {check.seconds:g} s: an endless loop, or a sleep, outside of the functions?"
+            said = (
+                f"your file did not finish within {check.seconds:g} s: an endless loop, or a sleep,"
+                " outside of the functions?"
+            )
             said += " A long experiment belongs into a cell with the tag `experiment`"
         guard.active = False
         if guard.seen and guard.seen not in said:
             said = f"{guard.seen}; {said}" if said else guard.seen
         size = os.fstat(printed.fileno()).st_size
         os.chdir(home)
-    return {"said": said[:4000], "printed": size, "problems": [problem[:400] for problem in work.problems[:5]]}
+    return {
+        "said": said[:4000],
+        "printed": size,
+        "problems": [problem[:400] for problem in work.problems[:5]],
+    }
 
 
 def _prepare(home: str, folder: str, printed: int) -> _Guard:
@@ -106,8 +147,10 @@ def _prepare(home: str, folder: str, printed: int) -> _Guard:
     for stream in (1, 2):
         os.dup2(printed, stream)
     with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)  # the grader's requests come that way: `input()` must not read them
-    sys.dont_write_bytecode = True  # an import that is the first of its module would be taken for a change of files
+        # The grader's requests come that way: `input()` must not read them
+        os.dup2(nothing.fileno(), 0)
+    # An import that is the first of its module would be taken for a change of files
+    sys.dont_write_bytecode = True
     if POSIX:
         import resource
 
@@ -163,21 +206,34 @@ def _kill(group: int) -> None:
 
 def _death(status: int | None) -> str:
     if status is None:
-        return "it did not finish in time and could not be interrupted: an endless loop that catches every exception?"
+        return (
+            "it did not finish in time and could not be interrupted: an endless loop that catches"
+            " every exception?"
+        )
     if os.WIFSIGNALED(status):
-        return f"it made Python crash ({signal.Signals(os.WTERMSIG(status)).name}): out of memory, or a library was misused"
+        return (
+            f"it made Python crash ({signal.Signals(os.WTERMSIG(status)).name}): out of memory, or"
+            " a library was misused"
+        )
     return "it ended the Python process (os._exit): return instead"
 
 
 def _warm_up() -> None:
-    """Once, what each child would do again: import what a submission may import, and let Hypothesis look around."""
+    """Once, what each child would do again: import what a submission may import, and let Hypothesis
+    look around.
+    """
     import matplotlib.pyplot as plt
     from hypothesis import strategies as st
 
     from perakit.theory.claims import search
 
     plt.close()
-    search(st.fixed_dictionaries({"x": st.floats() | st.integers() | st.text()}), lambda x: x != x, 0, 5)
+    search(
+        st.fixed_dictionaries({"x": st.floats() | st.integers() | st.text()}),
+        lambda x: x != x,
+        0,
+        5,
+    )
 
 
 def main() -> int:
@@ -189,7 +245,10 @@ def main() -> int:
         request = json.loads(line)
         key = (request["assignment"], request["hidden"])
         if key not in checks:
-            found = [*Assignment.load(key[0]).checks, *(hidden_checks(Path(key[1])) if key[1] else ())]
+            found = [
+                *Assignment.load(key[0]).checks,
+                *(hidden_checks(Path(key[1])) if key[1] else ()),
+            ]
             checks[key] = {check.id: check for check in found}
         result = _in_a_child(request, checks[key]) if POSIX else answer(request, checks[key])
         print(json.dumps(result), file=answers, flush=True)

@@ -17,7 +17,19 @@ from perakit.experiments.arms import Options
 from perakit.experiments.experiment import Experiment
 
 # In the order of docs/evidence.md.
-_ALL = (components, share, loss, rank, data, placement, forgetting, interaction, function, teacher, cost)
+_ALL = (
+    components,
+    share,
+    loss,
+    rank,
+    data,
+    placement,
+    forgetting,
+    interaction,
+    function,
+    teacher,
+    cost,
+)
 EXPERIMENTS: dict[str, Experiment] = {one.EXPERIMENT.name: one.EXPERIMENT for one in _ALL}
 
 __all__ = ["EXPERIMENTS", "Experiment", "Options"]

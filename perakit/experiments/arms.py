@@ -1,8 +1,9 @@
 """The protocol that every fine-tuning experiment shares, so that no method gets more than another.
 
-Each arm (a method, and where and on what it trains) tries the same learning rates with the same budget on a seed of its own,
-and is judged by validation text that no test sees. With the best of them it then runs on every seed; arms with the same seed
-see the same batches and, where shapes agree, start from the same factors. The test text is other files than the training text.
+Each arm (a method, and where and on what it trains) tries the same learning rates with the same
+budget on a seed of its own, and is judged by validation text that no test sees. With the best of
+them it then runs on every seed; arms with the same seed see the same batches and, where shapes
+agree, start from the same factors. The test text is other files than the training text.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ LIMIT = 1_000_000  # bytes of training and validation text
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses. small: few steps and two rates, which shows that it runs and says nothing about methods."""
+    """What a user chooses. small: few steps and two rates, which shows that it runs and says
+    nothing about methods.
+    """
 
     seeds: int = 5
     small: bool = False
@@ -51,8 +54,24 @@ class Options:
     def recipe(self) -> Recipe:
         """How every run trains, learning rate and seed aside."""
         if self.small:
-            return Recipe(steps=8, batch=2, context=64, warmup=2, eval_every=8, checkpoint_every=8, eval_windows=4)
-        return Recipe(steps=100, batch=4, context=128, warmup=10, eval_every=100, checkpoint_every=50, eval_windows=64)
+            return Recipe(
+                steps=8,
+                batch=2,
+                context=64,
+                warmup=2,
+                eval_every=8,
+                checkpoint_every=8,
+                eval_windows=4,
+            )
+        return Recipe(
+            steps=100,
+            batch=4,
+            context=128,
+            warmup=10,
+            eval_every=100,
+            checkpoint_every=50,
+            eval_windows=64,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Settings of a run, before an arm changes them."""
@@ -72,13 +91,17 @@ class Options:
 
     @property
     def waking(self) -> float:
-        """A feature scale at which PERA's high-order terms are no longer negligible (docs/results/share.md): ten times the width."""
+        """A feature scale at which PERA's high-order terms are no longer negligible
+        (docs/results/share.md): ten times the width.
+        """
         return 10.0 * load(self.model).config.n_embd
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One contender. changes: of the settings, "method" among them; steps: of its own; lr: fixed instead of chosen."""
+    """One contender. changes: of the settings, "method" among them; steps: of its own; lr: fixed
+    instead of chosen.
+    """
 
     label: str
     method: Method
@@ -88,34 +111,53 @@ class Arm:
 
     def job(self, options: Options, seed: int, lr: float, role: str) -> Job:
         """One run of it."""
-        settings = options.settings() | {"method": self.method.to_dict(), "judge": role != "tuning", **self.changes}
+        settings = options.settings() | {
+            "method": self.method.to_dict(),
+            "judge": role != "tuning",
+            **self.changes,
+        }
         recipe = settings["recipe"] | {"seed": seed, "lr": lr}
         if self.steps:
             recipe |= {"steps": self.steps, "eval_every": self.steps}
         settings["recipe"] = recipe
         if role == "tuning":
             settings["interaction"] = None
-        return Job(self.label, role, tune, settings, recipe["steps"] * (1.1 if role == "tuning" else 1.4))
+        return Job(
+            self.label, role, tune, settings, recipe["steps"] * (1.1 if role == "tuning" else 1.4)
+        )
 
 
-def arm(label: str, method: Method, steps: int | None = None, lr: float | None = None, **changes: Any) -> Arm:
+def arm(
+    label: str, method: Method, steps: int | None = None, lr: float | None = None, **changes: Any
+) -> Arm:
     """An Arm, with its changes by name."""
     return Arm(label, method, changes, steps, lr)
 
 
-def judged(lab: Lab, arms: Sequence[Arm], options: Options, more: Sequence[float] = (), after: float = 0.0) -> list[dict[str, Any]]:
-    """Choose every arm's learning rate, then run every seed; the rows of those runs, which are in the lab's ledger as well.
+def judged(
+    lab: Lab, arms: Sequence[Arm], options: Options, more: Sequence[float] = (), after: float = 0.0
+) -> list[dict[str, Any]]:
+    """Choose every arm's learning rate, then run every seed; the rows of those runs, which are in
+    the lab's ledger as well.
 
-    more: learning rates that all arms try as well, where the usual ones are not enough; after: work that is still to come, for the
-    estimate.
+    more: learning rates that all arms try as well, where the usual ones are not enough; after: work
+    that is still to come, for the estimate.
     """
     check(arms, options)
     rates = {one.label: (*more, *options.rates) if one.lr is None else () for one in arms}
-    tuning = [one.job(options, TUNING_SEED, lr, "tuning") for one in arms for lr in rates[one.label]]
+    tuning = [
+        one.job(options, TUNING_SEED, lr, "tuning") for one in arms for lr in rates[one.label]
+    ]
     later = sum(one.job(options, 0, 1e-3, "judged").work for one in arms) * options.seeds + after
     best = choose(lab.run(tuning, later))
     lrs = {one.label: best[one.label] if one.lr is None else one.lr for one in arms}
-    return lab.run([one.job(options, seed, lrs[one.label], "judged") for seed in range(options.seeds) for one in arms])
+    return lab.run(
+        [
+            one.job(options, seed, lrs[one.label], "judged")
+            for seed in range(options.seeds)
+            for one in arms
+        ]
+    )
 
 
 def check(arms: Sequence[Arm], options: Options) -> None:
@@ -130,11 +172,15 @@ def check(arms: Sequence[Arm], options: Options) -> None:
 
 def unadapted(options: Options, **changes: Any) -> Job:
     """The model before any of it."""
-    return Job("unadapted", "other", before, options.settings() | changes, 0.4 * options.recipe.steps)
+    return Job(
+        "unadapted", "other", before, options.settings() | changes, 0.4 * options.recipe.steps
+    )
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The learning rate with the best validation cost, for every label; one that diverged is worse than all others."""
+    """The learning rate with the best validation cost, for every label; one that diverged is worse
+    than all others.
+    """
     best: dict[str, tuple[float, float]] = {}
     for row in rows:
         cost = row["measured"]["validation"]
@@ -142,7 +188,10 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         best[row["label"]] = min(best.get(row["label"], found), found)
     for label, (cost, lr) in best.items():
         if cost == math.inf:
-            raise PerakitError(f"{label} diverged at every learning rate, also at {lr:g}: it cannot be compared here")
+            raise PerakitError(
+                f"{label} diverged at every learning rate, also at {lr:g}: it cannot be compared"
+                " here"
+            )
     return {label: lr for label, (_, lr) in best.items()}
 
 
@@ -159,7 +208,9 @@ class Results:
 
     def one(self, label: str) -> Mapping[str, Any]:
         """What was measured by the job of that label."""
-        found: Mapping[str, Any] = next(row["measured"] for row in self.rows if row["label"] == label)
+        found: Mapping[str, Any] = next(
+            row["measured"] for row in self.rows if row["label"] == label
+        )
         return found
 
     def labels(self) -> list[str]:
@@ -167,23 +218,43 @@ class Results:
         return list(dict.fromkeys(row["label"] for row in self.of("judged")))
 
     def arm(self, label: str, role: str = "judged") -> list[Mapping[str, Any]]:
-        """The rows of an arm, one a seed: the first, since what an earlier plan left behind stands behind the plan."""
+        """The rows of an arm, one a seed: the first, since what an earlier plan left behind stands
+        behind the plan.
+        """
         found: dict[int, Mapping[str, Any]] = {}
         for row in self.of(role):
             if row["label"] == label:
                 found.setdefault(row["settings"]["recipe"]["seed"], row)
         return [found[seed] for seed in sorted(found)]
 
-    def scores(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new", role: str = "judged") -> list[Any]:
+    def scores(
+        self,
+        label: str,
+        what: str | Callable[[Mapping[str, Any]], float] = "new",
+        role: str = "judged",
+    ) -> list[Any]:
         """One number a seed; what: a measured quantity, or how to make one of them."""
-        return [row["measured"][what] if isinstance(what, str) else what(row["measured"]) for row in self.arm(label, role)]
+        return [
+            row["measured"][what] if isinstance(what, str) else what(row["measured"])
+            for row in self.arm(label, role)
+        ]
 
-    def mean(self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new") -> Interval:
+    def mean(
+        self, label: str, what: str | Callable[[Mapping[str, Any]], float] = "new"
+    ) -> Interval:
         """Their mean, with its interval."""
         return interval(self.scores(label, what))
 
-    def gain(self, label: str, over: str, what: str | Callable[[Mapping[str, Any]], float] = "new", role: str = "judged") -> Interval:
-        """How much lower the cost of `label` is than that of `over`, seed by seed: positive is better."""
+    def gain(
+        self,
+        label: str,
+        over: str,
+        what: str | Callable[[Mapping[str, Any]], float] = "new",
+        role: str = "judged",
+    ) -> Interval:
+        """How much lower the cost of `label` is than that of `over`, seed by seed: positive is
+        better.
+        """
         return paired(self.scores(over, what, role), self.scores(label, what, role))
 
     def lr(self, label: str) -> float:
@@ -196,6 +267,10 @@ class Results:
         return sorted({row["settings"]["recipe"]["lr"] for row in self.of("tuning")})
 
     def edge(self, label: str) -> bool:
-        """Whether the learning rate is the first or last that was tried, so that a better one may lie beyond."""
-        tried = [row["settings"]["recipe"]["lr"] for row in self.of("tuning") if row["label"] == label]
+        """Whether the learning rate is the first or last that was tried, so that a better one may
+        lie beyond.
+        """
+        tried = [
+            row["settings"]["recipe"]["lr"] for row in self.of("tuning") if row["label"] == label
+        ]
         return bool(tried) and self.lr(label) in (min(tried), max(tried))

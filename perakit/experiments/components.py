@@ -1,4 +1,6 @@
-"""Which terms help (Table 4 and 12), at equal rank, equal parameters and equal time, with both initialisations."""
+"""Which terms help (Table 4 and 12), at equal rank, equal parameters and equal time, with both
+initialisations.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ def speeds(options: Options) -> Job:
     """A training step of PERA beside one of LoRA."""
     arms = {label: {"method": method.to_dict()} for label, method in PERA_LORA.items()}
     return Job(
-        "speeds", "other", pace, untaught(options.settings()) | {"arms": arms, "rounds": 3 if options.small else 21}, 100, alone=True
+        "speeds",
+        "other",
+        pace,
+        untaught(options.settings()) | {"arms": arms, "rounds": 3 if options.small else 21},
+        100,
+        alone=True,
     )
 
 
@@ -39,10 +46,17 @@ def _arms(options: Options, ratio: float) -> list[Arm]:
         *(arm(label, PERA(RANK, terms=terms)) for label, terms in TERMS.items()),
         arm("PERA of degree 3", PERA(RANK, degree=3)),
         arm("LoRA, PERA's parameters", PERA(RANK), matched=True),
-        arm("LoRA, PERA's time", LoRA(RANK), steps=max(round(options.recipe.steps * max(ratio, 1)), options.recipe.steps + 1)),
+        arm(
+            "LoRA, PERA's time",
+            LoRA(RANK),
+            steps=max(round(options.recipe.steps * max(ratio, 1)), options.recipe.steps + 1),
+        ),
         arm("LoRA, A = 0", LoRA(RANK, init="zero_A")),
         arm("PERA, A = 0", PERA(RANK, init="zero_A")),
-        *(arm(f"{label}, scale {scale:g}", PERA(RANK, terms=terms, feature_scale=scale)) for label, terms in TERMS.items()),
+        *(
+            arm(f"{label}, scale {scale:g}", PERA(RANK, terms=terms, feature_scale=scale))
+            for label, terms in TERMS.items()
+        ),
     ]
 
 
@@ -67,19 +81,32 @@ def _report(results: Results) -> Report:
     both = f"{numbers['PERA']:.2f} against {numbers['LoRA']:.2f} accuracy, r = 16"
     findings = [
         finding("PERA beats LoRA at equal rank", "PERA", "LoRA", both),
-        finding("PERA beats LoRA at equal trainable parameters", "PERA", "LoRA, PERA's parameters", None),
+        finding(
+            "PERA beats LoRA at equal trainable parameters", "PERA", "LoRA, PERA's parameters", None
+        ),
         finding("PERA beats LoRA in equal time", "PERA", "LoRA, PERA's time", None),
-        finding("PERA beats LoRA from the paper's start (A = 0, B random)", "PERA, A = 0", "LoRA, A = 0", both),
+        finding(
+            "PERA beats LoRA from the paper's start (A = 0, B random)",
+            "PERA, A = 0",
+            "LoRA, A = 0",
+            both,
+        ),
         finding(
             "Square terms bring more than cross terms",
             "LoRA + square",
             "LoRA + cross",
             f"{numbers['square']:.2f} against {numbers['cross']:.2f}",
         ),
-        finding("Square terms beat LoRA", "LoRA + square", "LoRA", f"{numbers['square']:.2f} against {numbers['LoRA']:.2f}"),
+        finding(
+            "Square terms beat LoRA",
+            "LoRA + square",
+            "LoRA",
+            f"{numbers['square']:.2f} against {numbers['LoRA']:.2f}",
+        ),
         finding("A third degree helps further", "PERA of degree 3", "PERA", None),
         finding(
-            f"With feature scale {results.options.waking:g}: square terms bring more than cross terms",
+            f"With feature scale {results.options.waking:g}: square terms bring more than cross"
+            " terms",
             f"LoRA + square{scale}",
             f"LoRA + cross{scale}",
             None,
@@ -92,17 +119,37 @@ def _report(results: Results) -> Report:
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         plot_gains({label: results.gain(label, "LoRA") for label in labels}, margin=least, ax=ax)
-        ax.set(xlabel="held-out bits per byte better than LoRA", title=f"{results.options.seeds} seeds, rank {RANK}")
+        ax.set(
+            xlabel="held-out bits per byte better than LoRA",
+            title=f"{results.options.seeds} seeds, rank {RANK}",
+        )
 
     notes = [
-        f"In equal time: a training step of PERA takes {ratio.shown('.3f')} times LoRA's here, so LoRA takes {longer} steps for PERA's"
-        f" {results.options.recipe.steps}.",
-        f"Called a gain: a clear one of at least {least:.4f} bits per byte, 1 % of what LoRA gains over the unadapted model.",
-        "An order share near 0 says that PERA's update is LoRA's to that precision: such arms differ more in name than in what they do,"
-        " and a tie of theirs says nothing about which terms would help if they were larger.",
-        f"At scale {results.options.waking:g} the high-order part is no longer small ([share](share.md)); degree 3 was not tried there.",
-        "The paper draws B at random where A = 0 and gives no variance; ours is 1/(3m), where that of A in the usual start is 1/(3n).",
-        "The paper's LoRA numbers come from other papers, with other learning rates; here every arm tries the same rates.",
+        (
+            f"In equal time: a training step of PERA takes {ratio.shown('.3f')} times LoRA's here,"
+            f" so LoRA takes {longer} steps for PERA's {results.options.recipe.steps}."
+        ),
+        (
+            f"Called a gain: a clear one of at least {least:.4f} bits per byte, 1 % of what LoRA"
+            " gains over the unadapted model."
+        ),
+        (
+            "An order share near 0 says that PERA's update is LoRA's to that precision: such arms"
+            " differ more in name than in what they do, and a tie of theirs says nothing about"
+            " which terms would help if they were larger."
+        ),
+        (
+            f"At scale {results.options.waking:g} the high-order part is no longer small"
+            " ([share](share.md)); degree 3 was not tried there."
+        ),
+        (
+            "The paper draws B at random where A = 0 and gives no variance; ours is 1/(3m), where"
+            " that of A in the usual start is 1/(3n)."
+        ),
+        (
+            "The paper's LoRA numbers come from other papers, with other learning rates; here every"
+            " arm tries the same rates."
+        ),
     ]
     caption = "How much better than LoRA each arm is, seed by seed; grey: too small to count"
     return Report([("All arms", comparison(results, "LoRA"))], draw, findings, caption, notes)
@@ -111,7 +158,8 @@ def _report(results: Results) -> Report:
 EXPERIMENT = Experiment(
     "components",
     "Which terms help",
-    "The paper says that the polynomial terms improve on LoRA, the square terms most (arXiv 2604.11841, abstract, Tables 4 and 12).",
+    "The paper says that the polynomial terms improve on LoRA, the square terms most (arXiv"
+    " 2604.11841, abstract, Tables 4 and 12).",
     _collect,
     _report,
 )

@@ -24,7 +24,11 @@ WHOLE = 50_000  # bytes that stand for all the data: a run reads about so many
 def _arms(options: Options) -> list[Arm]:
     part = WHOLE / (0.9 * options.settings()["limit"]) / 100  # of the training text
     both = (("LoRA", LoRA(RANK)), ("PERA", PERA(RANK)))
-    return [arm(f"{name}, {percent} %", method, fraction=round(part * percent, 6)) for percent in PERCENT for name, method in both]
+    return [
+        arm(f"{name}, {percent} %", method, fraction=round(part * percent, 6))
+        for percent in PERCENT
+        for name, method in both
+    ]
 
 
 def _collect(lab: Lab, options: Options) -> None:
@@ -37,31 +41,67 @@ def _report(results: Results) -> Report:
     findings = []
     for percent in (10, 100):
         gain = results.gain(f"PERA, {percent} %", f"LoRA, {percent} %")
-        told = f"{paper.DATA[1.0]:.2f} against {paper.METHODS['LoRA']:.2f}" if percent == 100 else None  # no LoRA with less there
-        findings.append(Finding(f"With {percent} % of the data PERA beats LoRA", told, f"{gain.signed} bits", verdict(gain, least)))
+        # No LoRA with less there
+        told = (
+            f"{paper.DATA[1.0]:.2f} against {paper.METHODS['LoRA']:.2f}" if percent == 100 else None
+        )
+        findings.append(
+            Finding(
+                f"With {percent} % of the data PERA beats LoRA",
+                told,
+                f"{gain.signed} bits",
+                verdict(gain, least),
+            )
+        )
     more = results.gain("PERA, 10 %", "LoRA, 100 %")
     told = f"{paper.DATA[0.1]:.2f} against {paper.METHODS['LoRA']:.2f}"
-    findings.append(Finding("PERA with 10 % of the data beats LoRA with all", told, f"{more.signed} bits", verdict(more, least)))
+    findings.append(
+        Finding(
+            "PERA with 10 % of the data beats LoRA with all",
+            told,
+            f"{more.signed} bits",
+            verdict(more, least),
+        )
+    )
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
-        plot_intervals({name: [(p, results.mean(f"{name}, {p} %")) for p in PERCENT] for name in ("LoRA", "PERA")}, ax=ax)
-        ax.set(xlabel="per cent of the text", ylabel="held-out bits per byte", title="Each amount at its own learning rate")
+        plot_intervals(
+            {
+                name: [(p, results.mean(f"{name}, {p} %")) for p in PERCENT]
+                for name in ("LoRA", "PERA")
+            },
+            ax=ax,
+        )
+        ax.set(
+            xlabel="per cent of the text",
+            ylabel="held-out bits per byte",
+            title="Each amount at its own learning rate",
+        )
 
     notes = [
-        f"{len(LOWER)} lower learning rates are tried here beside the usual ones: little text, read often, wants smaller steps.",
-        f"All the data: {WHOLE:,} bytes, which the same number of steps reads about once; 10 % of it, ten times. Each seed draws its own"
-        f" passages of {PASSAGE} bytes from all files, the same for both methods; a smaller part lies in the larger.",
+        (
+            f"{len(LOWER)} lower learning rates are tried here beside the usual ones: little text,"
+            " read often, wants smaller steps."
+        ),
+        (
+            f"All the data: {WHOLE:,} bytes, which the same number of steps reads about once; 10 %"
+            f" of it, ten times. Each seed draws its own passages of {PASSAGE} bytes from all"
+            " files, the same for both methods; a smaller part lies in the larger."
+        ),
         f"Called a gain: a clear one of at least {least:.4f} bits per byte.",
     ]
     caption = "Held-out cost against the amount of training text"
-    return Report([("All amounts", comparison(results, "LoRA, 100 %"))], draw, findings, caption, notes)
+    return Report(
+        [("All amounts", comparison(results, "LoRA, 100 %"))], draw, findings, caption, notes
+    )
 
 
 EXPERIMENT = Experiment(
     "data",
     "Whether PERA does well with little data",
-    "The paper reports that PERA keeps most of its accuracy with a tenth of the data (arXiv 2604.11841, Fig. 4 and Table 11).",
+    "The paper reports that PERA keeps most of its accuracy with a tenth of the data (arXiv"
+    " 2604.11841, Fig. 4 and Table 11).",
     _collect,
     _report,
 )

@@ -1,4 +1,6 @@
-"""The page that sums up: `python -m perakit.experiments.evidence DOCS` renews DOCS/evidence.md from DOCS/results."""
+"""The page that sums up: `python -m perakit.experiments.evidence DOCS` renews DOCS/evidence.md from
+DOCS/results.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +18,54 @@ COMMAND = "make evidence"
 
 
 def write(docs: Path) -> None:
-    """Draw every page of `docs/results` again from its numbers, and put all findings into `docs/evidence.md`."""
+    """Draw every page of `docs/results` again from its numbers, and put all findings into
+    `docs/evidence.md`.
+    """
     for name, experiment in EXPERIMENTS.items():
         path = docs / "results" / f"{name}.jsonl"
         if path.exists():
-            publish(name, experiment.title, experiment.question, *experiment.read(path), path.parent)
+            publish(
+                name, experiment.title, experiment.question, *experiment.read(path), path.parent
+            )
     page = docs / "evidence.md"
-    write_atomically(page, renewed(page.read_text(encoding="utf-8"), COMMAND, summary(docs / "results")).encode())
+    write_atomically(
+        page, renewed(page.read_text(encoding="utf-8"), COMMAND, summary(docs / "results")).encode()
+    )
 
 
 def summary(folder: Path) -> str:
     """All findings of the results in a folder, and how many of them came out how."""
     parts: list[str] = []
-    counts: dict[str, Counter[str]] = {claimant: Counter() for claimant in (PERA_PAPER, LORA_PAPER, OURS)}
+    counts: dict[str, Counter[str]] = {
+        claimant: Counter() for claimant in (PERA_PAPER, LORA_PAPER, OURS)
+    }
     for name, experiment in EXPERIMENTS.items():
         path = folder / f"{name}.jsonl"
         if not path.exists():
-            parts += [f"## {experiment.title}", "", f"Not run yet: `perakit experiment {name}`.", ""]
+            parts += [
+                f"## {experiment.title}",
+                "",
+                f"Not run yet: `perakit experiment {name}`.",
+                "",
+            ]
             continue
         _, report = experiment.read(path)
-        parts += [f"## {experiment.title}", "", f"{experiment.question} [Numbers and figure](results/{name}.md).", ""]
+        parts += [
+            f"## {experiment.title}",
+            "",
+            f"{experiment.question} [Numbers and figure](results/{name}.md).",
+            "",
+        ]
         parts += [findings_table(report.findings).markdown(), ""]
         for finding in report.findings:
             counts[finding.claimant][finding.told] += 1
-    rows = [[claimant, ", ".join(f"{told} {count}" for told, count in sorted(found.items()))] for claimant, found in counts.items()]
-    return "\n".join([Table(("whose claim", "verdicts below"), rows, numbers=False).markdown(), "", *parts])
+    rows = [
+        [claimant, ", ".join(f"{told} {count}" for told, count in sorted(found.items()))]
+        for claimant, found in counts.items()
+    ]
+    return "\n".join(
+        [Table(("whose claim", "verdicts below"), rows, numbers=False).markdown(), "", *parts]
+    )
 
 
 if __name__ == "__main__":

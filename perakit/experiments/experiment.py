@@ -15,8 +15,8 @@ from perakit.experiments.report import Report, publish
 
 @dataclass(frozen=True)
 class Experiment:
-    """name, title: of the command and of the page; question: the paper's claim in a sentence, with its place; collect: runs what is
-    needed; report: what the results show, from the rows alone."""
+    """name, title: of the command and of the page; question: the paper's claim in a sentence, with
+    its place; collect: runs what is needed; report: what the results show, from the rows alone."""
 
     name: str
     title: str
@@ -28,14 +28,21 @@ class Experiment:
         """Run what is not there yet, and write NAME.jsonl, NAME.png and NAME.md into `out`.
 
         resume: go on with the options that `out` was begun with, in place of `options`.
-        Raises PerakitError on results of another version or of other options, and where there is nothing to resume.
+        Raises PerakitError on results of another version or of other options, and where there is
+        nothing to resume.
         """
         ledger = Ledger(out, self.name)
         if resume:
             if not ledger.header:
-                raise PerakitError(f"{str(ledger.path)!r} is not there, so there is nothing to resume: run without --resume")
-            options = Options(**{key: value for key, value in ledger.header["options"].items() if key in _OPTIONS})
-        seeds = max(options.seeds, ledger.header.get("options", {}).get("seeds", 0))  # what is there is never dropped
+                raise PerakitError(
+                    f"{str(ledger.path)!r} is not there, so there is nothing to resume: run without"
+                    " --resume"
+                )
+            options = Options(
+                **{key: value for key, value in ledger.header["options"].items() if key in _OPTIONS}
+            )
+        # What is there is never dropped
+        seeds = max(options.seeds, ledger.header.get("options", {}).get("seeds", 0))
         options = Options(**(asdict(options) | {"seeds": seeds}))
         lab = Lab(ledger, options.device)
         ledger.begin(asdict(options))

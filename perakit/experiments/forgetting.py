@@ -23,38 +23,85 @@ PACKAGES = "package:sympy+package:matplotlib"
 def _arms(options: Options) -> list[Arm]:
     found = [arm(label, method) for label, method in METHODS.items()]
     found.append(arm("LoRA, PERA's parameters", PERA(RANK), matched=True))
-    return found + [arm(f"{label}, packages", method, text=PACKAGES) for label, method in (("LoRA", LoRA(RANK)), ("PERA", PERA(RANK)))]
+    return found + [
+        arm(f"{label}, packages", method, text=PACKAGES)
+        for label, method in (("LoRA", LoRA(RANK)), ("PERA", PERA(RANK)))
+    ]
 
 
 def _collect(lab: Lab, options: Options) -> None:
     options = options if options.old else replace(options, old="prose")
-    lab.run([unadapted(options), replace(unadapted(options, text=PACKAGES), label="unadapted, packages")])
+    lab.run(
+        [
+            unadapted(options),
+            replace(unadapted(options, text=PACKAGES), label="unadapted, packages"),
+        ]
+    )
     judged(lab, _arms(options), options, () if options.small else HIGHER)
 
 
 def _report(results: Results) -> Report:
     least, start = margin(results, "LoRA"), results.one("unadapted")["old"]
     findings = []
-    for label, over in (("PERA", "LoRA"), ("PERA, packages", "LoRA, packages"), ("DoRA", "LoRA"), ("HiRA", "LoRA")):
+    for label, over in (
+        ("PERA", "LoRA"),
+        ("PERA, packages", "LoRA, packages"),
+        ("DoRA", "LoRA"),
+        ("HiRA", "LoRA"),
+    ):
         gain = results.gain(label, over, "old")
-        findings.append(Finding(f"{label}: forgets less than {over}", None, f"{gain.signed} bits", verdict(gain, least)))
+        findings.append(
+            Finding(
+                f"{label}: forgets less than {over}",
+                None,
+                f"{gain.signed} bits",
+                verdict(gain, least),
+            )
+        )
     gain = results.gain("PERA, packages", "LoRA, packages")
-    findings.append(Finding("PERA beats LoRA on the packages' source", None, f"{gain.signed} bits", verdict(gain, least)))
+    findings.append(
+        Finding(
+            "PERA beats LoRA on the packages' source",
+            None,
+            f"{gain.signed} bits",
+            verdict(gain, least),
+        )
+    )
     rows = [
-        [label, str(results.mean(label, "old")), results.mean(label, lambda one: one["old"] - start).signed] for label in results.labels()
+        [
+            label,
+            str(results.mean(label, "old")),
+            results.mean(label, lambda one: one["old"] - start).signed,
+        ]
+        for label in results.labels()
     ]
     rows.insert(0, ["unadapted", f"{start:.4f}", ""])
-    old = Table(("arm", "old domain, bits per byte", "worse than unadapted by"), rows, "Mean of the seeds [95 % bootstrap interval].")
+    old = Table(
+        ("arm", "old domain, bits per byte", "worse than unadapted by"),
+        rows,
+        "Mean of the seeds [95 % bootstrap interval].",
+    )
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
-        worse = {label: results.mean(label, lambda one: one["old"] - start) for label in results.labels()}
+        worse = {
+            label: results.mean(label, lambda one: one["old"] - start) for label in results.labels()
+        }
         plot_gains(worse, what="mean of the seeds, 95 % bootstrap interval", ax=ax)
-        ax.set(xlabel="bits per byte that prose got worse", title="Forgetting, after the library's code or packages")
+        ax.set(
+            xlabel="bits per byte that prose got worse",
+            title="Forgetting, after the library's code or packages",
+        )
 
     notes = [
-        "Learning rates were chosen for the new domain. Who learned more may have forgotten more: read both tables together.",
-        "The arms on packages learn the source of sympy and matplotlib in place of the standard library's.",
+        (
+            "Learning rates were chosen for the new domain. Who learned more may have forgotten"
+            " more: read both tables together."
+        ),
+        (
+            "The arms on packages learn the source of sympy and matplotlib in place of the standard"
+            " library's."
+        ),
         f"Called a difference: a clear one of at least {least:.4f} bits per byte.",
     ]
     caption = "How much worse the old domain got, mean and 95 % bootstrap interval"
@@ -63,7 +110,10 @@ def _report(results: Results) -> Report:
     tables = [
         ("Old domain", old),
         ("New domain: the standard library", comparison(results, "LoRA", library)),
-        ("New domain: packages", comparison(results, "LoRA, packages", packages, "unadapted, packages")),
+        (
+            "New domain: packages",
+            comparison(results, "LoRA, packages", packages, "unadapted, packages"),
+        ),
     ]
     return Report(tables, draw, findings, caption, notes)
 
@@ -71,7 +121,8 @@ def _report(results: Results) -> Report:
 EXPERIMENT = Experiment(
     "forgetting",
     "What the old domain costs afterwards",
-    "The paper does not measure forgetting; whoever tunes a model wants to know (arXiv 2604.11841 has no such table).",
+    "The paper does not measure forgetting; whoever tunes a model wants to know (arXiv 2604.11841"
+    " has no such table).",
     _collect,
     _report,
 )

@@ -22,12 +22,20 @@ if TYPE_CHECKING:
 M, N = 4, 8
 CURVATURES = (0.0, 0.5, 1.0, 2.0)  # of the target: the weight of its quadratic part
 # Each is large enough for any linear map, or any quadratic form, of this size.
-STUDENTS: dict[str, list[Method]] = {"LoRA": [LoRA(M)], "PERA": [PERA(M)], "polynomial in the input": [LoRA(M), Quadratic(M * N)]}
+STUDENTS: dict[str, list[Method]] = {
+    "LoRA": [LoRA(M)],
+    "PERA": [PERA(M)],
+    "polynomial in the input": [LoRA(M), Quadratic(M * N)],
+}
 LEAST = 0.01  # of the variance
 
 
 def _collect(lab: Lab, options: Options) -> None:
-    effort: dict[str, Any] = {"rates": [0.03], "steps": 50} if options.small else {"rates": [0.01, 0.03, 0.1], "steps": 1000}
+    effort: dict[str, Any] = (
+        {"rates": [0.03], "steps": 50}
+        if options.small
+        else {"rates": [0.01, 0.03, 0.1], "steps": 1000}
+    )
     jobs = []
     for curvature in CURVATURES:
         for seed in range(options.seeds):
@@ -39,7 +47,15 @@ def _collect(lab: Lab, options: Options) -> None:
                     "seed": seed,
                     "methods": [method.to_dict() for method in parts],
                 }
-                jobs.append(Job(f"{label}, {curvature:g}", "measured", fit, settings, effort["steps"] * len(effort["rates"]) / 30))
+                jobs.append(
+                    Job(
+                        f"{label}, {curvature:g}",
+                        "measured",
+                        fit,
+                        settings,
+                        effort["steps"] * len(effort["rates"]) / 30,
+                    )
+                )
     lab.run(jobs)
 
 
@@ -54,28 +70,67 @@ def _report(results: Results) -> Report:
     findings = []
     for label, claim, told in (
         ("PERA", "PERA fits a curved function better than LoRA", "a sketch"),
-        ("polynomial in the input", "A polynomial in the input, which PERA is not, fits it better than LoRA", None),
+        (
+            "polynomial in the input",
+            "A polynomial in the input, which PERA is not, fits it better than LoRA",
+            None,
+        ),
     ):
-        gain = paired(explained(results, f"{label}, {curved:g}"), explained(results, f"LoRA, {curved:g}"))
-        findings.append(Finding(claim, told, f"{gain.signed} of the variance", verdict(gain, LEAST)))
+        gain = paired(
+            explained(results, f"{label}, {curved:g}"), explained(results, f"LoRA, {curved:g}")
+        )
+        findings.append(
+            Finding(claim, told, f"{gain.signed} of the variance", verdict(gain, LEAST))
+        )
     means: dict[str, list[tuple[float, Interval]]] = {
-        label: [(curvature, interval(explained(results, f"{label}, {curvature:g}"))) for curvature in CURVATURES] for label in STUDENTS
+        label: [
+            (curvature, interval(explained(results, f"{label}, {curvature:g}")))
+            for curvature in CURVATURES
+        ]
+        for label in STUDENTS
     }
-    shares = {label: order_share(explained(results, f"{label}, {curved:g}", "share")) for label in STUDENTS}
-    rows = [[label, *(one.shown(".3f") for _, one in points), shares[label]] for label, points in means.items()]
-    foot = "Share of the variance of held-out samples that is explained, mean of the seeds [95 % bootstrap interval]."
-    table = Table(("layer", *(f"curvature {curvature:g}" for curvature in CURVATURES), f"order share, {curved:g}"), rows, foot)
+    shares = {
+        label: order_share(explained(results, f"{label}, {curved:g}", "share"))
+        for label in STUDENTS
+    }
+    rows = [
+        [label, *(one.shown(".3f") for _, one in points), shares[label]]
+        for label, points in means.items()
+    ]
+    foot = (
+        "Share of the variance of held-out samples that is explained, mean of the seeds [95 %"
+        " bootstrap interval]."
+    )
+    table = Table(
+        (
+            "layer",
+            *(f"curvature {curvature:g}" for curvature in CURVATURES),
+            f"order share, {curved:g}",
+        ),
+        rows,
+        foot,
+    )
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         plot_intervals(means, log=False, ax=ax)
-        ax.set(xlabel="weight of the quadratic part of the target", ylabel="variance explained", title="One adapted linear layer")
+        ax.set(
+            xlabel="weight of the quadratic part of the target",
+            ylabel="variance explained",
+            title="One adapted linear layer",
+        )
 
     notes = [
-        "PERA is polynomial in its parameters and linear in its input ([claim](../claims.md#linear-in-the-input)): one layer fits"
-        " what LoRA's fits. Fig. 1 of the paper can be read as a statement about the input;"
-        " of such a function no ΔW exists, and nothing could be merged.",
-        "In a deep network both are parts of a nonlinear function; the other experiments are about that.",
+        (
+            "PERA is polynomial in its parameters and linear in its input"
+            " ([claim](../claims.md#linear-in-the-input)): one layer fits what LoRA's fits. Fig. 1"
+            " of the paper can be read as a statement about the input; of such a function no ΔW"
+            " exists, and nothing could be merged."
+        ),
+        (
+            "In a deep network both are parts of a nonlinear function; the other experiments are"
+            " about that."
+        ),
     ]
     caption = "How much of a function y = Lx + curvature · (xᵀQ_k x)_k each layer explains"
     return Report([("Variance explained", table)], draw, findings, caption, notes)
@@ -84,7 +139,8 @@ def _report(results: Results) -> Report:
 EXPERIMENT = Experiment(
     "function",
     "A first-order against a polynomial fit",
-    "The paper's Fig. 1 sets a first-order fit beside a polynomial one, as LoRA beside PERA (arXiv 2604.11841).",
+    "The paper's Fig. 1 sets a first-order fit beside a polynomial one, as LoRA beside PERA (arXiv"
+    " 2604.11841).",
     _collect,
     _report,
 )

@@ -27,13 +27,24 @@ LEAST = 5  # % of LoRA's strength: a smaller difference is called none
 def probe(options: Options) -> dict[str, Any]:
     """Where to measure: at the input of the middle block's first MLP projection."""
     layer = f"transformer.h.{load(options.model).config.n_layer // 2}.mlp.c_fc"
-    return {"layer": layer, "windows": 2 if options.small else 16, "features": 4 if options.small else 16}
+    return {
+        "layer": layer,
+        "windows": 2 if options.small else 16,
+        "features": 4 if options.small else 16,
+    }
 
 
 def _collect(lab: Lab, options: Options) -> None:
     where = probe(options)
     lab.run([unadapted(options, interaction=where)])
-    judged(lab, [arm(label, method, interaction=where) for label, method in zip(LABELS, (LoRA(RANK), PERA(RANK)), strict=True)], options)
+    judged(
+        lab,
+        [
+            arm(label, method, interaction=where)
+            for label, method in zip(LABELS, (LoRA(RANK), PERA(RANK)), strict=True)
+        ],
+        options,
+    )
 
 
 def strength(measured: Mapping[str, Any]) -> float:
@@ -46,12 +57,22 @@ def _report(results: Results) -> Report:
     plain = strength(results.one("unadapted"))
     pairs = zip(results.scores("PERA", strength), results.scores("LoRA", strength), strict=True)
     more = interval([100 * (pera / lora - 1) for pera, lora in pairs])
-    findings = [Finding("PERA's features interact more strongly than LoRA's", "a figure", f"{more.signed} %", verdict(more, LEAST))]
-    rows = [[label, str(results.mean(label, strength)), order_share(results.scores(label, "share"))] for label in LABELS]
+    findings = [
+        Finding(
+            "PERA's features interact more strongly than LoRA's",
+            "a figure",
+            f"{more.signed} %",
+            verdict(more, LEAST),
+        )
+    ]
+    rows = [
+        [label, str(results.mean(label, strength)), order_share(results.scores(label, "share"))]
+        for label in LABELS
+    ]
     rows.insert(0, ["unadapted", f"{plain:.4f}", ""])
     foot = (
-        "Mean of S_ij = E |∂²f/∂h_i∂h_j|, i ≠ j, f the log-probability of the likeliest next token (nats);\n"
-        "mean of the seeds [95 % bootstrap interval]."
+        "Mean of S_ij = E |∂²f/∂h_i∂h_j|, i ≠ j, f the log-probability of the likeliest next token"
+        " (nats);\nmean of the seeds [95 % bootstrap interval]."
     )
     table = Table(("model", "interaction strength", "order share"), rows, foot)
 
@@ -67,18 +88,25 @@ def _report(results: Results) -> Report:
             ax.images[0].colorbar.remove()
 
     notes = [
-        "One adapted linear layer has no interactions whatever method adapted it: PERA is linear in its input. What is"
-        " measured belongs to the nonlinear network around it ([claim](../claims.md#interaction-vanishes)).",
+        (
+            "One adapted linear layer has no interactions whatever method adapted it: PERA is"
+            " linear in its input. What is measured belongs to the nonlinear network around it"
+            " ([claim](../claims.md#interaction-vanishes))."
+        ),
         f"Called a difference: a clear one of at least {LEAST} % of LoRA's strength.",
     ]
-    caption = "Eq. 12 at the input of one layer of the trained models, mean over seeds, one scale of colours"
+    caption = (
+        "Eq. 12 at the input of one layer of the trained models, mean over seeds, one scale of"
+        " colours"
+    )
     return Report([("Strength", table)], draw, findings, caption, notes, (10.8, 3.9))
 
 
 EXPERIMENT = Experiment(
     "interaction",
     "Interaction strength of trained models",
-    "The paper's Fig. 5 shows stronger interactions between features after PERA than after LoRA (arXiv 2604.11841, Eq. 12).",
+    "The paper's Fig. 5 shows stronger interactions between features after PERA than after LoRA"
+    " (arXiv 2604.11841, Eq. 12).",
     _collect,
     _report,
 )

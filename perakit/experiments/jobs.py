@@ -1,4 +1,6 @@
-"""What an experiment computes, under a name that depends on everything that decides its result; and where results are kept."""
+"""What an experiment computes, under a name that depends on everything that decides its result; and
+where results are kept.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,9 @@ DECIDING = (
 class Job:
     """One computation: `compute(settings, folder)` returns its numbers as JSON values.
 
-    label, role: what it is in its experiment, in no way part of the result; settings: JSON values, text included where
-    there is any; work: its length in training steps, for the estimate; alone: it is timed, so that nothing may run beside it.
+    label, role: what it is in its experiment, in no way part of the result; settings: JSON values,
+    text included where there is any; work: its length in training steps, for the estimate; alone:
+    it is timed, so that nothing may run beside it.
     """
 
     label: str
@@ -63,7 +66,9 @@ class Job:
 
     @property
     def model(self) -> str:
-        """Hash of the files of its model, where that is a folder; empty for a name: the weights that ship are among the sources."""
+        """Hash of the files of its model, where that is a folder; empty for a name: the weights
+        that ship are among the sources.
+        """
         name = self.settings.get("model", "tiny")
         return folder_hash(name) if name != "tiny" and Path(name).is_dir() else ""
 
@@ -75,13 +80,21 @@ class Job:
     @property
     def key(self) -> str:
         """Hash of computation, settings, code, text and model."""
-        what = [self.name, dict(self.settings), code_version(self.name), self.data, *filter(None, [self.model])]
+        what = [
+            self.name,
+            dict(self.settings),
+            code_version(self.name),
+            self.data,
+            *filter(None, [self.model]),
+        ]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @cache
 def code_version(computation: str) -> str:
-    """Hash of the sources that decide what `tuning.tune` or another computation of this package gives."""
+    """Hash of the sources that decide what `tuning.tune` or another computation of this package
+    gives.
+    """
     root, digest = Path(perakit.__file__).parent, hashlib.sha256()
     for pattern in (*DECIDING, f"experiments/{computation.partition('.')[0]}.py"):
         for path in sorted(root.glob(pattern)):
@@ -102,11 +115,13 @@ def folder_hash(folder: str) -> str:
 
 
 class Ledger:
-    """The results of one experiment in `folder/NAME.jsonl`: a line that says what they are, then a line a job.
+    """The results of one experiment in `folder/NAME.jsonl`: a line that says what they are, then a
+    line a job.
 
-    Lines are appended as jobs finish, and a line that a kill or a full disk cut off is dropped when it is read again. What
-    other experiments have put into the same folder is found as well.
-    Raises PerakitError where the file is of another version or of other options; it is then untouched.
+    Lines are appended as jobs finish, and a line that a kill or a full disk cut off is dropped when
+    it is read again. What other experiments have put into the same folder is found as well.
+    Raises PerakitError where the file is of another version or of other options; it is then
+    untouched.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -125,13 +140,21 @@ class Ledger:
     def begin(self, options: Mapping[str, Any]) -> None:
         """Write the line that says what the results are, above those that are there."""
         fixed = {key: value for key, value in options.items() if key != "seeds"}
-        before = {key: value for key, value in self.header.get("options", {}).items() if key != "seeds"}
+        before = {
+            key: value for key, value in self.header.get("options", {}).items() if key != "seeds"
+        }
         if self.header and before != fixed:
             changed = [key for key in fixed if before.get(key) != fixed[key]]
-            told = ", ".join(f"{key}={before.get(key)!r} there, {fixed[key]!r} now" for key in changed)
-            raise PerakitError(f"{str(self.path)!r} holds results of other options ({told}): choose another --out")
+            told = ", ".join(
+                f"{key}={before.get(key)!r} there, {fixed[key]!r} now" for key in changed
+            )
+            raise PerakitError(
+                f"{str(self.path)!r} holds results of other options ({told}): choose another --out"
+            )
         self.header = {"format": FORMAT, "experiment": self.name, "options": dict(options)}
-        write_atomically(self.path, "".join(_line(row) for row in (self.header, *self.rows)).encode())
+        write_atomically(
+            self.path, "".join(_line(row) for row in (self.header, *self.rows)).encode()
+        )
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a finished job; what was there before stays whatever happens."""
@@ -145,16 +168,23 @@ class Ledger:
                 os.fsync(file.fileno())
         except OSError as error:
             raise PerakitError(
-                f"cannot write {str(self.path)!r}: {error.strerror}; finished runs are kept, make room and run the same command again"
+                f"cannot write {str(self.path)!r}: {error.strerror}; finished runs are kept, make"
+                " room and run the same command again"
             ) from error
         self.mine.add(_place(row))
         self.rows.append(dict(row))
 
     def finish(self, plan: Sequence[Mapping[str, Any]]) -> None:
-        """Put the lines into the order of the plan, whichever job was finished first; lines of other plans stay behind them."""
+        """Put the lines into the order of the plan, whichever job was finished first; lines of
+        other plans stay behind them.
+        """
         places = [_place(row) for row in plan]
-        self.rows.sort(key=lambda row: places.index(_place(row)) if _place(row) in places else len(places))
-        write_atomically(self.path, "".join(_line(row) for row in (self.header, *self.rows)).encode())
+        self.rows.sort(
+            key=lambda row: places.index(_place(row)) if _place(row) in places else len(places)
+        )
+        write_atomically(
+            self.path, "".join(_line(row) for row in (self.header, *self.rows)).encode()
+        )
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -162,7 +192,9 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise PerakitError(f"cannot read {str(path)!r} ({error}): it should be the results of an experiment") from error
+        raise PerakitError(
+            f"cannot read {str(path)!r} ({error}): it should be the results of an experiment"
+        ) from error
     found = list(_parsed(lines, path))
     if not found:
         return {}, []
@@ -176,13 +208,21 @@ def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines) - 1:
                 return
-            raise PerakitError(f"line {number + 1} of {str(path)!r} is damaged ({error}): restore the file or move it away") from error
+            raise PerakitError(
+                f"line {number + 1} of {str(path)!r} is damaged ({error}): restore the file or move"
+                " it away"
+            ) from error
         if not isinstance(row, dict) or (number and "key" not in row):
-            raise PerakitError(f"line {number + 1} of {str(path)!r} is no result: {short(line)}; restore the file or move it away")
+            raise PerakitError(
+                f"line {number + 1} of {str(path)!r} is no result: {short(line)}; restore the file"
+                " or move it away"
+            )
         yield row
 
 
-def _check(path: Path, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str) -> None:
+def _check(
+    path: Path, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
+) -> None:
     found = [
         f"{key} {header.get(key)!r}, not {value!r}"
         for key, value in {"format": FORMAT, "experiment": name}.items()
@@ -191,10 +231,15 @@ def _check(path: Path, header: Mapping[str, Any], rows: Sequence[Mapping[str, An
     if not found:
         codes = {(row["compute"], row["code"]) for row in rows}
         found = [
-            f"{compute} of code {code}, not {code_version(compute)}" for compute, code in sorted(codes) if code != code_version(compute)
+            f"{compute} of code {code}, not {code_version(compute)}"
+            for compute, code in sorted(codes)
+            if code != code_version(compute)
         ]
     if found:
-        raise PerakitError(f"{str(path)!r} holds results of another version ({'; '.join(found)}): choose another --out or move it away")
+        raise PerakitError(
+            f"{str(path)!r} holds results of another version ({'; '.join(found)}): choose another"
+            " --out or move it away"
+        )
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,4 +1,6 @@
-"""Runs jobs: each once, several at a time, with an estimate before and progress while they run; whatever is finished is kept."""
+"""Runs jobs: each once, several at a time, with an estimate before and progress while they run;
+whatever is finished is kept.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ CALIBRATION = 4  # steps; the first is slower than all others and is not counted
 
 
 class Lab:
-    """One experiment's bench: `run` returns the rows of jobs in their order, from the ledger where they are there."""
+    """One experiment's bench: `run` returns the rows of jobs in their order, from the ledger where
+    they are there.
+    """
 
     def __init__(self, ledger: Ledger, device: str) -> None:
         if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
@@ -44,14 +48,19 @@ class Lab:
     def run(self, jobs: Sequence[Job], later: float = 0.0) -> list[dict[str, Any]]:
         """The rows of `jobs`; later: the work of stages that follow, for the estimate."""
         keys = [job.key for job in jobs]
-        todo = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self.ledger.known}
+        todo = {
+            key: job for key, job in zip(keys, jobs, strict=True) if key not in self.ledger.known
+        }
         for key, job in zip(keys, jobs, strict=True):
             if key not in todo:
                 self.ledger.add(self.ledger.known[key] | {"label": job.label, "role": job.role})
         if todo:
             self._estimate(list(todo.values()), len(set(keys)) - len(todo), later)
             self._run(todo)
-        rows = [self.ledger.known[key] | {"label": job.label, "role": job.role} for key, job in zip(keys, jobs, strict=True)]
+        rows = [
+            self.ledger.known[key] | {"label": job.label, "role": job.role}
+            for key, job in zip(keys, jobs, strict=True)
+        ]
         for row in rows:
             self.ledger.add(row)  # also where two jobs of this plan are the same computation
         self.plan += rows
@@ -65,37 +74,53 @@ class Lab:
         seconds = (self.pace or LIGHT) * (sum(job.work for job in todo) + later) / self.processes
         known = f", {kept} already there" if kept else ""
         print(
-            f"perakit: {self.ledger.name}: {len(todo)} runs to do{known}; about {duration(seconds)} on {self.processes} process"
-            f"{'es' if self.processes > 1 else ''}{' for all stages' if later else ''}",
+            f"perakit: {self.ledger.name}: {len(todo)} runs to do{known}; about {duration(seconds)}"
+            f" on {self.processes}"
+            f" process{'es' if self.processes > 1 else ''}{' for all stages' if later else ''}",
             file=sys.stderr,
         )
 
     def _run(self, todo: dict[str, Job]) -> None:
         pace = 0.5 if sys.stderr.isatty() else 30
-        with tqdm(total=len(todo), desc=self.ledger.name, unit="run", mininterval=pace, leave=False) as bar:
+        with tqdm(
+            total=len(todo), desc=self.ledger.name, unit="run", mininterval=pace, leave=False
+        ) as bar:
             for key, job in todo.items():
                 if job.alone or self.processes == 1:
                     self._keep(key, job, _compute(key, job, self._folder(key)), bar)
-            together = {key: job for key, job in todo.items() if not job.alone and self.processes > 1}
+            together = {
+                key: job for key, job in todo.items() if not job.alone and self.processes > 1
+            }
             if together:
                 self._parallel(together, bar)
 
     def _parallel(self, todo: dict[str, Job], bar: Any) -> None:
         count = min(self.processes, len(todo))
-        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_worker, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(
+            count,
+            multiprocessing.get_context("spawn"),
+            initializer=_worker,
+            initargs=(os.getpid(),),
+        )
         waiting, running = list(todo.items()), dict[Future[dict[str, Any]], tuple[str, Job]]()
-        threads = os.environ.get("OMP_NUM_THREADS")  # NumPy's as well; processes with several each wait for one another
-        os.environ["OMP_NUM_THREADS"] = "1"  # of the pool's processes, which begin with its first jobs
+        # NumPy's as well; processes with several each wait for one another
+        threads = os.environ.get("OMP_NUM_THREADS")
+        # Of the pool's processes, which begin with its first jobs
+        os.environ["OMP_NUM_THREADS"] = "1"
         try:
             while waiting or running:
-                while waiting and len(running) < count:  # no more than that, so that an error stops the rest
+                # No more than that, so that an error stops the rest
+                while waiting and len(running) < count:
                     key, job = waiting.pop(0)
                     running[pool.submit(_compute, key, job, self._folder(key))] = key, job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     key, job = running.pop(future)
                     self._keep(key, job, future.result(), bar)
         except BrokenProcessPool as error:
-            raise PerakitError("a process of the experiment was killed: finished runs are kept, run the same command again") from error
+            raise PerakitError(
+                "a process of the experiment was killed: finished runs are kept, run the same"
+                " command again"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             del os.environ["OMP_NUM_THREADS"]
@@ -117,13 +142,20 @@ class Lab:
 def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:
     """The row of one job."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same on every machine, and two processes with one thread each are faster than the reverse
+    # The same on every machine, and two processes with one thread each are faster than the reverse
+    torch.set_num_threads(1)
     try:
         measured = plain(job.compute(job.settings, folder))
         where = machine("numpy")
     finally:
         torch.set_num_threads(threads)
-    about = {"key": key, "code": code_version(job.name), "data": job.data, "compute": job.name, "settings": dict(job.settings)}
+    about = {
+        "key": key,
+        "code": code_version(job.name),
+        "data": job.data,
+        "compute": job.name,
+        "settings": dict(job.settings),
+    }
     about |= {"model": job.model} if job.model else {}
     return about | {"measured": measured, "machine": where}
 
@@ -133,16 +165,28 @@ def _pace(job: Job) -> float:
     from perakit.experiments.tuning import tune
 
     steps = {"steps": CALIBRATION, "eval_every": CALIBRATION, "eval_windows": 1, "warmup": 1}
-    settings = dict(job.settings) | {"recipe": {**job.settings["recipe"], **steps}, "judge": False, "interaction": None}
-    usual: dict[str, Any] = {"method": {"method": "lora", "rank": 8}, "matched": False, "targets": "all-linear"}
-    settings = usual | {"text": "synthetic", "old": None, "limit": 100_000, "fraction": 1.0} | settings
+    settings = dict(job.settings) | {
+        "recipe": {**job.settings["recipe"], **steps},
+        "judge": False,
+        "interaction": None,
+    }
+    usual: dict[str, Any] = {
+        "method": {"method": "lora", "rank": 8},
+        "matched": False,
+        "targets": "all-linear",
+    }
+    settings = (
+        usual | {"text": "synthetic", "old": None, "limit": 100_000, "fraction": 1.0} | settings
+    )
     began = time.perf_counter()
     _compute("", replace(job, compute=tune, settings=settings), None)
     return (time.perf_counter() - began) / (CALIBRATION + 1)
 
 
 def _worker(parent: int) -> None:
-    """End this process with the one that started it, also where that was killed, and at once where a user interrupts both."""
+    """End this process with the one that started it, also where that was killed, and at once where
+    a user interrupts both.
+    """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a job in the background ignores it
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 

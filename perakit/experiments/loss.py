@@ -1,4 +1,6 @@
-"""How the training loss falls (Fig. 6): LoRA, DoRA, HiRA and PERA, each at its own learning rate."""
+"""How the training loss falls (Fig. 6): LoRA, DoRA, HiRA and PERA, each at its own learning
+rate.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ LAST = 5  # of the points of a curve, a fifth of the training
 
 def _collect(lab: Lab, options: Options) -> None:
     lab.run([unadapted(options)])
-    judged(lab, [arm(label, method) for label, method in METHODS.items()], options, () if options.small else HIGHER)
+    judged(
+        lab,
+        [arm(label, method) for label, method in METHODS.items()],
+        options,
+        () if options.small else HIGHER,
+    )
 
 
 def final(measured: Mapping[str, Any]) -> float:
@@ -43,10 +50,21 @@ def _report(results: Results) -> Report:
     findings = []
     for other in ("LoRA", "DoRA", "HiRA"):
         rank = 16 if other == "LoRA" else 32
-        told = f"{paper.METHODS['PERA']:.2f} (r = 16) against {paper.METHODS[other]:.2f} (r = {rank}) accuracy"
+        told = (
+            f"{paper.METHODS['PERA']:.2f} (r = 16) against {paper.METHODS[other]:.2f} (r = {rank})"
+            " accuracy"
+        )
         for claim, said, gain in (
-            (f"PERA's training loss lies below {other}'s, mean of the run", "a figure", results.gain("PERA", other, mean)),
-            (f"PERA's training loss ends below {other}'s", "a figure", results.gain("PERA", other, final)),
+            (
+                f"PERA's training loss lies below {other}'s, mean of the run",
+                "a figure",
+                results.gain("PERA", other, mean),
+            ),
+            (
+                f"PERA's training loss ends below {other}'s",
+                "a figure",
+                results.gain("PERA", other, final),
+            ),
             (f"PERA beats {other} on held-out text", told, results.gain("PERA", other)),
         ):
             findings.append(Finding(claim, said, f"{gain.signed} bits", verdict(gain, least)))
@@ -55,29 +73,55 @@ def _report(results: Results) -> Report:
         left, right = figure.subplots(1, 2)
         differences, beside = {}, results.scores("LoRA", "loss")
         points = [(k, step) for k, (step, _) in enumerate(beside[0])]
-        alone = {"LoRA": [(step, interval([curve[k][1] for curve in beside])) for k, step in points]}
+        alone = {
+            "LoRA": [(step, interval([curve[k][1] for curve in beside])) for k, step in points]
+        }
         for label in results.labels()[1:]:
             pairs = list(zip(results.scores(label, "loss"), beside, strict=True))
-            differences[label] = [(step, interval([one[k][1] - other[k][1] for one, other in pairs])) for k, step in points]
+            differences[label] = [
+                (step, interval([one[k][1] - other[k][1] for one, other in pairs]))
+                for k, step in points
+            ]
         plot_intervals(alone, log=False, ax=left)
         left.set(xlabel="step", ylabel="training loss, bits per token", title="LoRA's loss")
         plot_intervals(differences, log=False, ax=right)
         right.axhline(0, color="0.45", linewidth=1, linestyle="--", zorder=0)
-        right.set(xlabel="step", ylabel="bits per token above LoRA", title="Beside LoRA, on the same batches")
+        right.set(
+            xlabel="step",
+            ylabel="bits per token above LoRA",
+            title="Beside LoRA, on the same batches",
+        )
 
     notes = [
-        "The interval of one method alone is wide because batches differ; the others are shown beside LoRA on the same batches.",
-        "The whole run and its last fifth were not chosen before the curves had been seen; both are given, since they can differ in sign.",
+        (
+            "The interval of one method alone is wide because batches differ; the others are shown"
+            " beside LoRA on the same batches."
+        ),
+        (
+            "The whole run and its last fifth were not chosen before the curves had been seen; both"
+            " are given, since they can differ in sign."
+        ),
         f"Called a difference: a clear one of at least {least:.4f} bits.",
     ]
-    caption = "Training loss of LoRA, and of three methods beside it, rank 8, each at its own learning rate; 95 % bootstrap intervals"
-    return Report([("Held-out text", comparison(results, "LoRA"))], draw, findings, caption, notes, (10.8, 4.6))
+    caption = (
+        "Training loss of LoRA, and of three methods beside it, rank 8, each at its own learning"
+        " rate; 95 % bootstrap intervals"
+    )
+    return Report(
+        [("Held-out text", comparison(results, "LoRA"))],
+        draw,
+        findings,
+        caption,
+        notes,
+        (10.8, 4.6),
+    )
 
 
 EXPERIMENT = Experiment(
     "loss",
     "How the training loss falls",
-    "The paper's Fig. 6 shows PERA's training loss below that of LoRA, DoRA and HiRA (arXiv 2604.11841).",
+    "The paper's Fig. 6 shows PERA's training loss below that of LoRA, DoRA and HiRA (arXiv"
+    " 2604.11841).",
     _collect,
     _report,
 )

@@ -1,5 +1,6 @@
-"""Numbers of the paper (arXiv 2604.11841) to print beside ours: its models have 7 to 8 billion parameters and its scores are
-accuracies, so that the order can be compared and the size cannot. None of them has an interval there."""
+"""Numbers of the paper (arXiv 2604.11841) to print beside ours: its models have 7 to 8 billion
+parameters and its scores are accuracies, so that the order can be compared and the size cannot.
+None of them has an interval there."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ COMPONENTS = dict(_TERMS)
 RANKS = {2: 86.91, 4: 87.01, 8: 87.05, 12: 87.07, 16: 87.38, 20: 87.25, 24: 87.44, 32: 87.12}
 # Table 11: share of the training data -> average accuracy of PERA.
 DATA = {0.1: 83.07, 0.2: 82.22, 0.5: 86.14, 0.8: 87.14, 1.0: 87.38}
-# Table 5: LLaMA2-7B, rank 4, one RTX 5090: minutes of training, minutes of inference (unmerged), GB of training.
+# Table 5: LLaMA2-7B, rank 4, one RTX 5090: minutes of training, minutes of inference (unmerged), GB
+# of training.
 COST = {
     "LoRA": (12 * 60 + 27, 9.5, 18.70),
     "DoRA": (22 * 60 + 7, 23 + 40 / 60, 19.58),

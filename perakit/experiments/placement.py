@@ -1,4 +1,6 @@
-"""Which projections to adapt (Table 3 and 10), for PERA and for LoRA (arXiv 2106.09685, section 7.1)."""
+"""Which projections to adapt (Table 3 and 10), for PERA and for LoRA (arXiv 2106.09685, section
+7.1).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ USUAL = "qkv, up, down"  # the paper's
 
 def _arms() -> list[Arm]:
     both = (("LoRA", LoRA(RANK)), ("PERA", PERA(RANK)))
-    return [arm(f"{name} on {place}", method, targets=targets) for place, targets in PLACES.items() for name, method in both]
+    return [
+        arm(f"{name} on {place}", method, targets=targets)
+        for place, targets in PLACES.items()
+        for name, method in both
+    ]
 
 
 def _collect(lab: Lab, options: Options) -> None:
@@ -53,29 +59,62 @@ def _report(results: Results) -> Report:
             f"{more.signed} bits",
             verdict(more, least),
         ),
-        Finding("PERA on q, k, v, up and down beats PERA on all projections", None, f"{others.signed} bits", verdict(others, least)),
-        Finding("PERA beats LoRA wherever both are placed", None, f"at most {gains[best].signed} bits, on {best}", every),
-        Finding("LoRA on all projections beats LoRA on q, k and v", None, f"{lora.signed} bits", verdict(lora, least)),
+        Finding(
+            "PERA on q, k, v, up and down beats PERA on all projections",
+            None,
+            f"{others.signed} bits",
+            verdict(others, least),
+        ),
+        Finding(
+            "PERA beats LoRA wherever both are placed",
+            None,
+            f"at most {gains[best].signed} bits, on {best}",
+            every,
+        ),
+        Finding(
+            "LoRA on all projections beats LoRA on q, k and v",
+            None,
+            f"{lora.signed} bits",
+            verdict(lora, least),
+        ),
     ]
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
-        shown = {label: results.gain(label, f"LoRA on {USUAL}") for label in results.labels() if label != f"LoRA on {USUAL}"}
+        shown = {
+            label: results.gain(label, f"LoRA on {USUAL}")
+            for label in results.labels()
+            if label != f"LoRA on {USUAL}"
+        }
         plot_gains(shown, margin=least, ax=ax)
-        ax.set(xlabel=f"held-out bits per byte better than LoRA on {USUAL}", title=f"{results.options.seeds} seeds, rank {RANK}")
+        ax.set(
+            xlabel=f"held-out bits per byte better than LoRA on {USUAL}",
+            title=f"{results.options.seeds} seeds, rank {RANK}",
+        )
 
     notes = [
-        "The places differ in parameters: this says where to spend, not which is better for the same money.",
+        (
+            "The places differ in parameters: this says where to spend, not which is better for the"
+            " same money."
+        ),
         f"Called a gain: a clear one of at least {least:.4f} bits per byte.",
     ]
     caption = f"Every placement beside LoRA on {USUAL}; grey: too small to count"
-    return Report([("All placements", comparison(results, f"LoRA on {USUAL}"))], draw, findings, caption, notes, (7.2, 5.2))
+    return Report(
+        [("All placements", comparison(results, f"LoRA on {USUAL}"))],
+        draw,
+        findings,
+        caption,
+        notes,
+        (7.2, 5.2),
+    )
 
 
 EXPERIMENT = Experiment(
     "placement",
     "Which projections to adapt",
-    "The paper adapts q, k, v, up and down, the best of the places it compares (arXiv 2604.11841, Tables 3 and 10).",
+    "The paper adapts q, k, v, up and down, the best of the places it compares (arXiv 2604.11841,"
+    " Tables 3 and 10).",
     _collect,
     _report,
 )

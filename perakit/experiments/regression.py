@@ -18,17 +18,22 @@ from perakit.theory.approximation import best_approximation
 from perakit.theory.families import pera
 
 TARGETS = ("low rank", "PERA-generated", "full rank", "power law")
-SAMPLES = 512  # of the function, for training; as many to choose the learning rate, and as many to test
+# Of the function, for training; as many to choose the learning rate, and as many to test
+SAMPLES = 512
 
 
 def target(kind: str, m: int, n: int, rank: int, seed: int) -> np.ndarray:
-    """ΔW* (m, n) with ‖ΔW*‖_F = 1: of that rank, made by a PERA of that rank, Gaussian, or with singular values 1/k."""
+    """ΔW* (m, n) with ‖ΔW*‖_F = 1: of that rank, made by a PERA of that rank, Gaussian, or with
+    singular values 1/k.
+    """
     rng = np.random.default_rng((seed, TARGETS.index(kind)))
     if kind == "low rank":
         E = rng.normal(size=(m, rank)) @ rng.normal(size=(rank, n))
     elif kind == "PERA-generated":
         family = pera(rank)
-        E = family.update(None, **{name: rng.normal(size=shape) for name, shape in family.shapes(m, n).items()})
+        E = family.update(
+            None, **{name: rng.normal(size=shape) for name, shape in family.shapes(m, n).items()}
+        )
     else:
         E = targets(m, n, seed)["gaussian" if kind == "full rank" else "power law"]
     found: np.ndarray = E / np.linalg.norm(E)
@@ -36,15 +41,21 @@ def target(kind: str, m: int, n: int, rank: int, seed: int) -> np.ndarray:
 
 
 def imitate(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Train ΔW towards ΔW* with Adam from the method's published start; relative error ‖ΔW - ΔW*‖_F and order share.
+    """Train ΔW towards ΔW* with Adam from the method's published start; relative error ‖ΔW - ΔW*‖_F
+    and order share.
 
-    Of several learning rates the one with the smallest error is kept: the error is the loss, there is nothing to overfit.
+    Of several learning rates the one with the smallest error is kept: the error is the loss, there
+    is nothing to overfit.
     """
     m, n = settings["m"], settings["n"]
     E = torch.tensor(target(settings["target"], m, n, settings["teacher_rank"], settings["seed"]))
 
     def loss(layer: nn.Module) -> Tensor:
-        return (next(iter(adapters(layer).values())).delta(torch.zeros(m, n, dtype=torch.float64)) - E).square().sum()
+        return (
+            (next(iter(adapters(layer).values())).delta(torch.zeros(m, n, dtype=torch.float64)) - E)
+            .square()
+            .sum()
+        )
 
     found = [(*_descend(settings, lr, loss), lr) for lr in settings["rates"]]
     value, layer, lr = min(found, key=lambda one: one[0])
@@ -53,16 +64,22 @@ def imitate(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str
 
 
 def predict(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """What theory says a method can reach on ΔW*: an exact lower bound, and the best that a search found (an upper bound)."""
-    E = target(settings["target"], settings["m"], settings["n"], settings["teacher_rank"], settings["seed"])
+    """What theory says a method can reach on ΔW*: an exact lower bound, and the best that a search
+    found (an upper bound).
+    """
+    E = target(
+        settings["target"], settings["m"], settings["n"], settings["teacher_rank"], settings["seed"]
+    )
     (method,) = settings["methods"]
-    found = best_approximation(E, Method.from_dict(method), seed=settings["seed"], starts=settings["starts"])
+    found = best_approximation(
+        E, Method.from_dict(method), seed=settings["seed"], starts=settings["starts"]
+    )
     return {"reached": found.error, "lower": found.lower_fro}  # ‖ΔW*‖_F = 1
 
 
 def fit(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer; the share of the test variance that it explains, and of the training's,
-    and the order share of its update, where it is one.
+    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer; the share of the test variance that
+    it explains, and of the training's, and the order share of its update, where it is one.
 
     The learning rate is chosen on samples of its own.
     """
@@ -72,7 +89,12 @@ def fit(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, An
     parts = []
     for _ in range(3):
         x = rng.normal(size=(SAMPLES, n))
-        parts.append((torch.tensor(x), torch.tensor(x @ L.T + settings["curvature"] * np.einsum("si,kij,sj->sk", x, Q, x))))
+        parts.append(
+            (
+                torch.tensor(x),
+                torch.tensor(x @ L.T + settings["curvature"] * np.einsum("si,kij,sj->sk", x, Q, x)),
+            )
+        )
 
     def loss_on(part: int) -> Callable[[nn.Module], Tensor]:
         x, y = parts[part]
@@ -86,7 +108,10 @@ def fit(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, An
             found.append((loss_on(1)(layer).item(), lr, layer))
     _, lr, layer = min(found, key=lambda one: one[0])
     with torch.no_grad():
-        fitted = {"explained": 1 - loss_on(2)(layer).item(), "explained_train": 1 - loss_on(0)(layer).item()}
+        fitted = {
+            "explained": 1 - loss_on(2)(layer).item(),
+            "explained_train": 1 - loss_on(0)(layer).item(),
+        }
     return fitted | {"lr": lr, "share": _share(layer) if len(settings["methods"]) == 1 else None}
 
 
@@ -95,12 +120,18 @@ def _share(layer: nn.Module) -> float | None:
     return order_share(layer).overall if isinstance(adapter, Additive) and adapter.linear else None
 
 
-def _descend(settings: Mapping[str, Any], lr: float, loss: Callable[[nn.Module], Tensor]) -> tuple[float, nn.Module]:
-    """The last loss of a run of Adam whose rate falls linearly to zero, and its layer; infinite where it diverged."""
+def _descend(
+    settings: Mapping[str, Any], lr: float, loss: Callable[[nn.Module], Tensor]
+) -> tuple[float, nn.Module]:
+    """The last loss of a run of Adam whose rate falls linearly to zero, and its layer; infinite
+    where it diverged.
+    """
     torch.manual_seed(settings["seed"])
     layer = nn.Sequential(nn.Linear(settings["n"], settings["m"], bias=False, dtype=torch.float64))
     nn.init.zeros_(layer[0].weight)  # type: ignore[arg-type]
-    methods = {f"part-{k}": Method.from_dict(method) for k, method in enumerate(settings["methods"])}
+    methods = {
+        f"part-{k}": Method.from_dict(method) for k, method in enumerate(settings["methods"])
+    }
     for name, method in methods.items():
         attach(layer, method, "all-linear", name=name)
     activate(layer, *methods)

@@ -1,4 +1,6 @@
-"""From results to a page: tables whose numbers have intervals, a figure, verdicts, and what it all was made from."""
+"""From results to a page: tables whose numbers have intervals, a figure, verdicts, and what it all
+was made from.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,20 @@ if TYPE_CHECKING:
 MARGIN = 0.01  # of what LoRA gains over the unadapted model: an advantage below it is called none
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 REVERSED, UNSIZED = "not reproduced: the reverse", "inconclusive: a gain is clear, its size is not"
-HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", REVERSED: "does not hold: the reverse"}  # of what no paper claims
+# Of what no paper claims
+HOLDS = {
+    REPRODUCED: "holds",
+    NOT_REPRODUCED: "does not hold",
+    REVERSED: "does not hold: the reverse",
+}
 PERA_PAPER, LORA_PAPER, OURS = "PERA's paper", "LoRA's paper", "neither: asked here"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim beside what was measured. paper: its number, None where no paper makes the claim; ours: with its interval."""
+    """A claim beside what was measured. paper: its number, None where no paper makes the claim;
+    ours: with its interval.
+    """
 
     claim: str
     paper: str | None
@@ -48,7 +57,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What an experiment shows. draw: onto a figure of `size` inches; notes: what a reader should know before quoting it."""
+    """What an experiment shows. draw: onto a figure of `size` inches; notes: what a reader should
+    know before quoting it.
+    """
 
     tables: Sequence[tuple[str, Table]]
     draw: Callable[[Figure], None]
@@ -59,9 +70,10 @@ class Report:
 
 
 def verdict(gain: Interval, margin: float) -> str:
-    """Of the claim that a gain is there: reproduced, if it is clear and at least `margin`; not reproduced, if both intervals end
-    below `margin`, and the reverse, if a loss of at least `margin` is clear; else inconclusive, also where a gain is clear but may be
-    smaller than `margin`."""
+    """Of the claim that a gain is there: reproduced, if it is clear and at least `margin`; not
+    reproduced, if both intervals end below `margin`, and the reverse, if a loss of at least
+    `margin` is clear; else inconclusive, also where a gain is clear but may be smaller than
+    `margin`."""
     if gain.clear > 0 and gain.mean >= margin:
         return REPRODUCED
     if gain.clear < 0 and gain.mean <= -margin:
@@ -73,11 +85,19 @@ def verdict(gain: Interval, margin: float) -> str:
 
 def below(found: Interval, bound: float) -> str:
     """Of the claim that something is at most `bound`."""
-    return REPRODUCED if found.most <= bound else NOT_REPRODUCED if found.least > bound else INCONCLUSIVE
+    return (
+        REPRODUCED
+        if found.most <= bound
+        else NOT_REPRODUCED
+        if found.least > bound
+        else INCONCLUSIVE
+    )
 
 
 def everywhere(verdicts: Iterable[str]) -> str:
-    """Of the claim that a gain is there in each of several cases: one where it is not is enough against it."""
+    """Of the claim that a gain is there in each of several cases: one where it is not is enough
+    against it.
+    """
     found = set(verdicts)
     if found == {REPRODUCED}:
         return REPRODUCED
@@ -90,8 +110,12 @@ def margin(results: Results, reference: str) -> float:
     return MARGIN * (before - results.mean(reference).mean)
 
 
-def comparison(results: Results, reference: str, labels: Sequence[str] | None = None, start: str = "unadapted") -> Table:
-    """The arms, a row each, with differences to `reference` seed by seed; start: label of the model before any of it."""
+def comparison(
+    results: Results, reference: str, labels: Sequence[str] | None = None, start: str = "unadapted"
+) -> Table:
+    """The arms, a row each, with differences to `reference` seed by seed; start: label of the model
+    before any of it.
+    """
     rows = []
     for label in labels or results.labels():
         trainable = results.arm(label)[0]["measured"]["trainable"]
@@ -101,12 +125,21 @@ def comparison(results: Results, reference: str, labels: Sequence[str] | None = 
         rows.append([label, str(results.mean(label)), gain, shown, lr, f"{trainable:,}"])
     before = results.one(start)["new"]
     rows.insert(0, [start, f"{before:.4f}", "", "", "", "0"])
-    columns = ("arm", "held-out bits per byte", f"better than {reference} by", "order share", "learning rate", "trainable")
+    columns = (
+        "arm",
+        "held-out bits per byte",
+        f"better than {reference} by",
+        "order share",
+        "learning rate",
+        "trainable",
+    )
     return Table(columns, rows, _foot(results))
 
 
 def order_share(values: Sequence[float | None]) -> str:
-    """Order shares of the seeds, in per cent: - where the update has no such parts, 0 where it has the linear one only."""
+    """Order shares of the seeds, in per cent: - where the update has no such parts, 0 where it has
+    the linear one only.
+    """
     shares = [100 * value for value in values if value is not None]
     return "-" if not shares else f"{interval(shares).shown('.3g')} %" if max(shares) > 0 else "0"
 
@@ -115,16 +148,24 @@ def _foot(results: Results) -> str:
     options = results.options
     edge = any(results.edge(label) for label in results.labels())
     lines = [
-        f"Mean of {options.seeds} seeds [95 % bootstrap interval]; better by: paired differences, positive is better;"
-        " +0.00000 is below the five decimals shown.",
-        f"Learning rate: the best on validation text of {', '.join(f'{rate:g}' for rate in results.rates())}, the same for all."
+        (
+            f"Mean of {options.seeds} seeds [95 % bootstrap interval]; better by: paired"
+            " differences, positive is better; +0.00000 is below the five decimals shown."
+        ),
+        "Learning rate: the best on validation text of"
+        f" {', '.join(f'{rate:g}' for rate in results.rates())}, the same for all."
         + (" *: the first or last of them, a better one may lie beyond." if edge else ""),
-        "Order share: ‖high-order part‖ / ‖linear part‖ of the update; -: its update has no such parts.",
+        (
+            "Order share: ‖high-order part‖ / ‖linear part‖ of the update; -: its update has no"
+            " such parts."
+        ),
     ]
     return "\n".join(lines)
 
 
-def publish(name: str, title: str, question: str, results: Results, report: Report, folder: Path) -> None:
+def publish(
+    name: str, title: str, question: str, results: Results, report: Report, folder: Path
+) -> None:
     """Write NAME.md and NAME.png beside NAME.jsonl."""
     from matplotlib import style
 
@@ -134,14 +175,22 @@ def publish(name: str, title: str, question: str, results: Results, report: Repo
         picture = png(figure)
     write_atomically(folder / f"{name}.png", picture)
     data = folder / f"{name}.jsonl"
-    write_atomically(folder / f"{name}.md", page(name, title, question, results, report, data).encode())
+    write_atomically(
+        folder / f"{name}.md", page(name, title, question, results, report, data).encode()
+    )
 
 
 def page(name: str, title: str, question: str, results: Results, report: Report, data: Path) -> str:
     """The page of an experiment."""
     lines = [f"# {title}", "", question, ""]
     if results.options.small:
-        lines += ["**Small setting**: a few steps on little text. It shows that the experiment runs and says nothing about methods.", ""]
+        lines += [
+            (
+                "**Small setting**: a few steps on little text. It shows that the experiment runs"
+                " and says nothing about methods."
+            ),
+            "",
+        ]
     if report.findings:
         lines += [findings_table(report.findings).markdown(), ""]
     for heading, table in report.tables:
@@ -162,9 +211,18 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
     """What the numbers were made from."""
     options, rows = results.options, results.rows
     machines = sorted({f"{row['machine']['cpu']}, {options.device}" for row in rows})
-    versions = sorted({", ".join(f"{key} {value}" for key, value in row["machine"]["versions"].items()) for row in rows})
+    versions = sorted(
+        {
+            ", ".join(f"{key} {value}" for key, value in row["machine"]["versions"].items())
+            for row in rows
+        }
+    )
     texts = sorted({row["data"] for row in rows if row["data"]})
-    seconds = sum(row["measured"].get("seconds", 0.0) for row in rows if isinstance(row["measured"].get("seconds"), float))
+    seconds = sum(
+        row["measured"].get("seconds", 0.0)
+        for row in rows
+        if isinstance(row["measured"].get("seconds"), float)
+    )
     lines = ["## What this was made from", "", f"- `{command(name, results)}`"]
     lines += [
         f"- {len(rows)} run{'s' if len(rows) > 1 else ''}"
@@ -187,7 +245,10 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
     lines.append(f"- {seeds} {codes}; results [{data.name}]({data.name}), SHA-256 {_short(digest)}")
     if earlier := [row["was"] for row in rows if "was" in row]:
         code = ", ".join(sorted(set(earlier)))
-        lines.append(f"- {len(earlier)} of the runs were made by code {code}, before changes that leave them as they are")
+        lines.append(
+            f"- {len(earlier)} of the runs were made by code {code}, before changes that leave them"
+            " as they are"
+        )
     return lines + [f"- {one}" for one in (*machines, *versions)]
 
 
@@ -196,7 +257,9 @@ def command(name: str, results: Results) -> str:
     options, usual = results.options, type(results.options)()
     parts = [f"perakit experiment {name}", f"--seeds {options.seeds}"]
     parts += [
-        f"--{key} {getattr(options, key)}" for key in ("device", "model", "text", "old") if getattr(options, key) != getattr(usual, key)
+        f"--{key} {getattr(options, key)}"
+        for key in ("device", "model", "text", "old")
+        if getattr(options, key) != getattr(usual, key)
     ]
     return " ".join(parts + (["--small"] if options.small else []))
 

@@ -36,36 +36,74 @@ def scales(n: int) -> tuple[float, ...]:
 
 def _arms(options: Options) -> list[Arm]:
     n = load(options.model).config.n_embd
-    found = [arm("LoRA", LoRA(RANK)), arm("PERA", PERA(RANK)), arm("LoRA, A = 0", LoRA(RANK, init="zero_A"))]
+    found = [
+        arm("LoRA", LoRA(RANK)),
+        arm("PERA", PERA(RANK)),
+        arm("LoRA, A = 0", LoRA(RANK, init="zero_A")),
+    ]
     found += [arm("PERA, A = 0", PERA(RANK, init="zero_A"))]
-    found += [arm(f"PERA, scale {scale:g}", PERA(RANK, feature_scale=scale)) for scale in scales(n)[1:]]
+    found += [
+        arm(f"PERA, scale {scale:g}", PERA(RANK, feature_scale=scale)) for scale in scales(n)[1:]
+    ]
     found += [arm("PERA, h ~ N(0, 1)", PERA(RANK), h_std=1.0)]
     found += [arm(f"PERA r={rank}", PERA(rank)) for rank in RANKS]
     for lr in FIXED:
-        found += [arm(f"LoRA, lr {lr:g}", LoRA(RANK), lr=lr), arm(f"PERA, lr {lr:g}", PERA(RANK), lr=lr)]
+        found += [
+            arm(f"LoRA, lr {lr:g}", LoRA(RANK), lr=lr),
+            arm(f"PERA, lr {lr:g}", PERA(RANK), lr=lr),
+        ]
     return found
 
 
 def _collect(lab: Lab, options: Options) -> None:
     steps = 20 if options.small else 200
-    base: dict[str, Any] = {"m": ROWS, "target": "low rank", "teacher_rank": TEACHER_RANK, "rates": [WIDTH_RATE], "steps": steps}
+    base: dict[str, Any] = {
+        "m": ROWS,
+        "target": "low rank",
+        "teacher_rank": TEACHER_RANK,
+        "rates": [WIDTH_RATE],
+        "steps": steps,
+    }
     method = PERA(RANK).to_dict()
     widths = [
-        Job(f"n = {n}", "width", imitate, base | {"n": n, "seed": seed, "methods": [method]}, steps / 20)
+        Job(
+            f"n = {n}",
+            "width",
+            imitate,
+            base | {"n": n, "seed": seed, "methods": [method]},
+            steps / 20,
+        )
         for n in WIDTHS
         for seed in range(options.seeds)
     ]
     lab.run([unadapted(options), *widths])
-    arms, seeds = {one.label: one for one in _arms(options)}, range(FRESH, FRESH + 4 * options.seeds)
+    arms, seeds = (
+        {one.label: one for one in _arms(options)},
+        range(FRESH, FRESH + 4 * options.seeds),
+    )
     last = 2 * len(seeds) * arms["LoRA"].job(options, 0, 1e-3, "fresh").work
-    results = Results({"options": asdict(options)}, judged(lab, list(arms.values()), options, after=last))
+    results = Results(
+        {"options": asdict(options)}, judged(lab, list(arms.values()), options, after=last)
+    )
     pair = "LoRA", best(results)
-    lab.run([arms[label].job(options, seed, results.lr(label), "fresh") for seed in seeds for label in pair])
+    lab.run(
+        [
+            arms[label].job(options, seed, results.lr(label), "fresh")
+            for seed in seeds
+            for label in pair
+        ]
+    )
 
 
 def best(results: Results) -> str:
-    """The arm of PERA, of LoRA's rank and with a rate of its own, whose cost on validation text is lowest."""
-    labels = [label for label in results.labels() if label.startswith("PERA") and "r=" not in label and ", lr" not in label]
+    """The arm of PERA, of LoRA's rank and with a rate of its own, whose cost on validation text is
+    lowest.
+    """
+    labels = [
+        label
+        for label in results.labels()
+        if label.startswith("PERA") and "r=" not in label and ", lr" not in label
+    ]
     return min(labels, key=lambda label: results.mean(label, "validation").mean)
 
 
@@ -75,9 +113,11 @@ def mean_rate(recipe: Recipe, done: int) -> float:
 
 
 def forecast(results: Results, label: str) -> tuple[float, float] | None:
-    """The order share that sizes alone predict for an arm at its end, low and high; over the widths of its layers.
+    """The order share that sizes alone predict for an arm at its end, low and high; over the widths
+    of its layers.
 
-    None for another start than the published code's, h = 0 and A random, which `predicted_share` is about.
+    None for another start than the published code's, h = 0 and A random, which `predicted_share` is
+    about.
     """
     settings = results.arm(label)[0]["settings"]
     method, recipe = settings["method"], Recipe(**settings["recipe"])
@@ -85,14 +125,22 @@ def forecast(results: Results, label: str) -> tuple[float, float] | None:
         return None
     rate = mean_rate(recipe, recipe.steps)
     widths = results.arm(label)[0]["measured"]["share_by_inputs"]
-    found = [predicted_share(int(n), method["rank"], rate, recipe.steps, method["feature_scale"], method["terms"]) for n in widths]
+    found = [
+        predicted_share(
+            int(n), method["rank"], rate, recipe.steps, method["feature_scale"], method["terms"]
+        )
+        for n in widths
+    ]
     return min(one.low for one in found), max(one.high for one in found)
 
 
 def _report(results: Results) -> Report:
     least = margin(results, "LoRA")
     pera = [label for label in results.labels() if label.startswith("PERA")]
-    rival = {label: label.replace("PERA", "LoRA") if ", lr" in label or "A = 0" in label else "LoRA" for label in pera}
+    rival = {
+        label: label.replace("PERA", "LoRA") if ", lr" in label or "A = 0" in label else "LoRA"
+        for label in pera
+    }
     same_rank = [label for label in pera if "r=" not in label]
     rows = []
     for label in pera:
@@ -102,8 +150,9 @@ def _report(results: Results) -> Report:
         rows.append([label, better, rival[label], shown, _band(expected), _hit(share, expected)])
     columns = ("arm", "better by, bits per byte", "than", "order share", "predicted", "within")
     foot = (
-        "Predicted: `theory.predicted_share`, from n, r, learning rate, steps and feature scale alone, over the widths of the model's\n"
-        "layers: an order of magnitude and more wide, so that to lie within it is a weak test; -: it is about the start h = 0, A random."
+        "Predicted: `theory.predicted_share`, from n, r, learning rate, steps and feature scale"
+        " alone, over the widths of the model's\nlayers: an order of magnitude and more wide, so"
+        " that to lie within it is a weak test; -: it is about the start h = 0, A random."
     )
     table = Table(columns, rows, foot)
     widths = _widths(results)
@@ -115,7 +164,12 @@ def _report(results: Results) -> Report:
     parts = order_share(results.scores(chosen, "share", "fresh"))
     claimed = "the paper credits the high-order terms"
     findings = [
-        Finding(f"PERA as published beats LoRA (share {usual})", claimed, f"{gain.signed} bits", verdict(gain, least)),
+        Finding(
+            f"PERA as published beats LoRA (share {usual})",
+            claimed,
+            f"{gain.signed} bits",
+            verdict(gain, least),
+        ),
         Finding(
             f"PERA beats LoRA where the share is largest ({largest}: {woken})",
             None,
@@ -123,7 +177,8 @@ def _report(results: Results) -> Report:
             verdict(most, least),
         ),
         Finding(
-            f"PERA beats LoRA in the arm that validation text prefers ({chosen}: {parts}), on {count} seeds that chose nothing",
+            f"PERA beats LoRA in the arm that validation text prefers ({chosen}: {parts}), on"
+            f" {count} seeds that chose nothing",
             None,
             f"{fresh.signed} bits",
             verdict(fresh, least),
@@ -132,29 +187,56 @@ def _report(results: Results) -> Report:
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        tuned = sorted((label for label in same_rank if ", lr" not in label), key=lambda label: results.mean(label, "share").mean)
+        tuned = sorted(
+            (label for label in same_rank if ", lr" not in label),
+            key=lambda label: results.mean(label, "share").mean,
+        )
         shares = [100 * results.mean(label, "share").mean for label in tuned]
-        named = {f"{label}: {at:.3g} %": results.gain(label, rival[label]) for at, label in zip(shares, tuned, strict=True)}
+        named = {
+            f"{label}: {at:.3g} %": results.gain(label, rival[label])
+            for at, label in zip(shares, tuned, strict=True)
+        }
         named[f"{chosen}, fresh seeds"] = fresh
         plot_gains(named, margin=least, ax=left)
-        left.set(xlabel="bits per byte better than LoRA from the same start", title="Does the outcome follow the share?")
+        left.set(
+            xlabel="bits per byte better than LoRA from the same start",
+            title="Does the outcome follow the share?",
+        )
         curves = {}
         for label in tuned:
             points = results.scores(label, "shares")
-            curves[label] = [(step, interval([100 * one[k][1] for one in points])) for k, (step, _) in enumerate(points[0])]
+            curves[label] = [
+                (step, interval([100 * one[k][1] for one in points]))
+                for k, (step, _) in enumerate(points[0])
+            ]
         plot_intervals(curves, log=False, ax=right)
-        right.set(xlabel="step", ylabel="order share, %", yscale="log", title="The share in training")
+        right.set(
+            xlabel="step", ylabel="order share, %", yscale="log", title="The share in training"
+        )
 
     notes = [
-        "The order share is ‖high-order part‖ / ‖linear part‖ of the update. Adam moves a parameter by its learning rate whatever the"
-        " size of its gradient, so a feature scale s is, up to clipping and Adam's ε, a learning rate of h that is s times as high.",
+        (
+            "The order share is ‖high-order part‖ / ‖linear part‖ of the update. Adam moves a"
+            " parameter by its learning rate whatever the size of its gradient, so a feature scale"
+            " s is, up to clipping and Adam's ε, a learning rate of h that is s times as high."
+        ),
         f"Called a gain: a clear one of at least {least:.4f} bits per byte.",
-        f"The last comparison: LoRA and {chosen} once more, each at its rate, on {count} seeds of their own. {chosen} is the arm with the"
-        " lowest cost on validation text, so neither these seeds nor the test text had a part in choosing it.",
+        (
+            f"The last comparison: LoRA and {chosen} once more, each at its rate, on {count} seeds"
+            f" of their own. {chosen} is the arm with the lowest cost on validation text, so"
+            " neither these seeds nor the test text had a part in choosing it."
+        ),
         "All of this is about one model, one text and one length of training.",
     ]
-    caption = "Left: gain over LoRA, in the order of the share, grey: too small to count. Right: the share in the course of training"
-    tables = [("Share and outcome", table), ("The share against the width of a layer", widths), ("All arms", comparison(results, "LoRA"))]
+    caption = (
+        "Left: gain over LoRA, in the order of the share, grey: too small to count. Right: the"
+        " share in the course of training"
+    )
+    tables = [
+        ("Share and outcome", table),
+        ("The share against the width of a layer", widths),
+        ("All arms", comparison(results, "LoRA")),
+    ]
     return Report(tables, draw, findings, caption, notes, (10.8, 5.4))
 
 
@@ -163,10 +245,14 @@ def _widths(results: Results) -> Table:
     for n in WIDTHS:
         found = [row for row in results.of("width") if row["label"] == f"n = {n}"]
         shares, steps = [row["measured"]["share"] for row in found], found[0]["settings"]["steps"]
-        expected = predicted_share(n, RANK, WIDTH_RATE / 2, steps)  # the rate falls linearly to zero
+        # The rate falls linearly to zero
+        expected = predicted_share(n, RANK, WIDTH_RATE / 2, steps)
         band = expected.low, expected.high
         rows.append([str(n), order_share(shares), _band(band), _hit(interval(shares), band)])
-    foot = f"One layer of {ROWS} outputs, PERA of rank {RANK}, {TEACHER_RANK} the rank of its target, Adam at {WIDTH_RATE:g}."
+    foot = (
+        f"One layer of {ROWS} outputs, PERA of rank {RANK}, {TEACHER_RANK} the rank of its target,"
+        f" Adam at {WIDTH_RATE:g}."
+    )
     return Table(("inputs n", "order share", "predicted", "within"), rows, foot)
 
 
@@ -181,7 +267,8 @@ def _hit(share: Interval, expected: tuple[float, float] | None) -> str:
 EXPERIMENT = Experiment(
     "share",
     "How much of the update is high-order",
-    "The paper credits PERA's gain to its high-order terms and does not report how large they are (arXiv 2604.11841, section 4).",
+    "The paper credits PERA's gain to its high-order terms and does not report how large they are"
+    " (arXiv 2604.11841, section 4).",
     _collect,
     _report,
 )

@@ -1,4 +1,6 @@
-"""Intervals for a handful of seeds: the bootstrap's, which is shown, and Student's, which has a say in every verdict."""
+"""Intervals for a handful of seeds: the bootstrap's, which is shown, and Student's, which has a say
+in every verdict.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ RESAMPLES = 10_000
 class Interval:
     """A mean with its 95 % bootstrap interval, `low` to `high`, and half the width of Student's.
 
-    The percentile bootstrap of five values is too narrow (tests/experiments/test_statistics.py measures how often it
-    covers), so verdicts go by both: nothing is decided that one of the two leaves open.
+    The percentile bootstrap of five values is too narrow (tests/experiments/test_statistics.py
+    measures how often it covers), so verdicts go by both: nothing is decided that one of the two
+    leaves open.
     """
 
     mean: float
@@ -55,16 +58,22 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean x̄ of one value a seed, and the 2.5 and 97.5 percentiles of the means of N values drawn from them with replacement.
+    """Mean x̄ of one value a seed, and the 2.5 and 97.5 percentiles of the means of N values drawn
+    from them with replacement.
 
-    values: (N,), N >= 2, finite. The draws are the same for the same N, so that one set of numbers has one interval.
-    Raises PerakitError for a single value: no result goes without its interval. Source: Efron and Tibshirani, 1993, chapter 13.
+    values: (N,), N >= 2, finite. The draws are the same for the same N, so that one set of numbers
+    has one interval.
+    Raises PerakitError for a single value: no result goes without its interval. Source: Efron and
+    Tibshirani, 1993, chapter 13.
     """
     from scipy.stats import t
 
     x = np.asarray(values, dtype=float)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
-        raise PerakitError(f"{short(list(values))} has no interval: it takes two finite values at least, one a seed")
+        raise PerakitError(
+            f"{short(list(values))} has no interval: it takes two finite values at least, one a"
+            " seed"
+        )
     draws = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
     low, high = np.percentile(x[draws].mean(1), [2.5, 97.5])
     half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
@@ -74,5 +83,7 @@ def interval(values: Sequence[float]) -> Interval:
 def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
     """The interval of first - second, seed by seed: both ran on the same batches."""
     if len(first) != len(second):
-        raise PerakitError(f"{len(first)} values against {len(second)}: a pair for every seed is needed")
+        raise PerakitError(
+            f"{len(first)} values against {len(second)}: a pair for every seed is needed"
+        )
     return interval(np.subtract(first, second).tolist())

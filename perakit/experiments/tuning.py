@@ -51,9 +51,11 @@ class Texts:
 
 @cache
 def texts(new: str, old: str | None, limit: int) -> Texts:
-    """The new domain in three parts, the old one's held-out text; limit: bytes of training and validation text.
+    """The new domain in three parts, the old one's held-out text; limit: bytes of training and
+    validation text.
 
-    Where the new domain is several texts joined, each of them is cut: the validation text is of all of them, as the test text is.
+    Where the new domain is several texts joined, each of them is cut: the validation text is of all
+    of them, as the test text is.
     """
     whole, names = corpus.load(new, limit), [new] if os.path.isfile(new) else new.split("+")
     parts = [corpus.load(name, -(-limit // len(names))).train for name in names]
@@ -61,11 +63,15 @@ def texts(new: str, old: str | None, limit: int) -> Texts:
     train = b"\n\n".join(part[:cut] for part, cut in zip(parts, cuts, strict=True))
     validation = b"\n\n".join(part[cut:] for part, cut in zip(parts, cuts, strict=True))
     forgotten = corpus.load(old, limit).heldout if old else None
-    return Texts(replace(whole, train=train, heldout=validation), validation, whole.heldout, forgotten)
+    return Texts(
+        replace(whole, train=train, heldout=validation), validation, whole.heldout, forgotten
+    )
 
 
 def some(text: bytes, fraction: float, seed: int) -> bytes:
-    """Passages of a text, drawn from all of it, until they are `fraction` of it; of the same seed a smaller part lies in a larger one."""
+    """Passages of a text, drawn from all of it, until they are `fraction` of it; of the same seed a
+    smaller part lies in a larger one.
+    """
     if fraction == 1:
         return text
     passages = [text[at : at + PASSAGE] for at in range(0, len(text), PASSAGE)]
@@ -85,21 +91,30 @@ def text_hash(settings: Mapping[str, Any]) -> str:
 def methods(settings: Mapping[str, Any], model: GPT2) -> dict[str, Method]:
     """The method of every adapted layer. PerakitError where the model has no such projection."""
     targets = settings["targets"]
-    trial = uniform(model, Method.from_dict(settings["method"]), targets if isinstance(targets, str) else list(targets))
+    trial = uniform(
+        model,
+        Method.from_dict(settings["method"]),
+        targets if isinstance(targets, str) else list(targets),
+    )
     return dict((matched_lora(model, trial) if settings["matched"] else trial).methods)
 
 
 def adapted(settings: Mapping[str, Any]) -> GPT2:
     """The model with its adapters at their random start.
 
-    settings["h_std"], where it is given, draws PERA's coefficients from N(0, h_std²) instead of leaving them at zero; ΔW
-    starts at zero either way. The start of a layer is drawn from the seed and the layer's name: two methods that draw the
-    same shape start from the same factors, also where another layer has another rank.
+    settings["h_std"], where it is given, draws PERA's coefficients from N(0, h_std²) instead of
+    leaving them at zero; ΔW starts at zero either way. The start of a layer is drawn from the seed
+    and the layer's name: two methods that draw the same shape start from the same factors, also
+    where another layer has another rank.
     """
     model = load(settings["model"]).to(settings["device"])
     adapt(model, methods(settings, model))
     for name, layer in adapted_layers(model).items():
-        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{settings['recipe']['seed']}/{name}".encode()).digest()[:7], "big"))
+        torch.manual_seed(
+            int.from_bytes(
+                hashlib.sha256(f"{settings['recipe']['seed']}/{name}".encode()).digest()[:7], "big"
+            )
+        )
         layer.adapter.reset(layer.W0)
         if settings.get("h_std"):
             nn.init.normal_(layer.adapter.h, std=settings["h_std"])  # type: ignore[arg-type]
@@ -107,9 +122,11 @@ def adapted(settings: Mapping[str, Any]) -> GPT2:
 
 
 def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Fine-tune and measure; an unfinished run in `folder` goes on. Costs in held-out bits per byte.
+    """Fine-tune and measure; an unfinished run in `folder` goes on. Costs in held-out bits per
+    byte.
 
-    Where settings["judge"] is False, only on the validation text: a run that helps to choose a learning rate, and may diverge.
+    Where settings["judge"] is False, only on the validation text: a run that helps to choose a
+    learning rate, and may diverge.
     """
     found = texts(settings["text"], settings["old"], settings["limit"])
     recipe = Recipe(**settings["recipe"])
@@ -117,11 +134,18 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     tokens = tokenizer(settings["model"], model)
     part = replace(found.train, train=some(found.train.train, settings["fraction"], recipe.seed))
     judge, seen = settings["judge"], folder and folder / "shares.json"
-    shares = dict(json.loads(seen.read_text())) if seen and seen.exists() else {}  # of an earlier sitting
-    split = all(isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values())
+    # Of an earlier sitting
+    shares = dict(json.loads(seen.read_text())) if seen and seen.exists() else {}
+    split = all(
+        isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values()
+    )
 
     def look(done: int) -> None:
-        if judge and split and (done % max(recipe.steps // SHARE_POINTS, 1) == 0 or done == recipe.steps):
+        if (
+            judge
+            and split
+            and (done % max(recipe.steps // SHARE_POINTS, 1) == 0 or done == recipe.steps)
+        ):
             shares[done] = order_share(model).overall
             if seen:
                 write_atomically(seen, json.dumps(sorted(shares.items())).encode())
@@ -147,8 +171,15 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     }
     if judge:
         windows = 4 * recipe.eval_windows
-        result |= {"new": cost(found.test, windows), "old": None if found.old is None else cost(found.old, windows // 2)}
-        result |= {"share": None, "shares": [list(one) for one in sorted(shares.items())], "share_by_inputs": {}}
+        result |= {
+            "new": cost(found.test, windows),
+            "old": None if found.old is None else cost(found.old, windows // 2),
+        }
+        result |= {
+            "share": None,
+            "shares": [list(one) for one in sorted(shares.items())],
+            "share_by_inputs": {},
+        }
         if split:
             share = order_share(model)
             result |= {"share": share.overall, "share_by_inputs": _by_inputs(model, share.layers)}
@@ -160,24 +191,43 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
 
 def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:
     """Inputs n of a layer -> mean share of the layers that have so many."""
-    widths = {name: layer.kind.shape(layer.base)[1] for name, layer in adapted_layers(model).items()}
-    return {str(n): float(np.mean([shares[name] for name in widths if widths[name] == n])) for n in sorted(set(widths.values()))}
+    widths = {
+        name: layer.kind.shape(layer.base)[1] for name, layer in adapted_layers(model).items()
+    }
+    return {
+        str(n): float(np.mean([shares[name] for name in widths if widths[name] == n]))
+        for n in sorted(set(widths.values()))
+    }
 
 
 @torch.no_grad()
 def amplification(model: GPT2) -> tuple[float, float]:
-    """How much an update strengthens what W0 had of its directions: ‖ΔW‖_F / ‖UᵀW0V‖_F, mean over layers.
+    """How much an update strengthens what W0 had of its directions: ‖ΔW‖_F / ‖UᵀW0V‖_F, mean over
+    layers.
 
-    U, V: the first r singular vectors of ΔW, r the method's rank; beside it the same with r random directions in their place.
+    U, V: the first r singular vectors of ΔW, r the method's rank; beside it the same with r random
+    directions in their place.
     Source: arXiv 2106.09685, section 7.3.
     """
     found, generator = [], torch.Generator().manual_seed(0)
     for layer in adapted_layers(model).values():
-        W0, delta, r = layer.W0.cpu().double(), layer.exact_delta().cpu().double(), layer.adapter.method.rank
+        W0, delta, r = (
+            layer.W0.cpu().double(),
+            layer.exact_delta().cpu().double(),
+            layer.adapter.method.rank,
+        )
         U, sigma, Vt = torch.linalg.svd(delta, full_matrices=False)
         size = sigma[:r].norm()
-        P, Q = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0] for k in W0.shape)
-        found.append([(size / (U[:, :r].T @ W0 @ Vt[:r].T).norm()).item(), (size / (P.T @ W0 @ Q).norm()).item()])
+        P, Q = (
+            torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0]
+            for k in W0.shape
+        )
+        found.append(
+            [
+                (size / (U[:, :r].T @ W0 @ Vt[:r].T).norm()).item(),
+                (size / (P.T @ W0 @ Q).norm()).item(),
+            ]
+        )
     learned, random = np.mean(found, axis=0)
     return float(learned), float(random)
 
@@ -187,7 +237,9 @@ def interaction(model: GPT2, settings: Mapping[str, Any], text: bytes) -> list[l
     asked, context = settings["interaction"], settings["recipe"]["context"]
     ids = tokenizer(settings["model"], model).encode(text)[: asked["windows"] * context].long()
     windows = ids.view(-1, context).to(settings["device"])
-    matrix: list[list[float]] = layer_interaction(model, asked["layer"], windows, asked["features"]).tolist()
+    matrix: list[list[float]] = layer_interaction(
+        model, asked["layer"], windows, asked["features"]
+    ).tolist()
     return matrix
 
 
@@ -196,8 +248,14 @@ def before(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str,
     found = texts(settings["text"], settings["old"], settings["limit"])
     recipe, model = Recipe(**settings["recipe"]), load(settings["model"]).to(settings["device"])
     tokens, windows = tokenizer(settings["model"], model), 4 * recipe.eval_windows
-    result: dict[str, Any] = {"new": bits_per_byte(model, found.test, recipe.context, windows, tokenizer=tokens)}
-    result["old"] = None if found.old is None else bits_per_byte(model, found.old, recipe.context, windows // 2, tokenizer=tokens)
+    result: dict[str, Any] = {
+        "new": bits_per_byte(model, found.test, recipe.context, windows, tokenizer=tokens)
+    }
+    result["old"] = (
+        None
+        if found.old is None
+        else bits_per_byte(model, found.old, recipe.context, windows // 2, tokenizer=tokens)
+    )
     if settings["interaction"]:
         result["interaction"] = interaction(model, settings, found.test)
     return result
@@ -205,22 +263,36 @@ def before(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str,
 
 def untaught(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a computation that reads no text."""
-    return {key: value for key, value in settings.items() if key not in ("text", "old", "limit", "fraction", "judge", "interaction")}
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in ("text", "old", "limit", "fraction", "judge", "interaction")
+    }
 
 
 def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Training and inference of several methods, a step of each in turn: seconds of every round, and bytes.
+    """Training and inference of several methods, a step of each in turn: seconds of every round,
+    and bytes.
 
-    settings["arms"]: label -> what its settings change; None in place of them: the model without an adapter, which does not train.
-    bytes: what autograd keeps for one backward pass, and trainable parameters with their gradients and AdamW's moments.
+    settings["arms"]: label -> what its settings change; None in place of them: the model without an
+    adapter, which does not train.
+    bytes: what autograd keeps for one backward pass, and trainable parameters with their gradients
+    and AdamW's moments.
     """
     recipe, device, found = Recipe(**settings["recipe"]), settings["device"], {}
     models = {
-        label: load(settings["model"]).to(device) if arm is None else adapted(settings | arm) for label, arm in settings["arms"].items()
+        label: load(settings["model"]).to(device) if arm is None else adapted(settings | arm)
+        for label, arm in settings["arms"].items()
     }
     vocabulary = next(iter(models.values())).config.vocab_size
-    ids = torch.randint(vocabulary, (recipe.batch, recipe.context), generator=torch.Generator().manual_seed(0)).to(device)
-    trained = {label: [p for p in model.parameters() if p.requires_grad] for label, model in models.items() if settings["arms"][label]}
+    ids = torch.randint(
+        vocabulary, (recipe.batch, recipe.context), generator=torch.Generator().manual_seed(0)
+    ).to(device)
+    trained = {
+        label: [p for p in model.parameters() if p.requires_grad]
+        for label, model in models.items()
+        if settings["arms"][label]
+    }
 
     def step(label: str, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -231,11 +303,21 @@ def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
         models[label].train()
         held = [*models[label].parameters(), *models[label].buffers()]
         _, saved = saved_bytes(partial(models[label], ids), held=held)
-        found[label] = {"saved": saved, "trained": 4 * sum(p.numel() * p.element_size() for p in parameters)}
-    steps = {label: Step(partial(step, label, torch.optim.AdamW(parameters, lr=1e-5))) for label, parameters in trained.items()}
+        found[label] = {
+            "saved": saved,
+            "trained": 4 * sum(p.numel() * p.element_size() for p in parameters),
+        }
+    steps = {
+        label: Step(partial(step, label, torch.optim.AdamW(parameters, lr=1e-5)))
+        for label, parameters in trained.items()
+    }
     training = interleave(steps, settings["rounds"], device)
     for model in models.values():
         model.eval()
     with torch.no_grad():
-        inference = interleave({label: Step(partial(model, ids)) for label, model in models.items()}, settings["rounds"], device)
+        inference = interleave(
+            {label: Step(partial(model, ids)) for label, model in models.items()},
+            settings["rounds"],
+            device,
+        )
     return {"training": training, "inference": inference, "bytes": found}

@@ -17,9 +17,12 @@ from perakit.models.layers import LayerKind
 class AdaptedLayer(nn.Module):
     """Stands where `base` stood: W0 x + b + ΔW x, with ΔW summed over the active adapters.
 
-    base: the original layer, whose W0 is never written; kind: how base stores W0; adapters: by name, any number;
-    wanted: the names that are to be in effect in the model, in the order of their sum; active: those that this layer has.
-    enabled: False answers with base alone; merged: W0 + ΔW once merged, else None, kept out of the state dict.
+    base: the original layer, whose W0 is never written; kind: how base stores W0; adapters: by
+    name, any number;
+    wanted: the names that are to be in effect in the model, in the order of their sum; active:
+    those that this layer has.
+    enabled: False answers with base alone; merged: W0 + ΔW once merged, else None, kept out of the
+    state dict.
     """
 
     merged: Tensor | None
@@ -41,7 +44,9 @@ class AdaptedLayer(nn.Module):
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Names of the adapters in effect, in the order of their sum; none: the base answers alone."""
+        """Names of the adapters in effect, in the order of their sum; none: the base answers
+        alone.
+        """
         return tuple(name for name in self.wanted if name in self.adapters)
 
     @property
@@ -57,16 +62,21 @@ class AdaptedLayer(nn.Module):
         return [self.adapters[name] for name in self.active]  # type: ignore[misc]
 
     def activate(self, names: Sequence[str]) -> None:
-        """Put those of `names` that this layer has into effect; they train, the others are frozen and their gradients dropped."""
+        """Put those of `names` that this layer has into effect; they train, the others are frozen
+        and their gradients dropped.
+        """
         self.wanted = tuple(names)
         for name, adapter in self.adapters.items():
             adapter.requires_grad_(name in self.wanted)
             if name not in self.wanted:
-                adapter.zero_grad()  # or an optimiser that holds it would go on stepping with the old one
+                # Or an optimiser that holds it would go on stepping with the old one
+                adapter.zero_grad()
 
     @property
     def weight(self) -> Tensor:
-        """The weight in effect, stored as base stores it, for code that reads a layer's weight instead of calling it."""
+        """The weight in effect, stored as base stores it, for code that reads a layer's weight
+        instead of calling it.
+        """
         if not self.enabled or not self.active:
             return self.base.weight  # type: ignore[return-value]
         W = (self.W0 + self.delta).to(self.W0.dtype) if self.merged is None else self.merged
@@ -85,27 +95,38 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., n) -> (..., m), by whichever of W0, W0 + ΔW and W0 with factors is in effect."""
-        merged = self.merged  # first, and asked for once: a merged layer is to cost what its base does
-        if merged is not None and self.enabled:  # and an adapter is active, since nothing may change a merged sum
+        # first, and asked for once: a merged layer is to cost what its base does
+        merged = self.merged
+        # And an adapter is active, since nothing may change a merged sum
+        if merged is not None and self.enabled:
             return F.linear(x, merged, self.kind.bias(self.base))
         if not self.enabled or not (active := self.active_adapters):
             return self.base(x)
         kind, base, (first, *rest) = self.kind, self.base, active
         W0 = kind.weight(base)
-        return first(x, W0, kind.bias(base), kind.product(base), [adapter.contribution(x, W0) for adapter in rest])
+        return first(
+            x,
+            W0,
+            kind.bias(base),
+            kind.product(base),
+            [adapter.contribution(x, W0) for adapter in rest],
+        )
 
     def __getattr__(self, name: str) -> Any:
         """What the layer itself lacks (in_features, nf ...) is read from the base."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            # Not there yet while a copy is being made; and the base's special methods would answer for the base alone.
+            # Not there yet while a copy is being made; and the base's special methods would answer
+            # for the base alone.
             if name in ("base", "_modules") or name.startswith("__"):
                 raise
             return getattr(self.base, name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
-        """A merged layer that is moved to another dtype merges again: a rounded sum cannot be unrounded."""
+        """A merged layer that is moved to another dtype merges again: a rounded sum cannot be
+        unrounded.
+        """
         before = None if self.merged is None else self.merged.dtype
         super()._apply(fn, recurse)
         if self.merged is not None and self.merged.dtype != before:
@@ -114,14 +135,22 @@ class AdaptedLayer(nn.Module):
 
     @torch.no_grad()
     def exact_delta(self) -> Tensor:
-        """ΔW (m, n) in float64 on a CPU, in float32 at least elsewhere: expanded and multiplied in that precision."""
+        """ΔW (m, n) in float64 on a CPU, in float32 at least elsewhere: expanded and multiplied in
+        that precision.
+        """
         W0 = self.W0
-        wide = torch.float64 if W0.device.type == "cpu" else torch.promote_types(W0.dtype, torch.float32)
+        wide = (
+            torch.float64
+            if W0.device.type == "cpu"
+            else torch.promote_types(W0.dtype, torch.float32)
+        )
         return _sum([adapter.widened(wide) for adapter in self.active_adapters], W0.to(wide))
 
     @torch.no_grad()
     def sum_with(self, delta: Tensor) -> Tensor:
-        """W0 + `delta`, added in delta's precision and rounded once to W0's dtype, in W0's memory layout."""
+        """W0 + `delta`, added in delta's precision and rounded once to W0's dtype, in W0's memory
+        layout.
+        """
         W0 = self.W0
         return torch.empty_like(W0).copy_(_to_odd(W0.to(delta.dtype) + delta, W0.dtype))
 
@@ -139,8 +168,9 @@ def _sum(adapters: Sequence[Adapter], W0: Tensor) -> Tensor:
 def _to_odd(total: Tensor, dtype: torch.dtype) -> Tensor:
     """`total` such that copying it to `dtype` rounds once.
 
-    torch goes from float64 to a half precision by way of float32, which rounds twice where the first step lands on
-    a tie. Rounding that step to the neighbour with an odd last bit keeps the side on which `total` was.
+    torch goes from float64 to a half precision by way of float32, which rounds twice where the
+    first step lands on a tie. Rounding that step to the neighbour with an odd last bit keeps the
+    side on which `total` was.
     """
     if dtype.itemsize > 2 or total.dtype != torch.float64:
         return total
@@ -160,20 +190,35 @@ def _merge_again(layer: nn.Module, _: Any) -> None:
 def check_model(model: Any) -> None:
     """Refuse what is not a model, such as a folder given first."""
     if not isinstance(model, nn.Module):
-        raise PerakitError(f"the first argument is the model, a torch.nn.Module, not {_short(model)}")
+        raise PerakitError(
+            f"the first argument is the model, a torch.nn.Module, not {_short(model)}"
+        )
 
 
 def _short(value: Any) -> str:
     """A value as an error shows it: a folder in full, a table of tensors by its type."""
-    return repr(value) if isinstance(value, str | int | float | None) or len(repr(value)) < 100 else f"a {type(value).__name__}"
+    return (
+        repr(value)
+        if isinstance(value, str | int | float | None) or len(repr(value)) < 100
+        else f"a {type(value).__name__}"
+    )
 
 
-# What puts a model into another one, whose layers then have other names, and where the model is in it.
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
+# What puts a model into another one, whose layers then have other names, and where the model is in
+# it.
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+}
 
 
-def walk(module: nn.Module, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, by the name it has without adapters, torch.compile and DistributedDataParallel; an AdaptedLayer is not entered."""
+def walk(
+    module: nn.Module, prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, by the name it has without adapters, torch.compile and
+    DistributedDataParallel; an AdaptedLayer is not entered.
+    """
     seen = set() if seen is None else seen
     if id(module) in seen:
         return
@@ -209,12 +254,16 @@ def require_adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
     check_model(model)
     layers = adapted_layers(model)
     if not layers:
-        raise PerakitError("the model has no adapter: pk.attach(model, pk.PERA(rank=8), targets) or pk.load(model, folder) first")
+        raise PerakitError(
+            "the model has no adapter: pk.attach(model, pk.PERA(rank=8), targets) or pk.load(model,"
+            " folder) first"
+        )
     return layers
 
 
 def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
-    """Layer -> the adapter on it: the one called `name`, or the active one. A layer without it is left out.
+    """Layer -> the adapter on it: the one called `name`, or the active one. A layer without it is
+    left out.
 
     Raises PerakitError where several are active and no name is given, or none has the name.
     """
@@ -225,16 +274,24 @@ def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
         return {layer_name: layer.adapter for layer_name, layer in layers.items() if layer.active}
     if layers:
         check_names(model, [name])
-    return {layer_name: layer.adapters[name] for layer_name, layer in layers.items() if name in layer.adapters}  # type: ignore[misc]
+    return {
+        layer_name: layer.adapters[name]
+        for layer_name, layer in layers.items()
+        if name in layer.adapters
+    }  # type: ignore[misc]
 
 
 def names(model: nn.Module) -> tuple[str, ...]:
     """Names of the adapters that `model` has, in the order of attaching."""
-    return tuple(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.adapters))
+    return tuple(
+        dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.adapters)
+    )
 
 
 def active(model: nn.Module) -> tuple[str, ...]:
-    """Names of the adapters in effect on some layer, in the order of their sum; empty where the base answers alone."""
+    """Names of the adapters in effect on some layer, in the order of their sum; empty where the
+    base answers alone.
+    """
     layers = adapted_layers(model).values()
     order = dict.fromkeys(name for layer in layers for name in layer.wanted)
     return tuple(name for name in order if any(name in layer.active for layer in layers))
@@ -242,7 +299,10 @@ def active(model: nn.Module) -> tuple[str, ...]:
 
 def not_one(active: Sequence[str], known: Iterable[str]) -> str:
     """The message where one adapter is asked for, and none or several are in effect."""
-    return f"active: {' + '.join(active) or 'none'}, of the adapters {', '.join(known)}, where one is needed: name it, or pk.activate one"
+    return (
+        f"active: {' + '.join(active) or 'none'}, of the adapters {', '.join(known)}, where one is"
+        " needed: name it, or pk.activate one"
+    )
 
 
 def check_names(model: nn.Module, wanted: Sequence[str]) -> None:
@@ -250,7 +310,10 @@ def check_names(model: nn.Module, wanted: Sequence[str]) -> None:
     known = names(model)
     for name in wanted:
         if name not in known:
-            raise PerakitError(f"no adapter is called {name!r}: the model has {', '.join(map(repr, known)) or 'none'}")
+            raise PerakitError(
+                f"no adapter is called {name!r}: the model has"
+                f" {', '.join(map(repr, known)) or 'none'}"
+            )
 
 
 @torch.no_grad()
@@ -260,7 +323,9 @@ def delta_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def shared_weights(model: nn.Module) -> dict[int, str]:
-    """id of each bare layer whose weight shares bytes with a parameter of another module -> the name of that module."""
+    """id of each bare layer whose weight shares bytes with a parameter of another module -> the
+    name of that module.
+    """
     modules = [(name, plain(module)) for name, module in walk(model)]
     spans = sorted(
         (*_span(parameter), place, key)
@@ -271,11 +336,14 @@ def shared_weights(model: nn.Module) -> dict[int, str]:
     others: dict[int, int] = {}  # id of the layer -> the first place that shares with it
     for k, (device, _, end, place, key) in enumerate(spans):
         for other in spans[k + 1 :]:
-            if other[0] != device or other[1] >= end:  # in the order of their starts: no later one overlaps either
+            # In the order of their starts: no later one overlaps either
+            if other[0] != device or other[1] >= end:
                 break
             for mine, theirs, name in ((place, other[3], key), (other[3], place, other[4])):
                 if mine != theirs and name == "weight":
-                    others[id(modules[mine][1])] = min(theirs, others.get(id(modules[mine][1]), theirs))
+                    others[id(modules[mine][1])] = min(
+                        theirs, others.get(id(modules[mine][1]), theirs)
+                    )
     return {layer: modules[place][0] for layer, place in others.items()}
 
 
@@ -283,5 +351,11 @@ def _span(tensor: Tensor) -> tuple[str, int, int]:
     """(device, first byte, byte after the last) of a tensor; one without bytes is its own place."""
     if tensor.device.type == "meta" or not tensor.numel():
         return "none", id(tensor), id(tensor) + 1
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+    last = sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return (
+        str(tensor.device),
+        tensor.data_ptr(),
+        tensor.data_ptr() + (last + 1) * tensor.element_size(),
+    )

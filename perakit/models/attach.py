@@ -13,7 +13,16 @@ from torch.nn.parameter import UninitializedParameter
 
 from perakit.adapters import Adapter, Method
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, adapted_layers, check_model, check_names, plain, shared_weights, unwrapped, walk
+from perakit.models.adapted import (
+    AdaptedLayer,
+    adapted_layers,
+    check_model,
+    check_names,
+    plain,
+    shared_weights,
+    unwrapped,
+    walk,
+)
 from perakit.models.layers import kind_of
 from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
@@ -27,8 +36,9 @@ MEMORY = "_perakit_trainable"  # on the model: the parameters that required grad
 class AttachReport:
     """What attach did, layer by layer.
 
-    rows: (layer, kind, (m, n), rank, rank bound K, trainable parameters); base: parameters of the model without
-    adapters. Percentages are trainable / (base + trainable), as in the papers' tables.
+    rows: (layer, kind, (m, n), rank, rank bound K, trainable parameters); base: parameters of the
+    model without adapters. Percentages are trainable / (base + trainable), as in the papers'
+    tables.
     """
 
     rows: list[tuple[str, str, tuple[int, int], int, int, int]]
@@ -48,12 +58,21 @@ class AttachReport:
         """The report as a table, to print or to show in a notebook."""
         total = self.base + self.trainable
         cells = [
-            [name, kind, f"{m} x {n}", str(rank), str(bound), f"{count:,}", f"{100 * count / total:.4f}"]
+            [
+                name,
+                kind,
+                f"{m} x {n}",
+                str(rank),
+                str(bound),
+                f"{count:,}",
+                f"{100 * count / total:.4f}",
+            ]
             for name, kind, (m, n), rank, bound, count in self.rows
         ]
         layers = "1 layer" if len(self.rows) == 1 else f"{len(self.rows)} layers"
         foot = (
-            f"{layers}: {self.trainable:,} trainable of {total:,} parameters ({self.percent:.4f} %)\nK: the largest rank that ΔW can have"
+            f"{layers}: {self.trainable:,} trainable of {total:,} parameters ({self.percent:.4f}"
+            " %)\nK: the largest rank that ΔW can have"
         )
         return Table(("layer", "kind", "shape", "rank", "K", "trainable", "percent"), cells, foot)
 
@@ -64,22 +83,36 @@ class AttachReport:
         return self.table()._repr_html_()
 
 
-def attach(model: nn.Module, method: Method, targets: Targets, name: str = DEFAULT, quantize: str | NF4 | None = None) -> AttachReport:
+def attach(
+    model: nn.Module,
+    method: Method,
+    targets: Targets,
+    name: str = DEFAULT,
+    quantize: str | NF4 | None = None,
+) -> AttachReport:
     """Give every targeted layer an adapter, in place, and freeze everything else.
 
-    method: `pk.LoRA(rank=8)`, `pk.PERA(rank=8)` ...; targets: a list of exact names or dotted suffixes
-    (["c_attn", "mlp.c_proj"]), a regular expression that must match the full name, "all-linear" (every Linear and
-    Conv1D but the output head and layers that share their weight), or a predicate (name, module) -> bool. The new
-    layers start as a no-op and inherit device and training mode; `detach` undoes all of it.
-    name: of the adapter: a layer can carry several, and the one that is attached is the one in effect until `activate`
-    says otherwise; quantize: "nf4" or `pk.NF4(...)` first keeps the targeted weights in 4 bits, as `pk.quantize` does
-    (the original bits are gone then, also after `detach`), None leaves them. Returns a report to print.
-    Raises PerakitError, with the model untouched, where nothing matches or a match cannot be adapted.
+    method: `pk.LoRA(rank=8)`, `pk.PERA(rank=8)` ...; targets: a list of exact names or dotted
+    suffixes (["c_attn", "mlp.c_proj"]), a regular expression that must match the full name,
+    "all-linear" (every Linear and Conv1D but the output head and layers that share their weight),
+    or a predicate (name, module) -> bool. The new layers start as a no-op and inherit device and
+    training mode; `detach` undoes all of it.
+    name: of the adapter: a layer can carry several, and the one that is attached is the one in
+    effect until `activate` says otherwise; quantize: "nf4" or `pk.NF4(...)` first keeps the
+    targeted weights in 4 bits, as `pk.quantize` does (the original bits are gone then, also after
+    `detach`), None leaves them. Returns a report to print.
+    Raises PerakitError, with the model untouched, where nothing matches or a match cannot be
+    adapted.
     """
     check_model(model)
     if not isinstance(method, Method) or type(method) is Method:
         raise PerakitError(f"method={method!r} is not a method: pass one such as pk.PERA(rank=8)")
-    adapt(model, dict.fromkeys(select(model, targets, name), method), name=name, quantize=parse(quantize))
+    adapt(
+        model,
+        dict.fromkeys(select(model, targets, name), method),
+        name=name,
+        quantize=parse(quantize),
+    )
     return report(model)
 
 
@@ -90,17 +123,27 @@ def adapt(
     name: str = DEFAULT,
     quantize: str | NF4 | Mapping[str, NF4] | None = None,
 ) -> None:
-    """Attach to layers by exact name, each with a method of its own; draw=False leaves the factors at zero.
+    """Attach to layers by exact name, each with a method of its own; draw=False leaves the factors
+    at zero.
 
-    name: of the adapter; quantize: as in `attach`, or a configuration for each layer that it concerns.
+    name: of the adapter; quantize: as in `attach`, or a configuration for each layer that it
+    concerns.
     """
     check_name(name)
     _check_unmerged(model, (name,))
     modules = dict(walk(model))
-    lazy = [key for key, parameter in model.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    lazy = [
+        key
+        for key, parameter in model.named_parameters()
+        if isinstance(parameter, UninitializedParameter)
+    ]
     if lazy:
-        raise PerakitError(f"parameter {lazy[0]!r} has no shape yet: pass one batch through the model first")
-    four_bit = quantize if isinstance(quantize, Mapping) else dict.fromkeys(methods, parse(quantize))
+        raise PerakitError(
+            f"parameter {lazy[0]!r} has no shape yet: pass one batch through the model first"
+        )
+    four_bit = (
+        quantize if isinstance(quantize, Mapping) else dict.fromkeys(methods, parse(quantize))
+    )
     for layer in methods:
         if isinstance(module := modules[layer], AdaptedLayer):
             check_free(layer, module, name)
@@ -125,15 +168,21 @@ def adapt(
 
 
 def activate(model: nn.Module, *names: str) -> None:
-    """Put one adapter into effect, or the sum of several: y = W0 x + b + Σ ΔW_i x, each ΔW_i as if it were alone on W0.
+    """Put one adapter into effect, or the sum of several: y = W0 x + b + Σ ΔW_i x, each ΔW_i as if
+    it were alone on W0.
 
-    names: as given to `attach`, in the order of the sum. The adapters that are named train, the others are frozen and
-    keep their numbers; nothing else is written or copied. Within `disabled` it only takes effect after the block.
-    Raises PerakitError for an unknown name, and while merged, where the merged weight would go on answering.
+    names: as given to `attach`, in the order of the sum. The adapters that are named train, the
+    others are frozen and keep their numbers; nothing else is written or copied. Within `disabled`
+    it only takes effect after the block.
+    Raises PerakitError for an unknown name, and while merged, where the merged weight would go on
+    answering.
     """
     check_model(model)
     if not names:
-        raise PerakitError("no adapter is named: pass one name or more, or use pk.disabled(model) for the base alone")
+        raise PerakitError(
+            "no adapter is named: pass one name or more, or use pk.disabled(model) for the base"
+            " alone"
+        )
     check_names(model, names)
     if len(set(names)) < len(names):
         raise PerakitError(f"names={names!r} holds a name twice: an adapter is in the sum once")
@@ -142,11 +191,13 @@ def activate(model: nn.Module, *names: str) -> None:
 
 
 def delete(model: nn.Module, name: str) -> None:
-    """Take the adapter called `name` off for good; a layer that has no other is the original layer again.
+    """Take the adapter called `name` off for good; a layer that has no other is the original layer
+    again.
 
-    What was active besides it stays active; where it was the only one, nothing is, and the base answers until
-    `activate` names another. Deleting the last adapter is `detach`. Raises PerakitError for an unknown name and for
-    an adapter that is part of a merged weight, with nothing changed.
+    What was active besides it stays active; where it was the only one, nothing is, and the base
+    answers until `activate` names another. Deleting the last adapter is `detach`. Raises
+    PerakitError for an unknown name and for an adapter that is part of a merged weight, with
+    nothing changed.
     """
     check_model(model)
     check_names(model, [name])
@@ -160,28 +211,55 @@ def delete(model: nn.Module, name: str) -> None:
         if name in layer.adapters:
             del layer.adapters[name]
         layer.wanted = tuple(other for other in layer.wanted if other != name)
-    return _replace(model, {id(layer): layer.base for layer in layers.values() if not layer.adapters})
+    return _replace(
+        model, {id(layer): layer.base for layer in layers.values() if not layer.adapters}
+    )
 
 
-def quantize(model: nn.Module, targets: Targets = "all-linear", config: str | NF4 = "nf4") -> dict[str, float]:
-    """Keep the weights of the targeted layers in 4 bits from now on, in place; adapters can be attached on top.
+def quantize(
+    model: nn.Module, targets: Targets = "all-linear", config: str | NF4 = "nf4"
+) -> dict[str, float]:
+    """Keep the weights of the targeted layers in 4 bits from now on, in place; adapters can be
+    attached on top.
 
-    targets: as in `attach`; config: "nf4", or `pk.NF4(block=..., double=...)`. Returns layer -> ‖W - deq(Q(W))‖/‖W‖,
-    the relative error that this made. Raises PerakitError, with the model untouched, where a layer cannot be.
+    targets: as in `attach`; config: "nf4", or `pk.NF4(block=..., double=...)`. Returns layer -> ‖W
+    - deq(Q(W))‖/‖W‖, the relative error that this made. Raises PerakitError, with the model
+    untouched, where a layer cannot be.
     """
     check_model(model)
     how, modules, shared = parse(config), dict(walk(model)), shared_weights(model)
     if how is None:
-        raise PerakitError(f"config={config!r} names no quantisation: pass 'nf4' or pk.NF4(block=64, double=True)")
-    new = {layer: _base(layer, modules[layer], how, shared) for layer in select(model, targets, adapter=None)}
-    _replace(model, {id(modules[layer]): module for layer, module in new.items() if module is not plain(modules[layer])})
-    return {layer: module.error.item() for layer, module in new.items() if isinstance(module, NF4Layer)}
+        raise PerakitError(
+            f"config={config!r} names no quantisation: pass 'nf4' or pk.NF4(block=64, double=True)"
+        )
+    new = {
+        layer: _base(layer, modules[layer], how, shared)
+        for layer in select(model, targets, adapter=None)
+    }
+    _replace(
+        model,
+        {
+            id(modules[layer]): module
+            for layer, module in new.items()
+            if module is not plain(modules[layer])
+        },
+    )
+    return {
+        layer: module.error.item() for layer, module in new.items() if isinstance(module, NF4Layer)
+    }
 
 
 def check_name(name: Any) -> None:
     """Refuse a name that an adapter cannot have."""
-    if not isinstance(name, str) or not ADAPTER_NAME.fullmatch(name) or name in dir(nn.ModuleDict()):
-        raise PerakitError(f"name={name!r} cannot name an adapter: use letters, digits, '_' and '-', and no name of a dict's methods")
+    if (
+        not isinstance(name, str)
+        or not ADAPTER_NAME.fullmatch(name)
+        or name in dir(nn.ModuleDict())
+    ):
+        raise PerakitError(
+            f"name={name!r} cannot name an adapter: use letters, digits, '_' and '-', and no name"
+            " of a dict's methods"
+        )
 
 
 def _check_unmerged(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -195,7 +273,10 @@ def _check_plain(name: str, layer: AdaptedLayer) -> None:
     """Refuse to change the sum of a layer whose merged weight would go on answering."""
     if layer.merged is not None:
         said = " + ".join(layer.active)
-        raise PerakitError(f"layer {name!r} is merged with {said}, which would go on answering: pk.unmerge(model) first")
+        raise PerakitError(
+            f"layer {name!r} is merged with {said}, which would go on answering: pk.unmerge(model)"
+            " first"
+        )
 
 
 def _activate(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -204,17 +285,29 @@ def _activate(model: nn.Module, names: tuple[str, ...]) -> None:
 
 
 def _base(name: str, module: nn.Module, config: NF4 | None, shared: Mapping[int, str]) -> nn.Module:
-    """What the adapter of layer `name` is to stand on: the layer as it is, or a 4-bit copy of it; shared: `shared_weights`."""
+    """What the adapter of layer `name` is to stand on: the layer as it is, or a 4-bit copy of it;
+    shared: `shared_weights`.
+    """
     base = plain(module)
     if not isinstance(module, AdaptedLayer):
         require_kind(name, module)
     if config is None or (isinstance(base, NF4Layer) and base.config == config):
         return base
     if isinstance(base, NF4Layer) or isinstance(module, AdaptedLayer):
-        state = f"is {base.config} already" if isinstance(base, NF4Layer) else "carries adapters on its full weight"
-        raise PerakitError(f"layer {name!r} {state}, it cannot become {config}: load the base model again and quantise it first")
+        state = (
+            f"is {base.config} already"
+            if isinstance(base, NF4Layer)
+            else "carries adapters on its full weight"
+        )
+        raise PerakitError(
+            f"layer {name!r} {state}, it cannot become {config}: load the base model again and"
+            " quantise it first"
+        )
     if id(module) in shared:
-        raise PerakitError(f"cannot quantise layer {name!r}: its weight is shared with {shared[id(module)]!r}; leave it out of the targets")
+        raise PerakitError(
+            f"cannot quantise layer {name!r}: its weight is shared with {shared[id(module)]!r};"
+            " leave it out of the targets"
+        )
     try:
         return NF4Layer.of(module, config)
     except PerakitError as error:
@@ -243,7 +336,8 @@ def _freeze(model: nn.Module, modules: dict[str, nn.Module]) -> None:
 
 
 def detach(model: nn.Module) -> None:
-    """Take all adapters off: the original layers, keys, bits and `requires_grad` are back. A bare model stays as it is.
+    """Take all adapters off: the original layers, keys, bits and `requires_grad` are back. A bare
+    model stays as it is.
 
     A layer that was quantised stays in 4 bits: its original weight is not kept.
     """
@@ -277,7 +371,9 @@ def report(model: nn.Module) -> AttachReport:
         m, n = layer.kind.shape(layer.base)
         for adapter in layer.active_adapters:
             method, count = adapter.method, sum(p.numel() for p in adapter.parameters())
-            rows.append((name, layer.kind.name, (m, n), method.rank, method.rank_bound(m, n), count))
+            rows.append(
+                (name, layer.kind.name, (m, n), method.rank, method.rank_bound(m, n), count)
+            )
     return AttachReport(rows, _base_size(model))
 
 
@@ -303,7 +399,9 @@ def _replace(model: nn.Module, new: dict[int, nn.Module] | dict[int, AdaptedLaye
 
 
 def _require_grad(model: nn.Module, names: Iterable[str], required: bool) -> None:
-    """Set `requires_grad` of parameters by the names they have without adapters; a weight that is in 4 bits by now is none."""
+    """Set `requires_grad` of parameters by the names they have without adapters; a weight that is
+    in 4 bits by now is none.
+    """
     modules = dict(walk(model))
     for name in names:
         path, _, key = name.rpartition(".")

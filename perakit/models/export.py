@@ -1,7 +1,8 @@
 """An adapter in PEFT's file format: a standard LoRA that other libraries and servers load.
 
-Every ΔW that does not depend on the input is a product of two factors, hence a LoRA, of a larger rank. Format of
-huggingface/peft: adapter_config.json, and adapter_model.safetensors with lora_A (K, n) and lora_B (m, K) per layer.
+Every ΔW that does not depend on the input is a product of two factors, hence a LoRA, of a larger
+rank. Format of huggingface/peft: adapter_config.json, and adapter_model.safetensors with lora_A (K,
+n) and lora_B (m, K) per layer.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers' classes of causal l
 class ExportReport:
     """What export_peft wrote, layer by layer.
 
-    rows: (layer, (m, n), K, rank, cut, error, sigma): K columns make up ΔW, rank of them are in the file (zero padding
-    included); cut is ‖ΔW - nearest‖/‖ΔW‖ in Frobenius norm for the nearest matrix of that rank, 0 where nothing was
-    cut; error is the same for the factors in the file, against ΔW in float64; sigma is the spectral norm
-    of what was cut, the first singular value left out. folder, size: where the two files are, and their bytes.
+    rows: (layer, (m, n), K, rank, cut, error, sigma): K columns make up ΔW, rank of them are in the
+    file (zero padding included); cut is ‖ΔW - nearest‖/‖ΔW‖ in Frobenius norm for the nearest
+    matrix of that rank, 0 where nothing was cut; error is the same for the factors in the file,
+    against ΔW in float64; sigma is the spectral norm of what was cut, the first singular value left
+    out. folder, size: where the two files are, and their bytes.
     """
 
     rows: list[tuple[str, tuple[int, int], int, int, float, float, float]]
@@ -75,8 +77,9 @@ class ExportReport:
         ]
         layers = "1 layer" if len(self.rows) == 1 else f"{len(self.rows)} layers"
         foot = (
-            f"{layers}, rank up to {self.rank}, {self.size:,} bytes in {self.folder}\n"
-            "cut off: the least that any matrix of this rank leaves out of ΔW; error: of the numbers in the file; both / ‖ΔW‖"
+            f"{layers}, rank up to {self.rank}, {self.size:,} bytes in {self.folder}\ncut off: the"
+            " least that any matrix of this rank leaves out of ΔW; error: of the numbers in the"
+            " file; both / ‖ΔW‖"
         )
         return Table(columns, cells, foot)
 
@@ -87,19 +90,29 @@ class ExportReport:
         return self.table()._repr_html_()
 
 
-def export_peft(model: nn.Module, folder: str | Path, rank: int | None = None, pad: bool = False, name: str | None = None) -> ExportReport:
-    """Write the adapters of `model` to `folder` as one PEFT LoRA adapter: ΔW = lora_B lora_A, with scale 1.
+def export_peft(
+    model: nn.Module,
+    folder: str | Path,
+    rank: int | None = None,
+    pad: bool = False,
+    name: str | None = None,
+) -> ExportReport:
+    """Write the adapters of `model` to `folder` as one PEFT LoRA adapter: ΔW = lora_B lora_A, with
+    scale 1.
 
-    rank: None is exact, K columns a layer, or min(m, n) where K is more or the method gives no factors (DoRA, HiRA);
-    a number cuts layers that have more to the nearest matrix of that rank, and the report says what was lost;
-    pad: zeros up to one rank for all layers, the next that servers take (1, 8, 16, 32, 64, 128, 256, 320, 512);
-    name: of one adapter, None writes the sum of the active ones. Merged or disabled changes nothing. Load it onto the
-    same base with `peft.PeftModel.from_pretrained(base, folder)`: a ΔW that depends on W0 belongs to that W0, which
-    is the dequantised one where the base is in 4 bits.
-    Everything is computed first, and read back and compared before an older adapter in `folder` gives way. Raises
-    PerakitError, with the files in the folder as they were, where a rank cannot be had, a number is not finite, ΔW is
-    no matrix, a layer's weight is shared with another, or the system refuses to write. Only a kill between the last
-    two steps leaves numbers without their configuration, which nobody loads.
+    rank: None is exact, K columns a layer, or min(m, n) where K is more or the method gives no
+    factors (DoRA, HiRA); a number cuts layers that have more to the nearest matrix of that rank,
+    and the report says what was lost;
+    pad: zeros up to one rank for all layers, the next that servers take (1, 8, 16, 32, 64, 128,
+    256, 320, 512);
+    name: of one adapter, None writes the sum of the active ones. Merged or disabled changes
+    nothing. Load it onto the same base with `peft.PeftModel.from_pretrained(base, folder)`: a ΔW
+    that depends on W0 belongs to that W0, which is the dequantised one where the base is in 4 bits.
+    Everything is computed first, and read back and compared before an older adapter in `folder`
+    gives way. Raises PerakitError, with the files in the folder as they were, where a rank cannot
+    be had, a number is not finite, ΔW is no matrix, a layer's weight is shared with another, or the
+    system refuses to write. Only a kill between the last two steps leaves numbers without their
+    configuration, which nobody loads.
     """
     folder = as_folder(folder)
     layers = _chosen(model, name)
@@ -112,26 +125,52 @@ def export_peft(model: nn.Module, folder: str | Path, rank: int | None = None, p
         _check_factors(key, factored[key], adapters)
     most = max(min(part.K, *layers[key][0].W0.shape) for key, part in factored.items())
     if rank is not None and rank > most:
-        raise PerakitError(f"rank={rank} is more than any layer has: choose 1 to {most}, or leave rank out, which is exact")
+        raise PerakitError(
+            f"rank={rank} is more than any layer has: choose 1 to {most}, or leave rank out, which"
+            " is exact"
+        )
     width = _padded(max(part.B.shape[1] for part in factored.values())) if pad else None
-    tensors = {key: _pad(part, part.B.shape[1] if width is None else width) for key, part in factored.items()}
-    config = _config(model, {key: layer for key, (layer, _) in layers.items()}, {key: A.shape[0] for key, (_, A) in tensors.items()})
+    tensors = {
+        key: _pad(part, part.B.shape[1] if width is None else width)
+        for key, part in factored.items()
+    }
+    config = _config(
+        model,
+        {key: layer for key, (layer, _) in layers.items()},
+        {key: A.shape[0] for key, (_, A) in tensors.items()},
+    )
     size = _write(folder, config, tensors)
-    return ExportReport([_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()], folder, size)
+    return ExportReport(
+        [_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()], folder, size
+    )
 
 
-def _row(name: str, part: Factored, rank: int) -> tuple[str, tuple[int, int], int, int, float, float, float]:
+def _row(
+    name: str, part: Factored, rank: int
+) -> tuple[str, tuple[int, int], int, int, float, float, float]:
     size = part.size or 1.0
-    return name, (part.B.shape[0], part.A.shape[1]), part.K, rank, part.tail / size, part.distance / size, part.sigma
+    return (
+        name,
+        (part.B.shape[0], part.A.shape[1]),
+        part.K,
+        rank,
+        part.tail / size,
+        part.distance / size,
+        part.sigma,
+    )
 
 
 def _chosen(model: nn.Module, name: str | None) -> dict[str, tuple[AdaptedLayer, list[Adapter]]]:
     """The layers and adapters to write; each can be."""
     found = require_adapters(model)
     if name is None:
-        layers = {key: (layer, layer.active_adapters) for key, layer in found.items() if layer.active}
+        layers = {
+            key: (layer, layer.active_adapters) for key, layer in found.items() if layer.active
+        }
     else:
-        layers = {key: (found[key], [adapter]) for key, adapter in named_adapters(model, name).items()}
+        layers = {
+            key: (found[key], [adapter]) for key, adapter in named_adapters(model, name).items()
+        }
     if not layers:
         raise PerakitError("no adapter is active: pk.activate(model, name) first, or pass name=")
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
@@ -140,16 +179,19 @@ def _chosen(model: nn.Module, name: str | None) -> dict[str, tuple[AdaptedLayer,
         other = shared.get(id(layer.base))
         if other is not None:
             raise PerakitError(
-                f"cannot export layer {key!r}: its weight is shared with {other!r}, which merging in PEFT would change too; "
-                "untie them (give the layer a clone of the weight)"
+                f"cannot export layer {key!r}: its weight is shared with {other!r}, which merging"
+                " in PEFT would change too; untie them (give the layer a clone of the weight)"
             )
         if places[id(layer)] > 1:
-            raise PerakitError(f"layer {key!r} stands at {places[id(layer)]} places of the model, of which PEFT would fill one: untie them")
+            raise PerakitError(
+                f"layer {key!r} stands at {places[id(layer)]} places of the model, of which PEFT"
+                " would fill one: untie them"
+            )
         for adapter in adapters:
             if not adapter.method.mergeable:
                 raise PerakitError(
-                    f"cannot export layer {key!r}: the update of {adapter.method.name!r} is not linear in the input, "
-                    "so it is no matrix; choose another method to export"
+                    f"cannot export layer {key!r}: the update of {adapter.method.name!r} is not"
+                    " linear in the input, so it is no matrix; choose another method to export"
                 )
     return layers
 
@@ -157,22 +199,40 @@ def _chosen(model: nn.Module, name: str | None) -> dict[str, tuple[AdaptedLayer,
 def _check_factors(name: str, part: Factored, adapters: list[Adapter]) -> None:
     dtype = part.B.dtype
     if not part.B.isfinite().all() or not part.A.isfinite().all():
-        raise PerakitError(f"cannot export layer {name!r}: its ΔW overflows {dtype}; train with a lower lr or scale")
+        raise PerakitError(
+            f"cannot export layer {name!r}: its ΔW overflows {dtype}; train with a lower lr or"
+            " scale"
+        )
     if not part.explained:
-        share = f"its factors in {dtype} miss the ΔW of float64 by a share of {part.distance / (part.size or 1):.1e}"
+        share = (
+            f"its factors in {dtype} miss the ΔW of float64 by a share of"
+            f" {part.distance / (part.size or 1):.1e}"
+        )
         least = min(
-            parameter[parameter != 0].abs().min().item() for adapter in adapters for parameter in adapter.parameters() if parameter.any()
+            parameter[parameter != 0].abs().min().item()
+            for adapter in adapters
+            for parameter in adapter.parameters()
+            if parameter.any()
         )
         if least**2 < torch.finfo(dtype).tiny:
-            raise PerakitError(f"cannot export layer {name!r}: {share}: the square of {least:.0e} underflows {dtype}; use model.double()")
-        raise PerakitError(f"cannot export layer {name!r}: {share}, more than rounding can: correct the method's product()")
+            raise PerakitError(
+                f"cannot export layer {name!r}: {share}: the square of {least:.0e} underflows"
+                f" {dtype}; use model.double()"
+            )
+        raise PerakitError(
+            f"cannot export layer {name!r}: {share}, more than rounding can: correct the method's"
+            " product()"
+        )
 
 
 def _padded(rank: int) -> int:
     """The least rank >= `rank` that servers take."""
     fitting = [served for served in SERVED if served >= rank]
     if not fitting:
-        raise PerakitError(f"pad=True: the largest rank is {rank}, servers take {SERVED[-1]} at most: pass rank={SERVED[-1]}")
+        raise PerakitError(
+            f"pad=True: the largest rank is {rank}, servers take {SERVED[-1]} at most: pass"
+            f" rank={SERVED[-1]}"
+        )
     return fitting[0]
 
 
@@ -183,17 +243,23 @@ def _pad(part: Factored, rank: int) -> tuple[Tensor, Tensor]:
     return pad(part.B, (0, more)).contiguous(), pad(part.A, (0, 0, 0, more)).contiguous()
 
 
-# --- adapter_config.json ---------------------------------------------------------------------------------------
+# --- adapter_config.json --------------------------------------------------------------------------
 
 
-def _config(model: nn.Module, layers: Mapping[str, AdaptedLayer], ranks: Mapping[str, int]) -> dict[str, Any]:
-    """What PEFT needs to know; alpha = rank everywhere, so that the scale is 1 also where a server reads only `r`."""
+def _config(
+    model: nn.Module, layers: Mapping[str, AdaptedLayer], ranks: Mapping[str, int]
+) -> dict[str, Any]:
+    """What PEFT needs to know; alpha = rank everywhere, so that the scale is 1 also where a server
+    reads only `r`.
+    """
     r = max(ranks.values())  # servers reserve room for r, so it is the largest
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if _is_causal(model) else None,
-        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "base_model_name_or_path": (
+            getattr(getattr(model, "config", None), "_name_or_path", None) or None
+        ),
         "inference_mode": True,
         "r": r,
         "lora_alpha": r,  # PEFT's default is 8, whatever r
@@ -207,8 +273,12 @@ def _config(model: nn.Module, layers: Mapping[str, AdaptedLayer], ranks: Mapping
 
 
 def _is_causal(model: nn.Module) -> bool:
-    """Is this a causal language model, by the name of its class, or of the one its config says it stands for?"""
-    describe: Callable[[], dict[str, Any]] = getattr(getattr(model, "config", None), "to_dict", dict)
+    """Is this a causal language model, by the name of its class, or of the one its config says it
+    stands for?
+    """
+    describe: Callable[[], dict[str, Any]] = getattr(
+        getattr(model, "config", None), "to_dict", dict
+    )
     described = (describe().get("architectures") or ()) if hasattr(model, "lm_head") else ()
     return any(str(name).endswith(CAUSAL) for name in (type(model).__name__, *described))
 
@@ -226,10 +296,11 @@ def covers(target: str, name: str) -> bool:
 
 
 def target_modules(modules: list[str], adapted: list[str]) -> list[str] | str:
-    """The shortest names that PEFT's rule reads as exactly the layers `adapted` among all `modules`.
+    """The shortest names that PEFT's rule reads as exactly the layers `adapted` among all
+    `modules`.
 
-    Each layer takes its shortest dotted suffix that no other module has; where even a full name is the suffix of
-    another module, a regular expression for the whole name says it all.
+    Each layer takes its shortest dotted suffix that no other module has; where even a full name is
+    the suffix of another module, a regular expression for the whole name says it all.
     """
     endings = Counter(ending for name in modules for ending in _endings(name))
     wanted = Counter(ending for name in adapted for ending in _endings(name))
@@ -237,10 +308,13 @@ def target_modules(modules: list[str], adapted: list[str]) -> list[str] | str:
     for name in adapted:
         if any(covers(target, name) for target in chosen):
             continue
-        safe = next((ending for ending in _endings(name) if endings[ending] == wanted[ending]), None)
+        safe = next(
+            (ending for ending in _endings(name) if endings[ending] == wanted[ending]), None
+        )
         if safe is None:
             return "|".join(map(re.escape, adapted))
-        chosen.append(safe)  # never the end of one chosen before, which would have taken this shorter one
+        # Never the end of one chosen before, which would have taken this shorter one
+        chosen.append(safe)
     return chosen
 
 
@@ -250,11 +324,15 @@ def _endings(name: str) -> list[str]:
     return [".".join(parts[k:]) for k in reversed(range(len(parts)))]
 
 
-# --- files -----------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
-def _write(folder: Path, config: dict[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
-    """Write both files beside the old ones, read them back, and only then let them take their place; returns their bytes."""
+def _write(
+    folder: Path, config: dict[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]
+) -> int:
+    """Write both files beside the old ones, read them back, and only then let them take their
+    place; returns their bytes.
+    """
     flat: dict[str, Tensor] = {}
     for name, (B, A) in tensors.items():
         flat |= {f"{PREFIX}{name}.lora_A.weight": A, f"{PREFIX}{name}.lora_B.weight": B}
@@ -272,24 +350,36 @@ def _write(folder: Path, config: dict[str, Any], tensors: Mapping[str, tuple[Ten
             shutil.rmtree(stage, ignore_errors=True)
     except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
         raise PerakitError(
-            f"cannot write {str(folder)!r}: {getattr(error, 'strerror', None) or error}; choose a folder that can be written and has "
-            f"room for {len(data) + len(text):,} bytes"
+            f"cannot write {str(folder)!r}: {getattr(error, 'strerror', None) or error}; choose a"
+            f" folder that can be written and has room for {len(data) + len(text):,} bytes"
         ) from error
     _remove_stale(folder)
     return len(data) + len(text)
 
 
 def _verify(stage: Path, folder: Path, text: bytes, flat: dict[str, Tensor]) -> None:
-    """Compare what is on disk with what was meant: the configuration, every name, shape and number."""
+    """Compare what is on disk with what was meant: the configuration, every name, shape and
+    number.
+    """
     if (stage / CONFIG_NAME).read_bytes() != text:
-        raise PerakitError(f"{CONFIG_NAME} was read back from {str(folder)!r} with other entries: check the disk and export again")
+        raise PerakitError(
+            f"{CONFIG_NAME} was read back from {str(folder)!r} with other entries: check the disk"
+            " and export again"
+        )
     odd: set[str] | None = None
     with suppress(SafetensorError), safe_open(stage / TENSORS_NAME, framework="pt") as file:
         odd = set(file.keys()) ^ set(flat)
-        odd |= {key for key in flat if key not in odd and not torch.equal(file.get_tensor(key), flat[key])}
+        odd |= {
+            key
+            for key in flat
+            if key not in odd and not torch.equal(file.get_tensor(key), flat[key])
+        }
     if odd is None or odd:
         what = f", {min(odd)!r} for one," if odd else ""
-        raise PerakitError(f"{TENSORS_NAME} was read back from {str(folder)!r} with other numbers{what}: check the disk and export again")
+        raise PerakitError(
+            f"{TENSORS_NAME} was read back from {str(folder)!r} with other numbers{what}: check the"
+            " disk and export again"
+        )
 
 
 def _replace(stage: Path, folder: Path) -> None:
@@ -297,8 +387,10 @@ def _replace(stage: Path, folder: Path) -> None:
     old, placed = stage / "old", []
     old.mkdir()
     try:
-        for name in (CONFIG_NAME, TENSORS_NAME):  # from the first of these steps to the last, there is no configuration to load
-            if (folder / name).is_symlink() or not (folder / name).is_dir():  # which would go with the stage
+        # From the first of these steps to the last, there is no configuration to load
+        for name in (CONFIG_NAME, TENSORS_NAME):
+            # Which would go with the stage
+            if (folder / name).is_symlink() or not (folder / name).is_dir():
                 with suppress(FileNotFoundError):
                     os.replace(folder / name, old / name)
         for name in (TENSORS_NAME, CONFIG_NAME):
@@ -314,7 +406,9 @@ def _replace(stage: Path, folder: Path) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what exports that were killed left behind; younger folders may be of one that is running."""
+    """Remove what exports that were killed left behind; younger folders may be of one that is
+    running.
+    """
     with suppress(OSError):
         for stage in folder.glob(f"{STAGE}*"):
             if stage.stat().st_mtime < time.time() - STALE:

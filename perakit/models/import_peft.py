@@ -1,4 +1,6 @@
-"""A PEFT LoRA or DoRA adapter, read from its two files as pk.LoRA or pk.DoRA: exactly that, or one clear refusal."""
+"""A PEFT LoRA or DoRA adapter, read from its two files as pk.LoRA or pk.DoRA: exactly that, or one
+clear refusal.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from perakit.models.layers import kind_of
 from perakit.models.patterns import compile_all
 from perakit.models.storage import check_width
 
-# Settings that are read here, and settings that say nothing about the function: any other one that is set is refused.
+# Settings that are read here, and settings that say nothing about the function: any other one that
+# is set is refused.
 READ = {
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_dropout", "target_modules",
     "exclude_modules", "layers_to_transform", "layers_pattern", "bias", "init_lora_weights",
@@ -33,8 +36,10 @@ HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "megatron_core", "peft_version",
     "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
-STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # of training; the others rewrite the base's weights
-KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}  # perakit's name -> PEFT's
+# Of training; the others rewrite the base's weights
+STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+# perakit's name -> PEFT's
+KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # bytes a number
 JSON_LIMIT = 2**20  # bytes; parsed, hostile JSON takes 40 times its size
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor, besides its name
@@ -42,29 +47,41 @@ METADATA_ALLOWANCE = 2**16  # bytes
 
 
 def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> AttachReport:
-    """Attach the LoRA or DoRA adapter that PEFT saved in `folder`, as pk.LoRA or pk.DoRA of the same function.
+    """Attach the LoRA or DoRA adapter that PEFT saved in `folder`, as pk.LoRA or pk.DoRA of the
+    same function.
 
-    model: bare, or with adapters of other names, and the base that the adapter was trained on (which weights it has is
-    not checked); name: of the new adapter, which is then the active one. Rank, alpha, rslora and patterns are read
-    per layer. Strict: the layers that the configuration targets must be exactly those in the file, and those of the
-    model. Returns the report on what is attached.
-    Raises PerakitError, with the model untouched, for any other peft_type, an option that would change the function,
-    pickled weights, and files that are cut, altered or larger than the adapter needs.
+    model: bare, or with adapters of other names, and the base that the adapter was trained on
+    (which weights it has is not checked); name: of the new adapter, which is then the active one.
+    Rank, alpha, rslora and patterns are read per layer. Strict: the layers that the configuration
+    targets must be exactly those in the file, and those of the model. Returns the report on what is
+    attached.
+    Raises PerakitError, with the model untouched, for any other peft_type, an option that would
+    change the function, pickled weights, and files that are cut, altered or larger than the adapter
+    needs.
     """
     check_model(model)
     if name in names(model):
-        raise PerakitError(f"the model has an adapter {name!r} already: pass another name=, or pk.delete(model, {name!r}) first")
+        raise PerakitError(
+            f"the model has an adapter {name!r} already: pass another name=, or pk.delete(model,"
+            f" {name!r}) first"
+        )
     folder = as_folder(folder)
     config = _read_config(folder / CONFIG_NAME)
     shapes = _targets(model, config)
     methods = _methods(config, shapes)
     expected = {
-        f"{PREFIX}{layer}.{KEYS[key]}": shape for layer, method in methods.items() for key, shape in method.shapes(*shapes[layer]).items()
+        f"{PREFIX}{layer}.{KEYS[key]}": shape
+        for layer, method in methods.items()
+        for key, shape in method.shapes(*shapes[layer]).items()
     }
     tensors = _read_tensors(folder, expected)
     modules = dict(walk(model))
     for layer in methods:
-        _check_values(layer, plain(modules[layer]), {key: tensors[f"{PREFIX}{layer}.{KEYS[key]}"] for key in methods[layer].shapes(1, 1)})
+        _check_values(
+            layer,
+            plain(modules[layer]),
+            {key: tensors[f"{PREFIX}{layer}.{KEYS[key]}"] for key in methods[layer].shapes(1, 1)},
+        )
     adapt(model, methods, draw=False, name=name)
     layers = adapted_layers(model)
     with torch.no_grad():
@@ -74,45 +91,84 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     return report(model)
 
 
-# --- adapter_config.json ---------------------------------------------------------------------------------------
+# --- adapter_config.json --------------------------------------------------------------------------
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The parsed adapter_config.json of a LoRA or DoRA adapter, with every field that is read of the right type."""
+    """The parsed adapter_config.json of a LoRA or DoRA adapter, with every field that is read of
+    the right type.
+    """
     try:
         with open_plain(path) as file:
             text = file.read(JSON_LIMIT + 1)
         config = json.loads(text) if len(text) <= JSON_LIMIT else None
     except OSError as error:
-        raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; is this a folder that PEFT's save_pretrained wrote?") from error
-    except (ValueError, RecursionError) as error:
-        raise PerakitError(f"{str(path)!r} is damaged ({type(error).__name__}): copy the adapter again") from error
-    if not isinstance(config, dict):
-        raise PerakitError(f"{str(path)!r} is not an adapter's configuration: pass a folder that PEFT's save_pretrained wrote")
-    if config.get("peft_type") != "LORA":
-        raise PerakitError(f"peft_type={short(config.get('peft_type'))} cannot be imported: perakit reads LORA, with or without use_dora")
-    if config.get("bias", "none") != "none":
-        raise PerakitError(f"bias={short(config['bias'])} cannot be imported: perakit trains no bias; train with bias='none'")
-    if not any(config.get("init_lora_weights") is start or config.get("init_lora_weights") == start for start in STARTS):
         raise PerakitError(
-            f"init_lora_weights={short(config['init_lora_weights'])} cannot be imported: it changes the base's weights; "
-            "save with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
+            f"cannot read {str(path)!r}: {error.strerror}; is this a folder that PEFT's"
+            " save_pretrained wrote?"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise PerakitError(
+            f"{str(path)!r} is damaged ({type(error).__name__}): copy the adapter again"
+        ) from error
+    if not isinstance(config, dict):
+        raise PerakitError(
+            f"{str(path)!r} is not an adapter's configuration: pass a folder that PEFT's"
+            " save_pretrained wrote"
+        )
+    if config.get("peft_type") != "LORA":
+        raise PerakitError(
+            f"peft_type={short(config.get('peft_type'))} cannot be imported: perakit reads LORA,"
+            " with or without use_dora"
+        )
+    if config.get("bias", "none") != "none":
+        raise PerakitError(
+            f"bias={short(config['bias'])} cannot be imported: perakit trains no bias; train with"
+            " bias='none'"
+        )
+    if not any(
+        config.get("init_lora_weights") is start or config.get("init_lora_weights") == start
+        for start in STARTS
+    ):
+        raise PerakitError(
+            f"init_lora_weights={short(config['init_lora_weights'])} cannot be imported: it changes"
+            " the base's weights; save with PEFT's path_initial_model_for_weight_conversion, which"
+            " makes a plain LoRA of it"
         )
     odd = sorted(key for key, value in config.items() if value and key not in READ | HARMLESS)
     if odd:
         shown = ", ".join(f"{key}={short(config[key])}" for key in odd[:3])
-        raise PerakitError(f"{shown} cannot be imported: perakit reads plain LoRA and DoRA, which this option changes")
+        raise PerakitError(
+            f"{shown} cannot be imported: perakit reads plain LoRA and DoRA, which this option"
+            " changes"
+        )
     for field, (fits, what) in FIELDS.items():
         if field in config and not fits(config[field]):
-            raise PerakitError(f"{field}={short(config[field])} in {str(path)!r} must be {what}: copy the adapter again")
+            raise PerakitError(
+                f"{field}={short(config[field])} in {str(path)!r} must be {what}: copy the adapter"
+                " again"
+            )
     for field in ("r", "lora_alpha", "target_modules"):
         if config.get(field) is None:
-            raise PerakitError(f"{str(path)!r} has no {field}, for which PEFT would take a default: write the value of the training run")
-    blocks = [field for field in ("layers_to_transform", "layers_pattern") if config.get(field) is not None]
+            raise PerakitError(
+                f"{str(path)!r} has no {field}, for which PEFT would take a default: write the"
+                " value of the training run"
+            )
+    blocks = [
+        field
+        for field in ("layers_to_transform", "layers_pattern")
+        if config.get(field) is not None
+    ]
     if blocks and isinstance(config["target_modules"], str):
-        raise PerakitError(f"{blocks[0]} beside a target_modules that is a regular expression, PEFT refuses too: put the numbers into it")
+        raise PerakitError(
+            f"{blocks[0]} beside a target_modules that is a regular expression, PEFT refuses too:"
+            " put the numbers into it"
+        )
     if blocks == ["layers_pattern"] and config["layers_pattern"]:
-        raise PerakitError(f"layers_pattern={short(config['layers_pattern'])} without layers_to_transform, PEFT refuses too: remove it")
+        raise PerakitError(
+            f"layers_pattern={short(config['layers_pattern'])} without layers_to_transform, PEFT"
+            " refuses too: remove it"
+        )
     return config
 
 
@@ -121,7 +177,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_names(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(item, str) for item in value)
+    )
 
 
 def _is_pattern(value: Any) -> bool:
@@ -129,7 +187,11 @@ def _is_pattern(value: Any) -> bool:
 
 
 def _is_indices(value: Any) -> bool:
-    return value is None or type(value) is int or (isinstance(value, list) and all(type(item) is int for item in value))
+    return (
+        value is None
+        or type(value) is int
+        or (isinstance(value, list) and all(type(item) is int for item in value))
+    )
 
 
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -139,7 +201,10 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_rslora": (lambda value: type(value) is bool, "true or false"),
     "use_dora": (lambda value: type(value) is bool, "true or false"),
     "target_modules": (_is_names, "a list of names or a regular expression"),
-    "exclude_modules": (lambda value: value is None or _is_names(value), "a list of names or a regular expression"),
+    "exclude_modules": (
+        lambda value: value is None or _is_names(value),
+        "a list of names or a regular expression",
+    ),
     "layers_to_transform": (_is_indices, "an integer or a list of them"),
     "layers_pattern": (lambda value: value is None or _is_names(value), "a name or a list of them"),
     "rank_pattern": (_is_pattern, "an object of numbers"),
@@ -148,10 +213,15 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Layer -> (m, n), of every module that PEFT would adapt; each is a layer that perakit can adapt."""
+    """Layer -> (m, n), of every module that PEFT would adapt; each is a layer that perakit can
+    adapt.
+    """
     found: dict[str, tuple[int, int]] = {}
     modules = {name: module for name, module in walk(model) if name}
-    target, excluded = _matcher(config["target_modules"], list(modules)), _matcher(config.get("exclude_modules") or [], list(modules))
+    target, excluded = (
+        _matcher(config["target_modules"], list(modules)),
+        _matcher(config.get("exclude_modules") or [], list(modules)),
+    )
     in_block = _blocks(config, list(modules))
     for name, module in modules.items():
         if excluded(name) or not target(name) or not in_block(name):
@@ -160,17 +230,22 @@ def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int
         kind = kind_of(base)
         if kind is None:
             raise PerakitError(
-                f"the adapter targets {name!r}, a {type(base).__name__}, which perakit does not adapt: it imports adapters of "
-                "Linear and Conv1D layers"
+                f"the adapter targets {name!r}, a {type(base).__name__}, which perakit does not"
+                " adapt: it imports adapters of Linear and Conv1D layers"
             )
         found[name] = kind.shape(base)
     if not found:
-        raise PerakitError(f"target_modules={short(config['target_modules'])} matches no layer: this adapter belongs to another model")
+        raise PerakitError(
+            f"target_modules={short(config['target_modules'])} matches no layer: this adapter"
+            " belongs to another model"
+        )
     return found
 
 
 def _matcher(targets: str | list[str], modules: Sequence[str]) -> Callable[[str], bool]:
-    """PEFT's rule: a string is a regular expression for the whole name, a list holds names or dotted suffixes."""
+    """PEFT's rule: a string is a regular expression for the whole name, a list holds names or
+    dotted suffixes.
+    """
     if isinstance(targets, str):
         (pattern,) = compile_all([targets], modules)
         return lambda name: pattern.fullmatch(name) is not None
@@ -178,7 +253,9 @@ def _matcher(targets: str | list[str], modules: Sequence[str]) -> Callable[[str]
 
 
 def _blocks(config: Mapping[str, Any], modules: Sequence[str]) -> Callable[[str], bool]:
-    """PEFT's layers_to_transform: is the number of the block that a name holds one of these? Names written out need not be."""
+    """PEFT's layers_to_transform: is the number of the block that a name holds one of these? Names
+    written out need not be.
+    """
     wanted = config.get("layers_to_transform")
     wanted = [wanted] if type(wanted) is int else wanted
     if not wanted:
@@ -190,7 +267,9 @@ def _blocks(config: Mapping[str, Any], modules: Sequence[str]) -> Callable[[str]
 
     def chosen(name: str) -> bool:
         match = next(filter(None, (pattern.match(name) for pattern in patterns)), None)
-        return name in config["target_modules"] or (match is not None and int(match["idx"]) in wanted)
+        return name in config["target_modules"] or (
+            match is not None and int(match["idx"]) in wanted
+        )
 
     return chosen
 
@@ -200,18 +279,24 @@ def _methods(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -
     ranks = _values(config.get("rank_pattern"), list(shapes), config["r"])
     alphas = _values(config.get("alpha_pattern"), list(shapes), config["lora_alpha"])
     return {
-        layer: _method(config, layer, shape, rank, alpha) for (layer, shape), rank, alpha in zip(shapes.items(), ranks, alphas, strict=True)
+        layer: _method(config, layer, shape, rank, alpha)
+        for (layer, shape), rank, alpha in zip(shapes.items(), ranks, alphas, strict=True)
     }
 
 
-def _method(config: Mapping[str, Any], layer: str, shape: tuple[int, int], rank: Any, alpha: Any) -> Method:
+def _method(
+    config: Mapping[str, Any], layer: str, shape: tuple[int, int], rank: Any, alpha: Any
+) -> Method:
     most = max(*shape, SERVED[-1])
     if type(rank) is not int or rank < 1 or rank > most:
-        raise PerakitError(f"rank {short(rank)} of layer {layer!r}, {shape[0]} x {shape[1]}, must be an integer from 1 to {most}")
+        raise PerakitError(
+            f"rank {short(rank)} of layer {layer!r}, {shape[0]} x {shape[1]}, must be an integer"
+            f" from 1 to {most}"
+        )
     if not 0 < alpha < math.inf:
         raise PerakitError(
-            f"lora_alpha {short(alpha)} of layer {layer!r} must be a finite number > 0: a minus sign can go into its lora_B, "
-            "and a layer with 0 can be left out"
+            f"lora_alpha {short(alpha)} of layer {layer!r} must be a finite number > 0: a minus"
+            " sign can go into its lora_B, and a layer with 0 can be left out"
         )
     scaling = "rslora" if config.get("use_rslora") else "standard"
     cls = DoRA if config.get("use_dora") else LoRA
@@ -219,18 +304,33 @@ def _method(config: Mapping[str, Any], layer: str, shape: tuple[int, int], rank:
 
 
 def _values(patterns: Mapping[str, Any] | None, layers: Sequence[str], default: Any) -> list[Any]:
-    """For each layer the value of the first pattern that the end of its name matches, as PEFT reads them."""
-    compiled = list(zip(compile_all(list(patterns or {}), layers, r"(.*\.)?({})$"), (patterns or {}).values(), strict=True))
-    return [next((value for pattern, value in compiled if pattern.match(layer)), default) for layer in layers]
+    """For each layer the value of the first pattern that the end of its name matches, as PEFT reads
+    them.
+    """
+    compiled = list(
+        zip(
+            compile_all(list(patterns or {}), layers, r"(.*\.)?({})$"),
+            (patterns or {}).values(),
+            strict=True,
+        )
+    )
+    return [
+        next((value for pattern, value in compiled if pattern.match(layer)), default)
+        for layer in layers
+    ]
 
 
-# --- adapter_model.safetensors ---------------------------------------------------------------------------------
+# --- adapter_model.safetensors --------------------------------------------------------------------
 
 
 def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of a file that holds exactly `expected` (name -> shape); nothing else is read into memory."""
+    """The tensors of a file that holds exactly `expected` (name -> shape); nothing else is read
+    into memory.
+    """
     path = folder / TENSORS_NAME
-    damaged = f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
+    damaged = (
+        f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
+    )
     try:
         with open_plain(path) as file:
             length = os.fstat(file.fileno()).st_size
@@ -238,10 +338,19 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
             file.seek(0)
             data = file.read(length)
     except FileNotFoundError as error:
-        pickled = "; its adapter_model.bin is a pickle, which can run code" if (folder / "adapter_model.bin").exists() else ""
-        raise PerakitError(f"{str(folder)!r} has no {TENSORS_NAME}{pickled}: save it with PEFT as safetensors") from error
+        pickled = (
+            "; its adapter_model.bin is a pickle, which can run code"
+            if (folder / "adapter_model.bin").exists()
+            else ""
+        )
+        raise PerakitError(
+            f"{str(folder)!r} has no {TENSORS_NAME}{pickled}: save it with PEFT as safetensors"
+        ) from error
     except OSError as error:
-        raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; is this a folder that PEFT's save_pretrained wrote?") from error
+        raise PerakitError(
+            f"cannot read {str(path)!r}: {error.strerror}; is this a folder that PEFT's"
+            " save_pretrained wrote?"
+        ) from error
     try:
         tensors = from_safetensors(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -251,16 +360,24 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
     return tensors
 
 
-def _read_header(file: BinaryIO, length: int, expected: Mapping[str, tuple[int, ...]], damaged: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, from the header of a file of `length` bytes; refused before anything large is read."""
+def _read_header(
+    file: BinaryIO, length: int, expected: Mapping[str, tuple[int, ...]], damaged: str
+) -> dict[str, tuple[int, ...]]:
+    """Name -> shape, from the header of a file of `length` bytes; refused before anything large is
+    read.
+    """
     size = int.from_bytes(file.read(8), "little")
-    limit = METADATA_ALLOWANCE + sum(HEADER_ALLOWANCE + len(name.encode("utf-8", "replace")) for name in expected)
+    limit = METADATA_ALLOWANCE + sum(
+        HEADER_ALLOWANCE + len(name.encode("utf-8", "replace")) for name in expected
+    )
     if size > min(limit, length - 8):
         raise PerakitError(f"{damaged} (its header claims {size:,} bytes)")
     try:
         header = json.loads(file.read(size))
         header.pop("__metadata__", None)
-        shapes = {name: (tuple(entry["shape"]), STORED[entry["dtype"]]) for name, entry in header.items()}
+        shapes = {
+            name: (tuple(entry["shape"]), STORED[entry["dtype"]]) for name, entry in header.items()
+        }
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise PerakitError(f"{damaged} ({type(error).__name__} in its header)") from error
     found = {name: shape for name, (shape, _) in shapes.items()}
@@ -271,24 +388,38 @@ def _read_header(file: BinaryIO, length: int, expected: Mapping[str, tuple[int, 
     return found
 
 
-def _check_names(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a file whose tensors are not the ones that the configuration and the model agree on."""
+def _check_names(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse a file whose tensors are not the ones that the configuration and the model agree
+    on.
+    """
     unexpected, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
     problems = []
     base = [name for name in unexpected if ".lora_" not in name]
     if any(name.endswith((".base_layer.weight", ".base_layer.bias")) for name in base):
         raise PerakitError(
-            f"the file has weights of the base beside the adapter: {listed(base)}; where they are not trained, save it with "
-            "PEFT's save_pretrained(folder, save_embedding_layers=False)"
+            f"the file has weights of the base beside the adapter: {listed(base)}; where they are"
+            " not trained, save it with PEFT's save_pretrained(folder,"
+            " save_embedding_layers=False)"
         )
     if unexpected:
         problems.append(f"the file has tensors that nothing asks for: {listed(unexpected)}")
     if missing:
-        problems.append(f"the file lacks tensors of layers that {CONFIG_NAME} targets: {listed(missing)}")
+        problems.append(
+            f"the file lacks tensors of layers that {CONFIG_NAME} targets: {listed(missing)}"
+        )
     wrong = [name for name in sorted(set(found) & set(expected)) if found[name] != expected[name]]
-    problems += [f"{name!r} has shape {short(list(found[name]))}, the model and rank need {list(expected[name])}" for name in wrong[:4]]
+    problems += [
+        f"{name!r} has shape {short(list(found[name]))}, the model and rank need"
+        f" {list(expected[name])}"
+        for name in wrong[:4]
+    ]
     if problems:
-        raise PerakitError(f"this adapter does not fit: {'; '.join(problems)}. Import it onto the model it was trained on")
+        raise PerakitError(
+            f"this adapter does not fit: {'; '.join(problems)}. Import it onto the model it was"
+            " trained on"
+        )
 
 
 def _check_values(layer: str, base: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -296,4 +427,7 @@ def _check_values(layer: str, base: nn.Module, tensors: Mapping[str, Tensor]) ->
     for key, tensor in tensors.items():
         check_width(f"{KEYS[key]} of layer {layer!r}", tensor, base)
         if not tensor.isfinite().all():
-            raise PerakitError(f"{KEYS[key]} of layer {layer!r} holds NaN or inf: import another checkpoint of this adapter")
+            raise PerakitError(
+                f"{KEYS[key]} of layer {layer!r} holds NaN or inf: import another checkpoint of"
+                " this adapter"
+            )

@@ -1,4 +1,6 @@
-"""Layer kinds: how a layer stores its weight. Nothing else in perakit knows about orientation or storage."""
+"""Layer kinds: how a layer stores its weight. Nothing else in perakit knows about orientation or
+storage.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class LayerKind:
 
     @staticmethod
     def matrix(stored: Tensor) -> Tensor:
-        """The stored weight as an (m, n) view, and an (m, n) matrix as a stored weight: its own inverse."""
+        """The stored weight as an (m, n) view, and an (m, n) matrix as a stored weight: its own
+        inverse.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -55,7 +59,9 @@ class LayerKind:
 
     @staticmethod
     def lost(module: nn.Module) -> float | None:
-        """‖W − W0‖/‖W‖, where the layer keeps W in fewer bits, as a W0; None where it keeps it as it is."""
+        """‖W − W0‖/‖W‖, where the layer keeps W in fewer bits, as a W0; None where it keeps it as
+        it is.
+        """
         return None
 
     @classmethod
@@ -70,7 +76,9 @@ class LayerKind:
 
     @classmethod
     def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
-        """The layer with W (m, n) as its weight: the same object, written in place, where it stores floats."""
+        """The layer with W (m, n) as its weight: the same object, written in place, where it stores
+        floats.
+        """
         with torch.no_grad():
             cls.weight(module).copy_(W)
         return module
@@ -91,7 +99,9 @@ class Linear(LayerKind):
 
 
 class Conv1D(LayerKind):
-    """GPT-2's Conv1D, of transformers (known by its name, so that nothing is imported) or of `toy`: stored (n, m)."""
+    """GPT-2's Conv1D, of transformers (known by its name, so that nothing is imported) or of `toy`:
+    stored (n, m).
+    """
 
     name = "Conv1D"
 
@@ -111,7 +121,8 @@ class NF4(LayerKind):
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
-        from perakit.models.quantize import NF4Layer  # which asks this file for the kind of what it quantises
+        # Which asks this file for the kind of what it quantises
+        from perakit.models.quantize import NF4Layer
 
         return isinstance(module, NF4Layer)
 
@@ -149,19 +160,25 @@ def _four_bit(module: nn.Module) -> NF4Layer:
     return cast("NF4Layer", module)
 
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of weights that can be adapted
+# Of weights that can be adapted
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 KINDS: tuple[type[LayerKind], ...] = (Linear, Conv1D)  # of layers that store their weight as it is
 
 
 def kind_of(module: nn.Module) -> type[LayerKind] | None:
     """The kind of a layer that can be adapted, else None.
 
-    None also where the layer's own W x + b would not be what runs: a weight computed from others (weight_norm), or a
-    forward replaced on the object.
+    None also where the layer's own W x + b would not be what runs: a weight computed from others
+    (weight_norm), or a forward replaced on the object.
     """
     if NF4.fits(module):
         return NF4
     weight = module._parameters.get("weight")
-    if weight is None or weight.dtype not in DTYPES or weight.ndim != 2 or "forward" in vars(module):
+    if (
+        weight is None
+        or weight.dtype not in DTYPES
+        or weight.ndim != 2
+        or "forward" in vars(module)
+    ):
         return None
     return next((kind for kind in KINDS if kind.fits(module)), None)

@@ -1,6 +1,7 @@
 """Add the update to the weight: for inference (merge, and bitwise back) or for good (bake).
 
-The sum is formed in float64 (float32 off the CPU) and rounded once; W0 is kept, never recovered by subtraction.
+The sum is formed in float64 (float32 off the CPU) and rounded once; W0 is kept, never recovered by
+subtraction.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from torch import Tensor, nn
 
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, adapted_layers, names, require_adapters, shared_weights
+from perakit.models.adapted import (
+    AdaptedLayer,
+    adapted_layers,
+    names,
+    require_adapters,
+    shared_weights,
+)
 from perakit.models.attach import detach
 from perakit.table import Table
 
@@ -23,11 +30,11 @@ class MergeReport:
     """What the one rounding of W0 + ΔW to the base's dtype did, layer by layer.
 
     rows: (layer, dtype, ‖ΔW‖/‖W0‖, error, unchanged), W0 as the layer multiplies with it. error is
-    ‖round(W0 + ΔW) − (W0 + ΔW)‖ / ‖ΔW‖, Frobenius: the share of the update that rounding lost (0 where ΔW = 0);
-    unchanged is the share of the weights that ΔW should move and rounding left where they were. Both are near 1 where a
-    dtype is too coarse for the update.
-    quantized: layer -> ‖W − W0‖/‖W‖ for a weight W that was put into 4 bits and merged as the W0 that they stand for:
-    an error that was made before training, and that the merged weight keeps.
+    ‖round(W0 + ΔW) − (W0 + ΔW)‖ / ‖ΔW‖, Frobenius: the share of the update that rounding lost (0
+    where ΔW = 0); unchanged is the share of the weights that ΔW should move and rounding left where
+    they were. Both are near 1 where a dtype is too coarse for the update.
+    quantized: layer -> ‖W − W0‖/‖W‖ for a weight W that was put into 4 bits and merged as the W0
+    that they stand for: an error that was made before training, and that the merged weight keeps.
     """
 
     rows: list[tuple[str, str, float, float, float]]
@@ -40,11 +47,23 @@ class MergeReport:
 
     def table(self) -> Table:
         """The report as a table, to print or to show in a notebook."""
-        columns: tuple[str, ...] = ("layer", "dtype", "update / weight", "lost in rounding", "weights unchanged")
-        cells = [[name, dtype, f"{size:.2e}", f"{error:.2e}", f"{same:.2%}"] for name, dtype, size, error, same in self.rows]
+        columns: tuple[str, ...] = (
+            "layer",
+            "dtype",
+            "update / weight",
+            "lost in rounding",
+            "weights unchanged",
+        )
+        cells = [
+            [name, dtype, f"{size:.2e}", f"{error:.2e}", f"{same:.2%}"]
+            for name, dtype, size, error, same in self.rows
+        ]
         if self.quantized:
             columns = (*columns, "4-bit error of W0")
-            cells = [[*cell, f"{self.quantized[cell[0]]:.2e}" if cell[0] in self.quantized else ""] for cell in cells]
+            cells = [
+                [*cell, f"{self.quantized[cell[0]]:.2e}" if cell[0] in self.quantized else ""]
+                for cell in cells
+            ]
         foot = "" if cells else "nothing to do: every adapter is merged already"
         return Table(columns, cells, foot)
 
@@ -56,16 +75,19 @@ class MergeReport:
 
 
 def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
-    """Answer with one matrix W0 + ΔW per layer: the cost of the base model, to rounding the same output.
+    """Answer with one matrix W0 + ΔW per layer: the cost of the base model, to rounding the same
+    output.
 
-    ΔW is the sum of the active adapters. W0 stays, so `unmerge` is bitwise and a state dict or `save` is the same merged
-    or not. Layers that are merged already are left alone. Training a merged model changes nothing: its factors are not
-    in the forward pass. Before transformers' `save_pretrained`, use `bake`: a model with adapters has names that
-    `from_pretrained` does not know.
-    dequantize: must be True where a base is in 4 bits, to say that the merged weight is a full one (its dequantised W0
-    plus ΔW, in the dtype it is multiplied in); nothing is quantised again. False refuses such a base.
-    Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not finite, an update is no
-    matrix, or a layer's weight is shared with another.
+    ΔW is the sum of the active adapters. W0 stays, so `unmerge` is bitwise and a state dict or
+    `save` is the same merged or not. Layers that are merged already are left alone. Training a
+    merged model changes nothing: its factors are not in the forward pass. Before transformers'
+    `save_pretrained`, use `bake`: a model with adapters has names that `from_pretrained` does not
+    know.
+    dequantize: must be True where a base is in 4 bits, to say that the merged weight is a full one
+    (its dequantised W0 plus ΔW, in the dtype it is multiplied in); nothing is quantised again.
+    False refuses such a base.
+    Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not
+    finite, an update is no matrix, or a layer's weight is shared with another.
     """
     layers = {name: layer for name, layer in _active_layers(model).items() if layer.merged is None}
     sums, report = _sums(model, layers, dequantize)
@@ -75,7 +97,9 @@ def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Answer with W0 and the factors again, bitwise as before `merge`; a no-op where nothing is merged."""
+    """Answer with W0 and the factors again, bitwise as before `merge`; a no-op where nothing is
+    merged.
+    """
     for layer in adapted_layers(model).values():
         layer.merged = None
 
@@ -83,15 +107,26 @@ def unmerge(model: nn.Module) -> None:
 def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
     """Write W0 + ΔW into the plain layers for good and drop the adapters: the model that ships.
 
-    dequantize: as in `merge`; a 4-bit layer becomes a full one of the class it was. Raises as `merge` does, and where an
-    adapter that is not active would be lost, with nothing written; returns the same report.
+    dequantize: as in `merge`; a 4-bit layer becomes a full one of the class it was. Raises as
+    `merge` does, and where an adapter that is not active would be lost, with nothing written;
+    returns the same report.
     """
     layers = _active_layers(model)
-    idle = [name for layer in adapted_layers(model).values() for name in layer.adapters if name not in layer.active]
+    idle = [
+        name
+        for layer in adapted_layers(model).values()
+        for name in layer.adapters
+        if name not in layer.active
+    ]
     if idle:
-        raise PerakitError(f"adapter {idle[0]!r} is not active and would be lost: pk.delete(model, {idle[0]!r}) or activate it too")
+        raise PerakitError(
+            f"adapter {idle[0]!r} is not active and would be lost: pk.delete(model, {idle[0]!r}) or"
+            " activate it too"
+        )
     sums, report = _sums(model, layers, dequantize)
-    written = {id(layer.base): layer.kind.written(layer.base, sums[name]) for name, layer in layers.items()}
+    written = {
+        id(layer.base): layer.kind.written(layer.base, sums[name]) for name, layer in layers.items()
+    }
     for layer in layers.values():
         layer.base = written[id(layer.base)]
     detach(model)
@@ -102,44 +137,74 @@ def _active_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
     """The layers that an active adapter changes, of which there must be one."""
     layers = {name: layer for name, layer in require_adapters(model).items() if layer.active}
     if not layers:
-        raise PerakitError(f"none of the adapters {', '.join(names(model))} is active: pk.activate(model, {names(model)[0]!r}) first")
+        raise PerakitError(
+            f"none of the adapters {', '.join(names(model))} is active: pk.activate(model,"
+            f" {names(model)[0]!r}) first"
+        )
     return layers
 
 
-def _sums(model: nn.Module, layers: dict[str, AdaptedLayer], dequantize: bool) -> tuple[dict[str, Tensor], MergeReport]:
+def _sums(
+    model: nn.Module, layers: dict[str, AdaptedLayer], dequantize: bool
+) -> tuple[dict[str, Tensor], MergeReport]:
     """round(W0 + ΔW) of every layer, and what the rounding did; nothing in the model changes."""
     sums, rows, quantized, shared = {}, [], {}, shared_weights(model)
     for name, layer in layers.items():
         other = shared.get(id(layer.base))
         if other is not None:
             raise PerakitError(
-                f"cannot merge layer {name!r}: its weight is shared with {other!r}, which must not change; "
-                "untie them (give the layer a clone of the weight) or leave the adapter unmerged"
+                f"cannot merge layer {name!r}: its weight is shared with {other!r}, which must not"
+                " change; untie them (give the layer a clone of the weight) or leave the adapter"
+                " unmerged"
             )
         lost = layer.kind.lost(layer.base)
         if lost is not None:
             if not dequantize:
                 raise PerakitError(
-                    f"cannot merge layer {name!r}: its weight is in 4 bits, which W0 + ΔW does not fit; say dequantize=True for a full "
-                    f"{str(layer.W0.dtype).removeprefix('torch.')} weight, or leave the adapter unmerged"
+                    f"cannot merge layer {name!r}: its weight is in 4 bits, which W0 + ΔW does not"
+                    " fit; say dequantize=True for a full"
+                    f" {str(layer.W0.dtype).removeprefix('torch.')} weight, or leave the adapter"
+                    " unmerged"
                 )
             quantized[name] = lost
         check_finite("merge", name, layer, layer.active_adapters)
         delta = layer.exact_delta()
         sums[name] = layer.sum_with(delta)
         if not sums[name].isfinite().all():
-            raise PerakitError(f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model to a wider dtype first")
-        rows.append((name, str(layer.W0.dtype).removeprefix("torch."), *_rounding(layer.W0, delta, sums[name])))
+            raise PerakitError(
+                f"cannot merge layer {name!r}: W0 + ΔW overflows {layer.W0.dtype}; move the model"
+                " to a wider dtype first"
+            )
+        rows.append(
+            (
+                name,
+                str(layer.W0.dtype).removeprefix("torch."),
+                *_rounding(layer.W0, delta, sums[name]),
+            )
+        )
     return sums, MergeReport(rows, quantized)
 
 
 def check_finite(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[Adapter]) -> None:
-    """Refuse to be `doing` something (merge, export) with a layer whose adapters or weight hold NaN or inf."""
-    bad = [key for adapter in adapters for key, parameter in adapter.named_parameters() if not parameter.isfinite().all()]
+    """Refuse to be `doing` something (merge, export) with a layer whose adapters or weight hold NaN
+    or inf.
+    """
+    bad = [
+        key
+        for adapter in adapters
+        for key, parameter in adapter.named_parameters()
+        if not parameter.isfinite().all()
+    ]
     if bad:
-        raise PerakitError(f"cannot {doing} layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or train with a lower lr")
+        raise PerakitError(
+            f"cannot {doing} layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or"
+            " train with a lower lr"
+        )
     if not layer.W0.isfinite().all():
-        raise PerakitError(f"cannot {doing} layer {name!r}: NaN or inf in its own weight W0; load a good base model")
+        raise PerakitError(
+            f"cannot {doing} layer {name!r}: NaN or inf in its own weight W0; load a good base"
+            " model"
+        )
 
 
 def _rounding(W0: Tensor, delta: Tensor, rounded: Tensor) -> tuple[float, float, float]:

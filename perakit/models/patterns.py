@@ -1,8 +1,9 @@
 """Regular expressions from a file: Python's, but only such as end in time on the names of a model.
 
-Python's matcher tries one way after the other to read a text, and a short pattern can have more of them than could
-ever be tried: (.|.) forty times over has 2^40. So the ways are counted first. A pattern whose repeats stand on single
-characters, k of them unbounded, has C(n + k, k) ways to part a name of n letters among them.
+Python's matcher tries one way after the other to read a text, and a short pattern can have more of
+them than could ever be tried: (.|.) forty times over has 2^40. So the ways are counted first. A
+pattern whose repeats stand on single characters, k of them unbounded, has C(n + k, k) ways to part
+a name of n letters among them.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ ONE: Ways = (1,)
 NEVER: Ways = (LIMIT + 1,)
 
 
-def compile_all(patterns: Sequence[str], names: Sequence[str], within: str = "{}") -> list[re.Pattern[str]]:
-    """The patterns, each put `within` another; refused where matching all of them with `names` could take for ever.
+def compile_all(
+    patterns: Sequence[str], names: Sequence[str], within: str = "{}"
+) -> list[re.Pattern[str]]:
+    """The patterns, each put `within` another; refused where matching all of them with `names`
+    could take for ever.
 
-    Refused are also groups that are repeated, comments, and flags other than a leading (?i). Raises PerakitError.
+    Refused are also groups that are repeated, comments, and flags other than a leading (?i). Raises
+    PerakitError.
     """
     lengths, spent, compiled = Counter(map(len, names)), 0, []
     for pattern in patterns:
@@ -46,8 +51,9 @@ def compile_all(patterns: Sequence[str], names: Sequence[str], within: str = "{}
         spent += _steps(within.replace("{}", pattern), lengths)
         if spent > LIMIT:
             raise PerakitError(
-                f"pattern {short(pattern)} could take for ever on the names of this model, for it repeats a group, or has too many "
-                "repeats, or alternatives that begin alike, or flags: write the names out"
+                f"pattern {short(pattern)} could take for ever on the names of this model, for it"
+                " repeats a group, or has too many repeats, or alternatives that begin alike, or"
+                " flags: write the names out"
             )
     return compiled
 
@@ -59,16 +65,22 @@ def _compile(pattern: str, within: str) -> re.Pattern[str]:
             re.compile(pattern)  # by itself too: "a)|(b" would fit within another
             return re.compile(within.replace("{}", pattern))
     except (re.error, RecursionError, OverflowError) as error:
-        raise PerakitError(f"pattern {short(pattern)} is no regular expression ({error}): copy the adapter again") from error
+        raise PerakitError(
+            f"pattern {short(pattern)} is no regular expression ({error}): copy the adapter again"
+        ) from error
 
 
 def _steps(pattern: str, lengths: Counter[int]) -> int:
     """About how many steps the matcher can take on names of these lengths (length -> how many)."""
-    tokens = ((token.lastgroup or "", token[0]) for token in TOKEN.finditer(pattern.removeprefix("(?i)")))
+    tokens = (
+        (token.lastgroup or "", token[0]) for token in TOKEN.finditer(pattern.removeprefix("(?i)"))
+    )
     ways = _alternatives(chain(tokens, [("close", ")")]))
     each = {n: sum(count * comb(n + k, k) for k, count in enumerate(ways)) for n in lengths}
     width = 1 + pattern.count("|") / BRANCHES
-    return int(sum(times * (each[n] * width + len(pattern) / BRANCHES) for n, times in lengths.items()))
+    return int(
+        sum(times * (each[n] * width + len(pattern) / BRANCHES) for n, times in lengths.items())
+    )
 
 
 def _alternatives(tokens: Iterator[tuple[str, str]]) -> Ways:
@@ -78,7 +90,8 @@ def _alternatives(tokens: Iterator[tuple[str, str]]) -> Ways:
     """
     total: Ways = (0,)
     words: list[str] = []
-    row, last, group, word, plain = ONE, ONE, False, "", True  # the alternative but for its last part; its letters, if it is a word
+    # The alternative but for its last part; its letters, if it is a word
+    row, last, group, word, plain = ONE, ONE, False, "", True
     for kind, text in tokens:
         if kind == "close":
             if plain:
@@ -96,7 +109,9 @@ def _alternatives(tokens: Iterator[tuple[str, str]]) -> Ways:
             last, plain = NEVER, False
         else:
             row, last, group, word = _product(row, last), ONE, False, word + text[-1].casefold()
-            plain &= (kind == "letter" and text not in ".^$") or (kind == "escape" and not text[1].isalnum())
+            plain &= (kind == "letter" and text not in ".^$") or (
+                kind == "escape" and not text[1].isalnum()
+            )
     return _sum(total, (_nested(words),))
 
 
@@ -123,7 +138,9 @@ def _nested(words: list[str]) -> int:
 
 def _sum(a: Ways, b: Ways) -> Ways:
     size = max(len(a), len(b))
-    return _capped([x + y for x, y in zip(a + (0,) * (size - len(a)), b + (0,) * (size - len(b)), strict=True)])
+    return _capped(
+        [x + y for x, y in zip(a + (0,) * (size - len(a)), b + (0,) * (size - len(b)), strict=True)]
+    )
 
 
 def _product(a: Ways, b: Ways) -> Ways:

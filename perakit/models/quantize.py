@@ -1,7 +1,9 @@
-"""QLoRA's base: a layer that keeps its weight in 4 bits and multiplies by it in the precision it had.
+"""QLoRA's base: a layer that keeps its weight in 4 bits and multiplies by it in the precision it
+had.
 
-Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314. Plain torch, on a CPU and on CUDA; `perakit.models.nf4` has the
-rounding. What the bits lose is lost for good: nothing here gives the original weight back.
+Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314. Plain torch, on a CPU and on CUDA;
+`perakit.models.nf4` has the rounding. What the bits lose is lost for good: nothing here gives the
+original weight back.
 """
 
 from __future__ import annotations
@@ -19,26 +21,39 @@ from perakit.models import nf4
 from perakit.models.layers import LayerKind, kind_of
 
 BLOCKS = tuple(2**k for k in range(5, 13))  # 32 ... 4096
-STATISTICS = {True: ("absmax_codes", "absmax_scale", "absmax_mean"), False: ("absmax",)}  # by NF4.double
+# By NF4.double
+STATISTICS = {True: ("absmax_codes", "absmax_scale", "absmax_mean"), False: ("absmax",)}
 
 
 @dataclass(frozen=True)
 class NF4:
-    """4-bit NormalFloat: W ≈ absmax · level, with 16 levels for all weights and one absmax for each block.
+    """4-bit NormalFloat: W ≈ absmax · level, with 16 levels for all weights and one absmax for each
+    block.
 
-    block: weights that share an absmax, 32, 64 ... 4096, along the rows of W; smaller is closer and takes more bits;
-    double: the absmax are themselves rounded, to 8 bits. 64 weights with float32 absmax take 4 + 32/64 = 4.5 bits each,
-    with double quantisation 4 + 8/64 + 32/(64 · 256) = 4.127.
+    block: weights that share an absmax, 32, 64 ... 4096, along the rows of W; smaller is closer and
+    takes more bits;
+    double: the absmax are themselves rounded, to 8 bits. 64 weights with float32 absmax take 4 +
+    32/64 = 4.5 bits each, with double quantisation 4 + 8/64 + 32/(64 · 256) = 4.127.
     """
 
     block: int = 64
     double: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.block, int) or isinstance(self.block, bool) or self.block not in BLOCKS:
-            raise PerakitError(f"NF4 block={self.block!r} is no block size: choose one of {', '.join(map(str, BLOCKS))}")
+        if (
+            not isinstance(self.block, int)
+            or isinstance(self.block, bool)
+            or self.block not in BLOCKS
+        ):
+            raise PerakitError(
+                f"NF4 block={self.block!r} is no block size: choose one of"
+                f" {', '.join(map(str, BLOCKS))}"
+            )
         if not isinstance(self.double, bool):
-            raise PerakitError(f"NF4 double={self.double!r} must be True or False: whether the absmax are rounded to 8 bits too")
+            raise PerakitError(
+                f"NF4 double={self.double!r} must be True or False: whether the absmax are rounded"
+                " to 8 bits too"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON; `from_dict` reads it back."""
@@ -47,8 +62,15 @@ class NF4:
     @staticmethod
     def from_dict(config: Any) -> NF4:
         """The configuration that `to_dict` wrote; PerakitError on anything else."""
-        if not isinstance(config, dict) or config.get("type") != "nf4" or set(config) != {"type", "block", "double"}:
-            raise PerakitError(f"quantization {config!r} is unknown: perakit reads {NF4().to_dict()}, with these three keys")
+        if (
+            not isinstance(config, dict)
+            or config.get("type") != "nf4"
+            or set(config) != {"type", "block", "double"}
+        ):
+            raise PerakitError(
+                f"quantization {config!r} is unknown: perakit reads {NF4().to_dict()}, with these"
+                " three keys"
+            )
         return NF4(config["block"], config["double"])
 
 
@@ -58,16 +80,21 @@ def parse(value: Any) -> NF4 | None:
         return value
     if isinstance(value, str) and value == "nf4":
         return NF4()
-    raise PerakitError(f"quantize={value!r} is unknown: pass 'nf4', pk.NF4(block=64, double=True), or None for none")
+    raise PerakitError(
+        f"quantize={value!r} is unknown: pass 'nf4', pk.NF4(block=64, double=True), or None for"
+        " none"
+    )
 
 
 class NF4Layer(nn.Module):
     """Stands where a Linear or Conv1D stood: y = deq(Q(W)) x + b. Made by `NF4Layer.of`.
 
-    config: block size and double quantisation; kind, original: how to store a dense weight again, and the class and
-    attributes of the layer that did. in_features n, out_features m; bias: the parameter of the original layer, or None;
-    dtype: in which W is multiplied, that of the original weight until `.to(dtype)`. error (): ‖deq(Q(W)) − W‖/‖W‖,
-    Frobenius, when it was quantised. The rounded weight itself is in buffers: codes (ceil(m n / 2),) and the statistics.
+    config: block size and double quantisation; kind, original: how to store a dense weight again,
+    and the class and attributes of the layer that did. in_features n, out_features m; bias: the
+    parameter of the original layer, or None;
+    dtype: in which W is multiplied, that of the original weight until `.to(dtype)`. error ():
+    ‖deq(Q(W)) − W‖/‖W‖, Frobenius, when it was quantised. The rounded weight itself is in buffers:
+    codes (ceil(m n / 2),) and the statistics.
     """
 
     bias: nn.Parameter | None
@@ -80,20 +107,33 @@ class NF4Layer(nn.Module):
         weight = module.get_parameter("weight")
         W = kind.weight(module).detach()
         self.config, self.kind, self.dtype = config, kind, weight.dtype
-        self.original = (type(module), {key: value for key, value in vars(module).items() if key not in vars(nn.Module())})
+        self.original = (
+            type(module),
+            {key: value for key, value in vars(module).items() if key not in vars(nn.Module())},
+        )
         self.trainable = weight.requires_grad
         self.out_features, self.in_features = W.shape
         self.register_parameter("bias", module._parameters.get("bias"))
         codes, absmax = nf4.encode(W, config.block)
         self.register_buffer("codes", nf4.pack(codes))
-        for name, statistic in zip(STATISTICS[config.double], nf4.compress(absmax) if config.double else (absmax,), strict=True):
+        for name, statistic in zip(
+            STATISTICS[config.double],
+            nf4.compress(absmax) if config.double else (absmax,),
+            strict=True,
+        ):
             self.register_buffer(name, statistic)
         self.register_buffer("pairs", nf4.PAIRS.to(W.device), persistent=False)
         rounded = self.dequantize()
         if not rounded.isfinite().all():
-            raise PerakitError(f"a weight is near the end of {W.dtype} and rounds beyond it in 4 bits: move the layer to a wider dtype")
+            raise PerakitError(
+                f"a weight is near the end of {W.dtype} and rounds beyond it in 4 bits: move the"
+                " layer to a wider dtype"
+            )
         wide = torch.promote_types(W.dtype, torch.float32)
-        size, lost = (torch.linalg.vector_norm(part, dtype=torch.float64) for part in (W, rounded.to(wide) - W.to(wide)))
+        size, lost = (
+            torch.linalg.vector_norm(part, dtype=torch.float64)
+            for part in (W, rounded.to(wide) - W.to(wide))
+        )
         self.register_buffer("error", torch.where(size > 0, lost / size, 0.0).float())
         self.train(module.training)
 
@@ -101,12 +141,18 @@ class NF4Layer(nn.Module):
     def of(cls, module: nn.Module, config: NF4) -> NF4Layer:
         """The 4-bit layer for a Linear or Conv1D, which stays as it is.
 
-        Raises PerakitError for any other module, for a weight of a dtype that is not float64, float32, bfloat16 or
-        float16, and for one that is not finite in float32.
+        Raises PerakitError for any other module, for a weight of a dtype that is not float64,
+        float32, bfloat16 or float16, and for one that is not finite in float32.
         """
         if not isinstance(config, NF4):
-            raise PerakitError(f"config={config!r} is not an NF4: pass pk.NF4(block=64, double=True)")
-        kind = kind_of(module) if isinstance(module, nn.Module) and not isinstance(module, cls) else None
+            raise PerakitError(
+                f"config={config!r} is not an NF4: pass pk.NF4(block=64, double=True)"
+            )
+        kind = (
+            kind_of(module)
+            if isinstance(module, nn.Module) and not isinstance(module, cls)
+            else None
+        )
         refusal = _refusal(module, kind)
         if kind is None or refusal:
             raise PerakitError(refusal)
@@ -124,10 +170,16 @@ class NF4Layer(nn.Module):
         return 8 * size / (self.out_features * self.in_features)
 
     def dequantize(self) -> Tensor:
-        """W (m, n): absmax · level in float32, rounded once to the layer's dtype. New memory at each call."""
-        return _dequantize((self.out_features, self.in_features), self.config.block, self.pairs, self.codes, *self.statistics).to(
-            self.dtype
-        )
+        """W (m, n): absmax · level in float32, rounded once to the layer's dtype. New memory at
+        each call.
+        """
+        return _dequantize(
+            (self.out_features, self.in_features),
+            self.config.block,
+            self.pairs,
+            self.codes,
+            *self.statistics,
+        ).to(self.dtype)
 
     def stored(self, W: Tensor) -> Tensor:
         """W (m, n) in the orientation of the original layer's weight."""
@@ -139,24 +191,38 @@ class NF4Layer(nn.Module):
         return self.stored(self.dequantize())
 
     def linear(self, x: Tensor, W0: Tensor, bias: Tensor | None) -> Tensor:
-        """W0 x + b with W0 (m, n) = `dequantize()`, which is not kept for the backward pass: that dequantises again."""
-        if not x.requires_grad:  # then W0 is not kept anyway; and torch.compile cannot take the Function where nothing is to differentiate
+        """W0 x + b with W0 (m, n) = `dequantize()`, which is not kept for the backward pass: that
+        dequantises again.
+        """
+        # Then W0 is not kept anyway; and torch.compile cannot take the Function where nothing is to
+        # differentiate
+        if not x.requires_grad:
             return F.linear(x, W0, bias)
-        return _Linear.apply(x, W0, bias, self.config.block, self.pairs, self.codes, *self.statistics)
+        return _Linear.apply(
+            x, W0, bias, self.config.block, self.pairs, self.codes, *self.statistics
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., n) -> (..., m)."""
         return self.linear(x, self.dequantize(), self.bias)
 
     def plain(self, W: Tensor) -> nn.Module:
-        """A layer of the original class with the weight W (m, n), in W's dtype, and the bias of this one."""
+        """A layer of the original class with the weight W (m, n), in W's dtype, and the bias of
+        this one.
+        """
         if W.shape != (self.out_features, self.in_features):
-            raise PerakitError(f"W has shape {tuple(W.shape)}, the layer ({self.out_features}, {self.in_features}): pass one that fits")
+            raise PerakitError(
+                f"W has shape {tuple(W.shape)}, the layer ({self.out_features},"
+                f" {self.in_features}): pass one that fits"
+            )
         cls, attributes = self.original
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         vars(layer).update(attributes)
-        layer.weight = nn.Parameter(self.stored(W.detach()).clone(memory_format=torch.contiguous_format), requires_grad=self.trainable)
+        layer.weight = nn.Parameter(
+            self.stored(W.detach()).clone(memory_format=torch.contiguous_format),
+            requires_grad=self.trainable,
+        )
         layer.register_parameter("bias", self._parameters["bias"])
         return layer.train(self.training)
 
@@ -172,10 +238,15 @@ class NF4Layer(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape, what it was, and how it is kept."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, was={self.original[0].__name__}, {self.config}"
+        return (
+            f"{self.in_features}, {self.out_features}, bias={self.bias is not None},"
+            f" was={self.original[0].__name__}, {self.config}"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NF4Layer:
-        """`.to(dtype)` changes the dtype of W and of the bias; codes and statistics only ever move to another device."""
+        """`.to(dtype)` changes the dtype of W and of the bias; codes and statistics only ever move
+        to another device.
+        """
         before = dict(self._buffers)
         self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.codes.device)).dtype
         super()._apply(fn, recurse)
@@ -183,30 +254,44 @@ class NF4Layer(nn.Module):
             moved = self._buffers[name]
             if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
                 self._buffers[name] = buffer.to(moved.device)
-        self.pairs = nf4.PAIRS.to(self.codes.device)  # in no state dict: `to_empty` would leave it without its numbers
+        # In no state dict: `to_empty` would leave it without its numbers
+        self.pairs = nf4.PAIRS.to(self.codes.device)
         return self
 
 
 def _refusal(module: Any, kind: type[LayerKind] | None) -> str:
     """Why a module cannot be quantised, or an empty text."""
     if isinstance(module, NF4Layer):
-        return f"the layer is in 4 bits already, {module.config}: quantise the original layer instead"
+        return (
+            f"the layer is in 4 bits already, {module.config}: quantise the original layer instead"
+        )
     if kind is None:
         weight = getattr(module, "weight", None)
         kept = f" with a weight of {weight.dtype}" if isinstance(weight, Tensor) else ""
-        return f"{type(module).__name__}{kept} cannot be quantised: pass a Linear or Conv1D layer with a floating-point weight (m, n)"
+        return (
+            f"{type(module).__name__}{kept} cannot be quantised: pass a Linear or Conv1D layer with"
+            " a floating-point weight (m, n)"
+        )
     besides = {*module._parameters, *module._buffers, *module._modules} - {"weight", "bias"}
     if besides:
-        return f"{type(module).__name__} has {', '.join(sorted(besides))} besides weight and bias, which would be lost: target other layers"
+        return (
+            f"{type(module).__name__} has {', '.join(sorted(besides))} besides weight and bias,"
+            " which would be lost: target other layers"
+        )
     W = kind.weight(module)
     if W.device.type == "meta":
         return "the layer's weight is on the meta device and has no numbers: load the model first"
     if not W.to(torch.float32).isfinite().all():
-        return "the layer's weight has NaN, inf or a number beyond float32: load a good model before quantising it"
+        return (
+            "the layer's weight has NaN, inf or a number beyond float32: load a good model before"
+            " quantising it"
+        )
     return ""
 
 
-def _dequantize(shape: tuple[int, int], block: int, pairs: Tensor, codes: Tensor, *statistics: Tensor) -> Tensor:
+def _dequantize(
+    shape: tuple[int, int], block: int, pairs: Tensor, codes: Tensor, *statistics: Tensor
+) -> Tensor:
     absmax = statistics[0] if len(statistics) == 1 else nf4.expand(*statistics)
     return nf4.decode(codes, absmax, shape, block, pairs)
 
@@ -217,7 +302,15 @@ class _Linear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, W: Tensor, bias: Tensor | None, block: int, pairs: Tensor, codes: Tensor, *statistics: Tensor) -> Tensor:
+    def forward(
+        x: Tensor,
+        W: Tensor,
+        bias: Tensor | None,
+        block: int,
+        pairs: Tensor,
+        codes: Tensor,
+        *statistics: Tensor,
+    ) -> Tensor:
         return F.linear(x, W, bias)
 
     @staticmethod
@@ -229,7 +322,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads  # (..., m), in the dtype of the product: lower than that of x and W under autocast
+        # (..., m), in the dtype of the product: lower than that of x and W under autocast
+        (grad,) = grads
         by_x = by_bias = None
         if ctx.needs_input_grad[0]:
             W = _dequantize(ctx.shape, ctx.block, *ctx.saved_tensors).to(ctx.precision)

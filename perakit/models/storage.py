@@ -1,8 +1,10 @@
-"""Adapters on disk: one JSON file that says what they are, one safetensors file that holds the numbers.
+"""Adapters on disk: one JSON file that says what they are, one safetensors file that holds the
+numbers.
 
-`adapter.json` is the commit point: it names the tensor file by its content and carries a checksum of its own, so
-that a folder holds either the old adapter or the new one, whole, and an altered byte is noticed. Nothing is
-unpickled, and nothing is allocated that the two files and the model have not agreed on first.
+`adapter.json` is the commit point: it names the tensor file by its content and carries a checksum
+of its own, so that a folder holds either the old adapter or the new one, whole, and an altered byte
+is noticed. Nothing is unpickled, and nothing is allocated that the two files and the model have not
+agreed on first.
 """
 
 from __future__ import annotations
@@ -25,7 +27,16 @@ from torch import Tensor, nn
 from perakit.adapters import Method
 from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, open_plain, write_atomically
-from perakit.models.adapted import AdaptedLayer, adapted_layers, adapters, check_model, names, plain, require_adapters, walk
+from perakit.models.adapted import (
+    AdaptedLayer,
+    adapted_layers,
+    adapters,
+    check_model,
+    names,
+    plain,
+    require_adapters,
+    walk,
+)
 from perakit.models.attach import AttachReport, adapt, check_name, report
 from perakit.models.layers import DTYPES, kind_of
 from perakit.models.quantize import NF4, NF4Layer
@@ -35,8 +46,11 @@ FORMAT, VERSION = "perakit-adapter", 2
 JSON_NAME = "adapter.json"
 TENSORS_NAME = re.compile(r"adapter-[0-9a-f]{16}\.safetensors")
 # Tensors of an adapter that was replaced, and what a killed save left behind.
-LEFTOVER = re.compile(rf"{TENSORS_NAME.pattern}|\.adapter(-[0-9a-f]{{16}}\.safetensors|\.json)\.\d+\.tmp")
-JSON_LIMIT = 4 * 2**20  # bytes, for 10,000 adapted layers; parsed, hostile JSON takes 40 times its size
+LEFTOVER = re.compile(
+    rf"{TENSORS_NAME.pattern}|\.adapter(-[0-9a-f]{{16}}\.safetensors|\.json)\.\d+\.tmp"
+)
+# bytes, for 10,000 adapted layers; parsed, hostile JSON takes 40 times its size
+JSON_LIMIT = 4 * 2**20
 UNASKED = 2**26  # bytes of adapter that a bare model of any size takes on a file's word
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor
 
@@ -44,14 +58,18 @@ HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor
 def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     """Write one adapter of `model` to `folder`: adapter.json and adapter-<hash>.safetensors.
 
-    name: which of several; None means the active one. Merged or not, disabled or not, the files are the same. How a
-    4-bit base was quantised is written down, its weights are not. An adapter that is in the folder already is replaced
-    in one step, or stays whole where writing fails (PerakitError). Returns the folder.
+    name: which of several; None means the active one. Merged or not, disabled or not, the files are
+    the same. How a 4-bit base was quantised is written down, its weights are not. An adapter that
+    is in the folder already is replaced in one step, or stays whole where writing fails
+    (PerakitError). Returns the folder.
     """
     layers = require_adapters(model)
     chosen = adapters(model, name)
     if not chosen:
-        raise PerakitError(f"none of the adapters {', '.join(names(model))} is active: pass name=... to say which one to save")
+        raise PerakitError(
+            f"none of the adapters {', '.join(names(model))} is active: pass name=... to say which"
+            " one to save"
+        )
     folder = as_folder(folder)
     tensors = {
         f"{layer}.{key}": parameter.detach().cpu().contiguous()
@@ -62,15 +80,24 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     digest = hashlib.sha256(data).hexdigest()
     config = {
         "format": FORMAT,
-        "version": VERSION if any(isinstance(layers[layer].base, NF4Layer) for layer in chosen) else 1,  # 2: a base in 4 bits
+        # 2: a base in 4 bits
+        "version": (
+            VERSION if any(isinstance(layers[layer].base, NF4Layer) for layer in chosen) else 1
+        ),
         "written_with": {"torch": str(torch.__version__)},
         "tensors": f"adapter-{digest[:16]}.safetensors",
         "sha256": digest,
-        "layers": {layer: _describe(layers[layer].base) | adapter.method.to_dict() for layer, adapter in chosen.items()},
+        "layers": {
+            layer: _describe(layers[layer].base) | adapter.method.to_dict()
+            for layer, adapter in chosen.items()
+        },
     }
     text = (json.dumps(config | {"checksum": _checksum(config)}, indent=2) + "\n").encode()
     if len(text) > JSON_LIMIT:
-        raise PerakitError(f"{len(chosen):,} layers are too many for one {JSON_NAME}: attach them under several names, and save each")
+        raise PerakitError(
+            f"{len(chosen):,} layers are too many for one {JSON_NAME}: attach them under several"
+            " names, and save each"
+        )
     write_atomically(folder / str(config["tensors"]), data)
     write_atomically(folder / JSON_NAME, text)
     with suppress(OSError):  # the new adapter is in place; an old file that stays does no harm
@@ -81,13 +108,14 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
 
 
 def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachReport:
-    """Read the adapter in `folder` into `model`, attaching it first where the model has none of that name.
+    """Read the adapter in `folder` into `model`, attaching it first where the model has none of
+    that name.
 
-    name: to give it, or of the adapter whose numbers it replaces. An adapter that was trained on a 4-bit base quantises
-    a full one in the same way before it is attached.
-    Strict: layers, shapes, methods and 4-bit storage must be exactly the model's; a file that is cut, altered or of a newer
-    format is refused. Which weights the base has is not checked. Raises PerakitError with the model untouched;
-    returns the report on what is active then.
+    name: to give it, or of the adapter whose numbers it replaces. An adapter that was trained on a
+    4-bit base quantises a full one in the same way before it is attached.
+    Strict: layers, shapes, methods and 4-bit storage must be exactly the model's; a file that is
+    cut, altered or of a newer format is refused. Which weights the base has is not checked. Raises
+    PerakitError with the model untouched; returns the report on what is active then.
     """
     check_model(model)
     check_name(name)
@@ -95,11 +123,21 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     config = _read_config(folder / JSON_NAME)
     saved = config["layers"]
     methods = {layer: Method.from_dict(_options(entry)) for layer, entry in saved.items()}
-    four_bit = {layer: NF4.from_dict(entry["quantize"]) for layer, entry in saved.items() if "quantize" in entry}
-    present = {layer: wrapped for layer, wrapped in adapted_layers(model).items() if name in wrapped.adapters}
+    four_bit = {
+        layer: NF4.from_dict(entry["quantize"])
+        for layer, entry in saved.items()
+        if "quantize" in entry
+    }
+    present = {
+        layer: wrapped
+        for layer, wrapped in adapted_layers(model).items()
+        if name in wrapped.adapters
+    }
     _check_layers(model, present, name, saved, methods, four_bit)
     expected = {
-        f"{layer}.{key}": shape for layer, method in methods.items() for key, shape in method.shapes(*saved[layer]["shape"]).items()
+        f"{layer}.{key}": shape
+        for layer, method in methods.items()
+        for key, shape in method.shapes(*saved[layer]["shape"]).items()
     }
     if not present:
         _check_size(model, expected)
@@ -107,7 +145,9 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     modules = dict(walk(model))
     for layer, method in methods.items():
         for key in method.shapes(*saved[layer]["shape"]):
-            check_width(f"adapter tensor '{layer}.{key}'", tensors[f"{layer}.{key}"], modules[layer])
+            check_width(
+                f"adapter tensor '{layer}.{key}'", tensors[f"{layer}.{key}"], modules[layer]
+            )
     if not present:
         adapt(model, methods, draw=False, name=name, quantize=four_bit)
     with torch.no_grad():
@@ -127,7 +167,9 @@ def _describe(base: nn.Module) -> dict[str, Any]:
 
 
 def _checksum(config: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def _options(entry: dict[str, Any]) -> dict[str, Any]:
@@ -141,16 +183,21 @@ def _read(path: Path, limit: int) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise PerakitError(
-                    f"{str(path)!r} is larger than the {limit:,} bytes that its adapter needs: it was not written by pk.save"
+                    f"{str(path)!r} is larger than the {limit:,} bytes that its adapter needs: it"
+                    " was not written by pk.save"
                 )
             return file.read(size)  # and no more: some files of the system say 0 and have no end
     except OSError as error:
-        raise PerakitError(f"cannot read {str(path)!r}: {error.strerror}; is this a folder that pk.save wrote?") from error
+        raise PerakitError(
+            f"cannot read {str(path)!r}: {error.strerror}; is this a folder that pk.save wrote?"
+        ) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     """The parsed adapter.json, of this format, unaltered, with every field in place."""
-    damaged = f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
+    damaged = (
+        f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
+    )
     try:
         config = json.loads(_read(path, JSON_LIMIT))
         checksum = config.pop("checksum", None) if isinstance(config, dict) else None
@@ -158,10 +205,15 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise PerakitError(f"{damaged} ({type(error).__name__})") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise PerakitError(f"{str(path)!r} is not a perakit adapter: pass a folder that pk.save wrote")
+        raise PerakitError(
+            f"{str(path)!r} is not a perakit adapter: pass a folder that pk.save wrote"
+        )
     version = config.get("version")
     if type(version) is int and version > VERSION:
-        raise PerakitError(f"{str(path)!r} has format version {short(version)}, this perakit reads up to {VERSION}: upgrade perakit")
+        raise PerakitError(
+            f"{str(path)!r} has format version {short(version)}, this perakit reads up to"
+            f" {VERSION}: upgrade perakit"
+        )
     if not unaltered or type(version) is not int or version < 1:
         raise PerakitError(damaged)
     layers = config.get("layers")
@@ -174,7 +226,11 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _is_entry(entry: Any) -> bool:
     shape = entry.get("shape") if isinstance(entry, dict) else None
-    return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
+    return (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(type(size) is int and size > 0 for size in shape)
+    )
 
 
 def check_width(what: str, tensor: Tensor, module: nn.Module) -> None:
@@ -184,7 +240,9 @@ def check_width(what: str, tensor: Tensor, module: nn.Module) -> None:
     assert kind is not None
     target = torch.promote_types(kind.dtype(base), torch.float32)
     if torch.promote_types(tensor.dtype, target) != target:
-        raise PerakitError(f"{what} is {tensor.dtype}, the model would round it to {target}: use model.double()")
+        raise PerakitError(
+            f"{what} is {tensor.dtype}, the model would round it to {target}: use model.double()"
+        )
 
 
 def _check_layers(
@@ -197,10 +255,19 @@ def _check_layers(
 ) -> None:
     """Refuse an adapter of another model, with every name and shape that does not fit.
 
-    present: the layers that have an adapter of that name already, which must then be all layers of the file.
+    present: the layers that have an adapter of that name already, which must then be all layers of
+    the file.
     """
     modules = dict(walk(model))
-    here = set(present) if present else {name for name, module in modules.items() if name in saved and name and kind_of(plain(module))}
+    here = (
+        set(present)
+        if present
+        else {
+            name
+            for name, module in modules.items()
+            if name in saved and name and kind_of(plain(module))
+        }
+    )
     missing, unexpected = sorted(here - set(saved)), sorted(set(saved) - here)
     problems = []
     if unexpected:
@@ -214,39 +281,63 @@ def _check_layers(
         assert kind is not None
         m, n = kind.shape(base)
         if [m, n] != saved[name]["shape"]:
-            problems.append(f"layer {name!r} is {m} x {n}, in the file {' x '.join(map(str, saved[name]['shape']))}")
+            problems.append(
+                f"layer {name!r} is {m} x {n}, in the file"
+                f" {' x '.join(map(str, saved[name]['shape']))}"
+            )
         elif present and present[name].adapters[adapter].method != methods[name]:
-            problems.append(f"layer {name!r} carries {present[name].adapters[adapter].method}, the file {methods[name]}")
-        elif isinstance(base, NF4Layer) or isinstance(modules[name], AdaptedLayer):  # a bare layer can still become what the file says
+            problems.append(
+                f"layer {name!r} carries {present[name].adapters[adapter].method}, the file"
+                f" {methods[name]}"
+            )
+        # a bare layer can still become what the file says
+        elif isinstance(base, NF4Layer) or isinstance(modules[name], AdaptedLayer):
             has = base.config if isinstance(base, NF4Layer) else None
             if has != four_bit.get(name):
-                problems.append(f"layer {name!r} has {has or 'a full weight'}, the file {four_bit.get(name) or 'a full weight'}")
+                problems.append(
+                    f"layer {name!r} has {has or 'a full weight'}, the file"
+                    f" {four_bit.get(name) or 'a full weight'}"
+                )
     if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more such" if len(problems) > 4 else "")
-        remedy = "Load it onto the model it was saved from" + (", or under another name=..." if present else "")
+        shown = "; ".join(problems[:4]) + (
+            f"; and {len(problems) - 4} more such" if len(problems) > 4 else ""
+        )
+        remedy = "Load it onto the model it was saved from" + (
+            ", or under another name=..." if present else ""
+        )
         raise PerakitError(f"this adapter belongs to another model: {shown}. {remedy}")
     merged = [name for name, layer in present.items() if layer.merged is not None]
     if merged:
-        raise PerakitError(f"layer {merged[0]!r} is merged, loading would leave it stale: pk.unmerge(model) first")
+        raise PerakitError(
+            f"layer {merged[0]!r} is merged, loading would leave it stale: pk.unmerge(model) first"
+        )
 
 
 def _check_size(model: nn.Module, expected: dict[str, tuple[int, ...]]) -> None:
-    """Refuse an adapter that is far larger than the bare model: a rank that lies would take all memory."""
+    """Refuse an adapter that is far larger than the bare model: a rank that lies would take all
+    memory.
+    """
     needed = 8 * sum(map(math.prod, expected.values()))
     own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     if needed > max(UNASKED, 2 * own):
         raise PerakitError(
-            f"this adapter can need {needed:,} bytes, the model itself has {own:,}: where that is meant, pk.attach(model, ...) it first, "
-            "then load"
+            f"this adapter can need {needed:,} bytes, the model itself has {own:,}: where that is"
+            " meant, pk.attach(model, ...) it first, then load"
         )
 
 
-def _read_tensors(path: Path, sha256: Any, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def _read_tensors(
+    path: Path, sha256: Any, expected: dict[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
     """The tensors of a file whose size, hash, names and shapes are what adapter.json announced."""
-    limit = sum(8 * math.prod(shape) for shape in expected.values()) + HEADER_ALLOWANCE * (len(expected) + 1)
+    limit = sum(8 * math.prod(shape) for shape in expected.values()) + HEADER_ALLOWANCE * (
+        len(expected) + 1
+    )
     limit += sum(map(len, expected))
     data = _read(path, limit)
-    damaged = f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
+    damaged = (
+        f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
+    )
     if hashlib.sha256(data).hexdigest() != sha256:
         raise PerakitError(damaged)
     try:
@@ -256,5 +347,8 @@ def _read_tensors(path: Path, sha256: Any, expected: dict[str, tuple[int, ...]])
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if found != expected or not all(tensor.dtype in DTYPES for tensor in tensors.values()):
         odd = sorted(set(found.items()) ^ set(expected.items()))
-        raise PerakitError(f"{str(path)!r} does not hold the tensors that {JSON_NAME} announces: {odd[:4]}; save the adapter again")
+        raise PerakitError(
+            f"{str(path)!r} does not hold the tensors that {JSON_NAME} announces: {odd[:4]}; save"
+            " the adapter again"
+        )
     return tensors

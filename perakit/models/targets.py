@@ -13,30 +13,51 @@ from perakit.models.adapted import AdaptedLayer, plain, shared_weights, unwrappe
 from perakit.models.layers import KINDS, LayerKind, kind_of
 
 Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
-HEADS = {"lm_head", "embed_out", "head", "score", "classifier"}  # parts of a name that mark an output head
+# Parts of a name that mark an output head
+HEADS = {"lm_head", "embed_out", "head", "score", "classifier"}
 DEFAULT = "default"  # name of an adapter that was given none
 
 
 def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) -> list[str]:
-    """Names of the layers that `targets` means, in the model's order; all of them can take an adapter of that name, if one is given."""
+    """Names of the layers that `targets` means, in the model's order; all of them can take an
+    adapter of that name, if one is given.
+    """
     model = unwrapped(model)
     modules = dict(walk(model))
     bare = {name: plain(module) for name, module in modules.items()}
     layers = [name for name, module in bare.items() if kind_of(module)]
     if targets == "all-linear":
-        head, shared = getattr(model, "get_output_embeddings", lambda: None)(), shared_weights(model)
-        chosen = [name for name in layers if not (bare[name] is head or id(bare[name]) in shared or HEADS.intersection(name.split(".")))]
+        head, shared = (
+            getattr(model, "get_output_embeddings", lambda: None)(),
+            shared_weights(model),
+        )
+        chosen = [
+            name
+            for name in layers
+            if not (
+                bare[name] is head
+                or id(bare[name]) in shared
+                or HEADS.intersection(name.split("."))
+            )
+        ]
     elif callable(targets) and not isinstance(targets, type):
         chosen = [name for name in _weighted(bare) if targets(name, bare[name])]
     elif isinstance(targets, str):
         try:
             pattern = re.compile(targets)
         except re.error as error:
-            raise PerakitError(f"targets={targets!r} is no regular expression ({error}): mend it or pass a list of names") from error
+            raise PerakitError(
+                f"targets={targets!r} is no regular expression ({error}): mend it or pass a list of"
+                " names"
+            ) from error
         chosen = [name for name in _weighted(bare) if pattern.fullmatch(name)]
     else:
         first = {id(module): name for name, module in modules.items()}
-        names = {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False) if id(module) in first}
+        names = {
+            name: first[id(module)]
+            for name, module in model.named_modules(remove_duplicate=False)
+            if id(module) in first
+        }
         chosen = _named(names, layers, targets)
     if not chosen:
         raise PerakitError(_no_match(targets, layers))
@@ -53,8 +74,9 @@ def check_free(name: str, layer: AdaptedLayer, adapter: str) -> None:
     """Refuse a second adapter of the same name on one layer."""
     if adapter in layer.adapters:
         raise PerakitError(
-            f"layer {name!r} has an adapter already: pk.detach(model) first, or bake it in with pk.bake(model), "
-            f"or keep it beside the new one with name=... (taken: {', '.join(layer.adapters)})"
+            f"layer {name!r} has an adapter already: pk.detach(model) first, or bake it in with"
+            " pk.bake(model), or keep it beside the new one with name=... (taken:"
+            f" {', '.join(layer.adapters)})"
         )
 
 
@@ -67,8 +89,13 @@ def _named(names: dict[str, str], layers: list[str], targets: object) -> list[st
     found: set[str] = set()
     for target in wanted:
         if not isinstance(target, str) or not target:
-            raise PerakitError(f"targets={targets!r}: pass layer names, a regular expression, 'all-linear' or a predicate")
-        matches = {first for name, first in names.items() if name == target or name.endswith(f".{target}")}
+            raise PerakitError(
+                f"targets={targets!r}: pass layer names, a regular expression, 'all-linear' or a"
+                " predicate"
+            )
+        matches = {
+            first for name, first in names.items() if name == target or name.endswith(f".{target}")
+        }
         if not matches:
             raise PerakitError(_no_match(target, layers))
         found |= matches
@@ -76,15 +103,28 @@ def _named(names: dict[str, str], layers: list[str], targets: object) -> list[st
 
 
 def _weighted(bare: dict[str, nn.Module]) -> list[str]:
-    """Modules that a pattern may mean: those with a weight or parameters of their own, and not their containers."""
-    return [name for name, module in bare.items() if kind_of(module) or any(p is not None for p in module._parameters.values())]
+    """Modules that a pattern may mean: those with a weight or parameters of their own, and not
+    their containers.
+    """
+    return [
+        name
+        for name, module in bare.items()
+        if kind_of(module) or any(p is not None for p in module._parameters.values())
+    ]
 
 
 def _no_match(target: object, layers: list[str]) -> str:
     if not layers:
-        return f"no layer matches {target!r}: the model has no {' or '.join(kind.name for kind in KINDS)} layer to adapt"
+        return (
+            f"no layer matches {target!r}: the model has no"
+            f" {' or '.join(kind.name for kind in KINDS)} layer to adapt"
+        )
     endings = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in layers))
-    near = difflib.get_close_matches(target, [*endings, *layers], n=3, cutoff=0.4) if isinstance(target, str) else []
+    near = (
+        difflib.get_close_matches(target, [*endings, *layers], n=3, cutoff=0.4)
+        if isinstance(target, str)
+        else []
+    )
     text = f"no layer matches {target!r}"
     if isinstance(target, str) and target in endings:
         text += f" in full (a string is a regular expression for the whole name: use [{target!r}])"
@@ -99,13 +139,28 @@ def require_kind(name: str, module: nn.Module) -> type[LayerKind]:
     kind = kind_of(module)
     supported = " and ".join(kind.name for kind in KINDS)
     if kind is None:
-        inside = [child for child, part in walk(module) if isinstance(part, AdaptedLayer) or kind_of(part)]
+        inside = [
+            child for child, part in walk(module) if isinstance(part, AdaptedLayer) or kind_of(part)
+        ]
         remedy = (
-            f"target its layers {', '.join(inside[:4])}" if inside else f"perakit adapts {supported} layers with a floating-point weight"
+            f"target its layers {', '.join(inside[:4])}"
+            if inside
+            else f"perakit adapts {supported} layers with a floating-point weight"
         )
         raise PerakitError(f"layer {name!r} ({type(module).__name__}) cannot be adapted: {remedy}")
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        raise PerakitError(f"layer {name!r} has hooks, which its adapter would pass by: remove them, and hook the layer after attach")
+    if (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ):
+        raise PerakitError(
+            f"layer {name!r} has hooks, which its adapter would pass by: remove them, and hook the"
+            " layer after attach"
+        )
     if not name:
-        raise PerakitError(f"the model is itself a {kind.name}, which cannot be replaced in place: wrap it in torch.nn.Sequential")
+        raise PerakitError(
+            f"the model is itself a {kind.name}, which cannot be replaced in place: wrap it in"
+            " torch.nn.Sequential"
+        )
     return kind

@@ -1,4 +1,6 @@
-"""ΔW as two factors of a rank that one chooses: exact, or the nearest ones with the error that this makes."""
+"""ΔW as two factors of a rank that one chooses: exact, or the nearest ones with the error that this
+makes.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,18 @@ from torch import Tensor
 
 from perakit.adapters import Adapter
 
-EXACT = 1e-4  # share of ‖B‖‖A‖ by which factors rounded to float32 may miss ΔW: some hundred roundings of 2^-24
+# Share of ‖B‖‖A‖ by which factors rounded to float32 may miss ΔW: some hundred roundings of 2^-24
+EXACT = 1e-4
 
 
 @dataclass(frozen=True)
 class Factored:
     """ΔW ≈ B A, with what is known about the difference.
 
-    B (m, r), A (r, n), in the adapter's dtype, on the CPU; K: the rank that ΔW has by construction; size: ‖ΔW‖ in
-    Frobenius norm; distance: ‖B A - ΔW‖ in that norm, of B and A as they are, in float64; tail: the least distance that
-    a matrix of rank r can have (0 where nothing was cut); sigma: the same in spectral norm, σ_{r+1}.
+    B (m, r), A (r, n), in the adapter's dtype, on the CPU; K: the rank that ΔW has by construction;
+    size: ‖ΔW‖ in Frobenius norm; distance: ‖B A - ΔW‖ in that norm, of B and A as they are, in
+    float64; tail: the least distance that a matrix of rank r can have (0 where nothing was cut);
+    sigma: the same in spectral norm, σ_{r+1}.
     """
 
     B: Tensor
@@ -33,28 +37,42 @@ class Factored:
 
     @property
     def explained(self) -> bool:
-        """Is the distance what cutting and rounding make, or below the numbers that the dtype has?"""
-        rounding = EXACT * (torch.linalg.norm(self.B.double()) * torch.linalg.norm(self.A.double())).item()
+        """Is the distance what cutting and rounding make, or below the numbers that the dtype
+        has?
+        """
+        rounding = (
+            EXACT * (torch.linalg.norm(self.B.double()) * torch.linalg.norm(self.A.double())).item()
+        )
         underflow = torch.finfo(self.B.dtype).tiny * math.sqrt(self.B.shape[0] * self.A.shape[1])
         return self.distance <= self.tail + rounding + underflow
 
 
 @torch.no_grad()
 def factorise(adapters: Sequence[Adapter], W0: Tensor, rank: int | None = None) -> Factored:
-    """The sum of the ΔW of `adapters` on W0 (m, n), as two factors of rank at most `rank`; None: exact.
+    """The sum of the ΔW of `adapters` on W0 (m, n), as two factors of rank at most `rank`; None:
+    exact.
 
-    K columns where every ΔW is a product and K <= min(m, n): the adapters' own factors, side by side. Else ΔW is
-    formed in float64, rounded once, and stands beside an identity: rank min(m, n), and no rounding but that one. A
-    rank below that is reached by a singular value decomposition in float64 of the factors' small core, which gives
-    the nearest matrix of that rank (Eckart and Young 1936).
+    K columns where every ΔW is a product and K <= min(m, n): the adapters' own factors, side by
+    side. Else ΔW is formed in float64, rounded once, and stands beside an identity: rank min(m, n),
+    and no rounding but that one. A rank below that is reached by a singular value decomposition in
+    float64 of the factors' small core, which gives the nearest matrix of that rank (Eckart and
+    Young 1936).
     """
-    W0, adapters = W0.detach().cpu(), [adapter.widened(_dtype(adapter)).cpu() for adapter in adapters]
+    W0, adapters = (
+        W0.detach().cpu(),
+        [adapter.widened(_dtype(adapter)).cpu() for adapter in adapters],
+    )
     dtype = max((_dtype(adapter) for adapter in adapters), key=lambda dtype: dtype.itemsize)
     target = _product([adapter.widened(torch.float64) for adapter in adapters], W0.double())
     m, n = W0.shape
-    K, size = (target[0].shape[1], _norm(*target)) if len(target) == 2 else (min(m, n), torch.linalg.norm(target[0]).item())
+    K, size = (
+        (target[0].shape[1], _norm(*target))
+        if len(target) == 2
+        else (min(m, n), torch.linalg.norm(target[0]).item())
+    )
     tail = sigma = 0.0
-    if rank is not None and rank < min(K, m, n) and all(part.isfinite().all() for part in target):  # else the caller says so
+    # Else the caller says so
+    if rank is not None and rank < min(K, m, n) and all(part.isfinite().all() for part in target):
         B, A, tail, sigma = _nearest(target, rank)
     elif len(target) == 2 and min(m, n) >= K:
         B, A = _product(adapters, W0.to(dtype))
@@ -84,7 +102,9 @@ def _product(adapters: Sequence[Adapter], W0: Tensor) -> tuple[Tensor, ...]:
 
 
 def _nearest(target: tuple[Tensor, ...], rank: int) -> tuple[Tensor, Tensor, float, float]:
-    """(B, A) nearest to the product of `target` among all of `rank`, and the distance in Frobenius and spectral norm."""
+    """(B, A) nearest to the product of `target` among all of `rank`, and the distance in Frobenius
+    and spectral norm.
+    """
     left, right = target if len(target) == 2 else (None, target[0])
     if left is None:
         U, sigma, V = torch.linalg.svd(right, full_matrices=False)
@@ -94,14 +114,20 @@ def _nearest(target: tuple[Tensor, ...], rank: int) -> tuple[Tensor, Tensor, flo
         U, sigma, V = torch.linalg.svd(R @ S.T, full_matrices=False)  # (p, q): the small core
         U, V = Q @ U, V @ P.T
     root = sigma[:rank].sqrt()  # each factor takes half, so that both round alike
-    return U[:, :rank] * root, root[:, None] * V[:rank], torch.linalg.norm(sigma[rank:]).item(), sigma[rank].item()
+    return (
+        U[:, :rank] * root,
+        root[:, None] * V[:rank],
+        torch.linalg.norm(sigma[rank:]).item(),
+        sigma[rank].item(),
+    )
 
 
 def _distance(B: Tensor, A: Tensor, target: tuple[Tensor, ...]) -> float:
     """‖B A - ΔW‖ in Frobenius norm."""
     if len(target) == 1:
         return torch.linalg.norm(B @ A - target[0]).item()
-    return _norm(torch.cat([B, -target[0]], 1), torch.cat([A, target[1]], 0))  # [B, -B_hat] [A; A_hat] is the difference
+    # [B, -B_hat] [A; A_hat] is the difference
+    return _norm(torch.cat([B, -target[0]], 1), torch.cat([A, target[1]], 0))
 
 
 def _norm(left: Tensor, right: Tensor) -> float:

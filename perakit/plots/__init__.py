@@ -3,8 +3,20 @@
 from perakit.plots.intervals import plot_gains, plot_intervals
 from perakit.plots.matrices import plot_grid, plot_interaction, plot_matrix
 from perakit.plots.peers import plot_along_input, plot_levels, plot_rounding
-from perakit.plots.products import plot_entry_polynomial, plot_gauge, plot_order_share, plot_share_of_steps
-from perakit.plots.sets import SETS, Trial, plot_approximation, plot_dimension, plot_sandwich, plot_spectra
+from perakit.plots.products import (
+    plot_entry_polynomial,
+    plot_gauge,
+    plot_order_share,
+    plot_share_of_steps,
+)
+from perakit.plots.sets import (
+    SETS,
+    Trial,
+    plot_approximation,
+    plot_dimension,
+    plot_sandwich,
+    plot_spectra,
+)
 from perakit.plots.speed import plot_ratio, plot_step_time
 from perakit.plots.style import LINES, MARKERS, STYLE
 from perakit.plots.training import Curves, plot_heldout, plot_loss, plot_scores, training_figure

@@ -29,18 +29,26 @@ class Mean(Protocol):
 
 
 @styled
-def plot_intervals(lines: Mapping[str, Sequence[tuple[float, Mean]]], *, log: bool = True, ax: Axes | None = None) -> Axes:
+def plot_intervals(
+    lines: Mapping[str, Sequence[tuple[float, Mean]]], *, log: bool = True, ax: Axes | None = None
+) -> Axes:
     """Means against what was varied, a line each, with a bar from `low` to `high`.
 
-    lines: name -> (x, mean with interval) points, in rising order of x; log: x on a logarithmic axis, marked where measured.
+    lines: name -> (x, mean with interval) points, in rising order of x; log: x on a logarithmic
+    axis, marked where measured.
     """
     if not lines or not all(lines.values()):
-        raise PerakitError("lines is empty or has a line without points: give one point at least for every name")
+        raise PerakitError(
+            "lines is empty or has a line without points: give one point at least for every name"
+        )
     ax = ax or new_axes()
     for k, (name, points) in enumerate(lines.items()):
         x = [at for at, _ in points]
         means = [one.mean for _, one in points]
-        below, above = [one.mean - one.low for _, one in points], [one.high - one.mean for _, one in points]
+        below, above = (
+            [one.mean - one.low for _, one in points],
+            [one.high - one.mean for _, one in points],
+        )
         look = layer(k, len(lines)) | {"linewidth": 1.4, "markersize": 4.5}
         ax.errorbar(x, means, yerr=[below, above], capsize=3, label=name, **look)
     if log:
@@ -67,7 +75,10 @@ def plot_gains(
     ax = ax or new_axes()
     rows = range(len(gains))
     means = [one.mean for one in gains.values()]
-    spread = [[one.mean - one.low for one in gains.values()], [one.high - one.mean for one in gains.values()]]
+    spread = [
+        [one.mean - one.low for one in gains.values()],
+        [one.high - one.mean for one in gains.values()],
+    ]
     ax.axvline(0, color="0.45", linewidth=1, linestyle="--", zorder=0)
     if margin is not None:
         ax.axvspan(-margin, margin, color="0.9", zorder=-1, label="too small to count")

@@ -22,7 +22,9 @@ def plot_matrix(matrix: Any, *, title: str = "ΔW", ax: Axes | None = None) -> A
         raise PerakitError(f"the matrix has shape {values.shape}: pass (m, n)")
     ax = ax or new_axes()
     largest = np.abs(values).max(initial=0) or 1.0
-    image = ax.imshow(values, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    image = ax.imshow(
+        values, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
+    )
     ax.figure.colorbar(image, ax=ax)
     ax.grid(False)
     ax.locator_params(integer=True, nbins=6)
@@ -32,13 +34,17 @@ def plot_matrix(matrix: Any, *, title: str = "ΔW", ax: Axes | None = None) -> A
 
 @styled
 def plot_interaction(matrix: Any, *, ax: Axes | None = None) -> Axes:
-    """Heat map of the interaction strength S_ij (d, d), as `theory.interaction_strength` returns it."""
+    """Heat map of the interaction strength S_ij (d, d), as `theory.interaction_strength` returns
+    it.
+    """
     strength = np.asarray(matrix, dtype=float)
     if strength.ndim != 2 or strength.shape[0] != strength.shape[1]:
         raise PerakitError(f"the matrix has shape {strength.shape}: interaction strength is (d, d)")
     ax = ax or new_axes()
     image = ax.imshow(strength, cmap="cividis", vmin=0, vmax=strength.max() or 1.0)
-    ax.figure.colorbar(image, ax=ax, label=r"$S_{ij} = E\,|\partial^2 f / \partial x_i \partial x_j|$")
+    ax.figure.colorbar(
+        image, ax=ax, label=r"$S_{ij} = E\,|\partial^2 f / \partial x_i \partial x_j|$"
+    )
     ax.grid(False)
     ax.locator_params(integer=True)
     ax.set(xlabel="feature j", ylabel="feature i", title="Which features act together?")
@@ -57,17 +63,26 @@ def plot_grid(
     log: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """A table as a heat map, the number in each cell: errors of methods on targets, what a test sees of which mistake.
+    """A table as a heat map, the number in each cell: errors of methods on targets, what a test
+    sees of which mistake.
 
-    values: (len(rows), len(columns)); NaN, not measured, is an empty cell. Of booleans, a dot where true and no scale of colours.
-    label: what the numbers are, beside the scale; spec: format of the numbers; log: colours by the logarithm, for numbers of several
-    magnitudes; what is not above 0 has the darkest colour.
+    values: (len(rows), len(columns)); NaN, not measured, is an empty cell. Of booleans, a dot where
+    true and no scale of colours.
+    label: what the numbers are, beside the scale; spec: format of the numbers; log: colours by the
+    logarithm, for numbers of several magnitudes; what is not above 0 has the darkest colour.
     """
     from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
     numbers = np.asarray(values)
-    if numbers.shape != (len(rows), len(columns)) or not numbers.size or numbers.dtype.kind not in "biuf":
-        raise PerakitError(f"values {numbers.shape} {numbers.dtype}: {len(rows)} rows and {len(columns)} columns need as many real numbers")
+    if (
+        numbers.shape != (len(rows), len(columns))
+        or not numbers.size
+        or numbers.dtype.kind not in "biuf"
+    ):
+        raise PerakitError(
+            f"values {numbers.shape} {numbers.dtype}: {len(rows)} rows and {len(columns)} columns"
+            " need as many real numbers"
+        )
     yes_or_no, shown = numbers.dtype.kind == "b", numbers.astype(float)
     low, high = _ends(shown, log)
     norm = (LogNorm if log else Normalize)(low, high, clip=True)
@@ -82,7 +97,9 @@ def plot_grid(
     if not yes_or_no:
         ax.figure.colorbar(image, ax=ax, label=label)
     slanted: dict[str, Any] = (
-        {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(columns) * max(map(len, columns)) > 50 else {}
+        {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        if len(columns) * max(map(len, columns)) > 50
+        else {}
     )
     ax.set_xticks(range(len(columns)), columns, **slanted)
     ax.set_yticks(range(len(rows)), rows)
@@ -92,7 +109,9 @@ def plot_grid(
 
 
 def _ends(values: np.ndarray, log: bool) -> tuple[float, float]:
-    """The smallest and the largest number that have a colour of their own; two different ones, whatever the values are."""
+    """The smallest and the largest number that have a colour of their own; two different ones,
+    whatever the values are.
+    """
     known = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.1, 1.0)
     return (low, high) if low < high else (low / 10, high) if log else (low, low + 1)

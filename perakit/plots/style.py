@@ -1,4 +1,6 @@
-"""How every figure looks: colours, lines that stay visible where they coincide, and what an axis cannot show."""
+"""How every figure looks: colours, lines that stay visible where they coincide, and what an axis
+cannot show.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Figures = ParamSpec("Figures")
 
 
 def styled(plot: Callable[Figures, Axes]) -> Callable[Figures, Axes]:
-    """Draw in perakit's style, with its colours on Axes that are still empty; the global style stays as it was."""
+    """Draw in perakit's style, with its colours on Axes that are still empty; the global style
+    stays as it was.
+    """
 
     @wraps(plot)
     def draw(*args: Figures.args, **kwargs: Figures.kwargs) -> Axes:
@@ -27,8 +31,8 @@ def styled(plot: Callable[Figures, Axes]) -> Callable[Figures, Axes]:
 
         ax: Any = kwargs.get("ax")
         if ax is None:
-            # Loading its backend, Jupyter's makes pyplot interactive; inside of the context, that would be undone at its end,
-            # and no later figure of the notebook would be shown.
+            # Loading its backend, Jupyter's makes pyplot interactive; inside of the context, that
+            # would be undone at its end, and no later figure of the notebook would be shown.
             import matplotlib.pyplot as plt
 
             plt.draw_if_interactive()
@@ -50,7 +54,9 @@ def new_axes(height: float = 4.0) -> Axes:
 
 
 def layer(k: int, count: int) -> dict[str, Any]:
-    """Line k of `count`: thick and large below, thin and small above, so that lines that coincide stay visible."""
+    """Line k of `count`: thick and large below, thin and small above, so that lines that coincide
+    stay visible.
+    """
     above = (count - 1 - k) / max(count - 1, 1)
     style = {"linestyle": LINES[k % len(LINES)], "marker": MARKERS[k % len(MARKERS)]}
     return {**style, "linewidth": 1.4 + 2.4 * above, "markersize": 3.5 + 3.5 * above}
@@ -70,31 +76,60 @@ def finish(ax: Axes) -> None:
 def legend_below(ax: Axes, columns: int = 1) -> None:
     """Under the label of x, 40 points below the Axes, where no row is."""
     points = ax.get_window_extent().height / ax.figure.dpi * 72
-    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0, -40 / points), borderaxespad=0, ncols=columns)
+    ax.legend(
+        fontsize="small",
+        loc="upper left",
+        bbox_to_anchor=(0, -40 / points),
+        borderaxespad=0,
+        ncols=columns,
+    )
 
 
 def name_rows(ax: Axes, names: Sequence[str]) -> None:
-    """Row 0 on top, named in letters that fit its height; where that is below 6 points, every second name, or third ..."""
+    """Row 0 on top, named in letters that fit its height; where that is below 6 points, every
+    second name, or third ...
+    """
     height = ax.get_window_extent().height / ax.figure.dpi * 72 / max(len(names), 1)  # points
     every = int(np.ceil(6 / height))
-    ax.set_yticks(range(0, len(names), every), names[::every], fontsize=min(10.0, 0.85 * height * every))
+    ax.set_yticks(
+        range(0, len(names), every), names[::every], fontsize=min(10.0, 0.85 * height * every)
+    )
     ax.set_ylim(len(names) - 0.5, -0.5)
 
 
-def mark_below(ax: Axes, x: Sequence[int], values: np.ndarray, floor: float, color: Any, height: float) -> None:
+def mark_below(
+    ax: Axes, x: Sequence[int], values: np.ndarray, floor: float, color: Any, height: float
+) -> None:
     """Write what lies under the floor of a log axis at its foot, since it cannot be drawn."""
     for at, value in zip(x, values, strict=True):
         if value < floor:
             text = "↓ 0" if value == 0 else f"↓ {value:.0e}"
             box = {"facecolor": "white", "alpha": 0.7, "pad": 1, "edgecolor": "none"}
-            ax.text(at, height, text, color=color, ha="center", transform=ax.get_xaxis_transform(), bbox=box)
+            ax.text(
+                at,
+                height,
+                text,
+                color=color,
+                ha="center",
+                transform=ax.get_xaxis_transform(),
+                bbox=box,
+            )
 
 
 def mark_beside(ax: Axes, row: float, text: str, right: bool = False) -> None:
     """Write at the left (or right) edge, in a row, what lies beyond it."""
     at, shift, side = (1, -3, "right") if right else (0, 3, "left")
     edge = ax.get_yaxis_transform()
-    ax.annotate(text, (at, row), (shift, 0), xycoords=edge, textcoords="offset points", ha=side, va="center", fontsize="small")
+    ax.annotate(
+        text,
+        (at, row),
+        (shift, 0),
+        xycoords=edge,
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize="small",
+    )
 
 
 def mark_measured(ax: Axes, values: set[float]) -> None:

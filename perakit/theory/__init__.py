@@ -1,4 +1,6 @@
-"""Questions about updates, answered with derivations, exact ranks, measurements, and verdicts with their evidence."""
+"""Questions about updates, answered with derivations, exact ranks, measurements, and verdicts with
+their evidence.
+"""
 
 from perakit.theory.approximation import Approximation, best_approximation
 from perakit.theory.claims import Claim, Evidence, Finding, claims, search
@@ -9,7 +11,14 @@ from perakit.theory.gradients import pera_gradients
 from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.layers import LayerSpectra, layer_spectra
-from perakit.theory.manifold import curvature, dimension, gauge_orbit, gauge_path, measured_dimension, tangent_dimension
+from perakit.theory.manifold import (
+    curvature,
+    dimension,
+    gauge_orbit,
+    gauge_path,
+    measured_dimension,
+    tangent_dimension,
+)
 from perakit.theory.rank import (
     OrderShare,
     amplification,

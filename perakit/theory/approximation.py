@@ -1,9 +1,11 @@
-"""How near a family of updates comes to a target E: the best update that an optimiser finds, between proven bounds.
+"""How near a family of updates comes to a target E: the best update that an optimiser finds,
+between proven bounds.
 
-For a family that contains LoRA of rank r and only matrices of rank <= K, the infimum of ‖ΔW − E‖ lies between the tail
-of E's singular values beyond K and the tail beyond r, in any unitarily invariant norm: the sandwich. What the optimiser
-finds is an upper bound on the infimum, never a proof that it is the minimum; and there may be no minimum. With PERA,
-b = (1 − εx)/√ε, a = (1 − εy)/√ε, h = −ε comes as near as you like to x1ᵀ + 1yᵀ, while the factors diverge.
+For a family that contains LoRA of rank r and only matrices of rank <= K, the infimum of ‖ΔW − E‖
+lies between the tail of E's singular values beyond K and the tail beyond r, in any unitarily
+invariant norm: the sandwich. What the optimiser finds is an upper bound on the infimum, never a
+proof that it is the minimum; and there may be no minimum. With PERA, b = (1 − εx)/√ε, a = (1 −
+εy)/√ε, h = −ε comes as near as you like to x1ᵀ + 1yᵀ, while the factors diverge.
 """
 
 from __future__ import annotations
@@ -20,12 +22,20 @@ from torch.func import vjp, vmap
 
 from perakit import formulas
 from perakit.errors import PerakitError
-from perakit.theory.families import Family, check_family, check_layer, check_matrix, evaluate, factor_rank
+from perakit.theory.families import (
+    Family,
+    check_family,
+    check_layer,
+    check_matrix,
+    evaluate,
+    factor_rank,
+)
 from perakit.theory.rank import spectrum, tail
 
 DIVERGING = 100.0  # growth of an attained optimum is a few; of a sequence that runs away, thousands
 LARGEST = 2**27  # parameters x entries of E: the Jacobian of one start takes 1 GiB
-CLOSE = 1e-6  # an error this near to the lower bound, relative to ‖E‖, is called the minimum to that precision
+# An error this near to the lower bound, relative to ‖E‖, is called the minimum to that precision
+CLOSE = 1e-6
 TIE = 1e-12  # errors this near to each other, relative to ‖E‖, are one error
 
 # (share of the starts that go on, iterations): most starts are hopeless, and soon known to be.
@@ -37,16 +47,21 @@ GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
 
 @dataclass(frozen=True)
 class Approximation:
-    """An update near to the target, and what its distance means; read `certificate` before you quote `error_fro`.
+    """An update near to the target, and what its distance means; read `certificate` before you
+    quote `error_fro`.
 
-    error_fro, error_spec: ‖ΔW − E‖ of this one solution, which was sought in Frobenius norm. factors, delta: the solution
-    (m, n). lower_fro, lower_spec: no update of the family is nearer, since its rank is at most `rank_bound`. upper_fro,
-    upper_spec: the infimum is not above it, since the family contains LoRA of that rank; inf where it does not.
-    errors: of every start, in the order of the starts, where it was left. exact: the bounds meet, so error_fro is the minimum, to rounding.
-    growth: ‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖ over all parameters θ_k, the condition of ΔW in relative changes of the factors;
-    unchanged by b_i -> c b_i, a_i -> a_i/c, √2 for LoRA of rank 1, large where large terms cancel.
+    error_fro, error_spec: ‖ΔW − E‖ of this one solution, which was sought in Frobenius norm.
+    factors, delta: the solution (m, n). lower_fro, lower_spec: no update of the family is nearer,
+    since its rank is at most `rank_bound`. upper_fro, upper_spec: the infimum is not above it,
+    since the family contains LoRA of that rank; inf where it does not.
+    errors: of every start, in the order of the starts, where it was left. exact: the bounds meet,
+    so error_fro is the minimum, to rounding.
+    growth: ‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖ over all parameters θ_k, the condition of ΔW in relative
+    changes of the factors; unchanged by b_i -> c b_i, a_i -> a_i/c, √2 for LoRA of rank 1, large
+    where large terms cancel.
     diverging: growth > 100, a sign and no proof that the error falls on while the factors run away.
-    settled: the optimiser came to rest; if not, the error was still falling, often because the factors run away slowly.
+    settled: the optimiser came to rest; if not, the error was still falling, often because the
+    factors run away slowly.
     """
 
     error_fro: float
@@ -78,46 +93,77 @@ class Approximation:
     @property
     def certificate(self) -> str:
         """What error_fro is, in one sentence."""
-        bound = f"lower bound {self.lower_fro:.4g}, from rank <= {self.rank_bound}" if self.lower_fro else "no lower bound but 0"
+        bound = (
+            f"lower bound {self.lower_fro:.4g}, from rank <= {self.rank_bound}"
+            if self.lower_fro
+            else "no lower bound but 0"
+        )
         if self.exact:
-            return f"the minimum: the truncated SVD is in the family, and no matrix of rank <= {self.rank_bound} is nearer (Eckart-Young)"
+            return (
+                "the minimum: the truncated SVD is in the family, and no matrix of rank <="
+                f" {self.rank_bound} is nearer (Eckart-Young)"
+            )
         if self.diverging:
             signs = f"the factors look as if they diverge (growth {self.growth:.2g})"
             return f"an upper bound on the infimum; {bound}; {signs}, so it may not be attained"
         if self.error <= TIE:
             return "E is in the family, to rounding"
         if self.error_fro - self.lower_fro <= CLOSE * self.norm_fro:
-            return f"the minimum to {CLOSE:g} of ‖E‖: no matrix of rank <= {self.rank_bound} is nearer than {self.lower_fro:.6g}"
-        rest = "" if self.settled else "; the error was still falling when the optimiser was stopped"
-        return f"an upper bound on the infimum, the best of {len(self.errors)} starts; {bound}{rest}"
+            return (
+                f"the minimum to {CLOSE:g} of ‖E‖: no matrix of rank <= {self.rank_bound} is nearer"
+                f" than {self.lower_fro:.6g}"
+            )
+        rest = (
+            "" if self.settled else "; the error was still falling when the optimiser was stopped"
+        )
+        return (
+            f"an upper bound on the infimum, the best of {len(self.errors)} starts; {bound}{rest}"
+        )
 
     def __str__(self) -> str:
-        return f"error {self.error_fro:.6g} ({self.error:.3g} ‖E‖), spectral {self.error_spec:.6g}: {self.certificate}"
+        return (
+            f"error {self.error_fro:.6g} ({self.error:.3g} ‖E‖), spectral {self.error_spec:.6g}:"
+            f" {self.certificate}"
+        )
 
 
 def best_approximation(
-    E: Any, method: Family, seed: int = 0, starts: int | None = None, W0: Any = None, progress: bool = False
+    E: Any,
+    method: Family,
+    seed: int = 0,
+    starts: int | None = None,
+    W0: Any = None,
+    progress: bool = False,
 ) -> Approximation:
-    """The update of a family nearest to a target, as near as a multi-start optimiser gets in Frobenius norm.
+    """The update of a family nearest to a target, as near as a multi-start optimiser gets in
+    Frobenius norm.
 
-    E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `families.Formula` of a rule of your own that
-    torch can differentiate; seed: of the starts, the same seed gives the same result; starts: more of them usually
-    find lower errors, in proportional time, None: 16, and 160 where parameters x entries <= 256 (seconds for 32 x 32 at r = 2, minutes for
-    64 x 64 at r = 4); W0 (m, n): the frozen weight, for rules that read its entries (DoRA, HiRA, DeLoRA); progress: show a bar.
-    Where the family contains the truncated SVD, that is the first start, so the result is never worse than LoRA; and where no
-    update can be nearer (LoRA itself), it is returned as exact. Others are random, or large and nearly cancelling.
-    Computed in float64 by damped Newton steps on all starts at once; needs (parameters)² memory.
-    Raises PerakitError for a bad target, sizes, a rule that torch cannot differentiate, or one that reads a W0 not given.
+    E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `families.Formula`
+    of a rule of your own that torch can differentiate; seed: of the starts, the same seed gives the
+    same result; starts: more of them usually find lower errors, in proportional time, None: 16, and
+    160 where parameters x entries <= 256 (seconds for 32 x 32 at r = 2, minutes for 64 x 64 at r =
+    4); W0 (m, n): the frozen weight, for rules that read its entries (DoRA, HiRA, DeLoRA);
+    progress: show a bar. Where the family contains the truncated SVD, that is the first start, so
+    the result is never worse than LoRA; and where no update can be nearer (LoRA itself), it is
+    returned as exact. Others are random, or large and nearly cancelling. Computed in float64 by
+    damped Newton steps on all starts at once; needs (parameters)² memory.
+    Raises PerakitError for a bad target, sizes, a rule that torch cannot differentiate, or one that
+    reads a W0 not given.
     """
     E = check_matrix("E", E)
     if E.any() and not 1e-100 < np.abs(E).max() < 1e100:
-        raise PerakitError(f"the largest entry of E is {np.abs(E).max():.3g}: rescale E, its square must fit a float64")
+        raise PerakitError(
+            f"the largest entry of E is {np.abs(E).max():.3g}: rescale E, its square must fit a"
+            " float64"
+        )
     formulas.check_count("seed", seed, least=0)
     with torch.inference_mode(False), torch.enable_grad():
         return _best_approximation(E, method, seed, starts, W0, progress)
 
 
-def _best_approximation(E: np.ndarray, method: Family, seed: int, starts: int | None, W0: Any, progress: bool) -> Approximation:
+def _best_approximation(
+    E: np.ndarray, method: Family, seed: int, starts: int | None, W0: Any, progress: bool
+) -> Approximation:
     problem = _Problem(E, check_family(method), W0)
     starts = (MANY if problem.small else STARTS) if starts is None else starts
     formulas.check_count("starts", starts)
@@ -126,18 +172,31 @@ def _best_approximation(E: np.ndarray, method: Family, seed: int, starts: int | 
     bound = min(*E.shape, problem.bound)
     lora = problem.lora_start()
     rank = problem.rank if lora is not None else -1
-    lower, upper = tail(sigma, bound), tail(sigma, rank) if lora is not None else (math.inf, math.inf)
+    lower, upper = (
+        tail(sigma, bound),
+        (tail(sigma, rank) if lora is not None else (math.inf, math.inf)),
+    )
     exact = lora is not None and upper[0] <= lower[0] + 1e-14 * problem.norm
     if exact:
         theta, settled = torch.as_tensor(lora)[None], torch.ones(1, dtype=torch.bool)
     else:
-        theta, settled = _minimise(problem, torch.as_tensor(_starts(problem, lora, starts, np.random.default_rng(seed))), progress)
+        theta, settled = _minimise(
+            problem,
+            torch.as_tensor(_starts(problem, lora, starts, np.random.default_rng(seed))),
+            progress,
+        )
     errors = [float(np.linalg.norm(problem.delta(t) - E)) for t in theta]
     if not np.isfinite(errors).any():
-        raise PerakitError(f"the formula is not finite at any of {starts} starts: it must be defined for factors of any size")
+        raise PerakitError(
+            f"the formula is not finite at any of {starts} starts: it must be defined for factors"
+            " of any size"
+        )
     best = min(e for e in errors if math.isfinite(e))
     if best < lower[0] - 1e-9 * problem.norm:
-        raise PerakitError(f"rank_bound={bound} is too small: an update at {best:.4g} was found, below the {lower[0]:.4g} of that rank")
+        raise PerakitError(
+            f"rank_bound={bound} is too small: an update at {best:.4g} was found, below the"
+            f" {lower[0]:.4g} of that rank"
+        )
     tied = [k for k, e in enumerate(errors) if e <= best + TIE * problem.norm]
     growth = {k: problem.growth(theta[k]) for k in tied}
     k = min(tied, key=lambda k: growth[k])
@@ -146,7 +205,9 @@ def _best_approximation(E: np.ndarray, method: Family, seed: int, starts: int | 
         error_fro=errors[k],
         error_spec=float(np.linalg.norm(delta - E, 2)),
         delta=delta,
-        factors={name: factor.numpy().copy() for name, factor in problem.unflatten(theta[k]).items()},
+        factors={
+            name: factor.numpy().copy() for name, factor in problem.unflatten(theta[k]).items()
+        },
         lower_fro=lower[0],
         lower_spec=lower[1],
         upper_fro=upper[0],
@@ -161,7 +222,7 @@ def _best_approximation(E: np.ndarray, method: Family, seed: int, starts: int | 
     )
 
 
-# --- the problem, as functions of one flat vector ------------------------------------------------------------------
+# --- the problem, as functions of one flat vector -------------------------------------------------
 
 
 class _Problem:
@@ -175,7 +236,10 @@ class _Problem:
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.p = sum(self.sizes)
         if self.p * E.size > LARGEST:
-            raise PerakitError(f"{self.p} parameters x {E.size} entries of E exceed {LARGEST}: take a block of E or a lower rank")
+            raise PerakitError(
+                f"{self.p} parameters x {E.size} entries of E exceed {LARGEST}: take a block of E"
+                " or a lower rank"
+            )
         self.small = self.p * E.size <= SMALL
         self.bound = method.rank_bound(*self.shape)
         formulas.check_count("rank_bound", self.bound, least=0)
@@ -183,7 +247,10 @@ class _Problem:
         if W0 is not None:
             self.W0 = torch.as_tensor(check_matrix("W0", W0))
             if tuple(self.W0.shape) != self.shape:
-                raise PerakitError(f"W0 has shape {tuple(self.W0.shape)} and E {self.shape}: pass the weight that E is an update of")
+                raise PerakitError(
+                    f"W0 has shape {tuple(self.W0.shape)} and E {self.shape}: pass the weight that"
+                    " E is an update of"
+                )
         self.rank = factor_rank(method, *self.shape) or 0
         check_layer(*self.shape, self.rank or None)
         theta = torch.linspace(0.5, 1.5, self.p, dtype=torch.float64, requires_grad=True)
@@ -193,7 +260,10 @@ class _Problem:
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         parts = torch.split(theta, self.sizes)
-        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def update(self, theta: Tensor) -> Tensor:
         delta: Tensor = self.method.update(self.W0, **self.unflatten(theta))
@@ -208,16 +278,19 @@ class _Problem:
     def derivatives(self, theta: Tensor, newton: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient (p,), Hessian or JᵀJ (p, p), and squared norms of the Jacobian's columns (p,).
 
-        The gradient Jᵀ ρ is taken as a function of θ and of the residual ρ: its derivative by ρ is J, and that by θ what
-        the Hessian has besides JᵀJ.
+        The gradient Jᵀ ρ is taken as a function of θ and of the residual ρ: its derivative by ρ is
+        J, and that by θ what the Hessian has besides JᵀJ.
         """
 
         def gradient_of(theta: Tensor, residual: Tensor) -> Tensor:
             return vjp(self.update, theta)[1](residual)[0]
 
         gradient, derivative = vjp(gradient_of, theta, self.update(theta) - self.target)  # type: ignore[misc]
-        # (p, p) and (p, m, n); in pieces, so that what leads to the p Jacobian columns need not be held at once
-        rest, J = vmap(derivative, chunk_size=max(1, 2**24 // self.E.size))(torch.eye(self.p, dtype=torch.float64))
+        # (p, p) and (p, m, n); in pieces, so that what leads to the p Jacobian columns need not be
+        # held at once
+        rest, J = vmap(derivative, chunk_size=max(1, 2**24 // self.E.size))(
+            torch.eye(self.p, dtype=torch.float64)
+        )
         JJ = J.flatten(1) @ J.flatten(1).T
         return gradient, JJ + rest if newton else JJ, JJ.diagonal()
 
@@ -228,7 +301,9 @@ class _Problem:
         return change / size if size else (math.inf if change else 0.0)
 
     def lora_start(self) -> np.ndarray | None:
-        """θ at the truncated SVD of E, all factors but B and A zero; None where the family does not contain it there."""
+        """θ at the truncated SVD of E, all factors but B and A zero; None where the family does not
+        contain it there.
+        """
         if not self.rank:
             return None
         r, parts = self.rank, {name: np.zeros(shape) for name, shape in self.shapes.items()}
@@ -240,63 +315,96 @@ class _Problem:
         found = self.delta(torch.as_tensor(theta))
         if not np.isfinite(found).all():
             return None
-        scale = float((found * wanted).sum()) / (float((wanted**2).sum()) or 1.0) or 1.0  # alpha/r of a method
+        # alpha/r of a method
+        scale = float((found * wanted).sum()) / (float((wanted**2).sum()) or 1.0) or 1.0
         if not np.allclose(found, scale * wanted, rtol=0, atol=1e-12 * abs(scale) * self.norm):
             return None
         parts["B"] = parts["B"] / scale
         return np.concatenate([part.ravel() for part in parts.values()])
 
     def _stand_in(self, theta: Tensor) -> Tensor | None:
-        """What the rule gets where no W0 was passed: None if it takes that, zeros if it reads the shape alone; else it is refused."""
-        factors, weight = self.unflatten(theta), torch.linspace(0.5, 1.5, self.E.size, dtype=torch.float64).reshape(self.shape)
+        """What the rule gets where no W0 was passed: None if it takes that, zeros if it reads the
+        shape alone; else it is refused.
+        """
+        factors, weight = (
+            self.unflatten(theta),
+            torch.linspace(0.5, 1.5, self.E.size, dtype=torch.float64).reshape(self.shape),
+        )
         try:
             self.method.update(None, **factors)
             return None
         except Exception:  # a user's rule may raise anything
             pass
         try:
-            one, other = self.method.update(weight, **factors), self.method.update(1 + weight**2, **factors)
+            one, other = (
+                self.method.update(weight, **factors),
+                self.method.update(1 + weight**2, **factors),
+            )
             same = torch.equal(one, other)
         except Exception:  # not for want of a weight: `_check_rule` says why
             return None
         if not same:
             m, n = self.shape
-            raise PerakitError(f"{self.method!r} reads the frozen weight: pass W0=, the ({m}, {n}) matrix that E is an update of")
+            raise PerakitError(
+                f"{self.method!r} reads the frozen weight: pass W0=, the ({m}, {n}) matrix that E"
+                " is an update of"
+            )
         return torch.zeros_like(weight)
 
     def _check_rule(self, theta: Tensor) -> None:
-        remedy = "write it with operators that NumPy and torch share, without branches on the values"
+        remedy = (
+            "write it with operators that NumPy and torch share, without branches on the values"
+        )
         try:
             found = self.method.update(self.W0, **self.unflatten(theta))
             if not isinstance(found, Tensor):
-                raise PerakitError(f"the formula made {type(found).__name__} of torch tensors, which cannot be differentiated: {remedy}")
+                raise PerakitError(
+                    f"the formula made {type(found).__name__} of torch tensors, which cannot be"
+                    f" differentiated: {remedy}"
+                )
             evaluate(self.method, self.W0, self.unflatten(theta), self.shape)
             if not found.requires_grad or found.dtype != torch.float64:
-                raise PerakitError(f"the formula detaches its result, or changes its type (to {found.dtype}): {remedy}")
+                raise PerakitError(
+                    f"the formula detaches its result, or changes its type (to {found.dtype}):"
+                    f" {remedy}"
+                )
             vmap(self.derivatives)(theta.detach()[None])
         except PerakitError:
             raise
         except Exception as error:  # a user's rule may raise anything
-            raise PerakitError(f"torch cannot evaluate and differentiate the formula ({error}): {remedy}") from error
+            raise PerakitError(
+                f"torch cannot evaluate and differentiate the formula ({error}): {remedy}"
+            ) from error
 
 
 def _check_shapes(method: Family, m: int, n: int) -> dict[str, tuple[int, ...]]:
     shapes = method.shapes(m, n)
     if not isinstance(shapes, Mapping) or not all(
-        isinstance(name, str) and isinstance(shape, tuple) and all(isinstance(k, int | np.integer) and k >= 0 for k in shape)
+        isinstance(name, str)
+        and isinstance(shape, tuple)
+        and all(isinstance(k, int | np.integer) and k >= 0 for k in shape)
         for name, shape in shapes.items()
     ):
-        raise PerakitError(f"shapes({m}, {n}) returned {shapes!r}: return name -> tuple of sizes, as {{'B': (m, 2), 'A': (2, n)}}")
+        raise PerakitError(
+            f"shapes({m}, {n}) returned {shapes!r}: return name -> tuple of sizes, as {{'B': (m,"
+            " 2), 'A': (2, n)}"
+        )
     if not sum(map(math.prod, shapes.values())):
-        raise PerakitError(f"shapes({m}, {n}) returned {shapes!r}, no parameter at all: a family has at least one")
+        raise PerakitError(
+            f"shapes({m}, {n}) returned {shapes!r}, no parameter at all: a family has at least one"
+        )
     return dict(shapes)
 
 
-# --- starts ----------------------------------------------------------------------------------------------------------
+# --- starts ---------------------------------------------------------------------------------------
 
 
-def _starts(problem: _Problem, lora: np.ndarray | None, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, p): the truncated SVD first, then in turn random factors, large ones that cancel, products, and perturbed SVDs."""
+def _starts(
+    problem: _Problem, lora: np.ndarray | None, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(count, p): the truncated SVD first, then in turn random factors, large ones that cancel,
+    products, and perturbed SVDs.
+    """
     rms = problem.norm / math.sqrt(problem.E.size)
     border = any(len(shape) == 1 and shape[0] for shape in problem.shapes.values())
     found = [] if lora is None else [lora]
@@ -307,7 +415,10 @@ def _starts(problem: _Problem, lora: np.ndarray | None, count: int, rng: np.rand
         elif kind in (2, 5) and border:
             found.append(_product_start(problem, rms, rng))
         elif kind == 4 and lora is not None:
-            found.append(lora * (1 + 0.3 * rng.normal(size=problem.p)) + _random_start(problem, 0.01 * rms, rng, coefficients=0.003))
+            found.append(
+                lora * (1 + 0.3 * rng.normal(size=problem.p))
+                + _random_start(problem, 0.01 * rms, rng, coefficients=0.003)
+            )
         else:
             plain = (kind + turn) % 2 == 0
             size = rms if plain else rms * 10 ** rng.uniform(-1, 0.5)
@@ -315,17 +426,27 @@ def _starts(problem: _Problem, lora: np.ndarray | None, count: int, rng: np.rand
     return np.array(found)
 
 
-def _random_start(problem: _Problem, rms: float, rng: np.random.Generator, coefficients: float) -> np.ndarray:
-    """Gaussian factors whose product is of E's size; vectors (h) small beside 1/rms, at which B A and the rest are alike."""
+def _random_start(
+    problem: _Problem, rms: float, rng: np.random.Generator, coefficients: float
+) -> np.ndarray:
+    """Gaussian factors whose product is of E's size; vectors (h) small beside 1/rms, at which B A
+    and the rest are alike.
+    """
     parts = []
     for shape in problem.shapes.values():
-        size = coefficients / rms if len(shape) == 1 else math.sqrt(rms / math.sqrt(min(shape, default=1) or 1))
+        size = (
+            coefficients / rms
+            if len(shape) == 1
+            else math.sqrt(rms / math.sqrt(min(shape, default=1) or 1))
+        )
         parts.append(size * rng.normal(size=shape).ravel())
     return np.concatenate(parts)
 
 
 def _product_start(problem: _Problem, rms: float, rng: np.random.Generator) -> np.ndarray:
-    """Coefficients h far above 1/rms, and factors near ±(rms/h)^¼: products of E's size beside a small linear part."""
+    """Coefficients h far above 1/rms, and factors near ±(rms/h)^¼: products of E's size beside a
+    small linear part.
+    """
     h = 10 ** rng.uniform(0, 2.5) / rms
     parts = []
     for shape in problem.shapes.values():
@@ -334,8 +455,12 @@ def _product_start(problem: _Problem, rms: float, rng: np.random.Generator) -> n
     return np.concatenate(parts)
 
 
-def _border_start(problem: _Problem, rms: float, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-    """b and a near the constant √(rms/ε), h = −ε/rms: terms of size rms/ε that cancel, where best approximations run away."""
+def _border_start(
+    problem: _Problem, rms: float, epsilon: float, rng: np.random.Generator
+) -> np.ndarray:
+    """b and a near the constant √(rms/ε), h = −ε/rms: terms of size rms/ε that cancel, where best
+    approximations run away.
+    """
     parts = []
     for shape in problem.shapes.values():
         if len(shape) == 1:
@@ -351,18 +476,25 @@ def _border_start(problem: _Problem, rms: float, epsilon: float, rng: np.random.
     return np.concatenate(parts)
 
 
-# --- the optimiser ---------------------------------------------------------------------------------------------------
+# --- the optimiser --------------------------------------------------------------------------------
 
 
 def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
-    """Levenberg-Marquardt from every row of theta (starts, p), in the rounds of `ROUNDS`; no row ends above its start.
+    """Levenberg-Marquardt from every row of theta (starts, p), in the rounds of `ROUNDS`; no row
+    ends above its start.
 
-    Returns theta, and for each row whether it came to rest, rather than being left while it still descended.
+    Returns theta, and for each row whether it came to rest, rather than being left while it still
+    descended.
     """
     from tqdm import tqdm
 
     runs = _Runs(problem, theta)
-    with tqdm(total=sum(steps for _, steps in ROUNDS), disable=not progress, desc="best approximation", leave=False) as bar:
+    with tqdm(
+        total=sum(steps for _, steps in ROUNDS),
+        disable=not progress,
+        desc="best approximation",
+        leave=False,
+    ) as bar:
         for share, steps in ROUNDS:
             runs.keep(len(theta) if problem.small else math.ceil(share * len(theta)))
             for _ in range(steps):
@@ -373,10 +505,11 @@ def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor,
 
 
 class _Runs:
-    """All starts, each with its own damping λ: steps −(H + λD)⁻¹ g with D = diag(JᵀJ), taken only where they descend.
+    """All starts, each with its own damping λ: steps −(H + λD)⁻¹ g with D = diag(JᵀJ), taken only
+    where they descend.
 
-    H is JᵀJ at first, which finds the way from afar, then the exact Hessian: targets out of reach leave a large
-    residual, at which Gauss-Newton crawls.
+    H is JᵀJ at first, which finds the way from afar, then the exact Hessian: targets out of reach
+    leave a large residual, at which Gauss-Newton crawls.
     """
 
     def __init__(self, problem: _Problem, theta: Tensor) -> None:
@@ -418,26 +551,41 @@ class _Runs:
         slow = ~good | (gain <= 1e-13 * self.loss[k])
         self.theta[k] = torch.where(good[:, None], trial, self.theta[k])
         self.loss[k] = torch.where(good, loss, self.loss[k])
-        factor = torch.where(good, torch.where(ratio > 0.75, 0.2, torch.where(ratio < 0.25, 2.0, torch.ones_like(ratio))), 4.0)
+        factor = torch.where(
+            good,
+            torch.where(ratio > 0.75, 0.2, torch.where(ratio < 0.25, 2.0, torch.ones_like(ratio))),
+            4.0,
+        )
         self.damping[k] = (factor * self.damping[k]).clamp_min(1e-15)
         self.moved[k] = good
         self.stalled[k] = torch.where(slow, self.stalled[k] + good, 0)
-        self.finished[k] = (self.stalled[k] >= 3) | (self.damping[k] > 1e12) | (self.loss[k] < 1e-32)
+        self.finished[k] = (
+            (self.stalled[k] >= 3) | (self.damping[k] > 1e12) | (self.loss[k] < 1e-32)
+        )
         self.active &= ~self.finished
 
     def _differentiate(self, newton: bool) -> None:
         k = (self.active & self.moved).nonzero().flatten()
         if len(k):
             chunk = max(1, 2**24 // (self.problem.p * self.problem.E.size))
-            derivatives = vmap(lambda theta: self.problem.derivatives(theta, newton), chunk_size=chunk)
+            derivatives = vmap(
+                lambda theta: self.problem.derivatives(theta, newton), chunk_size=chunk
+            )
             self.gradient[k], self.hessian[k], columns = derivatives(self.theta[k])
-            self.columns[k] = torch.cat([_away_from_zero(part) for part in torch.split(columns, self.problem.sizes, dim=1)], dim=1)
+            self.columns[k] = torch.cat(
+                [_away_from_zero(part) for part in torch.split(columns, self.problem.sizes, dim=1)],
+                dim=1,
+            )
 
     def _solve(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Step (k, p) and the gain in loss (k,) that the quadratic model promises; NaN where H + λD is not positive."""
+        """Step (k, p) and the gain in loss (k,) that the quadratic model promises; NaN where H + λD
+        is not positive.
+        """
         q = self.columns[k].rsqrt()
         H = q[:, :, None] * self.hessian[k] * q[:, None, :]
-        L, failed = torch.linalg.cholesky_ex(H + torch.diag_embed(self.damping[k, None].expand_as(q)))
+        L, failed = torch.linalg.cholesky_ex(
+            H + torch.diag_embed(self.damping[k, None].expand_as(q))
+        )
         g = (q * self.gradient[k])[:, :, None]
         step = -torch.cholesky_solve(g, L)  # (k, p, 1)
         predicted = -(g * step).sum((1, 2)) - (step * (H @ step)).sum((1, 2)) / 2
@@ -445,6 +593,8 @@ class _Runs:
 
 
 def _away_from_zero(columns: Tensor) -> Tensor:
-    """Not below 1e-12 of the largest of the same factor: factors have units, so E in other units takes the same path."""
+    """Not below 1e-12 of the largest of the same factor: factors have units, so E in other units
+    takes the same path.
+    """
     largest = columns.amax(1, keepdim=True) if columns.shape[1] else columns
     return torch.where(largest > 0, columns.maximum(1e-12 * largest), 1.0)

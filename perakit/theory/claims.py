@@ -1,12 +1,14 @@
-"""The registry of claims: what is said about PERA and its relatives, and what becomes of it when it is checked.
+"""The registry of claims: what is said about PERA and its relatives, and what becomes of it when it
+is checked.
 
     from perakit.theory import claims
     print(claims["theorem-1"].check())                 # the verdict, and what supports it
     claims["hadamard-series"].check(formula=mine)      # the same question of a rule of your own
 
-The words are kept apart. "proved": an exact argument that runs (a symbolic identity, an elimination, an inclusion).
-"verified": no counterexample in N examples. "refuted": a counterexample, with a proof that it is one. "qualified": true
-in one sense and not in another. "open": not decided here. A check can fail, and then says on what.
+The words are kept apart. "proved": an exact argument that runs (a symbolic identity, an
+elimination, an inclusion). "verified": no counterexample in N examples. "refuted": a
+counterexample, with a proof that it is one. "qualified": true in one sense and not in another.
+"open": not decided here. A check can fail, and then says on what.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ EXAMPLES = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """What an argument found: whether the verdict stands, a sentence, numbers behind it, and what breaks it.
+    """What an argument found: whether the verdict stands, a sentence, numbers behind it, and what
+    breaks it.
 
-    examples: how many were tried, 0 for an exact argument; counterexample: the smallest that was found (for a refuted
-    claim the one that refutes it), by name.
+    examples: how many were tried, 0 for an exact argument; counterexample: the smallest that was
+    found (for a refuted claim the one that refutes it), by name.
     """
 
     holds: bool
@@ -46,7 +49,9 @@ class Finding:
 
 @dataclass(frozen=True, repr=False)
 class Evidence:
-    """The outcome of one check: the claim, its verdict, whether that stands, and the finding behind it."""
+    """The outcome of one check: the claim, its verdict, whether that stands, and the finding behind
+    it.
+    """
 
     claim: str
     verdict: str
@@ -95,7 +100,10 @@ class Evidence:
             verdict = f"{'holds' if self.holds else 'FAILS'} for {self.formula}"
         lines = [f"{self.claim}: {verdict} ({self.seconds:.1f} s)", self.summary]
         if self.counterexample:
-            lines += ["counterexample:", *(f"  {name} = {_show(value)}" for name, value in self.counterexample.items())]
+            lines += [
+                "counterexample:",
+                *(f"  {name} = {_show(value)}" for name, value in self.counterexample.items()),
+            ]
         return "\n".join(lines)
 
 
@@ -106,9 +114,11 @@ Argument = Callable[[Callable[..., Any], int, int], Finding]
 class Claim:
     r"""One statement and the argument that decides it.
 
-    id: its name in the registry; title: a line; statement: LaTeX; source: who says so; verdict: one of `VERDICTS`;
-    about: the function that the claim speaks of, as a rule in `perakit.formulas`; argument: (formula, seed, examples) ->
-    Finding, which looks at nothing but `formula` where it could be `about` or a rule of your own.
+    id: its name in the registry; title: a line; statement: LaTeX; source: who says so; verdict: one
+    of `VERDICTS`;
+    about: the function that the claim speaks of, as a rule in `perakit.formulas`; argument:
+    (formula, seed, examples) -> Finding, which looks at nothing but `formula` where it could be
+    `about` or a rule of your own.
     """
 
     id: str
@@ -121,23 +131,42 @@ class Claim:
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
-            raise PerakitError(f"verdict={self.verdict!r} is unknown: choose from {', '.join(map(repr, VERDICTS))}")
+            raise PerakitError(
+                f"verdict={self.verdict!r} is unknown: choose from {', '.join(map(repr, VERDICTS))}"
+            )
 
-    def check(self, seed: int = 0, examples: int = EXAMPLES, formula: Callable[..., Any] | None = None) -> Evidence:
+    def check(
+        self, seed: int = 0, examples: int = EXAMPLES, formula: Callable[..., Any] | None = None
+    ) -> Evidence:
         """Run the argument.
 
-        seed: of everything random; examples: how many a "verified" argument tries; formula: a rule of your own in place
-        of `about`, called like it. Returns Evidence. An error inside your formula is a PerakitError that shows it.
+        seed: of everything random; examples: how many a "verified" argument tries; formula: a rule
+        of your own in place of `about`, called like it. Returns Evidence. An error inside your
+        formula is a PerakitError that shows it.
         """
         check_count("seed", seed, least=0)
         check_count("examples", examples)
         if formula is not None and not callable(formula):
-            raise PerakitError(f"formula={formula!r} cannot be called: pass a function like {_name(self.about)}, or None")
+            raise PerakitError(
+                f"formula={formula!r} cannot be called: pass a function like {_name(self.about)},"
+                " or None"
+            )
         start = time.perf_counter()
-        finding = self.argument(self.about, seed, examples) if formula is None else self._try(formula, seed, examples)
+        finding = (
+            self.argument(self.about, seed, examples)
+            if formula is None
+            else self._try(formula, seed, examples)
+        )
         if not isinstance(finding, Finding):
             raise PerakitError(f"the argument of {self.id} returned {finding!r}: return a Finding")
-        return Evidence(self.id, self.verdict, finding, seed, time.perf_counter() - start, None if formula is None else _name(formula))
+        return Evidence(
+            self.id,
+            self.verdict,
+            finding,
+            seed,
+            time.perf_counter() - start,
+            None if formula is None else _name(formula),
+        )
 
     def _try(self, formula: Callable[..., Any], seed: int, examples: int) -> Finding:
         """The argument with a formula of the user's own, which may return anything."""
@@ -149,12 +178,22 @@ class Claim:
         except PerakitError:
             raise
         except Exception as error:
-            problem = f"{self.id} could not use what {_name(formula)} returned ({type(error).__name__}: {error})"
+            problem = (
+                f"{self.id} could not use what {_name(formula)} returned ({type(error).__name__}:"
+                f" {error})"
+            )
             raise PerakitError(f"{problem}: return what {_name(self.about)} does") from error
 
-    def _with_smallest_difference(self, finding: Finding, formula: Callable[..., Any], seed: int, examples: int) -> Finding:
-        """A failure that came without factors, with the smallest ones on which the formula is not PERA's (or LoRA's)."""
-        if "B" in (finding.counterexample or {}) or self.about not in (formulas.pera, formulas.lora):
+    def _with_smallest_difference(
+        self, finding: Finding, formula: Callable[..., Any], seed: int, examples: int
+    ) -> Finding:
+        """A failure that came without factors, with the smallest ones on which the formula is not
+        PERA's (or LoRA's).
+        """
+        if "B" in (finding.counterexample or {}) or self.about not in (
+            formulas.pera,
+            formulas.lora,
+        ):
             return finding
         from perakit.theory.statements.arguments import equal, factors
 
@@ -162,13 +201,20 @@ class Claim:
             return lambda B, A, h: rule(B, A, h) if self.about is formulas.pera else rule(B, A)
 
         try:
-            found = equal(factors(), values(_guarded(formula)), values(self.about), seed, examples, "").counterexample
+            found = equal(
+                factors(), values(_guarded(formula)), values(self.about), seed, examples, ""
+            ).counterexample
         except PerakitError:  # a formula for one size or rank only: what was found stands
             return finding
-        return replace(finding, counterexample=dict(finding.counterexample or {}) | dict(found or {}))
+        return replace(
+            finding, counterexample=dict(finding.counterexample or {}) | dict(found or {})
+        )
 
     def __str__(self) -> str:
-        return f"{self.id}: {self.title}\n{self.statement}\nsource: {self.source}\nverdict: {self.verdict}"
+        return (
+            f"{self.id}: {self.title}\n{self.statement}\nsource: {self.source}\nverdict:"
+            f" {self.verdict}"
+        )
 
     def _repr_markdown_(self) -> str:
         return f"**{self.title}** ({self.verdict}): {self.statement}"
@@ -178,14 +224,25 @@ class Claims(Mapping[str, Claim]):
     """Claims by id; iterates over ids, as a dict does."""
 
     def __init__(self, contents: str | None = None) -> None:
-        """contents: the module that registers the first claims, imported on first use; None starts empty."""
+        """contents: the module that registers the first claims, imported on first use; None starts
+        empty.
+        """
         self._claims: dict[str, Claim] = {}
         self._contents = contents
 
     def register(
-        self, id: str, *, title: str, statement: str, source: str, verdict: str, about: Callable[..., Any]
+        self,
+        id: str,
+        *,
+        title: str,
+        statement: str,
+        source: str,
+        verdict: str,
+        about: Callable[..., Any],
     ) -> Callable[[Argument], Argument]:
-        """Decorate an argument (formula, seed, examples) -> Finding: it becomes a claim, under an id that is not taken."""
+        """Decorate an argument (formula, seed, examples) -> Finding: it becomes a claim, under an
+        id that is not taken.
+        """
 
         def remember(argument: Argument) -> Argument:
             self.add(Claim(id, title, statement, source, verdict, about, argument))
@@ -205,7 +262,9 @@ class Claims(Mapping[str, Claim]):
         if id not in self._claims:
             near = difflib.get_close_matches(str(id), self._claims, n=3, cutoff=0.3)
             hint = f"did you mean {', '.join(near)}? " if near else ""
-            raise PerakitError(f"unknown claim {id!r}: {hint}`perakit verify --list` shows all {len(self._claims)}")
+            raise PerakitError(
+                f"unknown claim {id!r}: {hint}`perakit verify --list` shows all {len(self._claims)}"
+            )
         return self._claims[id]
 
     def __contains__(self, id: object) -> bool:
@@ -222,7 +281,11 @@ class Claims(Mapping[str, Claim]):
 
     def __repr__(self) -> str:
         counts = Counter(claim.verdict for claim in self.values())
-        return f"{len(self)} claims: {', '.join(f'{counts[verdict]} {verdict}' for verdict in VERDICTS)}; `perakit verify --list`"
+        return (
+            f"{len(self)} claims:"
+            f" {', '.join(f'{counts[verdict]} {verdict}' for verdict in VERDICTS)}; `perakit verify"
+            " --list`"
+        )
 
     def _load(self) -> None:
         if self._contents:
@@ -233,18 +296,25 @@ class Claims(Mapping[str, Claim]):
 claims = Claims("perakit.theory.statements")  # which needs sympy: not before it is asked
 
 
-def search(examples: Any, holds: Callable[..., bool], seed: int, count: int) -> tuple[dict[str, Any] | None, int]:
-    """Look for arguments on which `holds` is false: the smallest that were found, or None, and how many were tried.
+def search(
+    examples: Any, holds: Callable[..., bool], seed: int, count: int
+) -> tuple[dict[str, Any] | None, int]:
+    """Look for arguments on which `holds` is false: the smallest that were found, or None, and how
+    many were tried.
 
-    examples: a Hypothesis strategy of dicts, which `holds` takes as keywords, or of tuples, by position; count: how many
-    to try, at most: a strategy may have fewer.
+    examples: a Hypothesis strategy of dicts, which `holds` takes as keywords, or of tuples, by
+    position; count: how many to try, at most: a strategy may have fewer.
     """
     from random import Random
 
     import hypothesis
 
     settings = hypothesis.settings(
-        max_examples=count, database=None, deadline=None, derandomize=False, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=count,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     tried = 0
 
@@ -257,29 +327,48 @@ def search(examples: Any, holds: Callable[..., bool], seed: int, count: int) -> 
         found = hypothesis.find(examples, broken, settings=settings, random=Random(seed))
     except hypothesis.errors.NoSuchExample:
         return None, tried
-    return dict(found) if isinstance(found, Mapping) else {str(k): value for k, value in enumerate(found)}, tried
+    return (
+        dict(found)
+        if isinstance(found, Mapping)
+        else {str(k): value for k, value in enumerate(found)}
+    ), tried
 
 
 def _guarded(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """The formula, whose mistakes become a PerakitError that says what it was given and what to do."""
+    """The formula, whose mistakes become a PerakitError that says what it was given and what to
+    do.
+    """
 
     def call(*arguments: Any, **options: Any) -> Any:
-        arrays = [argument for argument in (*arguments, *options.values()) if isinstance(argument, np.ndarray)]
+        arrays = [
+            argument
+            for argument in (*arguments, *options.values())
+            if isinstance(argument, np.ndarray)
+        ]
         before = [array.copy() for array in arrays]
         try:
             result = formula(*arguments, **options)
         except PerakitError:
             raise
         except Exception as error:
-            raise PerakitError(f"{_name(formula)} raised {type(error).__name__}: {error}; {_given(arguments, options)}") from error
+            raise PerakitError(
+                f"{_name(formula)} raised {type(error).__name__}: {error};"
+                f" {_given(arguments, options)}"
+            ) from error
         if any((old != new).any() for old, new in zip(before, arrays, strict=True)):
             raise PerakitError(f"{_name(formula)} changes an argument in place: copy it first")
         if isinstance(result, np.ndarray) and result.dtype.kind == "f":
             if result.dtype.itemsize < 8:
-                raise PerakitError(f"{_name(formula)} returned {result.dtype}: keep the precision of the arguments, float64")
-            if not np.isfinite(result).all() and all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
                 raise PerakitError(
-                    f"{_name(formula)} returned entries that are not finite of finite arguments; {_given(arguments, options)}"
+                    f"{_name(formula)} returned {result.dtype}: keep the precision of the"
+                    " arguments, float64"
+                )
+            if not np.isfinite(result).all() and all(
+                np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"
+            ):
+                raise PerakitError(
+                    f"{_name(formula)} returned entries that are not finite of finite arguments;"
+                    f" {_given(arguments, options)}"
                 )
         return result
 
@@ -288,8 +377,13 @@ def _guarded(formula: Callable[..., Any]) -> Callable[..., Any]:
 
 def _given(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> str:
     """What a formula was called with, and what such arrays can do."""
-    named = [("", argument) for argument in arguments] + [(f"{name}=", value) for name, value in options.items()]
-    shown = [f"{name}{type(x).__name__} {tuple(x.shape)}" if hasattr(x, "shape") else f"{name}{x!r}" for name, x in named]
+    named = [("", argument) for argument in arguments] + [
+        (f"{name}=", value) for name, value in options.items()
+    ]
+    shown = [
+        f"{name}{type(x).__name__} {tuple(x.shape)}" if hasattr(x, "shape") else f"{name}{x!r}"
+        for name, x in named
+    ]
     symbols = any(isinstance(x, np.ndarray) and x.dtype == object for _, x in named)
     kind = "the formula must take NumPy arrays and torch tensors alike"
     if symbols:
@@ -311,7 +405,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(entry) for entry in (value.tolist() if isinstance(value, np.ndarray) else value)]
+        return [
+            _plain(entry) for entry in (value.tolist() if isinstance(value, np.ndarray) else value)
+        ]
     if isinstance(value, np.generic):
         return value.item()
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

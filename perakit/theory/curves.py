@@ -17,7 +17,9 @@ from perakit.theory.families import Family, check_layer, check_matrix, pera
 
 @dataclass(frozen=True)
 class Point:
-    """One family at one rank: relative errors ‖ΔW − E‖_F / ‖E‖_F, found and the lower bound, beside what they cost."""
+    """One family at one rank: relative errors ‖ΔW − E‖_F / ‖E‖_F, found and the lower bound, beside
+    what they cost.
+    """
 
     family: str
     rank: int
@@ -30,7 +32,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """The errors of some families over some ranks, to be drawn against `rank` or against `parameters`."""
+    """The errors of some families over some ranks, to be drawn against `rank` or against
+    `parameters`.
+    """
 
     points: tuple[Point, ...]
     shape: tuple[int, int]
@@ -43,13 +47,19 @@ class Curve:
 
     def lines(self) -> dict[str, list[Point]]:
         """Family -> its points: what `plots.plot_approximation` draws."""
-        return {family: self.line(family) for family in dict.fromkeys(point.family for point in self.points)}
+        return {
+            family: self.line(family)
+            for family in dict.fromkeys(point.family for point in self.points)
+        }
 
     def line(self, family: str) -> list[Point]:
         """The points of one family, in the order of its ranks."""
         found = [point for point in self.points if point.family == family]
         if not found:
-            raise PerakitError(f"no family {family!r} in this curve: it has {', '.join(sorted({p.family for p in self.points}))}")
+            raise PerakitError(
+                f"no family {family!r} in this curve: it has"
+                f" {', '.join(sorted({p.family for p in self.points}))}"
+            )
         return found
 
 
@@ -62,11 +72,13 @@ def error_curve(
     W0: Any = None,
     progress: bool = False,
 ) -> Curve:
-    """`best_approximation` for every family and rank: `error_curve(E, {"LoRA": pk.LoRA, "PERA": pk.PERA}, (1, 2, 4))`.
+    """`best_approximation` for every family and rank: `error_curve(E, {"LoRA": pk.LoRA, "PERA":
+    pk.PERA}, (1, 2, 4))`.
 
-    E: target (m, n), for example one of `targets`, or a trained update, of `perakit.delta_weights(model)`; families: name ->
-    rank -> family; the other arguments as in `best_approximation`. Each point is found by itself: but for exact families an
-    error may rise with the rank, which says that the optimiser failed there, not that the family is worse.
+    E: target (m, n), for example one of `targets`, or a trained update, of
+    `perakit.delta_weights(model)`; families: name -> rank -> family; the other arguments as in
+    `best_approximation`. Each point is found by itself: but for exact families an error may rise
+    with the rank, which says that the optimiser failed there, not that the family is worse.
     """
     from tqdm import tqdm
 
@@ -75,29 +87,40 @@ def error_curve(
         raise PerakitError(f"ranks={ranks!r} is one number: pass several, (1, 2, 4)")
     ranks = list(ranks)
     if not families or not ranks:
-        raise PerakitError(f"{len(families)} families and {len(ranks)} ranks make no curve: give at least one of each")
+        raise PerakitError(
+            f"{len(families)} families and {len(ranks)} ranks make no curve: give at least one of"
+            " each"
+        )
     for rank in ranks:
         check_layer(E.shape[0], E.shape[1], rank)
     cases = [(name, make, rank) for name, make in families.items() for rank in sorted(set(ranks))]
     points = []
     for name, make in families.items():
         if not callable(make):
-            raise PerakitError(f"families[{name!r}] = {make!r} makes no family of a rank: pass a function of it, perakit.PERA")
+            raise PerakitError(
+                f"families[{name!r}] = {make!r} makes no family of a rank: pass a function of it,"
+                " perakit.PERA"
+            )
     for name, make, rank in tqdm(cases, disable=not progress, desc="error curve"):
         family = make(rank)
         found = best_approximation(E, family, seed, starts, W0)
         parameters = sum(map(math.prod, family.shapes(*E.shape).values()))
         lower = found.lower_fro / (found.norm_fro or 1.0)
-        points.append(Point(name, int(rank), int(parameters), found.error, lower, found.exact, found.diverging))
+        points.append(
+            Point(
+                name, int(rank), int(parameters), found.error, lower, found.exact, found.diverging
+            )
+        )
     return Curve(tuple(points), (E.shape[0], E.shape[1]), int(seed), starts)
 
 
 def targets(m: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Matrices (m, n) to approximate, each from a random stream of its own.
 
-    gaussian: N(0, 1) entries; power law: σ_k = 1/k in random orthogonal bases; identity; banded: N(0, 1) on the diagonal
-    and beside it; block: two diagonal blocks of rank 1; pera: made by a PERA of rank 2 with N(0, 1) factors, a target
-    that such a PERA can reach exactly and that optimisers, ours included, often do not.
+    gaussian: N(0, 1) entries; power law: σ_k = 1/k in random orthogonal bases; identity; banded:
+    N(0, 1) on the diagonal and beside it; block: two diagonal blocks of rank 1; pera: made by a
+    PERA of rank 2 with N(0, 1) factors, a target that such a PERA can reach exactly and that
+    optimisers, ours included, often do not.
     """
     check_layer(m, n)
     formulas.check_count("seed", seed, least=0)

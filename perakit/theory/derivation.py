@@ -1,4 +1,6 @@
-"""What a derivation is: steps, each a sentence and an expression, as LaTeX in a notebook and as text in a terminal."""
+"""What a derivation is: steps, each a sentence and an expression, as LaTeX in a notebook and as
+text in a terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ Expr = Any  # a sympy expression or matrix: annotations must not import sympy
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a derivation: a sentence, the sympy expression it speaks of, and whether what it claims is so.
+    """One line of a derivation: a sentence, the sympy expression it speaks of, and whether what it
+    claims is so.
 
     holds: None where the step defines or shows something and claims nothing.
     """
@@ -25,9 +28,11 @@ class Step:
 
 @dataclass(frozen=True, repr=False)
 class Derivation:
-    """Steps from a rule to a statement about it; shows as LaTeX in a notebook, `print` gives plain text.
+    """Steps from a rule to a statement about it; shows as LaTeX in a notebook, `print` gives plain
+    text.
 
-    title, source: what is derived, and the equation that states it. holds: whether every claim among the steps is so.
+    title, source: what is derived, and the equation that states it. holds: whether every claim
+    among the steps is so.
     """
 
     title: str
@@ -41,13 +46,21 @@ class Derivation:
 
     def _repr_latex_(self) -> str:
         head = rf"&\textbf{{{_escape(self.title)}}}\quad\text{{({_escape(self.source)})}}"
-        return "$$\\begin{aligned}\n" + " \\\\[6pt]\n".join([head, *map(_latex_step, self.steps)]) + "\n\\end{aligned}$$"
+        return (
+            "$$\\begin{aligned}\n"
+            + " \\\\[6pt]\n".join([head, *map(_latex_step, self.steps)])
+            + "\n\\end{aligned}$$"
+        )
 
     def __repr__(self) -> str:
         return str(self)
 
     def __str__(self) -> str:
-        verdict = "Holds: every claim (✓) is exactly so." if self.holds else "DOES NOT HOLD: see the steps marked ✗."
+        verdict = (
+            "Holds: every claim (✓) is exactly so."
+            if self.holds
+            else "DOES NOT HOLD: see the steps marked ✗."
+        )
         steps = (_plain_step(number, step) for number, step in enumerate(self.steps, start=1))
         return "\n".join([self.title, f"({self.source})", *steps, verdict])
 
@@ -66,7 +79,9 @@ def zero(text: str, difference: np.ndarray) -> Step:
 
 
 def first_nonzero(difference: np.ndarray) -> Expr:
-    """The first entry that is not zero as a rational function, multiplied out; 0 if there is none."""
+    """The first entry that is not zero as a rational function, multiplied out; 0 if there is
+    none.
+    """
     return next((entry for entry in map(_normal, difference.flat) if entry != 0), 0)
 
 
@@ -83,7 +98,11 @@ def _latex_step(step: Step) -> str:
     import sympy
 
     mark = {None: "", True: r"\quad\checkmark", False: r"\quad\textbf{fails}"}[step.holds]
-    return rf"&\text{{{_escape(step.text)}}} \\" + "\n" + rf"&\qquad {sympy.latex(step.expression)}{mark}"
+    return (
+        rf"&\text{{{_escape(step.text)}}} \\"
+        + "\n"
+        + rf"&\qquad {sympy.latex(step.expression)}{mark}"
+    )
 
 
 def _escape(text: str) -> str:
@@ -96,7 +115,9 @@ def _plain_step(number: int, step: Step) -> str:
     left, right = (plain(side) for side in step.expression.args)
     shown = sympy.pretty(sympy.Eq(left, right, evaluate=False), use_unicode=True, wrap_line=False)
     mark = {None: "", True: "  ✓", False: "  ✗"}[step.holds]
-    return f"\n{number}. {step.text}{mark}\n" + "\n".join(f"   {line}".rstrip() for line in shown.splitlines())
+    return f"\n{number}. {step.text}{mark}\n" + "\n".join(
+        f"   {line}".rstrip() for line in shown.splitlines()
+    )
 
 
 def plain(expression: Expr) -> Expr:
@@ -111,7 +132,13 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 def _plain(name: str) -> str:
     r"""The name of a symbol as text: b_{1,2} as b₁₂ (b₁,₁₂ from ten on), \Delta W as ΔW."""
-    for latex, text in ((r"\Delta ", "Δ"), (r"\partial ", "∂"), (r"\varphi", "φ"), (r"\dim\ker", "dim ker"), ("\\", "")):
+    for latex, text in (
+        (r"\Delta ", "Δ"),
+        (r"\partial ", "∂"),
+        (r"\varphi", "φ"),
+        (r"\dim\ker", "dim ker"),
+        ("\\", ""),
+    ):
         name = name.replace(latex, text)
     name = re.sub(r"mathrm\{(\w+)\}", r"\1", name)
     return re.sub(r"_\{([\d,]+)\}", lambda found: _subscript(found[1]), name)

@@ -1,6 +1,8 @@
-"""How far a matrix is from the PERA updates of rank 1: a lower bound, by branch and bound in interval arithmetic.
+"""How far a matrix is from the PERA updates of rank 1: a lower bound, by branch and bound in
+interval arithmetic.
 
-The third proof that `theorem1.COUNTEREXAMPLE` is out of reach, independent of the algebra of the others.
+The third proof that `theorem1.COUNTEREXAMPLE` is out of reach, independent of the algebra of the
+others.
 """
 
 from __future__ import annotations
@@ -13,12 +15,22 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from perakit.errors import PerakitError
-from perakit.theory.theorem1 import COUNTEREXAMPLE, MINORS, Matrix, Rule, checked, exact_matrix, satisfies_identity, show
+from perakit.theory.theorem1 import (
+    COUNTEREXAMPLE,
+    MINORS,
+    Matrix,
+    Rule,
+    checked,
+    exact_matrix,
+    satisfies_identity,
+    show,
+)
 
 BITS = 40  # numbers below are integers in units of 2^-BITS, every operation rounded outward
 ONE = 1 << BITS
 CHOICES = list(product((False, True), repeat=9))  # of a root for each entry, True: the large one
-PATTERNS = {minor: [tuple(choice[k] for k in minor) for choice in CHOICES] for minor in MINORS}  # what each choice is on a minor
+# What each choice is on a minor
+PATTERNS = {minor: [tuple(choice[k] for k in minor) for choice in CHOICES] for minor in MINORS}
 NORMS = ("frobenius", "spectral", "max")
 
 
@@ -53,7 +65,8 @@ class _Interval:
 class _Entry(NamedTuple):
     """The roots of an entry, the small one w and the large one −(x + yw)/y as x + yw.
 
-    small, large: at E; largest: of |w| and of |x + yw| in the box around E; slope: a bound of dw/dE' there.
+    small, large: at E; largest: of |w| and of |x + yw| in the box around E; slope: a bound of
+    dw/dE' there.
     """
 
     small: _Interval
@@ -64,7 +77,9 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class LowerBound:
-    """dist(E, closure of S(1)) >= distance in `norm`, proved on `pieces` intervals of h; 0 where nothing is proved."""
+    """dist(E, closure of S(1)) >= distance in `norm`, proved on `pieces` intervals of h; 0 where
+    nothing is proved.
+    """
 
     target: Matrix
     norm: str
@@ -73,19 +88,30 @@ class LowerBound:
 
     def __str__(self) -> str:
         if not self.distance:
-            return f"{self.norm} distance from S(1) to {show(self.target)}: no positive lower bound was proved"
-        return f"{self.norm} distance from S(1) to {show(self.target)} >= {float(self.distance):.2f}, on {self.pieces} intervals"
+            return (
+                f"{self.norm} distance from S(1) to {show(self.target)}: no positive lower bound"
+                " was proved"
+            )
+        return (
+            f"{self.norm} distance from S(1) to {show(self.target)} >= {float(self.distance):.2f},"
+            f" on {self.pieces} intervals"
+        )
 
 
-def lower_bound(E: Any = COUNTEREXAMPLE, norm: str = "frobenius", *, formula: Rule | None = None) -> LowerBound:
-    """The largest distance, in hundredths, from a positive 3 x 3 matrix to S(1) that `excluded` proves: a few seconds.
+def lower_bound(
+    E: Any = COUNTEREXAMPLE, norm: str = "frobenius", *, formula: Rule | None = None
+) -> LowerBound:
+    """The largest distance, in hundredths, from a positive 3 x 3 matrix to S(1) that `excluded`
+    proves: a few seconds.
 
     norm: "frobenius", "spectral" or "max" (the largest entry).
     """
     target, pieces = exact_matrix(E), {0: 0}
     least = min(map(min, target))
     if least <= 0:
-        raise PerakitError(f"the smallest entry of E is {least}: the proof is for positive matrices")
+        raise PerakitError(
+            f"the smallest entry of E is {least}: the proof is for positive matrices"
+        )
     low, high = 0, math.ceil(100 * least) if satisfies_identity(checked(formula)) else 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -95,14 +121,16 @@ def lower_bound(E: Any = COUNTEREXAMPLE, norm: str = "frobenius", *, formula: Ru
 
 
 def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 12) -> int:
-    """Prove that no E' in the closure of S(1) has ‖E' − E‖ <= distance; the number of intervals used, 0 without proof.
+    """Prove that no E' in the closure of S(1) has ‖E' − E‖ <= distance; the number of intervals
+    used, 0 without proof.
 
-    By real branch and bound, independent of the resultants. A member is x u + y u∘u with u of rank one and
-    (x, y) = (1, h) for h <= 1, (1/√h, 1) for h >= 1, y = 1 and x = 0 being the limit h = ∞; h >= −1/(4 max E') since
-    x² + 4 y E' is a square. So (x, y) runs through two segments. There each entry E' > 0 has a small root
-    w = 2E'/(x + √(x² + 4yE')) and a large one −(x + yw)/y. For one of the 2⁹ choices of roots all minors of y u vanish,
-    and still do after division by their powers of y; in this form the conditions pass to the limit of any sequence,
-    h = 0 and ∞ included. Intervals of (x, y) are halved until each choice breaks one of them.
+    By real branch and bound, independent of the resultants. A member is x u + y u∘u with u of rank
+    one and (x, y) = (1, h) for h <= 1, (1/√h, 1) for h >= 1, y = 1 and x = 0 being the limit h = ∞;
+    h >= −1/(4 max E') since x² + 4 y E' is a square. So (x, y) runs through two segments. There
+    each entry E' > 0 has a small root w = 2E'/(x + √(x² + 4yE')) and a large one −(x + yw)/y. For
+    one of the 2⁹ choices of roots all minors of y u vanish, and still do after division by their
+    powers of y; in this form the conditions pass to the limit of any sequence, h = 0 and ∞
+    included. Intervals of (x, y) are halved until each choice breaks one of them.
     """
     target = exact_matrix(E)
     entries = [v for row in target for v in row]
@@ -111,11 +139,16 @@ def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 1
     try:
         reach = math.ceil(Fraction(distance) * ONE)
     except (TypeError, ValueError, OverflowError) as error:
-        raise PerakitError(f"distance={distance!r} is no number ({error}): pass a Fraction") from error
+        raise PerakitError(
+            f"distance={distance!r} is no number ({error}): pass a Fraction"
+        ) from error
     E0 = [_Interval(math.floor(v * ONE), math.ceil(v * ONE)) for v in entries]
     if not 0 < reach < min(v.lo for v in E0):
         least = min(entries)
-        raise PerakitError(f"distance={distance} must lie between 0 and the smallest entry, {least}: the proof is for positive matrices")
+        raise PerakitError(
+            f"distance={distance} must lie between 0 and the smallest entry, {least}: the proof is"
+            " for positive matrices"
+        )
     one, unit = _Interval(ONE, ONE), _Interval(0, ONE)
     first = -ONE * ONE // (4 * (max(v.lo for v in E0) - reach))
     todo = [(one, _Interval(first, 0), depth), (one, unit, depth), (unit, one, depth)]
@@ -142,19 +175,29 @@ def _no_member(x: _Interval, y: _Interval, E0: list[_Interval], reach: int, norm
     for minor, patterns in PATTERNS.items():
         if all(entries[k].slope for k in minor):
             near = [entries[k] for k in minor]
-            possible = {large: _may_vanish(x, y, near, large, reach, norm) for large in {patterns[choice] for choice in left}}
+            possible = {
+                large: _may_vanish(x, y, near, large, reach, norm)
+                for large in {patterns[choice] for choice in left}
+            }
             left = [choice for choice in left if possible[patterns[choice]]]
     return not left
 
 
 def _entry(x: _Interval, y: _Interval, v: _Interval, wide: _Interval) -> _Entry:
     small, around = _small_root(x, y, v), _small_root(x, y, wide)
-    return _Entry(small, x + y * small, (around.largest, (x + y * around).largest), _slope(x, y, wide))
+    return _Entry(
+        small, x + y * small, (around.largest, (x + y * around).largest), _slope(x, y, wide)
+    )
 
 
 def _small_root(x: _Interval, y: _Interval, v: _Interval) -> _Interval:
-    """w = 2v/(x + √(x² + 4yv)), increasing in v > 0, decreasing in x and y; a square root beyond the reals counts as 0."""
-    low, high = (math.isqrt(max(0, a * a + 4 * b * c)) for a, b, c in ((x.hi, y.hi, v.lo), (x.lo, y.lo, v.hi)))
+    """w = 2v/(x + √(x² + 4yv)), increasing in v > 0, decreasing in x and y; a square root beyond
+    the reals counts as 0.
+    """
+    low, high = (
+        math.isqrt(max(0, a * a + 4 * b * c))
+        for a, b, c in ((x.hi, y.hi, v.lo), (x.lo, y.lo, v.hi))
+    )
     return _Interval(2 * v.lo * ONE // (x.hi + low + 1), -(-2 * v.hi * ONE // (x.lo + high)))
 
 
@@ -164,13 +207,22 @@ def _slope(x: _Interval, y: _Interval, v: _Interval) -> int:
     return -(-ONE * ONE // root) if root else 0
 
 
-def _may_vanish(x: _Interval, y: _Interval, entries: list[_Entry], large: tuple[bool, ...], reach: int, norm: str) -> bool:
+def _may_vanish(
+    x: _Interval,
+    y: _Interval,
+    entries: list[_Entry],
+    large: tuple[bool, ...],
+    reach: int,
+    norm: str,
+) -> bool:
     """Can the minor f, of the roots that `large` chooses, be zero within reach?
 
-    By the mean value theorem not if |f(E)| > reach · dual norm of ∇f, with f at the centre and ∇f anywhere in the box.
+    By the mean value theorem not if |f(E)| > reach · dual norm of ∇f, with f at the centre and ∇f
+    anywhere in the box.
     """
     roots = [entry.large if far else entry.small for entry, far in zip(entries, large, strict=True)]
-    powers = [2 - large[0] - large[3], 2 - large[1] - large[2]]  # of y, in the two products of the minor
+    # Of y, in the two products of the minor
+    powers = [2 - large[0] - large[3], 2 - large[1] - large[2]]
     divided = 1 if all(large) else min(powers)
     if all(large):  # (x + yw)(x + yw') − ...: x² cancels, and one y more
         a, b, c, d = (entry.small for entry in entries)
@@ -190,6 +242,7 @@ def _may_vanish(x: _Interval, y: _Interval, entries: list[_Entry], large: tuple[
             partner = -(-partner * y.largest >> BITS)
         gradient.append(-(-partner * entries[k].slope >> BITS))
     squares = sum(g * g for g in gradient)
-    # of a 2 x 2 matrix the nuclear norm, dual to the spectral, is at most √2 times the Frobenius norm
+    # of a 2 x 2 matrix the nuclear norm, dual to the spectral, is at most √2 times the Frobenius
+    # norm
     dual_squared = {"frobenius": squares, "spectral": 2 * squares, "max": sum(gradient) ** 2}[norm]
     return (f.smallest * ONE) ** 2 <= reach**2 * dual_squared

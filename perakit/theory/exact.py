@@ -1,7 +1,7 @@
 """Ranks that rounding cannot change: elimination in rationals, and in whole numbers modulo a prime.
 
-Rank modulo a prime is a lower bound on the rank over the rationals, and equals it unless the prime divides every
-minor of that size, which for a random matrix happens about once in PRIME draws.
+Rank modulo a prime is a lower bound on the rank over the rationals, and equals it unless the prime
+divides every minor of that size, which for a random matrix happens about once in PRIME draws.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import numpy as np
 
 from perakit.errors import PerakitError
 
-PRIME = 8_388_593  # the largest below 2^23: products of residues of size <= 2^22 are below 2^44, so 2 BLOCK of them add exactly
+# The largest below 2^23: products of residues of size <= 2^22 are below 2^44, so 2 BLOCK of them
+# add exactly
+PRIME = 8_388_593
 BLOCK = 128
 EXACT = 2.0**53  # whole numbers up to here are float64s
 
 
 def exact_rank(matrix: Any) -> int:
-    """Rank of a matrix of integers, Fractions, sympy rationals or floats (read as the rationals they are), by elimination.
+    """Rank of a matrix of integers, Fractions, sympy rationals or floats (read as the rationals
+    they are), by elimination.
 
-    matrix: (m, n), any array or nested list; every entry must be a finite number. diag(1, 1e-17) has rank 2, and a product
-    that was rounded to floats mostly has full rank. Slow above about 50 x 50.
+    matrix: (m, n), any array or nested list; every entry must be a finite number. diag(1, 1e-17)
+    has rank 2, and a product that was rounded to floats mostly has full rank. Slow above about 50 x
+    50.
     """
     rows = [[_fraction(entry) for entry in row] for row in _nested(matrix)]
     rank = 0
@@ -41,19 +45,28 @@ def exact_rank(matrix: Any) -> int:
 
 
 def modular_rank(matrix: Any) -> int:
-    """Rank modulo PRIME of a matrix of whole numbers (m, n): a lower bound on its rank, rarely below it (1/PRIME)."""
+    """Rank modulo PRIME of a matrix of whole numbers (m, n): a lower bound on its rank, rarely
+    below it (1/PRIME).
+    """
     array = np.asarray(matrix)
-    whole = array.dtype.kind in "iuO" or (array.dtype.kind == "f" and (np.abs(array) < EXACT).all() and (array == np.rint(array)).all())
+    whole = array.dtype.kind in "iuO" or (
+        array.dtype.kind == "f"
+        and (np.abs(array) < EXACT).all()
+        and (array == np.rint(array)).all()
+    )
     if array.ndim != 2 or not whole:
-        raise PerakitError(f"an array of shape {array.shape} and type {array.dtype} is no matrix of whole numbers below 2^53")
+        raise PerakitError(
+            f"an array of shape {array.shape} and type {array.dtype} is no matrix of whole numbers"
+            " below 2^53"
+        )
     return len(echelon(np.array(array % PRIME, dtype=np.float64))[1])
 
 
 def echelon(M: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Row echelon form modulo PRIME of a float64 matrix of whole numbers, which it overwrites.
 
-    Returns (U (rank, n), its pivot columns). Right-looking elimination by blocks of columns: within a block by rows,
-    right of it by one exact matrix product.
+    Returns (U (rank, n), its pivot columns). Right-looking elimination by blocks of columns: within
+    a block by rows, right of it by one exact matrix product.
     """
     reduce_(M)
     rank, pivots, n = 0, [], M.shape[1]
@@ -61,7 +74,8 @@ def echelon(M: np.ndarray) -> tuple[np.ndarray, list[int]]:
         stop, first = min(start + BLOCK, n), rank
         multipliers = np.zeros((M.shape[0] - first, BLOCK))
         for column in range(start, stop):
-            reduce_(M[rank:, column])  # the others wait: a block's worth of products still adds exactly
+            # The others wait: a block's worth of products still adds exactly
+            reduce_(M[rank:, column])
             nonzero = np.flatnonzero(M[rank:, column])
             if not nonzero.size:
                 continue
@@ -89,7 +103,9 @@ def echelon(M: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def null_space(U: np.ndarray, pivots: list[int]) -> np.ndarray:
-    """The vectors x (n, n - rank) with U x = 0 modulo PRIME, one per free column, of an echelon form."""
+    """The vectors x (n, n - rank) with U x = 0 modulo PRIME, one per free column, of an echelon
+    form.
+    """
     n = U.shape[1]
     free = np.setdiff1d(np.arange(n), pivots)
     x = np.zeros((n, free.size))
@@ -112,7 +128,9 @@ def modular_product(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
 
 
 def reduce_(X: np.ndarray) -> None:
-    """Whole numbers of size below 2^53 to the residues nearest zero, in place; multiples of PRIME become exactly 0."""
+    """Whole numbers of size below 2^53 to the residues nearest zero, in place; multiples of PRIME
+    become exactly 0.
+    """
     quotient = X * (1 / PRIME)
     np.rint(quotient, out=quotient)
     quotient *= PRIME
@@ -130,12 +148,17 @@ def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
 
 
 def _nested(matrix: Any) -> list[list[Any]]:
-    array = matrix.detach().cpu().double().numpy() if hasattr(matrix, "detach") else matrix  # exact for every float dtype
+    # Exact for every float dtype
+    array = matrix.detach().cpu().double().numpy() if hasattr(matrix, "detach") else matrix
     try:
         rows = np.asarray(array, dtype=object).tolist()
     except ValueError:
         rows = None
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows) or len(set(map(len, rows))) > 1:
+    if (
+        not isinstance(rows, list)
+        or not all(isinstance(row, list) for row in rows)
+        or len(set(map(len, rows))) > 1
+    ):
         raise PerakitError(f"{matrix!r} is no matrix: pass an array (m, n)")
     return rows
 
@@ -144,4 +167,7 @@ def _fraction(entry: Any) -> Fraction:
     try:
         return Fraction(int(entry.p), int(entry.q)) if hasattr(entry, "q") else Fraction(entry)
     except (TypeError, ValueError, OverflowError) as error:
-        raise PerakitError(f"the entry {entry!r} is no rational number: exact rank needs finite integers, fractions or floats") from error
+        raise PerakitError(
+            f"the entry {entry!r} is no rational number: exact rank needs finite integers,"
+            " fractions or floats"
+        ) from error

@@ -1,7 +1,7 @@
 """Families of updates: what the probes ask questions about.
 
-A family is the set {ΔW = update(factors)} of everything that a rule can make on an (m, n) layer. Every method
-(`perakit.PERA(2)`) is one; `Formula` makes one of a rule of your own.
+A family is the set {ΔW = update(factors)} of everything that a rule can make on an (m, n) layer.
+Every method (`perakit.PERA(2)`) is one; `Formula` makes one of a rule of your own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from perakit.formulas import Array
 
 Shapes = Mapping[str, tuple[int, ...]]
 Factors = Mapping[str, Array]
-RANGES = (99, 31, 9, 3)  # random whole factors are 1 ... range in size: probes take the first at which float64 is exact
+# Random whole factors are 1 ... range in size: probes take the first at which float64 is exact
+RANGES = (99, 31, 9, 3)
 FAMILIES = (*formulas.TERMS, "none")
 
 
@@ -41,9 +42,10 @@ class Family(Protocol):
 class Formula:
     """A rule of your own as a family: `Formula(my_rule, lambda m, n: {"B": (m, 2), "A": (2, n)})`.
 
-    rule: takes the factors by name and returns ΔW (m, n); written with operators that NumPy and torch share, as in
-    `perakit.formulas`. factors: (m, n) -> name and shape of each. bound: (m, n) -> largest possible rank; None means
-    min(m, n). A rule that reads W0 takes it by `functools.partial`.
+    rule: takes the factors by name and returns ΔW (m, n); written with operators that NumPy and
+    torch share, as in `perakit.formulas`. factors: (m, n) -> name and shape of each. bound: (m, n)
+    -> largest possible rank; None means min(m, n). A rule that reads W0 takes it by
+    `functools.partial`.
     """
 
     rule: Callable[..., Array]
@@ -64,12 +66,18 @@ class Formula:
 
 
 def pera(rank: int, terms: str = "full", degree: int = 2) -> Formula:
-    """PERA's family, unscaled, or LoRA's: terms="none" has no products. Rules: `formulas.pera`, `formulas.lora`."""
+    """PERA's family, unscaled, or LoRA's: terms="none" has no products. Rules: `formulas.pera`,
+    `formulas.lora`.
+    """
     if terms == "none":
         formulas.check_count("rank", rank)
-        return Formula(formulas.lora, lambda m, n: {"B": (m, rank), "A": (rank, n)}, lambda m, n: rank)
+        return Formula(
+            formulas.lora, lambda m, n: {"B": (m, rank), "A": (rank, n)}, lambda m, n: rank
+        )
     if terms not in FAMILIES:
-        raise PerakitError(f"terms={terms!r} is unknown: choose from {', '.join(map(repr, FAMILIES))}")
+        raise PerakitError(
+            f"terms={terms!r} is unknown: choose from {', '.join(map(repr, FAMILIES))}"
+        )
     bound = formulas.rank_bound(rank, terms, degree)
     return Formula(
         partial(formulas.pera, terms=terms, degree=degree),
@@ -79,12 +87,18 @@ def pera(rank: int, terms: str = "full", degree: int = 2) -> Formula:
 
 
 def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
-    """The family of a rule that is called as `formulas.pera` (as `formulas.lora` where terms is "none").
+    """The family of a rule that is called as `formulas.pera` (as `formulas.lora` where terms is
+    "none").
 
-    By position, whatever it names its arguments; terms and degree are only passed where they are not the defaults.
+    By position, whatever it names its arguments; terms and degree are only passed where they are
+    not the defaults.
     """
     known = pera(rank, terms, degree)
-    options = {} if terms == "none" or (terms, degree) == ("full", 2) else {"terms": terms, "degree": degree}
+    options = (
+        {}
+        if terms == "none" or (terms, degree) == ("full", 2)
+        else {"terms": terms, "degree": degree}
+    )
 
     def update(**named: Array) -> Array:
         return rule(*(named[name] for name in ("B", "A", "h") if name in named), **options)
@@ -96,11 +110,15 @@ def products(rank: int, terms: str, degree: int) -> list[tuple[int, ...]]:
     """The columns that each coefficient multiplies, in the order of h; none for LoRA."""
     if terms == "none":
         return []
-    return [tuple(row) for index in formulas.monomials(rank, terms, degree) for row in index.T.tolist()]
+    return [
+        tuple(row) for index in formulas.monomials(rank, terms, degree) for row in index.T.tolist()
+    ]
 
 
 def as_family(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2) -> Family:
-    """The family that a probe's arguments name: a rank with `terms` and `degree`, or a family itself."""
+    """The family that a probe's arguments name: a rank with `terms` and `degree`, or a family
+    itself.
+    """
     if not np.isscalar(rank):
         check_layer(m, n)
         family = check_family(rank)
@@ -114,7 +132,10 @@ def check_family(method: Any) -> Family:
     """Refuse what is no family: a class instead of a method, a bare function, a name."""
     if isinstance(method, type) or not isinstance(method, Family):
         name = method.__name__ if isinstance(method, type) else repr(method)
-        raise PerakitError(f"{name} is no family of updates: pass a method with its rank, perakit.PERA(2), or theory.Formula(rule, shapes)")
+        raise PerakitError(
+            f"{name} is no family of updates: pass a method with its rank, perakit.PERA(2), or"
+            " theory.Formula(rule, shapes)"
+        )
     return method
 
 
@@ -125,16 +146,23 @@ def factor_rank(family: Family, m: int, n: int) -> int | None:
     return A[0] if len(A) == len(B) == 2 and A[0] and A[1] == n and (m, A[0]) == B else None
 
 
-def evaluate(family: Family, W0: Array, factors: Mapping[str, Array], shape: tuple[int, int]) -> Array:
-    """ΔW of `factors`, refused unless it is an array of `shape`; an error in the rule is a PerakitError that shows it."""
+def evaluate(
+    family: Family, W0: Array, factors: Mapping[str, Array], shape: tuple[int, int]
+) -> Array:
+    """ΔW of `factors`, refused unless it is an array of `shape`; an error in the rule is a
+    PerakitError that shows it.
+    """
     try:
         delta = family.update(W0, **factors)
     except PerakitError:
         raise
     except Exception as error:  # a rule of the user's own may raise anything
-        kinds = ", ".join(f"{name} {type(x).__name__} {tuple(np.shape(x))}" for name, x in factors.items())
+        kinds = ", ".join(
+            f"{name} {type(x).__name__} {tuple(np.shape(x))}" for name, x in factors.items()
+        )
         raise PerakitError(
-            f"the formula raised {type(error).__name__}: {error}; it was given {kinds}, and must take NumPy and torch alike"
+            f"the formula raised {type(error).__name__}: {error}; it was given {kinds}, and must"
+            " take NumPy and torch alike"
         ) from error
     check_update(delta, shape)
     return delta
@@ -145,9 +173,14 @@ def check_update(delta: Any, shape: tuple[int, int]) -> None:
     found = getattr(delta, "shape", None)
     if found is None:
         hint = "is `return` missing?" if delta is None else "return an array"
-        raise PerakitError(f"the formula returned {type(delta).__name__} where ΔW is {shape}: {hint}")
+        raise PerakitError(
+            f"the formula returned {type(delta).__name__} where ΔW is {shape}: {hint}"
+        )
     if tuple(found) != shape:
-        raise PerakitError(f"the formula returned shape {tuple(found)} where the layer is {shape}: return ΔW (m, n), one entry per weight")
+        raise PerakitError(
+            f"the formula returned shape {tuple(found)} where the layer is {shape}: return ΔW (m,"
+            " n), one entry per weight"
+        )
 
 
 def check_layer(m: int, n: int, rank: int | None = None) -> None:
@@ -157,11 +190,16 @@ def check_layer(m: int, n: int, rank: int | None = None) -> None:
     if rank is not None:
         formulas.check_count("rank", rank)
         if rank > min(m, n):
-            raise PerakitError(f"rank={rank} is above min(m, n) = {min(m, n)} of a {m} x {n} layer: choose a smaller rank")
+            raise PerakitError(
+                f"rank={rank} is above min(m, n) = {min(m, n)} of a {m} x {n} layer: choose a"
+                " smaller rank"
+            )
 
 
 def as_float64(x: Any) -> np.ndarray:
-    """Any real array as NumPy float64; a tensor of any dtype, on any device, with or without gradient."""
+    """Any real array as NumPy float64; a tensor of any dtype, on any device, with or without
+    gradient.
+    """
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.double().numpy() if not x.is_complex() else x.numpy()
@@ -171,11 +209,15 @@ def as_float64(x: Any) -> np.ndarray:
 
 
 def check_matrix(name: str, matrix: Any) -> np.ndarray:
-    """A real matrix as float64; refuses anything that is not two-dimensional, non-empty and finite."""
+    """A real matrix as float64; refuses anything that is not two-dimensional, non-empty and
+    finite.
+    """
     try:
         array = as_float64(matrix)
     except (TypeError, ValueError) as error:
-        raise PerakitError(f"{name} is no matrix of real numbers ({error}): pass an array (m, n)") from error
+        raise PerakitError(
+            f"{name} is no matrix of real numbers ({error}): pass an array (m, n)"
+        ) from error
     if array.ndim != 2 or not array.size:
         raise PerakitError(f"{name} has shape {array.shape}: pass a non-empty matrix (m, n)")
     if not np.isfinite(array).all():
@@ -184,28 +226,43 @@ def check_matrix(name: str, matrix: Any) -> np.ndarray:
     return array
 
 
-def whole_factors(family: Family, m: int, n: int, size: int, at: Factors | None, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random factors of whole numbers of size 1 ... size, as float64; those in `at` are held at their values."""
+def whole_factors(
+    family: Family, m: int, n: int, size: int, at: Factors | None, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Random factors of whole numbers of size 1 ... size, as float64; those in `at` are held at
+    their values.
+    """
     shapes, held = dict(family.shapes(m, n)), dict(at or {})
     unknown = set(held) - set(shapes)
     if unknown:
-        raise PerakitError(f"at={sorted(unknown)} names no factor: the family has {', '.join(shapes)}")
+        raise PerakitError(
+            f"at={sorted(unknown)} names no factor: the family has {', '.join(shapes)}"
+        )
     for name, value in held.items():
         if not np.isfinite(as_float64(value)).all():
             raise PerakitError(f"at has {value} for {name}: every entry must be finite")
     try:
         return {
-            name: np.broadcast_to(as_float64(held[name]), shape).copy() if name in held else whole_array(generator, shape, size)
+            name: (
+                np.broadcast_to(as_float64(held[name]), shape).copy()
+                if name in held
+                else whole_array(generator, shape, size)
+            )
             for name, shape in shapes.items()
         }
     except ValueError as error:
         raise PerakitError(
-            f"at has shapes { ({name: np.shape(x) for name, x in held.items()}) } where the factors have {shapes}"
+            f"at has shapes { ({name: np.shape(x) for name, x in held.items()}) } where the factors"
+            f" have {shapes}"
         ) from error
 
 
 def whole_array(generator: np.random.Generator, shape: tuple[int, ...], size: int) -> np.ndarray:
-    """Random whole numbers of size 1 ... size, of different sizes while there are enough: equal rows or columns lower the rank."""
+    """Random whole numbers of size 1 ... size, of different sizes while there are enough: equal
+    rows or columns lower the rank.
+    """
     count = int(np.prod(shape))
-    sizes = 1 + (generator.permutation(size)[:count] if count <= size else generator.integers(0, size, count))
+    sizes = 1 + (
+        generator.permutation(size)[:count] if count <= size else generator.integers(0, size, count)
+    )
     return (sizes.reshape(shape) * generator.choice((-1, 1), shape)).astype(np.float64)

@@ -1,9 +1,10 @@
-"""Interaction strength: how strongly two features act together on one output (arXiv 2604.11841, Eq. 12).
+"""Interaction strength: how strongly two features act together on one output (arXiv 2604.11841, Eq.
+12).
 
     S_ij = E |∂²f / ∂h_i ∂h_j|
 
-It belongs to the function around the features. One linear layer x -> (W0 + ΔW) x has S = 0 exactly, whatever method
-made ΔW: PERA is polynomial in its parameters and linear in its input.
+It belongs to the function around the features. One linear layer x -> (W0 + ΔW) x has S = 0 exactly,
+whatever method made ΔW: PERA is polynomial in its parameters and linear in its input.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from perakit.formulas import check_count
 from perakit.theory.families import check_matrix
 
 
-def interaction_strength(f: Callable[[Tensor], Tensor], points: Any, chunk: int | None = None) -> np.ndarray:
+def interaction_strength(
+    f: Callable[[Tensor], Tensor], points: Any, chunk: int | None = None
+) -> np.ndarray:
     """S_ij = E |∂²f/∂h_i∂h_j|, the mean over `points`.
 
-    f: torch function of one vector (d,) that returns a scalar tensor, twice differentiable; points: (N, d), one a row;
-    a float tensor keeps its precision and device, anything else is read as float64. chunk: points that are worked on at
-    a time, None = all N (memory grows with chunk · d²).
-    Returns (d, d), symmetric, >= 0; exactly 0 where f is linear, and for i ≠ j where it is a sum of functions of one
-    entry each. Source: arXiv 2604.11841, Eq. 12.
+    f: torch function of one vector (d,) that returns a scalar tensor, twice differentiable; points:
+    (N, d), one a row; a float tensor keeps its precision and device, anything else is read as
+    float64. chunk: points that are worked on at a time, None = all N (memory grows with chunk ·
+    d²).
+    Returns (d, d), symmetric, >= 0; exactly 0 where f is linear, and for i ≠ j where it is a sum of
+    functions of one entry each. Source: arXiv 2604.11841, Eq. 12.
 
     >>> interaction_strength(lambda x: x[0] * x[1] ** 2, [[1.0, 2.0], [1.0, -4.0]])
     array([[0., 6.],
@@ -40,17 +44,20 @@ def interaction_strength(f: Callable[[Tensor], Tensor], points: Any, chunk: int 
     """
     checked = check_matrix("points", points)
     floating = isinstance(points, Tensor) and points.is_floating_point()
-    where = points.detach().clone() if floating else torch.tensor(checked)  # a copy: f may write to its argument
+    # a copy: f may write to its argument
+    where = points.detach().clone() if floating else torch.tensor(checked)
     if chunk is not None:
         check_count("chunk", chunk)
     _check_scalar(f, where[0])
     total = torch.zeros(where.shape[1], where.shape[1], dtype=torch.float64, device=where.device)
     for part in where.split(chunk or len(where)):
         try:
-            second = vmap(jacrev(jacrev(f)))(part).detach()  # (chunk, d, d); more operations can reverse twice than go forward
+            # (chunk, d, d); more operations can reverse twice than go forward
+            second = vmap(jacrev(jacrev(f)))(part).detach()
         except Exception as error:  # f is the caller's: torch may refuse it in many ways
             raise PerakitError(
-                f"f has no second derivative that torch can compute ({_short(error)}): write it with smooth torch operations"
+                f"f has no second derivative that torch can compute ({_short(error)}): write it"
+                " with smooth torch operations"
             ) from error
         total += second.double().abs().sum(0)
     return _finite(total / len(where))
@@ -65,21 +72,27 @@ def layer_interaction(
     output: Callable[[Any], Tensor] | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """S_ij of a live language model, as a function of the input of one of its layers; the mean over windows.
+    """S_ij of a live language model, as a function of the input of one of its layers; the mean over
+    windows.
 
-    layer: name of a module whose first input is (N, T, n), with or without adapter; tokens: ids (N, T), one batch;
-    features: which coordinates of the input vector are h, as indices, or how many to draw from `seed` (ascending).
-    position: where in the window the vector sits, negative from the end. output: what the model returns -> (N,), one
-    scalar f a window; by default the log-probability, at `position`, of the token that the model finds most likely
-    there, the token held fixed.
-    Computed in eval mode and in the model's precision; the model is afterwards as it was. Returns (d, d) in the order
-    of `features`. Source: arXiv 2604.11841, Eq. 12.
+    layer: name of a module whose first input is (N, T, n), with or without adapter; tokens: ids (N,
+    T), one batch;
+    features: which coordinates of the input vector are h, as indices, or how many to draw from
+    `seed` (ascending).
+    position: where in the window the vector sits, negative from the end. output: what the model
+    returns -> (N,), one scalar f a window; by default the log-probability, at `position`, of the
+    token that the model finds most likely there, the token held fixed. Computed in eval mode and in
+    the model's precision; the model is afterwards as it was. Returns (d, d) in the order of
+    `features`. Source: arXiv 2604.11841, Eq. 12.
     """
     tokens = _check_tokens(model, tokens)
     module = _module(model, layer)
     time = tokens.shape[1]
     if not _is_integer(position) or not -time <= position < time:
-        raise PerakitError(f"position={position!r} is outside a window of {time} tokens: choose {-time} ... {time - 1}")
+        raise PerakitError(
+            f"position={position!r} is outside a window of {time} tokens: choose {-time} ..."
+            f" {time - 1}"
+        )
     position %= time
     inputs: list[Tensor] = []
 
@@ -99,38 +112,58 @@ def layer_interaction(
             answer = model(tokens)
         except IndexError as error:
             raise PerakitError(
-                f"the model refuses tokens {int(tokens.min())} ... {int(tokens.max())} ({_short(error)}): pass ids of its vocabulary"
+                f"the model refuses tokens {int(tokens.min())} ... {int(tokens.max())}"
+                f" ({_short(error)}): pass ids of its vocabulary"
             ) from error
         finally:
             handle.remove()
         if len(inputs) != 1:
-            raise PerakitError(f"layer {layer!r} is used {len(inputs)} times in one forward pass: choose one that is used once")
+            raise PerakitError(
+                f"layer {layer!r} is used {len(inputs)} times in one forward pass: choose one that"
+                " is used once"
+            )
         value = _log_probability(answer, position) if output is None else output(answer)
-        if not isinstance(value, Tensor) or value.shape != (len(tokens),) or not value.is_floating_point():
-            raise PerakitError(f"output returned {_describe(value)}: return one float a window, a tensor ({len(tokens)},)")
+        if (
+            not isinstance(value, Tensor)
+            or value.shape != (len(tokens),)
+            or not value.is_floating_point()
+        ):
+            raise PerakitError(
+                f"output returned {_describe(value)}: return one float a window, a tensor"
+                f" ({len(tokens)},)"
+            )
         return _finite(_mean_absolute_hessian(value, inputs[0]))
 
 
 def _mean_absolute_hessian(value: Tensor, z: Tensor) -> Tensor:
-    """Mean over n of |∂²value_n / ∂z_n∂z_n|: (N,), (N, d) -> (d, d). Windows are independent, so sums over n do."""
+    """Mean over n of |∂²value_n / ∂z_n∂z_n|: (N,), (N, d) -> (d, d). Windows are independent, so
+    sums over n do.
+    """
     try:
         first = _gradient(value.sum(), z, again=True)  # (N, d)
         rows = [_gradient(first[:, k].sum(), z) for k in range(z.shape[1])]
     except (RuntimeError, NotImplementedError) as error:
-        raise PerakitError(f"the model has no second derivative ({_short(error)}): load it with plain attention") from error
+        raise PerakitError(
+            f"the model has no second derivative ({_short(error)}): load it with plain attention"
+        ) from error
     return torch.stack(rows, dim=1).detach().double().abs().mean(0)
 
 
 def _gradient(y: Tensor, z: Tensor, again: bool = False) -> Tensor:
     if not y.requires_grad:  # y is constant
         return torch.zeros_like(z)
-    return torch.autograd.grad((y,), (z,), retain_graph=True, create_graph=again, materialize_grads=True)[0]
+    return torch.autograd.grad(
+        (y,), (z,), retain_graph=True, create_graph=again, materialize_grads=True
+    )[0]
 
 
 def _log_probability(answer: Any, position: int) -> Tensor:
     logits = getattr(answer, "logits", answer)  # a tensor, or what transformers returns
     if not isinstance(logits, Tensor) or logits.ndim != 3:
-        raise PerakitError(f"the model returned {_describe(logits)}, not logits (N, T, vocabulary): pass output, a function of it")
+        raise PerakitError(
+            f"the model returned {_describe(logits)}, not logits (N, T, vocabulary): pass output, a"
+            " function of it"
+        )
     scores = logits[:, position].log_softmax(-1)  # (N, vocabulary)
     return scores.gather(1, scores.detach().argmax(-1, keepdim=True))[:, 0]
 
@@ -147,16 +180,22 @@ def _untouched(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-# --- what callers get wrong ------------------------------------------------------------------------------------------
+# --- what callers get wrong -----------------------------------------------------------------------
 
 
 def _check_scalar(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
     try:
         value = f(x)
     except Exception as error:
-        raise PerakitError(f"f fails on a torch vector ({len(x)},) ({_short(error)}): write it with torch operations") from error
+        raise PerakitError(
+            f"f fails on a torch vector ({len(x)},) ({_short(error)}): write it with torch"
+            " operations"
+        ) from error
     if not isinstance(value, Tensor) or value.shape != () or not value.is_floating_point():
-        raise PerakitError(f"f returned {_describe(value)}: return a scalar float tensor, made with torch operations")
+        raise PerakitError(
+            f"f returned {_describe(value)}: return a scalar float tensor, made with torch"
+            " operations"
+        )
 
 
 def _check_tokens(model: Any, tokens: Any) -> Tensor:
@@ -166,9 +205,19 @@ def _check_tokens(model: Any, tokens: Any) -> Tensor:
     try:
         ids = torch.as_tensor(tokens, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PerakitError(f"tokens are no array of integers ({_short(error)}): pass ids (N, T)") from error
-    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise PerakitError(f"tokens are {_describe(ids)}: pass integer ids (N, T), one window a row")
+        raise PerakitError(
+            f"tokens are no array of integers ({_short(error)}): pass ids (N, T)"
+        ) from error
+    if (
+        ids.ndim != 2
+        or not ids.numel()
+        or ids.is_floating_point()
+        or ids.is_complex()
+        or ids.dtype == torch.bool
+    ):
+        raise PerakitError(
+            f"tokens are {_describe(ids)}: pass integer ids (N, T), one window a row"
+        )
     return ids.long()
 
 
@@ -178,14 +227,22 @@ def _module(model: nn.Module, layer: Any) -> nn.Module:
         return modules[layer]
     names = [name for name in modules if name]
     near = difflib.get_close_matches(str(layer), names, n=3, cutoff=0.4) or names[:3]
-    raise PerakitError(f"the model has no layer {layer!r}: choose one such as {', '.join(near) or repr('')}")
+    raise PerakitError(
+        f"the model has no layer {layer!r}: choose one such as {', '.join(near) or repr('')}"
+    )
 
 
 def _check_input(layer: str, args: tuple[Any, ...], tokens: Tensor) -> Tensor:
     x = args[0] if args else None
-    if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[:2] != tokens.shape or not x.is_floating_point():
+    if (
+        not isinstance(x, Tensor)
+        or x.ndim != 3
+        or x.shape[:2] != tokens.shape
+        or not x.is_floating_point()
+    ):
         raise PerakitError(
-            f"layer {layer!r} gets {_describe(x)} as its first input, not floats {(*tokens.shape, 'n')}: choose a layer inside a block"
+            f"layer {layer!r} gets {_describe(x)} as its first input, not floats"
+            f" {(*tokens.shape, 'n')}: choose a layer inside a block"
         )
     return x
 
@@ -194,17 +251,29 @@ def _choose(features: Any, width: int, seed: int) -> list[int]:
     if _is_integer(features):
         check_count("features", features)
         if features > width:
-            raise PerakitError(f"features={features} is more than the layer's {width} inputs: choose at most {width}")
-        return sorted(np.random.default_rng(seed).choice(width, int(features), replace=False).tolist())
+            raise PerakitError(
+                f"features={features} is more than the layer's {width} inputs: choose at most"
+                f" {width}"
+            )
+        return sorted(
+            np.random.default_rng(seed).choice(width, int(features), replace=False).tolist()
+        )
     try:
         chosen = list(features)
     except TypeError as error:
-        raise PerakitError(f"features={features!r} is neither a count nor indices: pass 16, or [0, 5, 7]") from error
+        raise PerakitError(
+            f"features={features!r} is neither a count nor indices: pass 16, or [0, 5, 7]"
+        ) from error
     for k in chosen:
         if not _is_integer(k) or not 0 <= k < width:
-            raise PerakitError(f"feature {k!r} is not an input of the layer: choose from 0 ... {width - 1}")
+            raise PerakitError(
+                f"feature {k!r} is not an input of the layer: choose from 0 ... {width - 1}"
+            )
     if not chosen or len(set(chosen)) < len(chosen):
-        raise PerakitError(f"features={chosen} must be distinct indices, at least one: leave out what is there twice")
+        raise PerakitError(
+            f"features={chosen} must be distinct indices, at least one: leave out what is there"
+            " twice"
+        )
     return [int(k) for k in chosen]
 
 
@@ -217,13 +286,18 @@ def _finite(strength: Tensor) -> np.ndarray:
     if not np.isfinite(array).all():
         i, j = (int(k) for k in np.argwhere(~np.isfinite(array))[0])
         raise PerakitError(
-            f"the second derivative by features {i} and {j} is {array[i, j]} at some point: move the points to where f is smooth"
+            f"the second derivative by features {i} and {j} is {array[i, j]} at some point: move"
+            " the points to where f is smooth"
         )
     return array
 
 
 def _describe(value: Any) -> str:
-    return f"a {value.dtype} tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__} {str(value)[:40]!r}"
+    return (
+        f"a {value.dtype} tensor {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else f"{type(value).__name__} {str(value)[:40]!r}"
+    )
 
 
 def _short(error: BaseException) -> str:

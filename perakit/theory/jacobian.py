@@ -1,4 +1,6 @@
-"""How many directions factors can move an update in: the rank of its rule's Jacobian, in whole numbers."""
+"""How many directions factors can move an update in: the rank of its rule's Jacobian, in whole
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,30 @@ from torch.func import jvp, vmap
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
 from perakit.theory import exact
-from perakit.theory.families import RANGES, Factors, Family, as_family, evaluate, whole_array, whole_factors
+from perakit.theory.families import (
+    RANGES,
+    Factors,
+    Family,
+    as_family,
+    evaluate,
+    whole_array,
+    whole_factors,
+)
 
 CHUNK = 64  # parameters whose derivatives are taken at once
-FLOAT_GAP = 1e-9  # for rules that are no polynomials: singular values below this share of the largest count as zero
+# For rules that are no polynomials: singular values below this share of the largest count as zero
+FLOAT_GAP = 1e-9
 
 
 @dataclass(frozen=True)
 class JacobianRank:
     """Rank of the Jacobian (mn, P) of an update rule at one point.
 
-    rank: the number; parameters: P; entries: rows of the Jacobian that were formed; exact: whether the derivatives were
-    whole numbers, so that the rank is that of elimination modulo a prime (a lower bound on the generic rank, and but
-    for a chance of about 1/8,000,000 the rank at this point); else it comes from singular values, with `gap` the ratio
-    of the last counted one to the next.
+    rank: the number; parameters: P; entries: rows of the Jacobian that were formed; exact: whether
+    the derivatives were whole numbers, so that the rank is that of elimination modulo a prime (a
+    lower bound on the generic rank, and but for a chance of about 1/8,000,000 the rank at this
+    point); else it comes from singular values, with `gap` the ratio of the last counted one to the
+    next.
     """
 
     rank: int
@@ -37,25 +49,39 @@ class JacobianRank:
 
     def __str__(self) -> str:
         how = "exact, modulo a prime" if self.exact else f"from singular values, gap {self.gap:.1e}"
-        return f"rank {self.rank} of {self.parameters} parameters ({how}; {self.entries:,} entries of ΔW)"
+        return (
+            f"rank {self.rank} of {self.parameters} parameters ({how}; {self.entries:,} entries"
+            " of ΔW)"
+        )
 
 
 def jacobian_rank(
-    m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, *, at: Factors | None = None, seed: int = 0
+    m: int,
+    n: int,
+    rank: int | Family,
+    terms: str = "full",
+    degree: int = 2,
+    *,
+    at: Factors | None = None,
+    seed: int = 0,
 ) -> JacobianRank:
     """Rank of the derivative of the update by its factors: how many directions they can move it in.
 
-    m, n, rank, terms, degree: as in `measured_dimension`. at: factors to hold at given values, the others are random:
-    {"h": 0} is a point of LoRA, {"B": 0, "h": 0} the usual start. seed: of the random factors, whole numbers.
+    m, n, rank, terms, degree: as in `measured_dimension`. at: factors to hold at given values, the
+    others are random: {"h": 0} is a point of LoRA, {"B": 0, "h": 0} the usual start. seed: of the
+    random factors, whole numbers.
 
-    The (mn, P) matrix is not formed where it is large: elimination runs on 2P of its mn rows, and the null vectors that
-    it finds are then multiplied by all the rows; if one does not vanish there, more rows are taken.
+    The (mn, P) matrix is not formed where it is large: elimination runs on 2P of its mn rows, and
+    the null vectors that it finds are then multiplied by all the rows; if one does not vanish
+    there, more rows are taken.
     """
     family = as_family(m, n, rank, terms, degree)
     check_count("seed", seed, least=0)
     generator = np.random.default_rng(seed)
     for size in RANGES:
-        columns = _Columns(family, m, n, whole_factors(family, m, n, size, at, generator), size, generator)
+        columns = _Columns(
+            family, m, n, whole_factors(family, m, n, size, at, generator), size, generator
+        )
         if columns.exact():
             try:
                 return _modular(columns, generator)
@@ -71,7 +97,15 @@ class _NotWholeError(Exception):
 class _Columns:
     """The Jacobian of a rule at one point, column by column, on any subset of the entries of ΔW."""
 
-    def __init__(self, family: Family, m: int, n: int, factors: Factors, size: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        family: Family,
+        m: int,
+        n: int,
+        factors: Factors,
+        size: int,
+        generator: np.random.Generator,
+    ) -> None:
         self.shape, self.family = (m, n), family
         self.W0 = torch.from_numpy(whole_array(generator, (m, n), size))
         self.names = list(factors)
@@ -79,7 +113,9 @@ class _Columns:
         self.parameters = sum(value.numel() for value in self.values)
 
     def update(self, *values: Tensor) -> Tensor:
-        return evaluate(self.family, self.W0, dict(zip(self.names, values, strict=True)), self.shape)
+        return evaluate(
+            self.family, self.W0, dict(zip(self.names, values, strict=True)), self.shape
+        )
 
     def derivative(self, tangents: Tensor, values: tuple[Tensor, ...] | None = None) -> Tensor:
         """The derivatives (count, mn) along `tangents` (count, P)."""
@@ -87,7 +123,9 @@ class _Columns:
 
         def along(tangent: Tensor) -> Tensor:
             parts = torch.split(tangent, [value.numel() for value in values])
-            directions = tuple(part.view_as(value) for part, value in zip(parts, values, strict=True))
+            directions = tuple(
+                part.view_as(value) for part, value in zip(parts, values, strict=True)
+            )
             return jvp(self.update, values, directions)[1].flatten()
 
         try:
@@ -95,7 +133,10 @@ class _Columns:
         except PerakitError:
             raise
         except (TypeError, RuntimeError, AttributeError) as error:
-            raise PerakitError(f"torch cannot differentiate the formula ({error}): write it with operators that tensors have") from error
+            raise PerakitError(
+                f"torch cannot differentiate the formula ({error}): write it with operators that"
+                " tensors have"
+            ) from error
 
     def block(self, start: int) -> Tensor:
         """Columns `start` ... `start` + CHUNK of the Jacobian, transposed: (count, mn)."""
@@ -112,13 +153,18 @@ class _Columns:
         return found
 
     def exact(self) -> bool:
-        """Whether float64 holds every derivative, were it whole, also with all signs alike: then no sum was rounded."""
-        spread = torch.ones(1, self.parameters, dtype=torch.float64)  # all columns added: bounds each
+        """Whether float64 holds every derivative, were it whole, also with all signs alike: then no
+        sum was rounded.
+        """
+        # All columns added: bounds each
+        spread = torch.ones(1, self.parameters, dtype=torch.float64)
         largest = self.derivative(spread, tuple(value.abs() for value in self.values))
         return bool(torch.isfinite(largest).all()) and float(largest.abs().max()) < exact.EXACT
 
     def rows(self, entries: np.ndarray, block: Callable[[int], np.ndarray]) -> np.ndarray:
-        """The rows of the Jacobian at `entries` of the flattened ΔW, from its blocks: (len(entries), P)."""
+        """The rows of the Jacobian at `entries` of the flattened ΔW, from its blocks:
+        (len(entries), P).
+        """
         found = np.empty((entries.size, self.parameters))
         for start in range(0, self.parameters, CHUNK):
             found[:, start : start + CHUNK] = block(start)[:, entries].T
@@ -142,7 +188,9 @@ def sample(generator: np.random.Generator, total: int) -> np.ndarray:
 
 
 def _vanish(columns: _Columns, vectors: np.ndarray) -> bool:
-    """Whether J x = 0 modulo the prime on every entry, for each column x of `vectors` (P, count)."""
+    """Whether J x = 0 modulo the prime on every entry, for each column x of `vectors` (P,
+    count).
+    """
     product = np.zeros((columns.shape[0] * columns.shape[1], vectors.shape[1]))
     for start in range(0, columns.parameters, CHUNK):
         block = columns.whole_block(start).T.copy()
@@ -156,7 +204,9 @@ def _floating(columns: _Columns) -> JacobianRank:
     m, n = columns.shape
     derivatives = columns.rows(np.arange(m * n), lambda start: columns.block(start).numpy())
     if not np.isfinite(derivatives).all():
-        raise PerakitError("the formula's derivative is not finite at random factors: it must be defined there")
+        raise PerakitError(
+            "the formula's derivative is not finite at random factors: it must be defined there"
+        )
     values = np.linalg.svd(derivatives, compute_uv=False)
     rank = int((values > FLOAT_GAP * values[0]).sum())
     gap = values[rank - 1] / values[rank] if 0 < rank < values.size and values[rank] else np.inf

@@ -1,4 +1,6 @@
-"""The spectra of a model's updates, layer by layer: of what rank each is, and how much of it is high-order."""
+"""The spectra of a model's updates, layer by layer: of what rank each is, and how much of it is
+high-order.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,11 @@ from perakit.theory.rank import (
 class LayerSpectrum:
     """The singular values of one layer's ΔW, and what follows from them.
 
-    shape: (m, n); bound: K, the largest rank that the method can have there; values: in falling order, min(m, n, K) of them, or
-    min(m, n) where the update has no factors; rank: how many are above rounding, which is that of the way to them, in float64:
-    the adapter's numbers count as they are; share: ‖high-order part‖ / ‖linear part‖, as `order_share`, None where the
-    update has no such parts.
+    shape: (m, n); bound: K, the largest rank that the method can have there; values: in falling
+    order, min(m, n, K) of them, or min(m, n) where the update has no factors; rank: how many are
+    above rounding, which is that of the way to them, in float64: the adapter's numbers count as
+    they are; share: ‖high-order part‖ / ‖linear part‖, as `order_share`, None where the update has
+    no such parts.
     """
 
     shape: tuple[int, int]
@@ -65,14 +68,26 @@ class LayerSpectra:
         for name, one in self.layers.items():
             rank = f"{one.rank.rank}" if one.rank.clear else f"{one.rank.rank}?"
             share = "-" if one.share is None else percent(one.share)
-            numbers = (f"{one.stable_rank:.2f}", f"{one.effective_rank:.2f}", f"{one.values[0]:.3g}", share)
+            numbers = (
+                f"{one.stable_rank:.2f}",
+                f"{one.effective_rank:.2f}",
+                f"{one.values[0]:.3g}",
+                share,
+            )
             rows.append((name, "{} x {}".format(*one.shape), str(one.bound), rank, *numbers))
         notes = ["K: the largest rank that ΔW can have"]
         if not all(one.rank.clear for one in self.layers.values()):
-            notes.append("?: the singular values fall through the tolerance without a gap, another tolerance gives another rank")
+            notes.append(
+                "?: the singular values fall through the tolerance without a gap, another tolerance"
+                " gives another rank"
+            )
         if any(one.share is None for one in self.layers.values()):
             notes.append("-: no part B A that the rest could be compared with")
-        return Table(("layer", "shape", "K", "rank", "stable rank", "effective rank", "σ₁", "order share"), rows, "\n".join(notes))
+        return Table(
+            ("layer", "shape", "K", "rank", "stable rank", "effective rank", "σ₁", "order share"),
+            rows,
+            "\n".join(notes),
+        )
 
     def __str__(self) -> str:
         return str(self.table())
@@ -85,15 +100,18 @@ class LayerSpectra:
 def layer_spectra(model: Any) -> LayerSpectra:
     """Rank, spectrum and order share of the update of every adapted layer.
 
-    model: with one adapter in effect, merged or not. Where ΔW is a product of (m, K) and (K, n) factors it is not formed: two
-    thin QR decompositions leave a (K, K) matrix with its singular values, (m + n) K² operations in place of mn min(m, n).
-    DoRA, HiRA and DeLoRA have no factors: there it is ΔW itself, in float64
-    (float32 where that is not on a CPU).
-    Raises PerakitError for a model without adapters, several in effect, factors that are not finite, or an update that is no matrix.
+    model: with one adapter in effect, merged or not. Where ΔW is a product of (m, K) and (K, n)
+    factors it is not formed: two thin QR decompositions leave a (K, K) matrix with its singular
+    values, (m + n) K² operations in place of mn min(m, n). DoRA, HiRA and DeLoRA have no factors:
+    there it is ΔW itself, in float64 (float32 where that is not on a CPU).
+    Raises PerakitError for a model without adapters, several in effect, factors that are not
+    finite, or an update that is no matrix.
     """
     from perakit.models.adapted import require_adapters
 
-    return LayerSpectra({name: _layer_spectrum(name, layer) for name, layer in require_adapters(model).items()})
+    return LayerSpectra(
+        {name: _layer_spectrum(name, layer) for name, layer in require_adapters(model).items()}
+    )
 
 
 def _layer_spectrum(name: str, layer: Any) -> LayerSpectrum:
@@ -102,12 +120,17 @@ def _layer_spectrum(name: str, layer: Any) -> LayerSpectrum:
     adapter, shape, share = layer.adapter, layer.kind.shape(layer.base), None
     if isinstance(adapter, Additive):
         factors = zip(("B_hat", "A_hat"), adapter.factors(), strict=True)
-        left, right = triangles(*(check_matrix(f"{which} of layer {name!r}", factor) for which, factor in factors))
+        left, right = triangles(
+            *(check_matrix(f"{which} of layer {name!r}", factor) for which, factor in factors)
+        )
         values, epsilon = np.linalg.svd(left @ right.T, compute_uv=False), machine_epsilon(left)
         if adapter.linear:
             share = ratio(*part_norms(left, right, adapter.method.rank))
     else:
         delta = layer.exact_delta()
-        values, epsilon = spectrum(check_matrix(f"ΔW of layer {name!r}", delta)), machine_epsilon(delta)
+        values, epsilon = (
+            spectrum(check_matrix(f"ΔW of layer {name!r}", delta)),
+            machine_epsilon(delta),
+        )
     rank = count_above(values, rounding(values, max(shape), epsilon))
     return LayerSpectrum(shape, adapter.method.rank_bound(*shape), values, rank, share)

@@ -13,39 +13,59 @@ from torch.func import jacfwd, jvp
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import Array
-from perakit.theory.families import Factors, Family, as_float64, check_family, check_layer, check_matrix, pera, products
+from perakit.theory.families import (
+    Factors,
+    Family,
+    as_float64,
+    check_family,
+    check_layer,
+    check_matrix,
+    pera,
+    products,
+)
 from perakit.theory.jacobian import jacobian_rank
 
-TANGENT = 1e-9  # singular values of the Jacobian below this share of the largest span no tangent direction
+# Singular values of the Jacobian below this share of the largest span no tangent direction
+TANGENT = 1e-9
 
 
 def dimension(m: int, n: int, rank: int, terms: str = "full", degree: int = 2) -> int:
     """Dimension of the set of updates, in closed form.
 
-    PERA: min(mn, r(m+n) + K - 2r), which at degree 2 is r(m+n) + r(r-1)/2 (full), r(m+n) (square) and
-    r(m+n) - r + r(r-1)/2 (cross); terms="none", LoRA: r(m+n) - r². m, n: the layer, (m, n) = (d_out, d_in);
+    PERA: min(mn, r(m+n) + K - 2r), which at degree 2 is r(m+n) + r(r-1)/2 (full), r(m+n) (square)
+    and r(m+n) - r + r(r-1)/2 (cross); terms="none", LoRA: r(m+n) - r². m, n: the layer, (m, n) =
+    (d_out, d_in);
     rank: r <= min(m, n). Verified against `measured_dimension`, not proved in general.
     """
     check_layer(m, n, rank)
     bound = pera(rank, terms, degree).rank_bound(10**9, 10**9)
-    return rank * (m + n - rank) if terms == "none" else min(m * n, rank * (m + n) + bound - 2 * rank)
+    return (
+        rank * (m + n - rank) if terms == "none" else min(m * n, rank * (m + n) + bound - 2 * rank)
+    )
 
 
-def measured_dimension(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0) -> int:
-    """Dimension of the set of updates, measured: the rank of the rule's Jacobian at random whole factors.
+def measured_dimension(
+    m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0
+) -> int:
+    """Dimension of the set of updates, measured: the rank of the rule's Jacobian at random whole
+    factors.
 
-    rank: r, with `terms` and `degree` as in `dimension`; or any family, `perakit.PERA(2)` or a `Formula` of your own.
+    rank: r, with `terms` and `degree` as in `dimension`; or any family, `perakit.PERA(2)` or a
+    `Formula` of your own.
     Returns `jacobian_rank(...).rank`.
     """
     return jacobian_rank(m, n, rank, terms, degree, seed=seed).rank
 
 
-def tangent_dimension(m: int, n: int, rank: int, terms: str = "full", degree: int = 2, at: str = "lora") -> int:
+def tangent_dimension(
+    m: int, n: int, rank: int, terms: str = "full", degree: int = 2, at: str = "lora"
+) -> int:
     """How many directions the parameters of PERA can move ΔW in at a special point, in closed form.
 
-    at: "lora", h = 0 and generic factors: min(mn, r(m+n) - r² + K - r), which at degree 2 is r² - r short of the
-    dimension while that is below mn; "start", where B = 0 and h = 0: mr (nr where A is the factor that starts at zero).
-    The other arguments as in `dimension`. Verified against `jacobian_rank(..., at={"h": 0})`.
+    at: "lora", h = 0 and generic factors: min(mn, r(m+n) - r² + K - r), which at degree 2 is r² - r
+    short of the dimension while that is below mn; "start", where B = 0 and h = 0: mr (nr where A is
+    the factor that starts at zero). The other arguments as in `dimension`. Verified against
+    `jacobian_rank(..., at={"h": 0})`.
     """
     check_layer(m, n, rank)
     coefficients = len(products(rank, terms, degree))
@@ -55,24 +75,39 @@ def tangent_dimension(m: int, n: int, rank: int, terms: str = "full", degree: in
     return points[at]
 
 
-# --- symmetries ----------------------------------------------------------------------------------------------------
+# --- symmetries -----------------------------------------------------------------------------------
 
 
 def gauge_orbit(
-    B: Array, A: Array, h: Array, scales: Array, permutation: Sequence[int] | None = None, terms: str = "full", degree: int = 2
+    B: Array,
+    A: Array,
+    h: Array,
+    scales: Array,
+    permutation: Sequence[int] | None = None,
+    terms: str = "full",
+    degree: int = 2,
 ) -> tuple[Array, Array, Array]:
-    """Other factors of the same update: B P D, D⁻¹ Pᵀ A, and h in the order of the new products, otherwise unchanged.
+    """Other factors of the same update: B P D, D⁻¹ Pᵀ A, and h in the order of the new products,
+    otherwise unchanged.
 
-    B (m, r), A (r, n), h: PERA's factors; scales (r,): the diagonal of D, no entry zero; permutation: new column k is
-    the old column permutation[k], None keeps the order; terms, degree: as in `formulas.pera`. Returns (B, A, h).
-    PERA has these r dimensions of symmetry, LoRA all of GL(r).
+    B (m, r), A (r, n), h: PERA's factors; scales (r,): the diagonal of D, no entry zero;
+    permutation: new column k is the old column permutation[k], None keeps the order; terms, degree:
+    as in `formulas.pera`. Returns (B, A, h). PERA has these r dimensions of symmetry, LoRA all of
+    GL(r).
     """
     rank = A.shape[0]
     formulas.expand(B, A, h, terms, degree)  # refuses factors that do not match
     scales = np.asarray(scales)
     order = list(range(rank)) if permutation is None else [int(k) for k in permutation]
-    if sorted(order) != list(range(rank)) or np.shape(scales) != (rank,) or any(not scale for scale in scales):
-        raise PerakitError(f"scales {scales} and permutation {order} do not fit rank {rank}: need {rank} nonzero scales, each column once")
+    if (
+        sorted(order) != list(range(rank))
+        or np.shape(scales) != (rank,)
+        or any(not scale for scale in scales)
+    ):
+        raise PerakitError(
+            f"scales {scales} and permutation {order} do not fit rank {rank}: need {rank} nonzero"
+            " scales, each column once"
+        )
     rows = products(rank, terms, degree)
     old = {row: k for k, row in enumerate(rows)}
     moved = [old[tuple(sorted(order[k] for k in row))] for row in rows]
@@ -81,24 +116,32 @@ def gauge_orbit(
 
 @dataclass(frozen=True)
 class GaugePath:
-    """Along B exp(tX), exp(-tX) A: t (N,); factors (N,): Frobenius distance of the factors from their place; update (N,): that of ΔW."""
+    """Along B exp(tX), exp(-tX) A: t (N,); factors (N,): Frobenius distance of the factors from
+    their place; update (N,): that of ΔW.
+    """
 
     t: np.ndarray
     factors: np.ndarray
     update: np.ndarray
 
 
-def gauge_path(B: Array, A: Array, h: Array, X: Array, t: Sequence[float], terms: str = "full", degree: int = 2) -> GaugePath:
+def gauge_path(
+    B: Array, A: Array, h: Array, X: Array, t: Sequence[float], terms: str = "full", degree: int = 2
+) -> GaugePath:
     """How far factors and update move along a gauge direction of LoRA.
 
-    B (m, r), A (r, n), h: factors as floats; X (r, r): the direction; t: where to look. With h = 0 the update stays, for
-    any X. With h != 0 it stays for diagonal X only: PERA's products break the rest of LoRA's symmetry.
+    B (m, r), A (r, n), h: factors as floats; X (r, r): the direction; t: where to look. With h = 0
+    the update stays, for any X. With h != 0 it stays for diagonal X only: PERA's products break the
+    rest of LoRA's symmetry.
     """
     from scipy.linalg import expm
 
     X = check_matrix("X", X)
     if X.shape != (A.shape[0],) * 2:
-        raise PerakitError(f"X has shape {X.shape}: a direction of rank-{A.shape[0]} factors is ({A.shape[0]}, {A.shape[0]})")
+        raise PerakitError(
+            f"X has shape {X.shape}: a direction of rank-{A.shape[0]} factors is ({A.shape[0]},"
+            f" {A.shape[0]})"
+        )
     B, A, h = as_float64(B), as_float64(A), as_float64(h)
     start = formulas.pera(B, A, h, terms, degree)
     factors, update = [], []
@@ -110,16 +153,19 @@ def gauge_path(B: Array, A: Array, h: Array, X: Array, t: Sequence[float], terms
     return GaugePath(times, np.array(factors), np.array(update))
 
 
-# --- curvature -----------------------------------------------------------------------------------------------------
+# --- curvature ------------------------------------------------------------------------------------
 
 
-def curvature(family: Family, factors: Factors, direction: Factors, W0: Array | None = None) -> float:
+def curvature(
+    family: Family, factors: Factors, direction: Factors, W0: Array | None = None
+) -> float:
     """How sharply the set of updates bends along a direction: ‖N f''(v, v)‖_F / ‖f'(v)‖_F².
 
-    f: the update as a function of the factors; v: `direction`, arrays shaped as `factors`; N: the part orthogonal to
-    every f'(w). Returns inf where f'(v) = 0 but f'' leaves the tangent space, 0 for a straight line. At a point of LoRA
-    (h = 0) with v = (s δB, s δA, δh), (δB, δA) = (B X, -X A) and X not diagonal, f'(v) does not depend on s and the
-    curvature grows with it without bound: these points are singular.
+    f: the update as a function of the factors; v: `direction`, arrays shaped as `factors`; N: the
+    part orthogonal to every f'(w). Returns inf where f'(v) = 0 but f'' leaves the tangent space, 0
+    for a straight line. At a point of LoRA (h = 0) with v = (s δB, s δA, δh), (δB, δA) = (B X, -X
+    A) and X not diagonal, f'(v) does not depend on s and the curvature grows with it without bound:
+    these points are singular.
     """
     from scipy.linalg import orth
 
@@ -127,9 +173,12 @@ def curvature(family: Family, factors: Factors, direction: Factors, W0: Array | 
     shapes = {name: tuple(np.shape(value)) for name, value in factors.items()}
     if {name: tuple(np.shape(value)) for name, value in direction.items()} != shapes:
         raise PerakitError(
-            f"direction { ({name: np.shape(value) for name, value in direction.items()}) } needs the factors' shapes {shapes}"
+            f"direction { ({name: np.shape(value) for name, value in direction.items()}) } needs"
+            f" the factors' shapes {shapes}"
         )
-    point, v = (tuple(torch.as_tensor(as_float64(x[name])) for name in shapes) for x in (factors, direction))
+    point, v = (
+        tuple(torch.as_tensor(as_float64(x[name])) for name in shapes) for x in (factors, direction)
+    )
 
     def update(*values: torch.Tensor) -> torch.Tensor:
         return family.update(W0, **dict(zip(shapes, values, strict=True)))

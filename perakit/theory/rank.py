@@ -13,20 +13,33 @@ from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
 from perakit.theory.exact import EXACT, modular_rank
-from perakit.theory.families import RANGES, Family, as_family, as_float64, check_matrix, evaluate, whole_array, whole_factors
+from perakit.theory.families import (
+    RANGES,
+    Family,
+    as_family,
+    as_float64,
+    check_matrix,
+    evaluate,
+    whole_array,
+    whole_factors,
+)
 
-ROUNDING = 1e-7  # directions of singular values below this share of the largest mean nothing in a float32 update
-GAP = 1e3  # a numerical rank is called clear where the last counted singular value is this much larger than the next
+# Directions of singular values below this share of the largest mean nothing in a float32 update
+ROUNDING = 1e-7
+# a numerical rank is called clear where the last counted singular value is this much larger than
+# the next
+GAP = 1e3
 
-# --- rank ------------------------------------------------------------------------------------------------------------
+# --- rank -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class NumericalRank:
     """How many singular values lie above a tolerance, and how clear that is.
 
-    rank; tolerance: the bound, absolute; gap: last counted singular value over the next, or over the tolerance where
-    none is left (inf where the next is 0); clear: gap >= 1000. Where it is not clear the number depends on the tolerance.
+    rank; tolerance: the bound, absolute; gap: last counted singular value over the next, or over
+    the tolerance where none is left (inf where the next is 0); clear: gap >= 1000. Where it is not
+    clear the number depends on the tolerance.
     """
 
     rank: int
@@ -39,23 +52,39 @@ class NumericalRank:
         return self.gap >= GAP
 
     def __str__(self) -> str:
-        doubt = "" if self.clear else "; not clear: look at the spectrum of the factors, or take exact_rank of whole numbers"
-        return f"rank {self.rank} (singular values above {self.tolerance:.1e}, gap {self.gap:.1e}{doubt})"
+        doubt = (
+            ""
+            if self.clear
+            else (
+                "; not clear: look at the spectrum of the factors, or take exact_rank of whole"
+                " numbers"
+            )
+        )
+        return (
+            f"rank {self.rank} (singular values above {self.tolerance:.1e}, gap"
+            f" {self.gap:.1e}{doubt})"
+        )
 
 
 def numerical_rank(update: Any, tolerance: float | None = None) -> NumericalRank:
     """Rank up to rounding: the number of singular values above `tolerance`.
 
-    update: a matrix (m, n), or factors, as in `spectrum`. tolerance: absolute, None means max(m, n) · ε · σ₁ with ε the
-    precision that the numbers come in (1.2e-7 for a float32 tensor, 2.2e-16 for lists and integers): what rounding may do.
-    It cannot see diag(1, 1e-17) as rank 2; `exact_rank` can.
+    update: a matrix (m, n), or factors, as in `spectrum`. tolerance: absolute, None means max(m, n)
+    · ε · σ₁ with ε the precision that the numbers come in (1.2e-7 for a float32 tensor, 2.2e-16 for
+    lists and integers): what rounding may do. It cannot see diag(1, 1e-17) as rank 2; `exact_rank`
+    can.
     """
     values = spectrum(update)
     if tolerance is None:
         parts = update if isinstance(update, tuple) else (update,)
-        tolerance = rounding(values, max(max(np.shape(part)) for part in parts), max(map(machine_epsilon, parts)))
+        tolerance = rounding(
+            values, max(max(np.shape(part)) for part in parts), max(map(machine_epsilon, parts))
+        )
     elif not isinstance(tolerance, int | float | np.number) or not 0 <= tolerance < math.inf:
-        raise PerakitError(f"tolerance={tolerance!r} must be a finite number >= 0: an absolute bound on singular values")
+        raise PerakitError(
+            f"tolerance={tolerance!r} must be a finite number >= 0: an absolute bound on singular"
+            " values"
+        )
     return count_above(values, tolerance)
 
 
@@ -68,7 +97,9 @@ def count_above(values: np.ndarray, tolerance: float) -> NumericalRank:
 
 
 def rounding(values: np.ndarray, size: int, epsilon: float) -> float:
-    """What rounding may do to singular values: size · ε · σ₁ for a matrix whose longer side is `size`."""
+    """What rounding may do to singular values: size · ε · σ₁ for a matrix whose longer side is
+    `size`.
+    """
     return size * epsilon * float(values[0])
 
 
@@ -77,57 +108,78 @@ def machine_epsilon(array: Any) -> float:
     dtype = getattr(array, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind == "f":
         return float(np.finfo(dtype).eps)
-    return float(torch.finfo(dtype).eps) if isinstance(dtype, torch.dtype) and dtype.is_floating_point else 2.0**-52
+    return (
+        float(torch.finfo(dtype).eps)
+        if isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        else 2.0**-52
+    )
 
 
-def measured_rank(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0) -> int:
+def measured_rank(
+    m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0
+) -> int:
     """Generic rank of ΔW, measured: the exact rank of one update made from random whole factors.
 
-    rank: r, with `terms` ("none": LoRA) and `degree`, or any family. For PERA it is min(m, n, K). Elimination runs
-    modulo a prime, so the number is a lower bound on the generic rank, and below it only by a rare accident of the draw
-    (`seed`). A rule that does not give whole numbers of whole factors is measured by `numerical_rank`.
+    rank: r, with `terms` ("none": LoRA) and `degree`, or any family. For PERA it is min(m, n, K).
+    Elimination runs modulo a prime, so the number is a lower bound on the generic rank, and below
+    it only by a rare accident of the draw (`seed`). A rule that does not give whole numbers of
+    whole factors is measured by `numerical_rank`.
     """
     family = as_family(m, n, rank, terms, degree)
     check_count("seed", seed, least=0)
     generator = np.random.default_rng(seed)
     for size in RANGES:
-        factors, W0 = whole_factors(family, m, n, size, None, generator), whole_array(generator, (m, n), size)
+        factors, W0 = (
+            whole_factors(family, m, n, size, None, generator),
+            whole_array(generator, (m, n), size),
+        )
         delta = evaluate(family, W0, factors, (m, n))
-        largest = evaluate(family, abs(W0), {name: abs(value) for name, value in factors.items()}, (m, n))
+        largest = evaluate(
+            family, abs(W0), {name: abs(value) for name, value in factors.items()}, (m, n)
+        )
         if np.abs(largest).max() < EXACT and (delta == np.rint(delta)).all():
             return modular_rank(delta)
     return numerical_rank(delta).rank
 
 
-# --- spectra ---------------------------------------------------------------------------------------------------------
+# --- spectra --------------------------------------------------------------------------------------
 
 
 def spectrum(update: Any) -> np.ndarray:
     """Singular values, in falling order.
 
-    update: a matrix (m, n), which gives min(m, n) of them; or its factors (B_hat (m, K), A_hat (K, n)), which give
-    min(m, n, K) without the product being formed: those of the (K, K) core R_B R_Aᵀ of two thin QR decompositions.
+    update: a matrix (m, n), which gives min(m, n) of them; or its factors (B_hat (m, K), A_hat (K,
+    n)), which give min(m, n, K) without the product being formed: those of the (K, K) core R_B R_Aᵀ
+    of two thin QR decompositions.
     """
     if isinstance(update, tuple) and len(update) == 2 and len(np.shape(update[0])) == 2:
-        B_hat, A_hat = (check_matrix(name, factor) for name, factor in zip(("B_hat", "A_hat"), update, strict=True))
+        B_hat, A_hat = (
+            check_matrix(name, factor)
+            for name, factor in zip(("B_hat", "A_hat"), update, strict=True)
+        )
         if B_hat.shape[1] != A_hat.shape[0]:
-            raise PerakitError(f"B_hat {B_hat.shape} and A_hat {A_hat.shape} do not match: need (m, K) and (K, n)")
+            raise PerakitError(
+                f"B_hat {B_hat.shape} and A_hat {A_hat.shape} do not match: need (m, K) and (K, n)"
+            )
         left, right = triangles(B_hat, A_hat)
         return np.linalg.svd(left @ right.T, compute_uv=False)
     return np.linalg.svd(check_matrix("the matrix", update), compute_uv=False)
 
 
 def triangles(B_hat: np.ndarray, A_hat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R_B and R_A of the thin QR decompositions of B_hat (m, K) and A_hatᵀ (n, K): min(m, K) and min(n, K) rows, K columns.
+    """R_B and R_A of the thin QR decompositions of B_hat (m, K) and A_hatᵀ (n, K): min(m, K) and
+    min(n, K) rows, K columns.
 
-    B_hat A_hat has the singular values of R_B R_Aᵀ, and what any of its K terms add up to those of the same columns. A column's
-    rounding error is relative to that column, so a part that is 1e-12 of the whole is as accurate as the whole.
+    B_hat A_hat has the singular values of R_B R_Aᵀ, and what any of its K terms add up to those of
+    the same columns. A column's rounding error is relative to that column, so a part that is 1e-12
+    of the whole is as accurate as the whole.
     """
     return np.linalg.qr(B_hat, mode="r"), np.linalg.qr(A_hat.T, mode="r")  # type: ignore[return-value]  # arrays, whatever NumPy's stubs say
 
 
 def tail(values: np.ndarray, rank: int) -> tuple[float, float]:
-    """(Frobenius, spectral) distance from a matrix with these singular values, in falling order, to the matrices of rank <= `rank`.
+    """(Frobenius, spectral) distance from a matrix with these singular values, in falling order, to
+    the matrices of rank <= `rank`.
 
     Source: Eckart and Young 1936, Mirsky 1960.
     """
@@ -136,7 +188,8 @@ def tail(values: np.ndarray, rank: int) -> tuple[float, float]:
 
 
 def stable_rank(update: Any) -> float:
-    """‖ΔW‖_F² / ‖ΔW‖₂² = Σ σ² / σ₁²: at most the rank, and not moved by small singular values; 0 for a zero matrix.
+    """‖ΔW‖_F² / ‖ΔW‖₂² = Σ σ² / σ₁²: at most the rank, and not moved by small singular values; 0
+    for a zero matrix.
 
     update: as in `spectrum`.
     """
@@ -149,7 +202,8 @@ def stable_rank_of(values: np.ndarray) -> float:
 
 
 def effective_rank(update: Any) -> float:
-    """exp(-Σ p log p) with p = σ / Σ σ: the number of equal singular values of the same entropy; 0 for a zero matrix.
+    """exp(-Σ p log p) with p = σ / Σ σ: the number of equal singular values of the same entropy; 0
+    for a zero matrix.
 
     update: as in `spectrum`. Source: Roy and Vetterli, EUSIPCO 2007.
     """
@@ -163,22 +217,28 @@ def effective_rank_of(values: np.ndarray) -> float:
 
 
 def subspace_similarity(X: Any, Y: Any, i: int, j: int) -> float:
-    """How much of the first i left singular directions of X lies in the first j of Y: ‖U_iᵀ V_j‖_F² / min(i, j), in [0, 1].
+    """How much of the first i left singular directions of X lies in the first j of Y: ‖U_iᵀ V_j‖_F²
+    / min(i, j), in [0, 1].
 
-    X (m, k), Y (m, l): matrices with m rows; i, j: at most the number of singular values that rounding (1e-7 of the
-    largest) does not reach, so that the directions exist. For the right singular directions of A, the
-    LoRA paper's choice, pass Aᵀ. Source: arXiv 2106.09685, Eq. 4.
+    X (m, k), Y (m, l): matrices with m rows; i, j: at most the number of singular values that
+    rounding (1e-7 of the largest) does not reach, so that the directions exist. For the right
+    singular directions of A, the LoRA paper's choice, pass Aᵀ. Source: arXiv 2106.09685, Eq. 4.
     """
     X, Y = check_matrix("X", X), check_matrix("Y", Y)
     if X.shape[0] != Y.shape[0]:
-        raise PerakitError(f"X {X.shape} and Y {Y.shape} must have as many rows: their columns are compared")
+        raise PerakitError(
+            f"X {X.shape} and Y {Y.shape} must have as many rows: their columns are compared"
+        )
     chosen = []
     for name, count, matrix in (("i", i, X), ("j", j, Y)):
         check_count(name, count, most=min(matrix.shape))
         directions, values, _ = np.linalg.svd(matrix, full_matrices=False)
         above = int((values > ROUNDING * values[0]).sum())
         if count > above:
-            raise PerakitError(f"{name}={count} asks for singular directions that rounding chose: the matrix has {above} above it")
+            raise PerakitError(
+                f"{name}={count} asks for singular directions that rounding chose: the matrix has"
+                f" {above} above it"
+            )
         chosen.append(directions[:, :count])
     return float(np.sum(np.square(chosen[0].T @ chosen[1])) / min(i, j))
 
@@ -186,7 +246,8 @@ def subspace_similarity(X: Any, Y: Any, i: int, j: int) -> float:
 def amplification(delta: Any, W0: Any, rank: int) -> float:
     """How much an update amplifies directions that W0 hardly uses: ‖ΔW‖_F / ‖Uᵀ W0 V‖_F.
 
-    delta, W0 (m, n); U (m, rank), V (n, rank): the first singular directions of ΔW; inf where W0 has nothing there.
+    delta, W0 (m, n); U (m, rank), V (n, rank): the first singular directions of ΔW; inf where W0
+    has nothing there.
     Source: arXiv 2106.09685, section 7.3.
     """
     delta, W0 = check_matrix("delta", delta), check_matrix("W0", W0)
@@ -199,12 +260,13 @@ def amplification(delta: Any, W0: Any, rank: int) -> float:
     return float(np.linalg.norm(delta)) / used if used else math.inf
 
 
-# --- the share of high orders ----------------------------------------------------------------------------------------
+# --- the share of high orders ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class OrderShare:
-    """‖high-order part‖_F / ‖linear part‖_F of ΔW; 0 where both vanish, inf where only the linear part does.
+    """‖high-order part‖_F / ‖linear part‖_F of ΔW; 0 where both vanish, inf where only the linear
+    part does.
 
     layers: by layer name; overall: of all layers taken as one vector.
     """
@@ -223,18 +285,27 @@ class OrderShare:
 def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> OrderShare:
     """How large the polynomial part of an update is beside its linear part B A.
 
-    model_or_factors: a model with adapters whose update begins with B A (LoRA's share is 0), or PERA's factors (B (m, r), A (r, n),
-    h (K - r,)) as arrays, with their `terms` and `degree`; a feature scale belongs into h. A share near 0 says that
-    the update is LoRA's to that precision, whatever the method is called (arXiv 2604.11841 reports no such number).
+    model_or_factors: a model with adapters whose update begins with B A (LoRA's share is 0), or
+    PERA's factors (B (m, r), A (r, n), h (K - r,)) as arrays, with their `terms` and `degree`; a
+    feature scale belongs into h. A share near 0 says that the update is LoRA's to that precision,
+    whatever the method is called (arXiv 2604.11841 reports no such number).
     """
     if isinstance(model_or_factors, tuple | list):
         if len(model_or_factors) != 3:
-            raise PerakitError(f"{len(model_or_factors)} factors given: pass (B, A, h), or a model with adapters")
+            raise PerakitError(
+                f"{len(model_or_factors)} factors given: pass (B, A, h), or a model with adapters"
+            )
         B, A, h = (as_float64(x) for x in model_or_factors)
         for name, x in zip("BAh", (B, A, h), strict=True):
             if not np.isfinite(x).all():
-                raise PerakitError(f"{name} has entries that are not finite: a share needs finite factors")
-        parts = {"factors": part_norms(*triangles(*formulas.expand(B, A, h, terms, degree)), rank=B.shape[1])}
+                raise PerakitError(
+                    f"{name} has entries that are not finite: a share needs finite factors"
+                )
+        parts = {
+            "factors": part_norms(
+                *triangles(*formulas.expand(B, A, h, terms, degree)), rank=B.shape[1]
+            )
+        }
     else:
         parts = _model_norms(model_or_factors)
     linear, high = (math.hypot(*(pair[k] for pair in parts.values())) for k in (0, 1))
@@ -249,13 +320,20 @@ def _model_norms(model: Any) -> dict[str, tuple[float, float]]:
     for name, layer in require_adapters(model).items():
         adapter = layer.adapter
         if not isinstance(adapter, Additive) or not adapter.linear:
-            raise PerakitError(f"layer {name!r} carries {adapter.method}: its update has no linear and high-order part to compare")
-        parts[name] = part_norms(*triangles(*map(as_float64, adapter.factors())), rank=adapter.method.rank)
+            raise PerakitError(
+                f"layer {name!r} carries {adapter.method}: its update has no linear and high-order"
+                " part to compare"
+            )
+        parts[name] = part_norms(
+            *triangles(*map(as_float64, adapter.factors())), rank=adapter.method.rank
+        )
     return parts
 
 
 def part_norms(left: np.ndarray, right: np.ndarray, rank: int) -> tuple[float, float]:
-    """Frobenius norms of the linear part, the first `rank` terms, and of the rest; left, right: `triangles` of the factors."""
+    """Frobenius norms of the linear part, the first `rank` terms, and of the rest; left, right:
+    `triangles` of the factors.
+    """
     linear, high = left[:, :rank] @ right[:, :rank].T, left[:, rank:] @ right[:, rank:].T
     return float(np.linalg.norm(linear)), float(np.linalg.norm(high))
 
@@ -274,7 +352,9 @@ def ratio(linear: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class PredictedShare:
-    """A band for the order share after `steps` of Adam: entries that drift at random below, all one way above."""
+    """A band for the order share after `steps` of Adam: entries that drift at random below, all one
+    way above.
+    """
 
     steps: int
     low: float
@@ -284,30 +364,39 @@ class PredictedShare:
         return f"order share after {self.steps} steps: predicted {self.low:.2e} ... {self.high:.2e}"
 
 
-def predicted_share(n: int, rank: int, lr: float, steps: int, feature_scale: float = 1.0, terms: str = "full") -> PredictedShare:
+def predicted_share(
+    n: int, rank: int, lr: float, steps: int, feature_scale: float = 1.0, terms: str = "full"
+) -> PredictedShare:
     """The order share to expect of PERA trained from its published start, from sizes alone.
 
-    n: inputs of the layer; rank: r; lr: learning rate of Adam; steps: taken so far; feature_scale, terms: as in
-    `perakit.PERA`, degree 2. Entries of A keep their start, uniform of variance α² = 1/(3n); B and h start at zero and
-    move by at most about lr a step, h from the second step on (its first gradient is zero with B): β = lr·steps^p and
-    χ = lr·(steps - 1)^p, p = 1 if every step goes one way, p = 1/2 if they are a random walk. For independent entries
+    n: inputs of the layer; rank: r; lr: learning rate of Adam; steps: taken so far; feature_scale,
+    terms: as in `perakit.PERA`, degree 2. Entries of A keep their start, uniform of variance α² =
+    1/(3n); B and h start at zero and move by at most about lr a step, h from the second step on
+    (its first gradient is zero with B): β = lr·steps^p and χ = lr·(steps - 1)^p, p = 1 if every
+    step goes one way, p = 1/2 if they are a random walk. For independent entries
 
         share = feature_scale · χ β α √((r-1)/2 + κ)     κ = 9/5 · κ_B, the fourth moments of the squares,
 
-    κ_B = 1 (all entries of one size) below, 3 (Gaussian) above; square terms only √κ, cross terms only √((r-1)/2).
-    At steps = 0 (or 1) it is zero. A forecast of size, not a bound: training may correlate h with the products, and the
-    first few steps are smaller. lr: of a schedule, its mean.
+    κ_B = 1 (all entries of one size) below, 3 (Gaussian) above; square terms only √κ, cross terms
+    only √((r-1)/2). At steps = 0 (or 1) it is zero. A forecast of size, not a bound: training may
+    correlate h with the products, and the first few steps are smaller. lr: of a schedule, its mean.
     """
     check_count("n", n)
     check_count("rank", rank)
     check_count("steps", steps, least=0)
     formulas.rank_bound(rank, terms)
-    if not all(isinstance(x, int | float | np.number) and 0 < x < math.inf for x in (lr, feature_scale)):
-        raise PerakitError(f"lr={lr!r} and feature_scale={feature_scale!r} must be finite numbers > 0")
+    if not all(
+        isinstance(x, int | float | np.number) and 0 < x < math.inf for x in (lr, feature_scale)
+    ):
+        raise PerakitError(
+            f"lr={lr!r} and feature_scale={feature_scale!r} must be finite numbers > 0"
+        )
 
     def share(power: float, kurtosis: float) -> float:
         squares, products = {"full": (1, 1), "square": (1, 0), "cross": (0, 1)}[terms]
         size = lr**2 * steps**power * max(steps - 1, 0) ** power / math.sqrt(3 * n)
-        return feature_scale * size * math.sqrt(products * (rank - 1) / 2 + squares * 9 / 5 * kurtosis)
+        return (
+            feature_scale * size * math.sqrt(products * (rank - 1) / 2 + squares * 9 / 5 * kurtosis)
+        )
 
     return PredictedShare(steps, share(0.5, 1.0), share(1.0, 3.0))

@@ -1,4 +1,6 @@
-"""Many claims checked at once: as text, as JSON with seed, versions and the hash of the rules, and as a page."""
+"""Many claims checked at once: as text, as JSON with seed, versions and the hash of the rules, and
+as a page.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Watch = Callable[[Evidence], None]
 
 @dataclass(frozen=True)
 class Report:
-    """Evidence for several claims, in order, and the seed and number of examples it was made with."""
+    """Evidence for several claims, in order, and the seed and number of examples it was made
+    with.
+    """
 
     evidence: tuple[Evidence, ...]
     seed: int
@@ -35,7 +39,10 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
-        versions = {name: version(name) for name in ("perakit", "numpy", "scipy", "torch", "sympy", "hypothesis")}
+        versions = {
+            name: version(name)
+            for name in ("perakit", "numpy", "scipy", "torch", "sympy", "hypothesis")
+        }
         theory = sorted(Path(__file__).parent.rglob("*.py"))
         return {
             "seed": self.seed,
@@ -43,21 +50,42 @@ class Report:
             "versions": {"python": platform.python_version(), **versions},
             "formulas_sha256": _hash([Path(formulas.__file__)]),
             "theory_sha256": _hash(theory),
-            "claims": [_described(claims[evidence.claim]) | evidence.to_dict() for evidence in self.evidence],
+            "claims": [
+                _described(claims[evidence.claim]) | evidence.to_dict()
+                for evidence in self.evidence
+            ],
         }
 
     def __str__(self) -> str:
         counts = Counter(evidence.verdict for evidence in self.evidence)
-        verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-        stand = f"{len(self.failed)} do not stand: {', '.join(self.failed)}" if self.failed else "every verdict stands"
+        verdicts = ", ".join(
+            f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]
+        )
+        stand = (
+            f"{len(self.failed)} do not stand: {', '.join(self.failed)}"
+            if self.failed
+            else "every verdict stands"
+        )
         count = f"{len(self.evidence)} claim{'s' if len(self.evidence) > 1 else ''}"
-        return f"{count}: {verdicts}; {stand} ({sum(evidence.seconds for evidence in self.evidence):.0f} s)"
+        return (
+            f"{count}: {verdicts}; {stand}"
+            f" ({sum(evidence.seconds for evidence in self.evidence):.0f} s)"
+        )
 
     def markdown(self) -> str:
-        """A page: every claim with its statement, source, verdict and evidence; the same text on every run."""
-        lines = ["# Claims and verdicts", "", _PREFACE.format(seed=self.seed, examples=self.examples), ""]
+        """A page: every claim with its statement, source, verdict and evidence; the same text on
+        every run.
+        """
+        lines = [
+            "# Claims and verdicts",
+            "",
+            _PREFACE.format(seed=self.seed, examples=self.examples),
+            "",
+        ]
         lines += ["| claim | verdict |", "| :-- | :-- |"]
-        lines += [f"| [{claims[e.claim].title}](#{e.claim}) | {_verdict(e)} |" for e in self.evidence]
+        lines += [
+            f"| [{claims[e.claim].title}](#{e.claim}) | {_verdict(e)} |" for e in self.evidence
+        ]
         chapter = None
         for evidence in self.evidence:
             claim = claims[evidence.claim]
@@ -65,7 +93,11 @@ class Report:
                 chapter = heading
                 lines += ["", f"## {heading}"]
             lines += ["", f'<a id="{claim.id}"></a>', f"### {claim.title}", "", claim.statement, ""]
-            lines += [f"- **{_verdict(evidence)}**: {evidence.summary}", f"- Source: {claim.source}", f"- `perakit verify {claim.id}`"]
+            lines += [
+                f"- **{_verdict(evidence)}**: {evidence.summary}",
+                f"- Source: {claim.source}",
+                f"- `perakit verify {claim.id}`",
+            ]
         return "\n".join(lines) + "\n"
 
 
@@ -80,11 +112,14 @@ An identity in symbols is checked at the sizes that are named. An entry of ΔW r
 a product two columns (three at degree three), so larger sizes repeat these; `readings` tries random sizes."""
 
 
-def verify(ids: Iterable[str] = (), seed: int = 0, examples: int = EXAMPLES, watch: Watch | None = None) -> Report:
+def verify(
+    ids: Iterable[str] = (), seed: int = 0, examples: int = EXAMPLES, watch: Watch | None = None
+) -> Report:
     """Check claims, by default all of them.
 
-    ids: names in the registry; seed, examples: as in `Claim.check`; watch: called with each piece of evidence as it
-    comes. Returns a Report. An unknown id is a PerakitError before anything is checked.
+    ids: names in the registry; seed, examples: as in `Claim.check`; watch: called with each piece
+    of evidence as it comes. Returns a Report. An unknown id is a PerakitError before anything is
+    checked.
     """
     if isinstance(ids, str):
         raise PerakitError(f"ids={ids!r} is a string: pass a list of claims, [{ids!r}]")

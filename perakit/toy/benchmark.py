@@ -1,7 +1,9 @@
-"""How long the theory takes: `python -m perakit.toy.benchmark docs` writes theory-speed.json and theory-speed.md there.
+"""How long the theory takes: `python -m perakit.toy.benchmark docs` writes theory-speed.json and
+theory-speed.md there.
 
-Each task runs in a process of its own, several times; time is that of the whole process, imports included, memory its
-peak. Targets are what the project asks of 2 CPU cores. Some tasks also time their parts, from within.
+Each task runs in a process of its own, several times; time is that of the whole process, imports
+included, memory its peak. Targets are what the project asks of 2 CPU cores. Some tasks also time
+their parts, from within.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Task:
-    """A title, what to run, and the most seconds (and MiB) that it may take; None: it is there to compare with."""
+    """A title, what to run, and the most seconds (and MiB) that it may take; None: it is there to
+    compare with.
+    """
 
     title: str
     run: Callable[[], Answer]
@@ -52,7 +56,10 @@ def _verify() -> Answer:
     from perakit.theory import verify
 
     report = verify()
-    return Answer(f"{len(report.failed)} fail", {evidence.claim: evidence.seconds for evidence in report.evidence})
+    return Answer(
+        f"{len(report.failed)} fail",
+        {evidence.claim: evidence.seconds for evidence in report.evidence},
+    )
 
 
 def _dimension(size: int) -> Answer:
@@ -70,11 +77,15 @@ def _symbolic() -> Answer:
 def _approximation() -> Answer:
     from perakit.theory import best_approximation, families, targets
 
-    return Answer(f"{best_approximation(targets(32, 32)['gaussian'], families.pera(2)).error_fro:.4f}")
+    return Answer(
+        f"{best_approximation(targets(32, 32)['gaussian'], families.pera(2)).error_fro:.4f}"
+    )
 
 
 def _adapted(rank: int) -> GPT2:
-    """A GPT-2 of the shape of the 124M model with random weights, and PERA off its start on all projections."""
+    """A GPT-2 of the shape of the 124M model with random weights, and PERA off its start on all
+    projections.
+    """
     from perakit.adapters import PERA
     from perakit.models import attach
     from perakit.strategies import move
@@ -92,7 +103,9 @@ def _spectra(rank: int) -> Answer:
     model = _adapted(rank)
     start = time.perf_counter()
     ranks = [one.rank.rank for one in layer_spectra(model).layers.values()]
-    return Answer(_ranks(ranks), {f"{len(ranks)} layers, by the K x K core": time.perf_counter() - start})
+    return Answer(
+        _ranks(ranks), {f"{len(ranks)} layers, by the K x K core": time.perf_counter() - start}
+    )
 
 
 def _dense_spectra(rank: int) -> Answer:
@@ -102,7 +115,10 @@ def _dense_spectra(rank: int) -> Answer:
     model = _adapted(rank)
     start = time.perf_counter()
     ranks = [numerical_rank(delta).rank for delta in delta_weights(model).values()]
-    return Answer(_ranks(ranks), {f"{len(ranks)} layers, by the singular values of ΔW": time.perf_counter() - start})
+    return Answer(
+        _ranks(ranks),
+        {f"{len(ranks)} layers, by the singular values of ΔW": time.perf_counter() - start},
+    )
 
 
 def _ranks(ranks: list[int]) -> str:
@@ -115,15 +131,21 @@ TASKS = {
     "dimension-64": Task("measured_dimension(64, 64, 8)", lambda: _dimension(64), 5),
     "symbolic": Task("Eq. 9 in symbols, m = n = 4, r = 3", _symbolic, 5),
     "approximation": Task("best PERA of rank 2 of a 32 x 32 Gaussian target", _approximation, 20),
-    "spectra-8": Task("rank and spectra of every layer, 124M GPT-2, PERA r = 8", lambda: _spectra(8), 20),
-    "spectra-16": Task("rank and spectra of every layer, 124M GPT-2, PERA r = 16", lambda: _spectra(16), 20),
+    "spectra-8": Task(
+        "rank and spectra of every layer, 124M GPT-2, PERA r = 8", lambda: _spectra(8), 20
+    ),
+    "spectra-16": Task(
+        "rank and spectra of every layer, 124M GPT-2, PERA r = 16", lambda: _spectra(16), 20
+    ),
     "dense-8": Task("the same from ΔW itself, PERA r = 8", lambda: _dense_spectra(8), None),
 }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One task: seconds of each run, peak memory of the largest, what it found, and seconds of each part in each run."""
+    """One task: seconds of each run, peak memory of the largest, what it found, and seconds of each
+    part in each run.
+    """
 
     task: str
     seconds: list[float]
@@ -137,12 +159,25 @@ def measure(name: str, repeats: int) -> Measured:
     seconds, answers = [], []
     for _ in range(repeats):
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", __spec__.name, "--task", name], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", __spec__.name, "--task", name],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         seconds.append(round(time.perf_counter() - start, 2))
         answers.append(json.loads(done.stdout))
     last = answers[-1]
-    parts = {part: [round(answer["parts"][part], 3) for answer in answers] for part in last["parts"]}
-    return Measured(name, seconds, round(max(answer["peak_bytes"] for answer in answers) / 2**20), last["text"], parts)
+    parts = {
+        part: [round(answer["parts"][part], 3) for answer in answers] for part in last["parts"]
+    }
+    return Measured(
+        name,
+        seconds,
+        round(max(answer["peak_bytes"] for answer in answers) / 2**20),
+        last["text"],
+        parts,
+    )
 
 
 def table(found: list[Measured]) -> Table:
@@ -150,9 +185,22 @@ def table(found: list[Measured]) -> Table:
     rows = []
     for one in found:
         task = TASKS[one.task]
-        limit = "-" if task.seconds is None else f"{task.seconds:g}" + (f", {task.mebibytes:g} MiB" if task.mebibytes else "")
+        limit = (
+            "-"
+            if task.seconds is None
+            else f"{task.seconds:g}" + (f", {task.mebibytes:g} MiB" if task.mebibytes else "")
+        )
         spread = f"{min(one.seconds):.1f} ... {max(one.seconds):.1f}"
-        rows.append((task.title, f"{statistics.median(one.seconds):.1f}", spread, f"{one.mebibytes:.0f}", limit, one.result))
+        rows.append(
+            (
+                task.title,
+                f"{statistics.median(one.seconds):.1f}",
+                spread,
+                f"{one.mebibytes:.0f}",
+                limit,
+                one.result,
+            )
+        )
     return Table(("task", "seconds", "spread", "peak MiB", "target s", "result"), rows)
 
 
@@ -169,9 +217,18 @@ def parts(found: list[Measured]) -> Table:
 
 def main() -> None:
     """Run one task (`--task`), or all of them and write what was measured."""
-    parser = argparse.ArgumentParser(prog="python -m perakit.toy.benchmark", description="Time the theory toolkit.")
-    parser.add_argument("folder", nargs="?", type=Path, help="where theory-speed.json and theory-speed.md go; default: print only")
-    parser.add_argument("--repeats", type=int, default=3, help="processes a task (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m perakit.toy.benchmark", description="Time the theory toolkit."
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        help="where theory-speed.json and theory-speed.md go; default: print only",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="processes a task (default: %(default)s)"
+    )
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
@@ -182,11 +239,20 @@ def main() -> None:
     for name, task in TASKS.items():
         print(f"benchmark: {task.title}", file=sys.stderr)
         found.append(measure(name, arguments.repeats))
-    data = made_from(SEED) | {"machine": machine("numpy", "sympy"), "repeats": arguments.repeats, "tasks": [asdict(one) for one in found]}
+    data = made_from(SEED) | {
+        "machine": machine("numpy", "sympy"),
+        "repeats": arguments.repeats,
+        "tasks": [asdict(one) for one in found],
+    }
     print(table(found), parts(found), sep="\n\n")
     if arguments.folder:
-        write_atomically(arguments.folder / "theory-speed.json", (json.dumps(data, indent=2) + "\n").encode())
-        write_atomically(arguments.folder / "theory-speed.md", page(found, data["machine"], arguments.repeats).encode())
+        write_atomically(
+            arguments.folder / "theory-speed.json", (json.dumps(data, indent=2) + "\n").encode()
+        )
+        write_atomically(
+            arguments.folder / "theory-speed.md",
+            page(found, data["machine"], arguments.repeats).encode(),
+        )
 
 
 def page(found: list[Measured], about: Mapping[str, Any], repeats: int) -> str:

@@ -1,7 +1,9 @@
-"""Several processes that train one model: torch's own process group and DistributedDataParallel, asked in one place.
+"""Several processes that train one model: torch's own process group and DistributedDataParallel,
+asked in one place.
 
-Without a process group every function here does its work in the one process and adds nothing to it. Within one, an
-error of one process is raised by all, so that none waits for ever and one message is enough.
+Without a process group every function here does its work in the one process and adds nothing to it.
+Within one, an error of one process is raised by all, so that none waits for ever and one message is
+enough.
 """
 
 from __future__ import annotations
@@ -20,19 +22,24 @@ from torch.nn.parallel import DistributedDataParallel
 from perakit.errors import PerakitError
 
 T = TypeVar("T")
-# Buffers are the same in all processes, as `agree` has seen: not to be sent again at every step. Torch 2.13 renamed the option.
+# Buffers are the same in all processes, as `agree` has seen: not to be sent again at every step.
+# Torch 2.13 renamed the option.
 _OPTIONS = inspect.signature(DistributedDataParallel).parameters
-NOT_AGAIN: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
+NOT_AGAIN: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False
+}
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
 
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[str]:
-    """Within the block, the processes that torchrun started are one group; where none did, nothing changes.
+    """Within the block, the processes that torchrun started are one group; where none did, nothing
+    changes.
 
-    device: "cpu", or "cuda" for one GPU a process (cuda:LOCAL_RANK): gloo carries CPU tensors, NCCL those on GPUs.
-    Yields the device of this process. At the end the processes wait for each other and the group is destroyed; after
-    an exception it is destroyed at once. Raises PerakitError where the group cannot be made.
+    device: "cpu", or "cuda" for one GPU a process (cuda:LOCAL_RANK): gloo carries CPU tensors, NCCL
+    those on GPUs. Yields the device of this process. At the end the processes wait for each other
+    and the group is destroyed; after an exception it is destroyed at once. Raises PerakitError
+    where the group cannot be made.
     """
     if not all(os.environ.get(name) for name in LAUNCHED):
         yield device
@@ -42,10 +49,13 @@ def process_group(device: str = "cpu") -> Iterator[str]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     except (ValueError, RuntimeError) as error:
         found = ", ".join(f"{name}={os.environ[name]!r}" for name in LAUNCHED)
-        raise PerakitError(f"no process group from {found} ({error}): start the processes with torchrun") from error
+        raise PerakitError(
+            f"no process group from {found} ({error}): start the processes with torchrun"
+        ) from error
     try:
         yield _own_gpu() if cuda else device
-        together(lambda: None)  # torchrun ends all processes as soon as one has failed: first each says what it has to say
+        # Torchrun ends all processes as soon as one has failed: first each says what it has to say
+        together(lambda: None)
     except KeyboardInterrupt:
         if rank() == 0:
             raise
@@ -58,7 +68,8 @@ def _own_gpu() -> str:
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local < count:
         torch.cuda.set_device(local)
-    return f"cuda:{local}"  # one that is not there is refused with the other checks of a run, in all processes
+    # One that is not there is refused with the other checks of a run, in all processes
+    return f"cuda:{local}"
 
 
 def size() -> int:
@@ -72,7 +83,9 @@ def rank() -> int:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Do `work` in every process; an error in one of them is raised in all, with the message of the first that failed."""
+    """Do `work` in every process; an error in one of them is raised in all, with the message of the
+    first that failed.
+    """
     if size() == 1:
         return work()
     results: list[T] = []
@@ -97,7 +110,9 @@ def on_main(work: Callable[[], Any]) -> None:
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """As `on_main`; what `work` returns is returned in all processes, so it must be something that can be pickled."""
+    """As `on_main`; what `work` returns is returned in all processes, so it must be something that
+    can be pickled.
+    """
     if size() == 1:
         return work()
     found: list[Any] = [together(work if rank() == 0 else lambda: None)]
@@ -106,15 +121,17 @@ def from_main(work: Callable[[], T]) -> T:
 
 
 def agree(what: str, value: Any) -> None:
-    """Refuse, in all processes, a `value` (plain data) that is not the same in all; `what` it is, in words."""
+    """Refuse, in all processes, a `value` (plain data) that is not the same in all; `what` it is,
+    in words.
+    """
     if size() == 1:
         return
     values = _gather(value)
     others = [str(number) for number, theirs in enumerate(values) if theirs != values[0]]
     if others:
         raise PerakitError(
-            f"the processes disagree on {what}: process {', '.join(others)} has another than process 0; "
-            "start all with the same command, files and versions"
+            f"the processes disagree on {what}: process {', '.join(others)} has another than"
+            " process 0; start all with the same command, files and versions"
         )
 
 
@@ -128,7 +145,9 @@ def mean(value: Tensor) -> Tensor:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """`model`, whose gradients are from here on the means over the processes: torch's DistributedDataParallel around it."""
+    """`model`, whose gradients are from here on the means over the processes: torch's
+    DistributedDataParallel around it.
+    """
     return model if size() == 1 else DistributedDataParallel(model, **NOT_AGAIN)
 
 

@@ -1,6 +1,8 @@
-"""What leaving and swapping cost: `python -m perakit.toy.export_benchmark docs` writes export.json and a table of export.md.
+"""What leaving and swapping cost: `python -m perakit.toy.export_benchmark docs` writes export.json
+and a table of export.md.
 
-A GPT-2 of the shape of the 124M model with random weights (nothing is downloaded), PERA of rank 16 on all projections.
+A GPT-2 of the shape of the 124M model with random weights (nothing is downloaded), PERA of rank 16
+on all projections.
 """
 
 from __future__ import annotations
@@ -27,15 +29,23 @@ from perakit.toy.quantize_benchmark import SEED, SHAPE
 
 COMMAND = "python -m perakit.toy.export_benchmark docs"
 METHOD = PERA(rank=16)
-EXPORTS: dict[str, dict[str, Any]] = {"exact": {}, "cut to rank 64": {"rank": 64}, "exact, padded to 256": {"pad": True}}
+EXPORTS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "cut to rank 64": {"rank": 64},
+    "exact, padded to 256": {"pad": True},
+}
 
 
 class _Operations(TorchDispatchMode):
-    """Counts what torch does within the block: every copy, write and allocation of a tensor is one."""
+    """Counts what torch does within the block: every copy, write and allocation of a tensor is
+    one.
+    """
 
     count = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         self.count += 1
         return function(*args, **(kwargs or {}))
 
@@ -52,7 +62,9 @@ def make() -> GPT2:
 
 
 def exporting(model: GPT2, options: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Seconds of each export, reading back included, the bytes written and the worst error of a layer."""
+    """Seconds of each export, reading back included, the bytes written and the worst error of a
+    layer.
+    """
     seconds = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +75,9 @@ def exporting(model: GPT2, options: dict[str, Any], repeats: int) -> dict[str, A
 
 
 def swapping(model: GPT2, repeats: int) -> dict[str, Any]:
-    """Seconds of each swap between two adapters, and the tensor operations that all of them made."""
+    """Seconds of each swap between two adapters, and the tensor operations that all of them
+    made.
+    """
     attach(model, METHOD, "all-linear", name="other")
     seconds = []
     with _Operations() as operations:
@@ -77,7 +91,13 @@ def swapping(model: GPT2, repeats: int) -> dict[str, Any]:
 def measure(repeats: int) -> dict[str, Any]:
     """All of it, some seconds a repeat."""
     model = make()
-    data: dict[str, Any] = {"seed": SEED, "repeats": repeats, "method": METHOD.to_dict(), "machine": machine("safetensors"), "export": {}}
+    data: dict[str, Any] = {
+        "seed": SEED,
+        "repeats": repeats,
+        "method": METHOD.to_dict(),
+        "machine": machine("safetensors"),
+        "export": {},
+    }
     for name, options in EXPORTS.items():
         print(f"export_benchmark: {name}", file=sys.stderr)
         data["export"][name] = exporting(model, options, repeats)
@@ -92,7 +112,16 @@ def table(data: dict[str, Any]) -> str:
         seconds = one["seconds"]
         spread = f"{min(seconds):.2f} ... {max(seconds):.2f}"
         size = f"{one['bytes'] / 2**20:.1f}"
-        rows.append((f"export, {name}", f"{statistics.median(seconds):.2f}", spread, str(one["rank"]), size, f"{one['error']:.1e}"))
+        rows.append(
+            (
+                f"export, {name}",
+                f"{statistics.median(seconds):.2f}",
+                spread,
+                str(one["rank"]),
+                size,
+                f"{one['error']:.1e}",
+            )
+        )
     about, swap = data["machine"], data["swap"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     milliseconds = 1e3 * statistics.median(swap["seconds"])
@@ -107,8 +136,15 @@ Swapping between two such adapters with `pk.activate` takes {milliseconds:.1f} m
 
 def main() -> None:
     """Measure, print, and where a folder is given write export.json and the table of export.md."""
-    parser = argparse.ArgumentParser(prog="python -m perakit.toy.export_benchmark", description="Time export and swapping.")
-    parser.add_argument("folder", nargs="?", type=Path, help="docs: export.json and export.md are renewed there; default: print only")
+    parser = argparse.ArgumentParser(
+        prog="python -m perakit.toy.export_benchmark", description="Time export and swapping."
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        help="docs: export.json and export.md are renewed there; default: print only",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     arguments = parser.parse_args()
     data = measure(arguments.repeats)
@@ -116,7 +152,9 @@ def main() -> None:
     if arguments.folder:
         page = arguments.folder / "export.md"
         text = renewed(page.read_text(), COMMAND, table(data))
-        write_atomically(arguments.folder / "export.json", (json.dumps(data, indent=2) + "\n").encode())
+        write_atomically(
+            arguments.folder / "export.json", (json.dumps(data, indent=2) + "\n").encode()
+        )
         write_atomically(page, text.encode())
 
 

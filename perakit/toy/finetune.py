@@ -52,12 +52,16 @@ class Trial:
     @property
     def folder(self) -> str:
         """The label as a folder name."""
-        return "".join(c if c.isalnum() or c in "=.-" else "-" for c in self.label.lower()).strip("-")
+        return "".join(c if c.isalnum() or c in "=.-" else "-" for c in self.label.lower()).strip(
+            "-"
+        )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial came to; text costs are held-out bits per byte, new and old are the two domains."""
+    """What one trial came to; text costs are held-out bits per byte, new and old are the two
+    domains.
+    """
 
     label: str
     trainable: int
@@ -85,7 +89,16 @@ class Comparison:
 
     def table(self) -> Table:
         """The result, one line a method."""
-        columns = ("method", "trainable", "new domain", "old domain", "seconds", "peak MiB", "merged - factored", "order share")
+        columns = (
+            "method",
+            "trainable",
+            "new domain",
+            "old domain",
+            "seconds",
+            "peak MiB",
+            "merged - factored",
+            "order share",
+        )
         start = ["before", "0", f"{self.before[0]:.4f}", _bits(self.before[1]), "", "", "", ""]
         rows = [
             [
@@ -105,25 +118,48 @@ class Comparison:
     def markdown(self) -> str:
         """The whole report."""
         facts = self.facts
-        lines = ["# Fine-tuning report", "", self.table().markdown(), "", "![training loss and held-out cost](loss.png)", ""]
+        lines = [
+            "# Fine-tuning report",
+            "",
+            self.table().markdown(),
+            "",
+            "![training loss and held-out cost](loss.png)",
+            "",
+        ]
         lines += ["## What this was made from", ""]
-        lines += [f"- {key}: {json.dumps(value) if isinstance(value, dict) else value}" for key, value in facts.items()]
-        lines += ["", "## Samples", "", "Each continues the same held-out prompt:", "", _fenced(self.prompt)]
-        for label, text in [("before", self.sample_before), *((o.label, o.sample) for o in self.outcomes)]:
+        lines += [
+            f"- {key}: {json.dumps(value) if isinstance(value, dict) else value}"
+            for key, value in facts.items()
+        ]
+        lines += [
+            "",
+            "## Samples",
+            "",
+            "Each continues the same held-out prompt:",
+            "",
+            _fenced(self.prompt),
+        ]
+        for label, text in [
+            ("before", self.sample_before),
+            *((o.label, o.sample) for o in self.outcomes),
+        ]:
             lines += [f"### {label}", "", _fenced(text)]
         return "\n".join(lines)
 
 
 def uniform(model: GPT2, method: Method, targets: Targets, label: str | None = None) -> Trial:
     """The same method on every targeted layer."""
-    return Trial(label or f"{type(method).__name__} r={method.rank}", dict.fromkeys(select(model, targets), method))
+    return Trial(
+        label or f"{type(method).__name__} r={method.rank}",
+        dict.fromkeys(select(model, targets), method),
+    )
 
 
 def matched_lora(model: GPT2, trial: Trial) -> Trial:
     """LoRA with as many trainable parameters as `trial`, or as few less as whole ranks allow.
 
-    Starts from the trial's ranks, with its scale, and gives one more rank to layer after layer, the cheapest first,
-    until not even the cheapest fits.
+    Starts from the trial's ranks, with its scale, and gives one more rank to layer after layer, the
+    cheapest first, until not even the cheapest fits.
     """
     shapes = {name: _shape(model, name) for name in trial.methods}
     room = sum(method.count(*shapes[name]) for name, method in trial.methods.items())
@@ -135,7 +171,9 @@ def matched_lora(model: GPT2, trial: Trial) -> Trial:
             if sum(shapes[name]) <= room:
                 room -= sum(shapes[name])
                 ranks[name] += 1
-    methods = {name: LoRA(rank, alpha=trial.methods[name].scale * rank) for name, rank in ranks.items()}
+    methods = {
+        name: LoRA(rank, alpha=trial.methods[name].scale * rank) for name, rank in ranks.items()
+    }
     low, high = min(ranks.values()), max(ranks.values())
     return Trial(f"LoRA r={low}" + (f"-{high}" if high > low else "") + " (matched)", methods)
 
@@ -150,27 +188,41 @@ def compare(
     device: str = "cpu",
     quantize: str | NF4 | None = None,
 ) -> Comparison:
-    """Run every trial from the same start and write report.md, loss.png, metrics.jsonl, the adapters and results.json.
+    """Run every trial from the same start and write report.md, loss.png, metrics.jsonl, the
+    adapters and results.json.
 
-    source: what `toy.load` takes; new, old: the text to learn, and the text whose cost is watched (None: not
-    watched); out: folder; a trial that was interrupted there goes on from its last checkpoint.
-    quantize: "nf4" or an NF4 keeps the adapted layers' own weights in 4 bits, None as they are; "before" is the model
-    in full precision either way.
-    Within a process group of torch the processes train each trial together (see `train`), process 0 writes and
-    measures, and all return the same; memory and seconds are those of process 0.
+    source: what `toy.load` takes; new, old: the text to learn, and the text whose cost is watched
+    (None: not watched); out: folder; a trial that was interrupted there goes on from its last
+    checkpoint.
+    quantize: "nf4" or an NF4 keeps the adapted layers' own weights in 4 bits, None as they are;
+    "before" is the model in full precision either way. Within a process group of torch the
+    processes train each trial together (see `train`), process 0 writes and measures, and all return
+    the same; memory and seconds are those of process 0.
     """
-    model, tokens, plan = distributed.together(lambda: _begin(source, trials, new, old, recipe, device, quantize))
+    model, tokens, plan = distributed.together(
+        lambda: _begin(source, trials, new, old, recipe, device, quantize)
+    )
     distributed.agree("the methods, the texts or the recipe", plan)
     prompt = min(SAMPLE_PROMPT, model.config.n_positions // 2)
     ids = tokens.encode(new.heldout[:4096])[:prompt].long()[None].to(device)
-    before = distributed.from_main(lambda: (_costs(model, new, old, recipe, tokens), _sample(model, ids, tokens)))
+    before = distributed.from_main(
+        lambda: (_costs(model, new, old, recipe, tokens), _sample(model, ids, tokens))
+    )
     outcomes, runs = [], {}
     for trial in trials:
         adapted = distributed.together(partial(_adapted, source, trial, recipe, device, quantize))
         run = train(adapted, new, recipe, out / trial.folder, tokens, label=trial.label)
         adapted.eval()
         distributed.on_main(partial(save, adapted, out / trial.folder / "adapter"))
-        measured = partial(_outcome, trial, adapted, run, ids, partial(_costs, new=new, old=old, recipe=recipe, tokens=tokens), tokens)
+        measured = partial(
+            _outcome,
+            trial,
+            adapted,
+            run,
+            ids,
+            partial(_costs, new=new, old=old, recipe=recipe, tokens=tokens),
+            tokens,
+        )
         outcomes.append(distributed.from_main(measured))
         runs[trial.label] = run
     facts = _facts(source, new, old, recipe, device, quantize)
@@ -190,13 +242,27 @@ def _begin(
 ) -> tuple[GPT2, Tokenizer, list[Any]]:
     """The bare model, its tokenizer, and the plan that all processes must share, as plain data."""
     if len({trial.folder for trial in trials}) < len(trials):
-        raise PerakitError(f"two trials have the same name: {', '.join(trial.label for trial in trials)}; leave one out")
+        raise PerakitError(
+            f"two trials have the same name: {', '.join(trial.label for trial in trials)}; leave"
+            " one out"
+        )
     if device != "cpu" and not _available(device):
-        gpus = f", or {torch.cuda.device_count()} processes, one for each GPU" if distributed.size() > 1 else ""
+        gpus = (
+            f", or {torch.cuda.device_count()} processes, one for each GPU"
+            if distributed.size() > 1
+            else ""
+        )
         raise PerakitError(f"device {device!r} is not available here: use --device cpu{gpus}")
     model = load(source).to(device)
-    methods = [[trial.label, {name: method.to_dict() for name, method in trial.methods.items()}] for trial in trials]
-    return model, tokenizer(source, model), [methods, new.sha256, old and old.sha256, asdict(recipe), str(parse(quantize))]
+    methods = [
+        [trial.label, {name: method.to_dict() for name, method in trial.methods.items()}]
+        for trial in trials
+    ]
+    return (
+        model,
+        tokenizer(source, model),
+        [methods, new.sha256, old and old.sha256, asdict(recipe), str(parse(quantize))],
+    )
 
 
 def _available(device: str) -> bool:
@@ -207,7 +273,9 @@ def _available(device: str) -> bool:
     return found.type == "cuda" and (found.index or 0) < torch.cuda.device_count()
 
 
-def _adapted(source: str | Path, trial: Trial, recipe: Recipe, device: str, quantize: str | NF4 | None) -> GPT2:
+def _adapted(
+    source: str | Path, trial: Trial, recipe: Recipe, device: str, quantize: str | NF4 | None
+) -> GPT2:
     model = load(source).to(device)
     torch.manual_seed(recipe.seed)  # so that every method draws the same factors
     adapt(model, trial.methods, quantize=quantize)
@@ -215,7 +283,12 @@ def _adapted(source: str | Path, trial: Trial, recipe: Recipe, device: str, quan
 
 
 def _outcome(
-    trial: Trial, model: GPT2, run: Run, ids: Tensor, costs: Callable[[GPT2], tuple[float, float | None]], tokens: Tokenizer
+    trial: Trial,
+    model: GPT2,
+    run: Run,
+    ids: Tensor,
+    costs: Callable[[GPT2], tuple[float, float | None]],
+    tokens: Tokenizer,
 ) -> Outcome:
     gap, size = _merge_gap(model, ids)
     counts, (new, old) = report(model), costs(model)
@@ -234,22 +307,30 @@ def _outcome(
     )
 
 
-def _costs(model: GPT2, new: Corpus, old: Corpus | None, recipe: Recipe, tokens: Tokenizer) -> tuple[float, float | None]:
+def _costs(
+    model: GPT2, new: Corpus, old: Corpus | None, recipe: Recipe, tokens: Tokenizer
+) -> tuple[float, float | None]:
     """Held-out bits per byte of the new and the old domain."""
 
     def cost(text: Corpus) -> float:
-        return bits_per_byte(model, text.heldout, recipe.context, recipe.eval_windows, tokenizer=tokens)
+        return bits_per_byte(
+            model, text.heldout, recipe.context, recipe.eval_windows, tokenizer=tokens
+        )
 
     return cost(new), None if old is None else cost(old)
 
 
 def _sample(model: GPT2, ids: Tensor, tokens: Tokenizer) -> str:
-    return tokens.decode(model.generate(ids, SAMPLE_TOKENS, temperature=0.7)[0, ids.shape[1] :].cpu())
+    return tokens.decode(
+        model.generate(ids, SAMPLE_TOKENS, temperature=0.7)[0, ids.shape[1] :].cpu()
+    )
 
 
 @torch.no_grad()
 def _merge_gap(model: GPT2, ids: Tensor) -> tuple[float | None, float]:
-    """Largest |merged - factored| logit, None where an update is no matrix; and the largest logit."""
+    """Largest |merged - factored| logit, None where an update is no matrix; and the largest
+    logit.
+    """
     factored = model(ids)
     size = factored.abs().max().item()
     if not all(adapter.method.mergeable for adapter in adapters(model).values()):
@@ -262,7 +343,9 @@ def _merge_gap(model: GPT2, ids: Tensor) -> tuple[float | None, float]:
 
 def _share(model: GPT2) -> float | None:
     """The order share, of updates that have a linear and a high-order part."""
-    split = all(isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values())
+    split = all(
+        isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values()
+    )
     return order_share(model).overall if split else None
 
 
@@ -274,7 +357,14 @@ def _shape(model: nn.Module, name: str) -> tuple[int, int]:
     return m, n
 
 
-def _facts(source: str | Path, new: Corpus, old: Corpus | None, recipe: Recipe, device: str, quantize: str | NF4 | None) -> dict[str, Any]:
+def _facts(
+    source: str | Path,
+    new: Corpus,
+    old: Corpus | None,
+    recipe: Recipe,
+    device: str,
+    quantize: str | NF4 | None,
+) -> dict[str, Any]:
     return {
         "model": str(source),
         "adapted layers": str(parse(quantize) or "in full precision"),
@@ -282,8 +372,14 @@ def _facts(source: str | Path, new: Corpus, old: Corpus | None, recipe: Recipe, 
         "old domain": old.describe() if old else "not watched",
         "recipe": asdict(recipe),
         "seed": recipe.seed,
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
-        "hardware": f"{_processes()}{device}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "hardware": (
+            f"{_processes()}{device}, {torch.get_num_threads()} threads, {platform.machine()}"
+        ),
     }
 
 
@@ -293,8 +389,14 @@ def _processes() -> str:
 
 def _write(result: Comparison, out: Path) -> None:
     rows = [{"method": label} | row for label, run in result.runs.items() for row in run.metrics]
-    write_atomically(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    results = {"before": result.before, "outcomes": [asdict(o) for o in result.outcomes], "facts": result.facts}
+    write_atomically(
+        out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode()
+    )
+    results = {
+        "before": result.before,
+        "outcomes": [asdict(o) for o in result.outcomes],
+        "facts": result.facts,
+    }
     write_atomically(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     picture = io.BytesIO()
     training_figure(result.runs).savefig(picture, format="png")

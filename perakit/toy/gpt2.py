@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
 
-# Settings of a GPT-2 config.json that change the function computed, with the one value implemented here.
+# Settings of a GPT-2 config.json that change the function computed, with the one value implemented
+# here.
 FIXED = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -37,7 +38,8 @@ class Config:
     """Shape of a GPT-2, in the words of its `config.json`.
 
     vocab_size: tokens (256: raw bytes); n_positions: longest context, in tokens; n_embd: width;
-    n_layer, n_head: blocks, and attention heads in each; n_inner: width of the MLP, None = 4 n_embd.
+    n_layer, n_head: blocks, and attention heads in each; n_inner: width of the MLP, None = 4
+    n_embd.
     """
 
     vocab_size: int = 256
@@ -53,19 +55,31 @@ class Config:
             if name != "n_inner" or self.n_inner is not None:
                 check_count(f"GPT-2 {name}", getattr(self, name), most=LARGEST)
         epsilon = self.layer_norm_epsilon
-        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
-            raise PerakitError(f"GPT-2 layer_norm_epsilon={epsilon!r} must be a positive number: correct config.json")
+        if (
+            isinstance(epsilon, bool)
+            or not isinstance(epsilon, int | float)
+            or not 0 < epsilon < math.inf
+        ):
+            raise PerakitError(
+                f"GPT-2 layer_norm_epsilon={epsilon!r} must be a positive number: correct"
+                " config.json"
+            )
         if self.n_embd % self.n_head:
-            raise PerakitError(f"GPT-2 n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: correct config.json")
+            raise PerakitError(
+                f"GPT-2 n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: correct"
+                " config.json"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
-        """Read a parsed `config.json`; a setting that would change the function is refused, not ignored."""
+        """Read a parsed `config.json`; a setting that would change the function is refused, not
+        ignored.
+        """
         for name, value in FIXED.items():
             if config.get(name, value) != value:
                 raise PerakitError(
-                    f"config.json has {name}={config[name]!r}; this GPT-2 implements only {value!r}: "
-                    "load the model with transformers instead"
+                    f"config.json has {name}={config[name]!r}; this GPT-2 implements only"
+                    f" {value!r}: load the model with transformers instead"
                 )
         for name in SIZES:
             if name not in config:
@@ -105,7 +119,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, time, width = x.shape
         heads = (batch, time, self.n_head, width // self.n_head)
-        q, k, v = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2))  # (b, h, t, d)
+        # (b, h, t, d)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (b, h, t, d)
         return self.c_proj(y.transpose(1, 2).reshape(batch, time, width))
 
@@ -152,8 +167,8 @@ class Transformer(nn.Module):
 class GPT2(nn.Module):
     """A causal language model: token ids (batch, time) -> logits (batch, time, vocab_size).
 
-    The output head shares the embedding's weight. `Config()` is a small byte-level model with random weights;
-    `perakit.toy.load` gives trained ones.
+    The output head shares the embedding's weight. `Config()` is a small byte-level model with
+    random weights; `perakit.toy.load` gives trained ones.
     """
 
     def __init__(self, config: Config) -> None:
@@ -175,17 +190,24 @@ class GPT2(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         time = ids.shape[1]
         if time > self.config.n_positions:
-            raise PerakitError(f"{time} tokens exceed this model's context of {self.config.n_positions}: pass fewer tokens")
-        return self.lm_head(self.transformer(ids))  # (b, t, width) @ (width, vocab) -> (b, t, vocab)
+            raise PerakitError(
+                f"{time} tokens exceed this model's context of {self.config.n_positions}: pass"
+                " fewer tokens"
+            )
+        # (b, t, width) @ (width, vocab) -> (b, t, vocab)
+        return self.lm_head(self.transformer(ids))
 
     @torch.no_grad()
     def generate(self, ids: Tensor, tokens: int, temperature: float = 0.8, seed: int = 0) -> Tensor:
         """Continue `ids` (batch, time) by `tokens` sampled tokens; returns (batch, time + tokens).
 
-        temperature: below 1 favours likely tokens, 0 always takes the likeliest; seed: fixes the draw.
+        temperature: below 1 favours likely tokens, 0 always takes the likeliest; seed: fixes the
+        draw.
         """
         if not 0 <= temperature < math.inf:
-            raise PerakitError(f"temperature={temperature!r} must be a number >= 0; 0 takes the likeliest token")
+            raise PerakitError(
+                f"temperature={temperature!r} must be a number >= 0; 0 takes the likeliest token"
+            )
         if ids.shape[1] == 0:
             raise PerakitError("the prompt has no token: give at least one")
         generator = torch.Generator().manual_seed(seed)

@@ -14,13 +14,18 @@ from perakit.errors import PerakitError
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Processor, cores, torch's threads, the load at this moment, and the versions of Python, torch and `packages`."""
+    """Processor, cores, torch's threads, the load at this moment, and the versions of Python, torch
+    and `packages`.
+    """
     return {
         "cpu": cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", *packages)},
+        "versions": (
+            {"python": platform.python_version()}
+            | {name: version(name) for name in ("torch", *packages)}
+        ),
     }
 
 
@@ -30,11 +35,16 @@ def cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def renewed(page: str, command: str, text: str) -> str:
-    """The page with what stands between `<!-- measured: command -->` and `<!-- end of measured -->` replaced by `text`."""
+    """The page with what stands between `<!-- measured: command -->` and `<!-- end of measured -->`
+    replaced by `text`.
+    """
     start, end = f"<!-- measured: {command} -->", "<!-- end of measured -->"
     before, found, rest = page.partition(start)
     _, closed, after = rest.partition(end)

@@ -15,12 +15,16 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError):  # not Linux, or a container that forbids it: the peak is then since the process began
-        Path("/proc/self/clear_refs").write_text("5")  # "5" resets the peak resident size (man 5 proc)
+    # Not Linux, or a container that forbids it: the peak is then since the process began
+    with suppress(OSError):
+        # "5" resets the peak resident size (man 5 proc)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory held since `reset_peak`: allocated by torch on CUDA, else resident in the whole process."""
+    """Most memory held since `reset_peak`: allocated by torch on CUDA, else resident in the whole
+    process.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

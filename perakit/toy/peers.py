@@ -1,7 +1,8 @@
-"""The pictures of docs/methods and the numbers in them, made again: `python -m perakit.toy.peers FOLDER`.
+"""The pictures of docs/methods and the numbers in them, made again: `python -m perakit.toy.peers
+FOLDER`.
 
-Each method on the same small layer: the weight, the update that random factors make of it, and how its singular values
-fall beside LoRA's of the same rank.
+Each method on the same small layer: the weight, the update that random factors make of it, and how
+its singular values fall beside LoRA's of the same rank.
 """
 
 from __future__ import annotations
@@ -31,17 +32,33 @@ if TYPE_CHECKING:
 Drawn = tuple["Figure", dict[str, Any]]
 
 M, N, RANK = 24, 36, 2  # the layer of every picture
-METHODS: tuple[Method, ...] = (LoRA(RANK), PERA(RANK), DoRA(RANK), HiRA(RANK), MoRA(RANK), DeLoRA(RANK), LoHa(RANK))
+METHODS: tuple[Method, ...] = (
+    LoRA(RANK),
+    PERA(RANK),
+    DoRA(RANK),
+    HiRA(RANK),
+    MoRA(RANK),
+    DeLoRA(RANK),
+    LoHa(RANK),
+)
 
 
 def weight(seed: int) -> np.ndarray:
-    """A frozen weight (M, N) with something to see: normal entries, larger in later rows, in waves along the columns."""
+    """A frozen weight (M, N) with something to see: normal entries, larger in later rows, in waves
+    along the columns.
+    """
     draw = np.random.default_rng(seed)
-    return draw.normal(size=(M, N)) * np.linspace(0.2, 1.2, M)[:, None] * (1.1 + np.sin(np.arange(N) / 3.0))
+    return (
+        draw.normal(size=(M, N))
+        * np.linspace(0.2, 1.2, M)[:, None]
+        * (1.1 + np.sin(np.arange(N) / 3.0))
+    )
 
 
 def factors(method: Method, seed: int) -> dict[str, np.ndarray]:
-    """Random factors of `method`, normal; λ positive, DoRA's magnitudes between a half and twice the lengths of W0's rows."""
+    """Random factors of `method`, normal; λ positive, DoRA's magnitudes between a half and twice
+    the lengths of W0's rows.
+    """
     draw = np.random.default_rng([seed, 1])
     drawn = {name: draw.normal(size=shape) for name, shape in method.shapes(M, N).items()}
     if "magnitude" in drawn:
@@ -58,21 +75,38 @@ def of_method(method: Method, seed: int) -> Drawn:
     name, lora, bound = type(method).__name__, LoRA(RANK), method.rank_bound(M, N)
     other = lora.update(W0, **factors(lora, seed))
     spectra = {f"LoRA r = {RANK}": spectrum(other), f"{name} r = {RANK}": spectrum(delta)}
-    shares = {label: np.where(values > 1e-13 * values[0], values / values[0], 0.0) for label, values in spectra.items()}
+    shares = {
+        label: np.where(values > 1e-13 * values[0], values / values[0], 0.0)
+        for label, values in spectra.items()
+    }
     shares = shares if name != "LoRA" else {f"LoRA r = {RANK}": shares[f"LoRA r = {RANK}"]}
     figure = new_figure(12.0, 3.6)
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))  # each heat map has a scale of its own
+    # Each heat map has a scale of its own
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     plots.plot_matrix(W0, title=f"W0, frozen ({M} × {N})", ax=left)
     plots.plot_matrix(delta, title=f"ΔW of {name}, random factors", ax=middle)
     plots.plot_spectra({label: list(values) for label, values in shares.items()}, ax=right)
     right.axvline(bound + 0.5, color="0.45", linewidth=1, zorder=0)
-    right.set(ylabel="$\\sigma_i / \\sigma_1$", title=f"Spectrum of ΔW: rank at most {bound}", xlim=(0, 26), ylim=(1e-3, 2))
+    right.set(
+        ylabel="$\\sigma_i / \\sigma_1$",
+        title=f"Spectrum of ΔW: rank at most {bound}",
+        xlim=(0, 26),
+        ylim=(1e-3, 2),
+    )
     rank = int((spectra[f"{name} r = {RANK}"] > 1e-13 * spectra[f"{name} r = {RANK}"][0]).sum())
-    return figure, {"method": method.to_dict(), "trainable": method.count(M, N), "rank_bound": bound, "rank": rank, "spectrum": spectra}
+    return figure, {
+        "method": method.to_dict(),
+        "trainable": method.count(M, N),
+        "rank_bound": bound,
+        "rank": rank,
+        "spectrum": spectra,
+    }
 
 
 def of_idea(seed: int) -> Drawn:
-    """PERA at rank 2 as a sum of five pictures: two outer products, which are LoRA, and the products of these."""
+    """PERA at rank 2 as a sum of five pictures: two outer products, which are LoRA, and the
+    products of these.
+    """
     from matplotlib.lines import Line2D
 
     del seed  # waves that the eye can follow, nothing random
@@ -82,20 +116,35 @@ def of_idea(seed: int) -> Drawn:
     B_hat, A_hat = formulas.expand(B, A, h)  # the one rule, term by term
     terms = [np.outer(B_hat[:, k], A_hat[k]) for k in range(B_hat.shape[1])]
     names = ["$b_1 a_1^T$", "$b_2 a_2^T$"] + [
-        rf"$h_{{{i}{j}}}\,(b_{i}\!\circ b_{j})(a_{i}\!\circ a_{j})^T$" for i, j in ((1, 1), (1, 2), (2, 2))
+        rf"$h_{{{i}{j}}}\,(b_{i}\!\circ b_{j})(a_{i}\!\circ a_{j})^T$"
+        for i, j in ((1, 1), (1, 2), (2, 2))
     ]
-    figure, largest = new_figure(12.6, 2.7), max(np.abs(term).max() for term in [*terms, sum(terms)])
-    figure.set_layout_engine("none")  # the places of the tiles and of what is said under them are set by hand
+    figure, largest = (
+        new_figure(12.6, 2.7),
+        max(np.abs(term).max() for term in [*terms, sum(terms)]),
+    )
+    # The places of the tiles and of what is said under them are set by hand
+    figure.set_layout_engine("none")
     width, step = 0.132, 0.166
-    for k, (matrix, name, sign) in enumerate(zip([*terms, sum(terms)], [*names, r"$\Delta W$"], ["", *"++++="], strict=True)):
+    for k, (matrix, name, sign) in enumerate(
+        zip([*terms, sum(terms)], [*names, r"$\Delta W$"], ["", *"++++="], strict=True)
+    ):
         ax = figure.add_axes((0.01 + k * step, 0.26, width, 0.56))
-        ax.imshow(matrix, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+        ax.imshow(
+            matrix, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
+        )
         ax.set_xticks([])
         ax.set_yticks([])
         ax.grid(False)
         ax.set_title(name, loc="center")
-        figure.text(0.01 + k * step - (step - width) / 2, 0.54, sign, fontsize=20, ha="center", va="center")
-    said = (0, 1, "LoRA"), (2, 4, "PERA adds the products of their columns and rows, with a trained h for each"), (5, 5, "one matrix")
+        figure.text(
+            0.01 + k * step - (step - width) / 2, 0.54, sign, fontsize=20, ha="center", va="center"
+        )
+    said = (
+        (0, 1, "LoRA"),
+        (2, 4, "PERA adds the products of their columns and rows, with a trained h for each"),
+        (5, 5, "one matrix"),
+    )
     for first, last, text in said:
         left, right = 0.012 + first * step, 0.008 + last * step + width
         figure.add_artist(Line2D([left, right], [0.19, 0.19], color="0.55", linewidth=1))
@@ -114,12 +163,16 @@ def of_input(seed: int) -> Drawn:
         "quadratic: polynomial in x": 2 * formulas.quadratic(steps[:, None] * x, U, P)[:, 0],
     }
     figure = new_figure(7.6, 4.0)
-    plots.plot_along_input(list(steps), {name: list(values) for name, values in outputs.items()}, ax=figure.subplots())
+    plots.plot_along_input(
+        list(steps), {name: list(values) for name, values in outputs.items()}, ax=figure.subplots()
+    )
     return figure, {"t": steps, **outputs}
 
 
 def of_four_bits(seed: int) -> Drawn:
-    """Normal weights as shares of their block's largest, NF4's levels and 16 equal steps, and the error of both."""
+    """Normal weights as shares of their block's largest, NF4's levels and 16 equal steps, and the
+    error of both.
+    """
     W = torch.randn(512, 512, generator=torch.Generator().manual_seed(seed))
     _, absmax = nf4.encode(W, 64)
     shares = (W.flatten().view(-1, 64) / absmax[:, None]).numpy()
@@ -129,7 +182,9 @@ def of_four_bits(seed: int) -> Drawn:
     for name, values in levels.items():
         nearest = values[np.abs(shares[..., None] - values).argmin(-1)]
         size = absmax.numpy()[:, None]
-        errors[name] = float(np.linalg.norm((nearest - shares) * size) / np.linalg.norm(shares * size))
+        errors[name] = float(
+            np.linalg.norm((nearest - shares) * size) / np.linalg.norm(shares * size)
+        )
     figure = new_figure(7.6, 4.2)
     labels = {f"{name}: error {errors[name]:.1%}": list(values) for name, values in levels.items()}
     plots.plot_levels(shares, labels, ax=figure.subplots())
@@ -145,7 +200,9 @@ FIGURES: dict[str, Callable[[int], Drawn]] = {
 
 
 def draw(folder: str | Path, seed: int = 0) -> list[Path]:
-    """Make every picture, a PNG each, and `numbers.json` with what is drawn; returns the paths. Some seconds."""
+    """Make every picture, a PNG each, and `numbers.json` with what is drawn; returns the paths.
+    Some seconds.
+    """
     from matplotlib import style
 
     folder, written, numbers = Path(folder), [], {}
@@ -156,7 +213,10 @@ def draw(folder: str | Path, seed: int = 0) -> list[Path]:
         written.append(folder / f"{name}.png")
         write_atomically(written[-1], picture)
     record = {"made_from": made_from(seed), "layer": [M, N], "figures": numbers}
-    write_atomically(folder / "numbers.json", (json.dumps(plain(record), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(
+        folder / "numbers.json",
+        (json.dumps(plain(record), indent=1, allow_nan=False) + "\n").encode(),
+    )
     return [*written, folder / "numbers.json"]
 
 

@@ -35,7 +35,9 @@ def png(figure: Figure) -> bytes:
 
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=120)
-    Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True
+    )
     return small.getvalue()
 
 
@@ -43,7 +45,10 @@ def made_from(seed: int) -> dict[str, Any]:
     """What goes beside every number: the seed, the versions, the rules, and what it ran on."""
     return {
         "seed": seed,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")},
+        },
         "formulas_sha256": hashlib.sha256(Path(formulas.__file__).read_bytes()).hexdigest(),
         "hardware": f"cpu, {torch.get_num_threads()} threads, {platform.machine()}",
     }

@@ -1,7 +1,9 @@
-"""Train the tiny model that perakit ships: `python -m perakit.toy.pretrain OUT` (resumable; about an hour on 2 cores).
+"""Train the tiny model that perakit ships: `python -m perakit.toy.pretrain OUT` (resumable; about
+an hour on 2 cores).
 
-The text is docstring prose that is on every user's disk: the standard library's and that of perakit's own
-dependencies. OUT receives config.json, model.safetensors and card.json, the three files of `perakit/toy/weights`.
+The text is docstring prose that is on every user's disk: the standard library's and that of
+perakit's own dependencies. OUT receives config.json, model.safetensors and card.json, the three
+files of `perakit/toy/weights`.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def main(out: Path) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "heldout_bits_per_byte": {
             "all held-out prose": round(bits_per_byte(model, text.heldout, CONFIG.n_positions), 4),
-            "of which standard library": round(bits_per_byte(model, stdlib.heldout, CONFIG.n_positions), 4),
+            "of which standard library": round(
+                bits_per_byte(model, stdlib.heldout, CONFIG.n_positions), 4
+            ),
         },
         "command": "python -m perakit.toy.pretrain OUT",
         "data": text.describe(),
@@ -59,7 +63,11 @@ def main(out: Path) -> None:
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "training_seconds": round(run.seconds),
     }
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    state = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
     write_atomically(out / "model.safetensors", to_safetensors(state, {"format": "pt"}))
     for name, content in (("config.json", CONFIG.to_dict()), ("card.json", card)):
         write_atomically(out / name, (json.dumps(content, indent=2) + "\n").encode())

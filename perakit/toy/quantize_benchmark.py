@@ -1,7 +1,9 @@
-"""What 4 bits save and cost: `python -m perakit.toy.quantize_benchmark docs` writes nf4.json and the table of methods/qlora.md.
+"""What 4 bits save and cost: `python -m perakit.toy.quantize_benchmark docs` writes nf4.json and
+the table of methods/qlora.md.
 
-Two GPT-2s: the tiny one that ships, and one of the shape of the 124M model with random weights (nothing is downloaded;
-time and memory do not depend on the values). Memory is the peak of a fresh process; forward passes alternate.
+Two GPT-2s: the tiny one that ships, and one of the shape of the 124M model with random weights
+(nothing is downloaded; time and memory do not depend on the values). Memory is the peak of a fresh
+process; forward passes alternate.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from perakit.toy.memory import peak_bytes, reset_peak
 
 SEED = 0
 MODELS = {"tiny": "tiny, trained", "124M": "124M shape, random weights"}
-SHAPE = Config(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12)  # of the 124M GPT-2
+# Of the 124M GPT-2
+SHAPE = Config(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12)
 PROJECTIONS = ["c_attn", "c_proj", "c_fc"]  # of every block
 METHOD = PERA(rank=8)
 TOKENS, BATCH = 256, 1
@@ -49,7 +52,9 @@ def make(name: str) -> GPT2:
 
 
 def quantised(model: GPT2, config: NF4) -> GPT2:
-    """The model with its projections in 4 bits, in place; each dense weight is freed as soon as it is rounded."""
+    """The model with its projections in 4 bits, in place; each dense weight is freed as soon as it
+    is rounded.
+    """
     for parent in list(model.modules()):
         for key, child in list(parent.named_children()):
             if key in PROJECTIONS:
@@ -59,7 +64,9 @@ def quantised(model: GPT2, config: NF4) -> GPT2:
 
 def size(model: nn.Module) -> int:
     """Bytes of all parameters and saved buffers, shared ones once."""
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}.values())
+    return sum(
+        {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}.values()
+    )
 
 
 def sizes(name: str) -> dict[str, Any]:
@@ -75,9 +82,15 @@ def sizes(name: str) -> dict[str, Any]:
             weights = [layer.out_features * layer.in_features for layer in layers]
             bits = sum(layer.bits * count for layer, count in zip(layers, weights, strict=True))
             errors = [layer.error.item() for layer in layers]
-            found[base] |= {"projections": sum(weights), "bits": bits / sum(weights), "errors": [min(errors), max(errors)]}
+            found[base] |= {
+                "projections": sum(weights),
+                "bits": bits / sum(weights),
+                "errors": [min(errors), max(errors)],
+            }
         if name == "tiny":
-            found[base]["bits_per_byte"] = bits_per_byte(model, corpus.load("prose").heldout, model.config.n_positions, windows=64)
+            found[base]["bits_per_byte"] = bits_per_byte(
+                model, corpus.load("prose").heldout, model.config.n_positions, windows=64
+            )
     return found
 
 
@@ -93,9 +106,13 @@ def quantising(name: str, repeats: int) -> list[float]:
 
 
 def forward(name: str, repeats: int) -> dict[str, list[float]]:
-    """Seconds of a forward pass of TOKENS tokens in float32 and in 4 bits, in turn, and of dequantising all projections."""
+    """Seconds of a forward pass of TOKENS tokens in float32 and in 4 bits, in turn, and of
+    dequantising all projections.
+    """
     dense, four = make(name), quantised(make(name), NF4())
-    ids = torch.randint(dense.config.vocab_size, (BATCH, TOKENS), generator=torch.Generator().manual_seed(SEED))
+    ids = torch.randint(
+        dense.config.vocab_size, (BATCH, TOKENS), generator=torch.Generator().manual_seed(SEED)
+    )
     layers = [module for module in four.modules() if isinstance(module, NF4Layer)]
     work: dict[str, Callable[[], object]] = {
         "float32": lambda: dense(ids),
@@ -114,13 +131,17 @@ def forward(name: str, repeats: int) -> dict[str, list[float]]:
 
 
 def training(name: str, base: str) -> dict[str, int]:
-    """Bytes that the process holds before the model and ready to train, and its peak over two steps of PERA with AdamW."""
+    """Bytes that the process holds before the model and ready to train, and its peak over two steps
+    of PERA with AdamW.
+    """
     empty = _resident()
     model = make(name)
     attach(model, METHOD, PROJECTIONS, quantize=BASES[base])
     gc.collect()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    ids = torch.randint(model.config.vocab_size, (BATCH, TOKENS + 1), generator=torch.Generator().manual_seed(SEED))
+    ids = torch.randint(
+        model.config.vocab_size, (BATCH, TOKENS + 1), generator=torch.Generator().manual_seed(SEED)
+    )
     ready = _resident()
     reset_peak(CPU)
     for _ in range(2):
@@ -135,12 +156,23 @@ def _resident() -> int:
     return peak_bytes(CPU)
 
 
-TASKS: dict[str, Callable[..., Any]] = {"sizes": sizes, "quantising": quantising, "forward": forward, "training": training}
+TASKS: dict[str, Callable[..., Any]] = {
+    "sizes": sizes,
+    "quantising": quantising,
+    "forward": forward,
+    "training": training,
+}
 
 
 def measure(repeats: int) -> dict[str, Any]:
     """All tasks, each in a process of its own."""
-    data: dict[str, Any] = {"seed": SEED, "repeats": repeats, "tokens": TOKENS, "batch": BATCH, "method": METHOD.to_dict()}
+    data: dict[str, Any] = {
+        "seed": SEED,
+        "repeats": repeats,
+        "tokens": TOKENS,
+        "batch": BATCH,
+        "method": METHOD.to_dict(),
+    }
     data["machine"] = machine()
     for name in MODELS:
         data[name] = {
@@ -156,10 +188,15 @@ def _process(task: str, *arguments: Any) -> Any:
     """What one task returns in a fresh process."""
     print(f"quantize_benchmark: {task} {' '.join(map(str, arguments))}", file=sys.stderr)
     environment = dict(os.environ)
-    if task == "training":  # glibc gives freed memory back at once (slower); other systems ignore it
+    # Glibc gives freed memory back at once (slower); other systems ignore it
+    if task == "training":
         environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", __spec__.name, "--task", json.dumps([task, *arguments])]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+    return json.loads(
+        subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+        ).stdout
+    )
 
 
 def tables(data: dict[str, Any]) -> str:
@@ -180,13 +217,26 @@ def tables(data: dict[str, Any]) -> str:
         ],
     )
     speed = Table(
-        ("model", "quantising", "forward, float32", "forward, NF4", "ratio", "of which dequantising"),
+        (
+            "model",
+            "quantising",
+            "forward, float32",
+            "forward, NF4",
+            "ratio",
+            "of which dequantising",
+        ),
         [(MODELS[name], *_speed(data[name])) for name in MODELS],
     )
     memory = Table(
         ("model", "base", "ready to train, MiB", "peak of a step, MiB", "peak in the process, MiB"),
         [
-            (MODELS[name], base, _mebibytes(one["ready"] - one["empty"]), _mebibytes(one["peak"] - one["empty"]), _mebibytes(one["peak"]))
+            (
+                MODELS[name],
+                base,
+                _mebibytes(one["ready"] - one["empty"]),
+                _mebibytes(one["peak"] - one["empty"]),
+                _mebibytes(one["peak"]),
+            )
             for name in MODELS
             for base, one in data[name]["training"].items()
         ],
@@ -216,7 +266,11 @@ tiny one: what it saves is below what such a measurement shows."""
 def _speed(data: dict[str, Any]) -> list[str]:
     seconds = {key: statistics.median(values) for key, values in data["forward"].items()}
     cells = [statistics.median(data["quantising"]), seconds["float32"], seconds["NF4"]]
-    return [*(f"{cell:.3f}" for cell in cells), f"{seconds['NF4'] / seconds['float32']:.2f}", f"{seconds['dequantise']:.3f}"]
+    return [
+        *(f"{cell:.3f}" for cell in cells),
+        f"{seconds['NF4'] / seconds['float32']:.2f}",
+        f"{seconds['dequantise']:.3f}",
+    ]
 
 
 def _mebibytes(count: float) -> str:
@@ -225,9 +279,18 @@ def _mebibytes(count: float) -> str:
 
 def main() -> None:
     """Run one task (`--task`), or all of them and write what was measured."""
-    parser = argparse.ArgumentParser(prog="python -m perakit.toy.quantize_benchmark", description="Measure the 4-bit base.")
-    parser.add_argument("folder", nargs="?", type=Path, help="docs: nf4.json and methods/qlora.md are renewed there; default: print only")
-    parser.add_argument("--repeats", type=int, default=9, help="forward passes of each kind (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m perakit.toy.quantize_benchmark", description="Measure the 4-bit base."
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        help="docs: nf4.json and methods/qlora.md are renewed there; default: print only",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=9, help="forward passes of each kind (default: %(default)s)"
+    )
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:

@@ -1,8 +1,9 @@
 """What works with what, found out by trying: each method with each kind of layer, dtype and use.
 
-`python -m perakit.toy.support` runs every cell and prints the table; `make methods` puts it into docs/methods.md. A cell
-is the law or laws of `perakit.testing` that it names, on a 7 x 5 layer with factors off their start; it says yes, or
-what is so instead, or FAILS with the reason, and the command then exits with status 1.
+`python -m perakit.toy.support` runs every cell and prints the table; `make methods` puts it into
+docs/methods.md. A cell is the law or laws of `perakit.testing` that it names, on a 7 x 5 layer with
+factors off their start; it says yes, or what is so instead, or FAILS with the reason, and the
+command then exits with status 1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ from perakit.toy.measured import renewed
 
 RANK = 2
 COMMAND = "make methods"
-METHODS: tuple[Method, ...] = (LoRA(RANK), PERA(RANK), DoRA(RANK), HiRA(RANK), MoRA(RANK), DeLoRA(RANK), LoHa(RANK), Quadratic(RANK))
+METHODS: tuple[Method, ...] = (
+    LoRA(RANK),
+    PERA(RANK),
+    DoRA(RANK),
+    HiRA(RANK),
+    MoRA(RANK),
+    DeLoRA(RANK),
+    LoHa(RANK),
+    Quadratic(RANK),
+)
 IN_USE = (
     testing.law_1_no_op_at_init,
     testing.law_2_differs,
@@ -44,7 +54,12 @@ IN_USE = (
 FULL, BOTH = (torch.float64, torch.float32), ("Linear", "Conv1D")
 
 
-def _hold(method: Method, laws: Sequence[Callable[..., None]], kinds: Sequence[str], dtypes: Sequence[torch.dtype]) -> None:
+def _hold(
+    method: Method,
+    laws: Sequence[Callable[..., None]],
+    kinds: Sequence[str],
+    dtypes: Sequence[torch.dtype],
+) -> None:
     """All laws on all layers; AssertionError at the first that is broken."""
     for kind in kinds:
         for dtype in dtypes:
@@ -66,12 +81,19 @@ def _merge(method: Method) -> str:
 
 
 def _unmerge(method: Method) -> str:
-    _hold(method, (testing.law_5_restore, testing.law_6_idempotent), (*BOTH, "NF4"), (*FULL, torch.bfloat16))
+    _hold(
+        method,
+        (testing.law_5_restore, testing.law_6_idempotent),
+        (*BOTH, "NF4"),
+        (*FULL, torch.bfloat16),
+    )
     return "bitwise" if method.mergeable else "refused"
 
 
 def _export(method: Method) -> str:
-    """To PEFT's format and back into LoRAs of a bare model, whose ΔW are those exported to 1e-6 of their size."""
+    """To PEFT's format and back into LoRAs of a bare model, whose ΔW are those exported to 1e-6 of
+    their size.
+    """
     model = nn.Sequential(make_layer("Linear", 17, 19), make_layer("Conv1D", 13, 17))
     models.attach(model, method, "all-linear")
     move(model, seed=3)
@@ -96,29 +118,45 @@ def _compile(method: Method) -> str:
     return "one graph"
 
 
-# --- two processes -----------------------------------------------------------------------------------------------------
+# --- two processes --------------------------------------------------------------------------------
 
 
 def _trained(method: Method, rank: int, size: int) -> dict[str, Tensor]:
     """The adapters after three steps, of process `rank` of `size` on its share of a batch of 8."""
-    model = nn.Sequential(make_layer("Linear", 7, 5, True, torch.float64), nn.Tanh(), make_layer("Conv1D", 3, 7, True, torch.float64))
+    model = nn.Sequential(
+        make_layer("Linear", 7, 5, True, torch.float64),
+        nn.Tanh(),
+        make_layer("Conv1D", 3, 7, True, torch.float64),
+    )
     models.attach(model, method, "all-linear")
     move(model, seed=3)
     draw = torch.Generator().manual_seed(3)
-    forward, optimizer = parallel(model), torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    forward, optimizer = (
+        parallel(model),
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05),
+    )
     for _ in range(3):
-        x, y = (torch.randn(8, width, generator=draw, dtype=torch.float64)[rank::size] for width in (5, 3))
+        x, y = (
+            torch.randn(8, width, generator=draw, dtype=torch.float64)[rank::size]
+            for width in (5, 3)
+        )
         optimizer.zero_grad()
         (forward(x) - y).square().mean().backward()
         optimizer.step()
-    return {f"{method.name}/{key}": p.detach().contiguous() for key, p in model.named_parameters() if p.requires_grad}
+    return {
+        f"{method.name}/{key}": p.detach().contiguous()
+        for key, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def _child(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        trained = {key: value for method in METHODS for key, value in _trained(method, rank, 2).items()}
+        trained = {
+            key: value for method in METHODS for key, value in _trained(method, rank, 2).items()
+        }
         if rank == 0:
             save_file(trained, f"{folder}/trained.safetensors")
     finally:
@@ -173,12 +211,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 1 where a cell fails."""
     parser = argparse.ArgumentParser(prog="python -m perakit.toy.support", description=__doc__)
     parser.add_argument("--markdown", action="store_true", help="as in docs/methods.md")
-    parser.add_argument("--into", type=Path, metavar="PAGE", help="renew the table of docs/methods.md too")
+    parser.add_argument(
+        "--into", type=Path, metavar="PAGE", help="renew the table of docs/methods.md too"
+    )
     arguments = parser.parse_args(argv)
     made = table()
     print(made.markdown() if arguments.markdown else made)
     if arguments.into:
-        write_atomically(arguments.into, renewed(arguments.into.read_text(), COMMAND, made.markdown()).encode())
+        write_atomically(
+            arguments.into, renewed(arguments.into.read_text(), COMMAND, made.markdown()).encode()
+        )
     return int(any(entry.startswith("FAILS") for row in made.rows for entry in row))
 
 

@@ -1,4 +1,6 @@
-"""Text to token ids and back: raw bytes for the tiny model, GPT-2's own vocabulary for a pretrained one."""
+"""Text to token ids and back: raw bytes for the tiny model, GPT-2's own vocabulary for a pretrained
+one.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Bytes:
     vocab_size = 256
 
     def encode(self, text: bytes) -> Tensor:
-        return torch.tensor(bytearray(text), dtype=torch.uint8)  # widened to int64 a batch at a time
+        # Widened to int64 a batch at a time
+        return torch.tensor(bytearray(text), dtype=torch.uint8)
 
     def decode(self, ids: Tensor) -> str:
         return bytes(ids.tolist()).decode(errors="replace")
@@ -42,14 +45,24 @@ class Pretrained:
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
-            raise PerakitError(f"the tokenizer of {str(source)!r} needs transformers: pip install 'perakit[hf]'") from error
+            raise PerakitError(
+                f"the tokenizer of {str(source)!r} needs transformers: pip install 'perakit[hf]'"
+            ) from error
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(source), local_files_only=Path(source).is_dir())
-        except Exception as error:  # a damaged file raises whatever its parser meets: KeyError, TypeError, Exception
-            raise PerakitError(f"no tokenizer at {str(source)!r}: put tokenizer.json beside the checkpoint") from error
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(source), local_files_only=Path(source).is_dir()
+            )
+        # a damaged file raises whatever its parser meets: KeyError, TypeError, Exception
+        except Exception as error:
+            raise PerakitError(
+                f"no tokenizer at {str(source)!r}: put tokenizer.json beside the checkpoint"
+            ) from error
         self.vocab_size = len(self._tokenizer)
-        if not self.encode(b"text").numel():  # beside a config.json alone, transformers makes an empty one
-            raise PerakitError(f"no tokenizer at {str(source)!r}: put tokenizer.json beside the checkpoint")
+        # Beside a config.json alone, transformers makes an empty one
+        if not self.encode(b"text").numel():
+            raise PerakitError(
+                f"no tokenizer at {str(source)!r}: put tokenizer.json beside the checkpoint"
+            )
 
     def encode(self, text: bytes) -> Tensor:
         ids = self._tokenizer(text.decode(errors="replace"), verbose=False)["input_ids"]

@@ -1,8 +1,9 @@
 """A training loop for small experiments: seeded, measured, and resumable to the bit.
 
-Nothing random is carried from step to step: the batch and the dropout of step t are drawn from (seed, t). A
-checkpoint therefore holds only the trainable parameters and AdamW's two moments, and a run that is killed and
-resumed ends with the same bits, on one CPU with one number of threads, as one that was not.
+Nothing random is carried from step to step: the batch and the dropout of step t are drawn from
+(seed, t). A checkpoint therefore holds only the trainable parameters and AdamW's two moments, and a
+run that is killed and resumed ends with the same bits, on one CPU with one number of threads, as
+one that was not.
 
 Within a process group of torch (perakit.toy.distributed) the processes share the same batches.
 """
@@ -49,8 +50,8 @@ class Recipe:
     """How to train: AdamW, linear warm-up then linear decay to zero.
 
     steps, batch (windows a step), context (tokens a window); lr: peak learning rate; warmup: steps;
-    clip: largest gradient norm; eval_every, checkpoint_every: steps; eval_windows: held-out windows per
-    evaluation; bf16: autocast the forward pass; seed: of batches and dropout.
+    clip: largest gradient norm; eval_every, checkpoint_every: steps; eval_windows: held-out windows
+    per evaluation; bf16: autocast the forward pass; seed: of batches and dropout.
     """
 
     steps: int = 100
@@ -74,11 +75,18 @@ class Recipe:
             check_count(name, getattr(self, name), least=0, most=2**63 - 1)
         for name in ("lr", "clip", "weight_decay", "beta2"):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            number = (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and 0 <= value < math.inf
+            )
             if name in ("lr", "clip") and not (number and value > 0):
                 raise PerakitError(f"{name}={value!r} must be a positive number")
             if not number or (name == "beta2" and value >= 1):
-                raise PerakitError(f"{name}={value!r} must be a number {'in [0, 1)' if name == 'beta2' else '>= 0'}")
+                raise PerakitError(
+                    f"{name}={value!r} must be a number"
+                    f" {'in [0, 1)' if name == 'beta2' else '>= 0'}"
+                )
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0 ... steps-1."""
@@ -89,7 +97,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """What training left behind: metrics, one dict a step, and one for each look at the held-out text."""
+    """What training left behind: metrics, one dict a step, and one for each look at the held-out
+    text.
+    """
 
     metrics: list[dict[str, Any]]
 
@@ -101,7 +111,11 @@ class Run:
     @property
     def heldout(self) -> list[tuple[int, float]]:
         """(steps done, held-out bits per byte)."""
-        return [(row["step"], row["heldout_bits_per_byte"]) for row in self.metrics if "heldout_bits_per_byte" in row]
+        return [
+            (row["step"], row["heldout_bits_per_byte"])
+            for row in self.metrics
+            if "heldout_bits_per_byte" in row
+        ]
 
     @property
     def seconds(self) -> float:
@@ -119,7 +133,9 @@ def _logits(model: nn.Module, ids: Tensor) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits  # transformers wraps its logits
 
 
-def _windows(ids: Tensor, starts: Tensor, context: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _windows(
+    ids: Tensor, starts: Tensor, context: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Inputs and targets (windows, context), shifted by one token."""
     rows = ids[starts[:, None] + torch.arange(context + 1)].long().to(device)
     return rows[:, :-1], rows[:, 1:]
@@ -127,12 +143,17 @@ def _windows(ids: Tensor, starts: Tensor, context: int, device: torch.device) ->
 
 def _check_length(ids: Tensor, context: int, what: str) -> None:
     if len(ids) < context + 1:
-        raise PerakitError(f"{what} has {len(ids)} tokens, a window needs {context + 1}: bring a longer text or a shorter context")
+        raise PerakitError(
+            f"{what} has {len(ids)} tokens, a window needs {context + 1}: bring a longer text or a"
+            " shorter context"
+        )
 
 
 @contextmanager
 def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Within the block the model trains or evaluates; then every part of it is in the mode it was in."""
+    """Within the block the model trains or evaluates; then every part of it is in the mode it was
+    in.
+    """
     before = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -144,12 +165,18 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def bits_per_byte(
-    model: nn.Module, text: bytes, context: int = 256, windows: int | None = None, batch: int = 16, tokenizer: Tokenizer | None = None
+    model: nn.Module,
+    text: bytes,
+    context: int = 256,
+    windows: int | None = None,
+    batch: int = 16,
+    tokenizer: Tokenizer | None = None,
 ) -> float:
-    """Mean cost of a byte of `text` under `model`, in bits: the lower, the better; 8 is knowing nothing.
+    """Mean cost of a byte of `text` under `model`, in bits: the lower, the better; 8 is knowing
+    nothing.
 
-    The text is cut into windows of `context` predicted tokens that do not overlap, so that early tokens of each
-    see little before them; windows: use this many, evenly spread (None: all).
+    The text is cut into windows of `context` predicted tokens that do not overlap, so that early
+    tokens of each see little before them; windows: use this many, evenly spread (None: all).
     """
     ids = (tokenizer or Bytes()).encode(text)
     _check_length(ids, context, "held-out text")
@@ -161,7 +188,9 @@ def bits_per_byte(
     with _mode(model, training=False):
         for part in starts.split(batch):
             x, y = _windows(ids, part, context, device)
-            nats += F.cross_entropy(_logits(model, x).float().flatten(0, 1), y.flatten(), reduction="sum").item()
+            nats += F.cross_entropy(
+                _logits(model, x).float().flatten(0, 1), y.flatten(), reduction="sum"
+            ).item()
     return nats / (len(starts) * context) / math.log(2) * len(ids) / len(text)
 
 
@@ -177,26 +206,38 @@ def train(
 ) -> Run:
     """Train what requires grad in `model`, in place, on `corpus.train`.
 
-    out: folder for `metrics.jsonl` and `checkpoint.safetensors`; where it holds an unfinished run of exactly this
-    model, text and recipe, that run goes on from its last checkpoint. None: nothing is written.
-    label: text before the progress bar (stderr), progress: False shows none; after_step: called with the number of steps done.
-    Within a process group every process takes its share of the same batches, gradients are averaged by torch's
-    DistributedDataParallel, and process 0 alone writes and evaluates: the result is that of one process, to rounding,
-    and a run may go on with another number of processes. Dropout is the exception: each process draws masks of its own.
-    Returns the metrics; raises PerakitError on short text, a foreign checkpoint, or a loss that is not finite, and,
-    before anything is written, on a batch that does not divide or processes that disagree.
+    out: folder for `metrics.jsonl` and `checkpoint.safetensors`; where it holds an unfinished run
+    of exactly this model, text and recipe, that run goes on from its last checkpoint. None: nothing
+    is written.
+    label: text before the progress bar (stderr), progress: False shows none; after_step: called
+    with the number of steps done. Within a process group every process takes its share of the same
+    batches, gradients are averaged by torch's DistributedDataParallel, and process 0 alone writes
+    and evaluates: the result is that of one process, to rounding, and a run may go on with another
+    number of processes. Dropout is the exception: each process draws masks of its own.
+    Returns the metrics; raises PerakitError on short text, a foreign checkpoint, or a loss that is
+    not finite, and, before anything is written, on a batch that does not divide or processes that
+    disagree.
     """
     tokenizer = tokenizer or Bytes()
-    ids, trainable, log = distributed.together(lambda: _prepare(model, corpus, recipe, Path(out) if out else None, tokenizer))
+    ids, trainable, log = distributed.together(
+        lambda: _prepare(model, corpus, recipe, Path(out) if out else None, tokenizer)
+    )
     distributed.agree("the model, its adapters, the text or the recipe", log.fingerprint)
     device = next(iter(trainable.values())).device
-    optimizer = torch.optim.AdamW(trainable.values(), lr=recipe.lr, betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trainable.values(),
+        lr=recipe.lr,
+        betas=(0.9, recipe.beta2),
+        weight_decay=recipe.weight_decay,
+    )
     start, tensors = distributed.from_main(log.resume)
     _restore(trainable, optimizer, tensors)
     del tensors
 
     def evaluate(done: int) -> None:
-        bits = bits_per_byte(model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer)
+        bits = bits_per_byte(
+            model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer
+        )
         log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
 
     def note(done: int, row: dict[str, Any]) -> None:
@@ -208,7 +249,15 @@ def train(
 
     pace = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; a log file wants few
     quiet = not progress or distributed.rank() != 0
-    bar = tqdm(total=recipe.steps, initial=start, desc=label, unit="step", leave=False, mininterval=pace, disable=quiet)
+    bar = tqdm(
+        total=recipe.steps,
+        initial=start,
+        desc=label,
+        unit="step",
+        leave=False,
+        mininterval=pace,
+        disable=quiet,
+    )
     reset_peak(device)
     parallel = distributed.parallel(model)
     with torch.random.fork_rng(), bar, _mode(model, training=True):
@@ -226,11 +275,21 @@ def train(
             norm = nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
             cost = distributed.mean(loss.detach()).item()
             if not math.isfinite(cost) or not math.isfinite(norm.item()):
-                raise DivergedError(f"loss {cost:g}, gradient norm {norm.item():g} at step {step}: lower lr={recipe.lr:g}")
+                raise DivergedError(
+                    f"loss {cost:g}, gradient norm {norm.item():g} at step {step}: lower"
+                    f" lr={recipe.lr:g}"
+                )
             optimizer.step()
             done = step + 1
-            row = {"step": done, "loss": cost / math.log(2), "lr": recipe.lr_at(step), "grad_norm": norm.item()}
-            distributed.on_main(partial(note, done, row | {"seconds": round(time.perf_counter() - began, 4)}))
+            row = {
+                "step": done,
+                "loss": cost / math.log(2),
+                "lr": recipe.lr_at(step),
+                "grad_norm": norm.item(),
+            }
+            distributed.on_main(
+                partial(note, done, row | {"seconds": round(time.perf_counter() - began, 4)})
+            )
             bar.set_postfix_str(f"loss {row['loss']:.3f} bits", refresh=False)
             bar.update()
             if after_step:
@@ -241,22 +300,37 @@ def train(
 def _prepare(
     model: nn.Module, corpus: Corpus, recipe: Recipe, out: Path | None, tokenizer: Tokenizer
 ) -> tuple[Tensor, dict[str, nn.Parameter], _Log]:
-    """The training tokens, the parameters to train and the log; everything that can be refused before the first step is."""
+    """The training tokens, the parameters to train and the log; everything that can be refused
+    before the first step is.
+    """
     ids = tokenizer.encode(corpus.train)
     _check_length(ids, recipe.context, "training text")
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if any(layer.merged is not None for layer in adapted_layers(model).values()):
-        raise PerakitError("the model is merged, its factors are not in the forward pass: pk.unmerge(model) first")
+        raise PerakitError(
+            "the model is merged, its factors are not in the forward pass: pk.unmerge(model) first"
+        )
     if not trainable:
-        raise PerakitError("no parameter requires grad: attach an adapter first, or unfreeze the model")
+        raise PerakitError(
+            "no parameter requires grad: attach an adapter first, or unfreeze the model"
+        )
     processes = distributed.size()
     if recipe.batch % processes:
-        raise PerakitError(f"batch={recipe.batch} does not divide among {processes} processes: choose a multiple of {processes}")
-    return ids, trainable, _Log(out, _fingerprint(model, corpus, recipe, ids) if out or processes > 1 else "")
+        raise PerakitError(
+            f"batch={recipe.batch} does not divide among {processes} processes: choose a multiple"
+            f" of {processes}"
+        )
+    return (
+        ids,
+        trainable,
+        _Log(out, _fingerprint(model, corpus, recipe, ids) if out or processes > 1 else ""),
+    )
 
 
 def _batch(ids: Tensor, recipe: Recipe, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """This process's share of the batch of one step, as inputs and targets (windows, context); the dropout's seed is set."""
+    """This process's share of the batch of one step, as inputs and targets (windows, context); the
+    dropout's seed is set.
+    """
     torch.manual_seed(_step_seed(recipe.seed, step))
     starts = torch.randint(len(ids) - recipe.context, (recipe.batch,))
     if distributed.size() > 1:
@@ -265,13 +339,17 @@ def _batch(ids: Tensor, recipe: Recipe, step: int, device: torch.device) -> tupl
     return _windows(ids, starts, recipe.context, device)
 
 
-def _restore(trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _restore(
+    trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
     """Put a checkpoint's tensors back, if there are any."""
     with torch.no_grad():
         for name, p in trainable.items() if tensors else ():
             p.copy_(tensors[f"parameter/{name}"])
             optimizer.state[p] = {
-                key: tensors[f"{key}/{name}"].to(p.device if key != "step" else "cpu") for key in ADAM_STATE if f"{key}/{name}" in tensors
+                key: tensors[f"{key}/{name}"].to(p.device if key != "step" else "cpu")
+                for key in ADAM_STATE
+                if f"{key}/{name}" in tensors
             }
 
 
@@ -280,10 +358,13 @@ def _step_seed(seed: int | str, step: int) -> int:
 
 
 def _fingerprint(model: nn.Module, corpus: Corpus, recipe: Recipe, ids: Tensor) -> str:
-    """Hash of all that decides a run: the model and its state before step 0, text and tokens, the recipe but its reports."""
+    """Hash of all that decides a run: the model and its state before step 0, text and tokens, the
+    recipe but its reports.
+    """
     silent = replace(recipe, eval_every=1, eval_windows=1, checkpoint_every=1)
     digest = hashlib.sha256(json.dumps([asdict(silent), corpus.sha256], sort_keys=True).encode())
-    digest.update(f"{model!r} {getattr(model, 'config', None)!r}".encode())  # alpha, dropout, heads: in no tensor
+    # alpha, dropout, heads: in no tensor
+    digest.update(f"{model!r} {getattr(model, 'config', None)!r}".encode())
     digest.update(ids.contiguous().view(torch.uint8).numpy().tobytes())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -310,21 +391,39 @@ class _Log:
                 with open(self.metrics, "a") as file:
                     file.write(json.dumps(row) + "\n")
             except OSError as error:
-                raise PerakitError(f"cannot write {str(self.metrics)!r}: {error.strerror}; choose a folder that can be written") from error
+                raise PerakitError(
+                    f"cannot write {str(self.metrics)!r}: {error.strerror}; choose a folder that"
+                    " can be written"
+                ) from error
 
-    def checkpoint(self, step: int, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    def checkpoint(
+        self, step: int, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> None:
         if self.saved:
             tensors = {f"parameter/{name}": p.detach() for name, p in trainable.items()}
             for name, p in trainable.items():
-                tensors |= {f"{key}/{name}": optimizer.state[p][key] for key in ADAM_STATE if p in optimizer.state}
-            state = json.dumps({"step": step, "fingerprint": self.fingerprint})  # one key: safetensors does not order several
-            write_atomically(self.saved, to_safetensors({k: t.contiguous().cpu() for k, t in tensors.items()}, {"run": state}))
+                tensors |= {
+                    f"{key}/{name}": optimizer.state[p][key]
+                    for key in ADAM_STATE
+                    if p in optimizer.state
+                }
+            # One key: safetensors does not order several
+            state = json.dumps({"step": step, "fingerprint": self.fingerprint})
+            write_atomically(
+                self.saved,
+                to_safetensors(
+                    {k: t.contiguous().cpu() for k, t in tensors.items()}, {"run": state}
+                ),
+            )
 
     def resume(self) -> tuple[int, dict[str, Tensor]]:
-        """Steps done and tensors of the last checkpoint: (0, none) where there is no checkpoint; metrics go on from there."""
+        """Steps done and tensors of the last checkpoint: (0, none) where there is no checkpoint;
+        metrics go on from there.
+        """
         step, tensors = 0, {}
         for path in (self.saved, self.metrics) if self.saved and self.metrics else ():
-            for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a sitting that was killed while it wrote
+            # Of a sitting that was killed while it wrote
+            for stale in path.parent.glob(f".{path.name}.*.tmp"):
                 stale.unlink(missing_ok=True)
         if self.saved and self.saved.exists():
             try:
@@ -332,20 +431,28 @@ class _Log:
                     meta = json.loads((file.metadata() or {}).get("run", "{}"))
                     tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             except (SafetensorError, OSError, ValueError) as error:
-                raise PerakitError(f"cannot read checkpoint {str(self.saved)!r} ({error}): delete it to start again") from error
+                raise PerakitError(
+                    f"cannot read checkpoint {str(self.saved)!r} ({error}): delete it to start"
+                    " again"
+                ) from error
             if meta.get("fingerprint") != self.fingerprint:
                 raise PerakitError(
-                    f"{str(self.saved.parent)!r} holds a run of another model, text or recipe: choose another folder or delete it"
+                    f"{str(self.saved.parent)!r} holds a run of another model, text or recipe:"
+                    " choose another folder or delete it"
                 )
             step = int(meta["step"])
         if self.metrics:
             self.rows = _read_rows(self.metrics, step)
-            write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+            write_atomically(
+                self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode()
+            )
         return step, tensors
 
 
 def _read_rows(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of `path` up to `step`; what a killed run wrote after its last checkpoint is dropped."""
+    """The rows of `path` up to `step`; what a killed run wrote after its last checkpoint is
+    dropped.
+    """
     if step == 0 or not path.exists():
         return []
     rows = []

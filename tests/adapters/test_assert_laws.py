@@ -1,6 +1,8 @@
-"""`testing.assert_adapter_laws`, as a user calls it on an adapter of their own: what it accepts, and what it says.
+"""`testing.assert_adapter_laws`, as a user calls it on an adapter of their own: what it accepts,
+and what it says.
 
-Which law sees which mistake is in test_broken.py and tests/test_mutations.py; here are the call and its message.
+Which law sees which mistake is in test_broken.py and tests/test_mutations.py; here are the call and
+its message.
 """
 
 from dataclasses import dataclass
@@ -142,7 +144,10 @@ class Picky(Weighed):
             raise pk.PerakitError(f"rank={self.rank} must be a multiple of 4")
 
 
-OWN = {name: pk.Method.registry.pop(name) for name in list(pk.Method.registry) if name not in BEFORE}  # other files do not see them
+# Other files do not see them
+OWN = {
+    name: pk.Method.registry.pop(name) for name in list(pk.Method.registry) if name not in BEFORE
+}
 
 
 @pytest.fixture(autouse=True)
@@ -179,13 +184,20 @@ def test_a_broken_one_fails_with_the_law_the_layer_and_the_dtype(cls, law, where
         with pytest.raises(AssertionError) as error:
             testing.assert_adapter_laws(given, compiled=False)
         said.append(str(error.value))
-    assert said[0].startswith(f"{law} on a 5 x 3 {where}: AssertionError: {law[:5].replace('_', ' ')}")
+    assert said[0].startswith(
+        f"{law} on a 5 x 3 {where}: AssertionError: {law[:5].replace('_', ' ')}"
+    )
     assert said[0] == said[1] == said[2]
 
 
 def test_the_oracle_is_asked_too():
-    with pytest.raises(AssertionError, match=r"^law_3_dense_forward on a 5 x 3 Linear, torch\.float32: AssertionError: law 3"):
-        testing.assert_adapter_laws(Weighed, lambda *arguments: 2 * weighed(*arguments), compiled=False)
+    with pytest.raises(
+        AssertionError,
+        match=r"^law_3_dense_forward on a 5 x 3 Linear, torch\.float32: AssertionError: law 3",
+    ):
+        testing.assert_adapter_laws(
+            Weighed, lambda *arguments: 2 * weighed(*arguments), compiled=False
+        )
 
 
 def test_classes_are_asked_at_rank_two(asked):
@@ -207,17 +219,41 @@ def test_of_methods_that_derive_from_one_another_the_last_is_meant(asked):
 
 
 BAD = [
-    ("lora", r"^method='lora' is not a method: pass one such as MyMethod\(rank=2\), or its class, or its adapter's$"),
+    (
+        "lora",
+        (
+            r"^method='lora' is not a method: pass one such as MyMethod\(rank=2\), or its class, or"
+            r" its adapter's$"
+        ),
+    ),
     (None, r"^method=None is not a method: "),
     (torch.nn.Linear, r"^method=<class 'torch\.nn\.modules\.linear\.Linear'> is not a method: "),
-    (LoRAAdapter(pk.LoRA(rank=1), torch.zeros(2, 3)), r"^method=LoRAAdapter\(LoRA\(rank=1.* is not a method: "),
+    (
+        LoRAAdapter(pk.LoRA(rank=1), torch.zeros(2, 3)),
+        r"^method=LoRAAdapter\(LoRA\(rank=1.* is not a method: ",
+    ),
     (pk.Method, r"^method=<class 'perakit\.adapters\.base\.Method'> is not a method: "),
     (
         NobodysAdapter,
-        r"^no method makes NobodysAdapter: define one, class MyMethod\(perakit\.Method\) with adapter = NobodysAdapter$",
+        (
+            r"^no method makes NobodysAdapter: define one, class MyMethod\(perakit\.Method\) with"
+            r" adapter = NobodysAdapter$"
+        ),
     ),
-    (SharedAdapter, r"^SharedAdapter is the adapter of 'One', 'Other': pass the method that is meant, One\(rank=2\)$"),
-    (Picky, r"^Picky\(rank=2\) is refused \(rank=2 must be a multiple of 4\): pass the method itself, Picky\(\.\.\.\)$"),
+    (
+        SharedAdapter,
+        (
+            r"^SharedAdapter is the adapter of 'One', 'Other': pass the method that is meant,"
+            r" One\(rank=2\)$"
+        ),
+    ),
+    (
+        Picky,
+        (
+            r"^Picky\(rank=2\) is refused \(rank=2 must be a multiple of 4\): pass the method"
+            r" itself, Picky\(\.\.\.\)$"
+        ),
+    ),
 ]
 
 

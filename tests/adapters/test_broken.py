@@ -1,6 +1,8 @@
-"""Methods of one's own that are wrong, and the law and message that says so; and correct ones that are unlike most, which pass.
+"""Methods of one's own that are wrong, and the law and message that says so; and correct ones that
+are unlike most, which pass.
 
-None has an oracle or a name that the laws know. What is broken inside perakit is in tests/test_mutations.py.
+None has an oracle or a name that the laws know. What is broken inside perakit is in
+tests/test_mutations.py.
 """
 
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ class Plain(pk.Method):
         return self.scale * formulas.lora(**factors)
 
 
-# --- wrong -----------------------------------------------------------------------------------------------------------
+# --- wrong ----------------------------------------------------------------------------------------
 
 
 class UnscaledPatternAdapter(pk.Adapter):
@@ -111,7 +113,9 @@ class AloneAdapter(PlainAdapter):
 
     def forward(self, x, W0, bias, linear=F.linear, others=()):
         dropped = self.dropped(x)
-        return add_updates(linear(x, W0, bias), chain(x if dropped is None else dropped, self.product(W0)))
+        return add_updates(
+            linear(x, W0, bias), chain(x if dropped is None else dropped, self.product(W0))
+        )
 
 
 class Alone(Plain):
@@ -171,23 +175,54 @@ class Bottleneck(pk.Method):
 
 
 BROKEN = [
-    (UnscaledPattern, testing.law_3_scale, r"^law 3, ΔW is proportional to method\.scale .*or is proportional = False meant"),
+    (
+        UnscaledPattern,
+        testing.law_3_scale,
+        r"^law 3, ΔW is proportional to method\.scale .*or is proportional = False meant",
+    ),
     (UnscaledReading, testing.law_10_readings, r"^law 10, NumPy reading at a float point: "),
-    (Caching, testing.law_3_dense_forward, r"^law 3, the output after the parameters have changed \(is something cached\?\): "),
-    (CachingDelta, testing.law_3_dense_forward, r"^law 3, the output after the parameters have changed \(is something cached\?\): "),
-    (Sevenfold, testing.law_sum, r"^sum, lora \+ test-sevenfold \(contribution\(\), or others in forward\(\)\?\): error "),
-    (Alone, testing.law_sum, r"^sum, test-alone \+ lora \(contribution\(\), or others in forward\(\)\?\): error "),
-    (Miscounted, testing.law_8_gradients, r"^law 8: count\(5, 3\) is 1, and the adapter has 16 parameters$"),
-    (Loose, testing.law_11_rank, r"^law 11: rank 2 in ten draws, generic factors should attain rank_bound, 3$"),
+    (
+        Caching,
+        testing.law_3_dense_forward,
+        r"^law 3, the output after the parameters have changed \(is something cached\?\): ",
+    ),
+    (
+        CachingDelta,
+        testing.law_3_dense_forward,
+        r"^law 3, the output after the parameters have changed \(is something cached\?\): ",
+    ),
+    (
+        Sevenfold,
+        testing.law_sum,
+        r"^sum, lora \+ test-sevenfold \(contribution\(\), or others in forward\(\)\?\): error ",
+    ),
+    (
+        Alone,
+        testing.law_sum,
+        r"^sum, test-alone \+ lora \(contribution\(\), or others in forward\(\)\?\): error ",
+    ),
+    (
+        Miscounted,
+        testing.law_8_gradients,
+        r"^law 8: count\(5, 3\) is 1, and the adapter has 16 parameters$",
+    ),
+    (
+        Loose,
+        testing.law_11_rank,
+        r"^law 11: rank 2 in ten draws, generic factors should attain rank_bound, 3$",
+    ),
     (
         Bottleneck,
         testing.law_3_dense_forward,
-        r"^law 3: mergeable = False, but the update is linear in the input: give delta\(W0\), and merge$",
+        (
+            r"^law 3: mergeable = False, but the update is linear in the input: give delta\(W0\),"
+            r" and merge$"
+        ),
     ),
 ]
 
 
-# --- right -----------------------------------------------------------------------------------------------------------
+# --- right ----------------------------------------------------------------------------------------
 
 
 class RectifiedAdapter(BottleneckAdapter):
@@ -203,7 +238,9 @@ class Rectified(Bottleneck):
 
 
 class OwnDoRA(pk.Method):
-    """DoRA with nothing inherited but the adapter: its three class attributes are what the laws go by."""
+    """DoRA with nothing inherited but the adapter: its three class attributes are what the laws go
+    by.
+    """
 
     name = "test-dora"
     adapter = DoRAAdapter
@@ -227,7 +264,8 @@ class OwnQuadratic(Quadratic):
 
 
 RIGHT = (Plain, Rectified, OwnDoRA, OwnDeLoRA, OwnMoRA, OwnQuadratic)
-OWN = {name: pk.Method.registry.pop(name) for name in set(pk.Method.registry) - BEFORE}  # other files do not see them
+# Other files do not see them
+OWN = {name: pk.Method.registry.pop(name) for name in set(pk.Method.registry) - BEFORE}
 
 
 @pytest.fixture(autouse=True)
@@ -236,24 +274,37 @@ def registered(monkeypatch):
         monkeypatch.setitem(pk.Method.registry, name, cls)
 
 
-@pytest.mark.parametrize(("cls", "law", "message"), BROKEN, ids=lambda value: getattr(value, "name", None))
+@pytest.mark.parametrize(
+    ("cls", "law", "message"), BROKEN, ids=lambda value: getattr(value, "name", None)
+)
 def test_a_broken_method_is_refused_by_the_law_that_it_breaks(cls, law, message):
     with pytest.raises(AssertionError, match=message):
         law(cls(rank=2), strategies.make_layer("Linear", 5, 3, dtype=torch.float64))
-    with pytest.raises(AssertionError, match=rf"^{law.__name__} on a 5 x 3 Linear, torch\.float32: AssertionError: {message[1:]}"):
+    with pytest.raises(
+        AssertionError,
+        match=rf"^{law.__name__} on a 5 x 3 Linear, torch\.float32: AssertionError: {message[1:]}",
+    ):
         testing.assert_adapter_laws(cls(rank=2), compiled=False)
 
 
 @pytest.mark.parametrize("cls", RIGHT, ids=lambda cls: cls.name)
 def test_a_correct_method_under_a_name_that_no_law_knows_passes(cls):
-    testing.assert_adapter_laws(cls(rank=2), testing.rows_dora if cls is OwnDoRA else None, compiled=False)
+    testing.assert_adapter_laws(
+        cls(rank=2), testing.rows_dora if cls is OwnDoRA else None, compiled=False
+    )
 
 
 @pytest.mark.parametrize("attribute", ["proportional", "exact_gradient", "exact_in_float64"])
 def test_each_class_attribute_of_dora_is_needed(attribute, monkeypatch):
-    """Without one of the three a law refuses DoRA, by a formula that divides by the exact length: none is there for nothing."""
+    """Without one of the three a law refuses DoRA, by a formula that divides by the exact length:
+    none is there for nothing.
+    """
     monkeypatch.setattr(OwnDoRA, attribute, True)
-    law = {"proportional": "law_3_scale", "exact_gradient": "law_9_dense_gradients", "exact_in_float64": "law_4_merge"}[attribute]
+    law = {
+        "proportional": "law_3_scale",
+        "exact_gradient": "law_9_dense_gradients",
+        "exact_in_float64": "law_4_merge",
+    }[attribute]
     with pytest.raises(AssertionError, match=rf"^{law} on a "):
         testing.assert_adapter_laws(OwnDoRA(rank=2), testing.rows_dora, compiled=False)
 
@@ -270,24 +321,40 @@ def test_a_method_that_is_drawn_takes_the_options_of_the_one_it_derives_from():
 
 
 def test_a_zero_gradient_is_excused_on_a_single_row_only(monkeypatch):
-    """There DeLoRA reads signs; a parameter that is never read, or read without a gradient, is refused there too."""
+    """There DeLoRA reads signs; a parameter that is never read, or read without a gradient, is
+    refused there too.
+    """
     row, layer = (strategies.make_layer("Linear", m, 3) for m in (1, 5))
     testing.law_8_gradients(OwnDeLoRA(rank=2), row)
     assert testing._only_a_sign(OwnDeLoRA(rank=2), row, "B", 0)
     assert not testing._only_a_sign(OwnDeLoRA(rank=2), row, "lam", 0)
     assert testing._is_excused(OwnDeLoRA(rank=2), row, "B", 0)
     assert not testing._is_excused(OwnDeLoRA(rank=2), layer, "B", 0)
-    unlucky = strategies.make_layer("Linear", 1, 1, dtype=torch.float16, seed=45804)  # the two terms cancel
+    # The two terms cancel
+    unlucky = strategies.make_layer("Linear", 1, 1, dtype=torch.float16, seed=45804)
     testing.law_8_gradients(DeLoRA(rank=2, alpha=1, lam=1.0), unlucky, 45804)
     for rest in (lambda A: A.detach(), torch.ones_like):
-        monkeypatch.setattr(PlainAdapter, "factors", lambda self, rest=rest: (self.method.scale * self.B, rest(self.A) + 0 * self.A))
-        with pytest.raises(AssertionError, match=r"^law 8: the gradient of adapter parameter A is zero$"):
+        monkeypatch.setattr(
+            PlainAdapter,
+            "factors",
+            lambda self, rest=rest: (self.method.scale * self.B, rest(self.A) + 0 * self.A),
+        )
+        with pytest.raises(
+            AssertionError, match=r"^law 8: the gradient of adapter parameter A is zero$"
+        ):
             testing.law_8_gradients(Plain(rank=2), row)
 
 
 class NoFloorAdapter(DoRAAdapter):
     def length(self, W0):
-        return (W0 + self.method.scale * self.B @ self.A).detach().double().norm(dim=1).to(self.precision).to(W0.dtype)
+        return (
+            (W0 + self.method.scale * self.B @ self.A)
+            .detach()
+            .double()
+            .norm(dim=1)
+            .to(self.precision)
+            .to(W0.dtype)
+        )
 
 
 class NeedsBiasAdapter(PlainAdapter):
@@ -303,9 +370,20 @@ class NeedsRowsAdapter(PlainAdapter):
 @pytest.mark.parametrize(
     ("cls", "adapter", "where"),
     [
-        (OwnDoRA, NoFloorAdapter, r"a 5 x 3 Linear with a row and a column of zeros, torch\.float64: AssertionError: law 1, no-op at init"),
+        (
+            OwnDoRA,
+            NoFloorAdapter,
+            (
+                r"a 5 x 3 Linear with a row and a column of zeros, torch\.float64: AssertionError:"
+                r" law 1, no-op at init"
+            ),
+        ),
         (Plain, NeedsBiasAdapter, r"a 5 x 3 Linear without bias, torch\.float64: TypeError: "),
-        (Plain, NeedsRowsAdapter, r"a 1 x 3 Linear, torch\.float64: AssertionError: law 1, no-op at init"),
+        (
+            Plain,
+            NeedsRowsAdapter,
+            r"a 1 x 3 Linear, torch\.float64: AssertionError: law 1, no-op at init",
+        ),
     ],
     ids=["zeros", "bias", "one row"],
 )

@@ -1,4 +1,6 @@
-"""The expansion that PERA keeps in eval mode: found again as long as nothing changed, however it would have changed."""
+"""The expansion that PERA keeps in eval mode: found again as long as nothing changed, however it
+would have changed.
+"""
 
 import copy
 import io
@@ -17,7 +19,8 @@ from perakit.adapters import windows
 from perakit.adapters.product import Kept
 
 METHOD = pk.PERA(rank=2, alpha=3)
-EXPANSIONS = ((formulas, formulas.expand), (windows, windows.expand))  # of the formula, and where nobody asks for a derivative
+# Of the formula, and where nobody asks for a derivative
+EXPANSIONS = ((formulas, formulas.expand), (windows, windows.expand))
 
 
 @pytest.fixture
@@ -25,7 +28,11 @@ def made(monkeypatch):
     """One entry for each expansion that is made."""
     calls = []
     for module, expand in EXPANSIONS:
-        monkeypatch.setattr(module, "expand", lambda *arguments, expand=expand: calls.append(arguments) or expand(*arguments))
+        monkeypatch.setattr(
+            module,
+            "expand",
+            lambda *arguments, expand=expand: calls.append(arguments) or expand(*arguments),
+        )
     return calls
 
 
@@ -35,7 +42,9 @@ def model_of(dtype=torch.float32, kind="Linear", seed=1):
 
 
 def x_for(model, *leading):
-    return torch.randn(*(leading or (5,)), 11, generator=torch.Generator().manual_seed(0)).to(model[0].W0.dtype)
+    return torch.randn(*(leading or (5,)), 11, generator=torch.Generator().manual_seed(0)).to(
+        model[0].W0.dtype
+    )
 
 
 def unkept(model, x):
@@ -62,7 +71,11 @@ def test_the_second_call_expands_nothing(mode, made):
     assert all(torch.equal(answer, unkept(model, x_for(model))) for answer in answers)
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("Conv1D", torch.float64), ("Linear", torch.bfloat16), ("NF4", torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("Conv1D", torch.float64), ("Linear", torch.bfloat16), ("NF4", torch.float32)],
+    ids=str,
+)
 def test_whatever_the_base_is_the_bits_are_the_same(kind, dtype, made):
     model = model_of(dtype, kind)
     for _ in range(2):
@@ -82,7 +95,9 @@ def _step(model):
 
 
 def _replaced(model, name="B"):
-    setattr(model[0].adapter, name, torch.nn.Parameter(getattr(model[0].adapter, name).detach() * 2))
+    setattr(
+        model[0].adapter, name, torch.nn.Parameter(getattr(model[0].adapter, name).detach() * 2)
+    )
 
 
 def _new_data(model):
@@ -102,12 +117,18 @@ CHANGES = {
     "by way of NumPy": _in_the_memory,
     "optimizer.step": _step,
     "load_state_dict": lambda model: model.load_state_dict(model_of(seed=9).state_dict()),
-    "load_state_dict, assign": lambda model: model.load_state_dict(model_of(seed=9).state_dict(), assign=True),
-    "vector_to_parameters": lambda model: torch.nn.utils.vector_to_parameters(torch.ones(2 * 18 + 3), model[0].adapter.parameters()),
+    "load_state_dict, assign": lambda model: model.load_state_dict(
+        model_of(seed=9).state_dict(), assign=True
+    ),
+    "vector_to_parameters": lambda model: torch.nn.utils.vector_to_parameters(
+        torch.ones(2 * 18 + 3), model[0].adapter.parameters()
+    ),
     ".to(float64)": lambda model: model.double(),
     ".to(float64) and back": lambda model: strategies.move(model.double(), 7).float(),
     "scale": lambda model: setattr(model[0].adapter, "method", replace(METHOD, alpha=8)),
-    "feature_scale": lambda model: setattr(model[0].adapter, "method", replace(METHOD, feature_scale=8.0)),
+    "feature_scale": lambda model: setattr(
+        model[0].adapter, "method", replace(METHOD, feature_scale=8.0)
+    ),
 }
 
 
@@ -129,13 +150,17 @@ def test_nothing_is_used_that_was_made_of_other_parameters(name, mode):
 BLIND = {  # a change, and what does not see it
     "in place": lambda old, new: True,
     "p.data.copy_": lambda old, new: old is new and old._version == new._version,
-    "by way of NumPy": lambda old, new: old.data_ptr() == new.data_ptr() and old._version == new._version,
+    "by way of NumPy": (
+        lambda old, new: old.data_ptr() == new.data_ptr() and old._version == new._version
+    ),
 }
 
 
 @pytest.mark.parametrize("name", [*BLIND, "scale"])
 def test_a_comparison_that_sees_less_is_noticed(name, monkeypatch):
-    """No look at the parameters; by identity and version, as most code does it; by value, but without the settings."""
+    """No look at the parameters; by identity and version, as most code does it; by value, but
+    without the settings.
+    """
     last = []
 
     def factors(kept, rule, parameters):
@@ -164,8 +189,17 @@ def test_a_parameter_that_is_no_number_is_followed():
 
 def kept_bytes(model):
     """Of each memory once."""
-    tensors = [tensor for tensor in tree_leaves(vars(model[0].adapter.kept)) if isinstance(tensor, torch.Tensor)]
-    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+    tensors = [
+        tensor
+        for tensor in tree_leaves(vars(model[0].adapter.kept))
+        if isinstance(tensor, torch.Tensor)
+    ]
+    return sum(
+        {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in tensors
+        }.values()
+    )
 
 
 @torch.no_grad()
@@ -174,14 +208,22 @@ def test_training_and_copies_start_with_nothing_kept():
     model(x_for(model))
     keys = model.state_dict().keys()
     r, K = 2, 5
-    rows = (K + 1 + 3 * r) + r  # the expansion and what is around it in memory; B and A, of which it was made
-    assert kept_bytes(model) == 4 * (rows * (7 + 11) + (K + 1) + 3)  # and h, twice: as a weight, and by itself
+    # The expansion and what is around it in memory; B and A, of which it was made
+    rows = (K + 1 + 3 * r) + r
+    # And h, twice: as a weight, and by itself
+    assert kept_bytes(model) == 4 * (rows * (7 + 11) + (K + 1) + 3)
     assert keys == model_of().state_dict().keys()
-    assert [name for name, _ in model.named_buffers()] == [name for name, _ in model_of().named_buffers()]
+    assert [name for name, _ in model.named_buffers()] == [
+        name for name, _ in model_of().named_buffers()
+    ]
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)):
+    for twin in (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(file, weights_only=False),
+    ):
         assert kept_bytes(twin) == 0
         assert twin[0].adapter.kept is not model[0].adapter.kept
         check(twin, x_for(model))
@@ -195,7 +237,9 @@ def test_training_and_copies_start_with_nothing_kept():
 
 
 def test_it_is_kept_for_no_derivative(made):
-    """In training, in a graph, under torch.func: expanded each time, of the tensors that are asked about."""
+    """In training, in a graph, under torch.func: expanded each time, of the tensors that are asked
+    about.
+    """
     model, x = model_of(), x_for(model_of())
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 

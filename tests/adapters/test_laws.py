@@ -1,7 +1,7 @@
 """The twelve laws of an adapter: each a property of every registered method x layer kind x dtype.
 
-The checks themselves are `perakit.testing`, whose tolerances come from the dtype (`TOLERANCE`); tests/test_mutations.py
-shows that each of them can fail.
+The checks themselves are `perakit.testing`, whose tolerances come from the dtype (`TOLERANCE`);
+tests/test_mutations.py shows that each of them can fail.
 """
 
 import copy
@@ -25,20 +25,26 @@ if importlib.util.find_spec("transformers"):
 
     KINDS["transformers.Conv1D"] = lambda m, n, bias: Conv1D(m, n)
 
-every_cell = pytest.mark.parametrize("dtype", strategies.DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+every_cell = pytest.mark.parametrize(
+    "dtype", strategies.DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_method = pytest.mark.parametrize("name", sorted(pk.Method.registry))
 
 
 def each(share):
-    """Every cell of the grid is visited; within it Hypothesis draws `share` of the profile's examples, fewer the more methods there are.
+    """Every cell of the grid is visited; within it Hypothesis draws `share` of the profile's
+    examples, fewer the more methods there are.
 
-    Three at least: the first is always the simplest there is, rank 1 on a 1 x 1 layer, where almost any rule is right.
+    Three at least: the first is always the simplest there is, rank 1 on a 1 x 1 layer, where almost
+    any rule is right.
     """
 
     def decorate(test):
         examples = max(3, round(settings().max_examples * share * 4 / len(pk.Method.registry)))
-        return every_method(every_kind(every_cell(settings(max_examples=examples)(given(data=st.data())(test)))))
+        return every_method(
+            every_kind(every_cell(settings(max_examples=examples)(given(data=st.data())(test))))
+        )
 
     return decorate
 
@@ -46,7 +52,11 @@ def each(share):
 def case(data, name, kind, dtype, **options):
     """A method, a layer and a seed: what a law takes."""
     method = data.draw(strategies.methods(name, **options), "method")
-    return method, data.draw(strategies.layers([KINDS[kind]], [dtype]), "layer"), data.draw(strategies.seeds(), "seed")
+    return (
+        method,
+        data.draw(strategies.layers([KINDS[kind]], [dtype]), "layer"),
+        data.draw(strategies.seeds(), "seed"),
+    )
 
 
 @each(0.2)
@@ -152,7 +162,9 @@ def test_law_sum(name, kind, dtype, data):
 @settings(max_examples=10)
 @given(data=st.data())
 def test_a_method_counts_as_its_rule_says(name, data):
-    """The number beside the rule in `formulas`, the method's own, and the parameters that are there."""
+    """The number beside the rule in `formulas`, the method's own, and the parameters that are
+    there.
+    """
     method, (m, n, _) = data.draw(strategies.methods(name)), data.draw(strategies.shapes())
     options = {"terms": method.terms, "degree": method.degree} if name == "pera" else {}
     said = formulas.parameter_count(m, n, method.rank, name, **options)
@@ -164,7 +176,9 @@ def test_the_grid_reaches_what_it_claims():
     """Strategies that never draw the hard case prove nothing: reachability, not only truth."""
     wanted = {
         "rank above min(m, n)": lambda method, m, n: method.rank > min(m, n),
-        "K above min(m, n)": lambda method, m, n: method.rank_bound(m, n) == min(m, n) > method.rank,
+        "K above min(m, n)": (
+            lambda method, m, n: method.rank_bound(m, n) == min(m, n) > method.rank
+        ),
         "degree 3": lambda method, m, n: method.degree == 3,
         "an empty h": lambda method, m, n: method.shapes(m, n)["h"] == (0,),
         "a scale that is not 1": lambda method, m, n: method.scale not in (0, 1),
@@ -183,7 +197,7 @@ def test_the_grid_reaches_what_it_claims():
     assert seen == set(wanted) | set(pk.Method.registry)
 
 
-# --- single statements about the layer -------------------------------------------------------------------------------
+# --- single statements about the layer ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,25 +214,33 @@ def test_scale_is_alpha_over_r_or_over_its_root(method, scale):
     assert method.scale == scale
     layer = strategies.make_layer("Linear", 5, 3, dtype=torch.float64)
     plain = type(method)(rank=method.rank)
-    with_scale, without = (pk.delta_weights(testing.adapted(x, layer, seed=1))["0"] for x in (method, plain))
+    with_scale, without = (
+        pk.delta_weights(testing.adapted(x, layer, seed=1))["0"] for x in (method, plain)
+    )
     assert torch.equal(with_scale, scale * without)  # powers of two: exact
 
 
 def test_feature_scale_multiplies_the_polynomial_part_only():
     layer = strategies.make_layer("Linear", 5, 3, dtype=torch.float64)
     linear = pk.delta_weights(testing.adapted(pk.LoRA(rank=2), layer, seed=1))["0"]
-    one, four = (pk.delta_weights(testing.adapted(pk.PERA(rank=2, feature_scale=s), layer, seed=1))["0"] for s in (1.0, 4.0))
+    one, four = (
+        pk.delta_weights(testing.adapted(pk.PERA(rank=2, feature_scale=s), layer, seed=1))["0"]
+        for s in (1.0, 4.0)
+    )
     torch.testing.assert_close(four - linear, 4 * (one - linear), rtol=1e-12, atol=1e-14)
 
 
 @every_kind
 @every_cell
 def test_no_op_at_init_on_a_layer_of_real_size(kind, dtype):
-    """Other kernels run there than on primes; so do they for strided inputs, and, in torch itself, for a frozen weight: freeze both."""
+    """Other kernels run there than on primes; so do they for strided inputs, and, in torch itself,
+    for a frozen weight: freeze both.
+    """
     layer = strategies.make_layer(KINDS[kind], 64, 96, dtype=dtype).requires_grad_(False)
     model = testing.adapted(pk.PERA(rank=4), layer, start=True)
     wide = testing.inputs(layer, 0, (40, 4))
-    strided = [wide[::2], wide.transpose(0, 1)] if kind == "Linear" else []  # Conv1D takes none, adapted or not
+    # Conv1D takes none, adapted or not
+    strided = [wide[::2], wide.transpose(0, 1)] if kind == "Linear" else []
     for x in (wide, *strided):
         assert torch.equal(model(x), layer(x))
 
@@ -246,13 +268,20 @@ class Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        self.shapes += [tuple(x.shape) for x in (out if isinstance(out, tuple | list) else [out]) if isinstance(x, torch.Tensor)]
+        self.shapes += [
+            tuple(x.shape)
+            for x in (out if isinstance(out, tuple | list) else [out])
+            if isinstance(x, torch.Tensor)
+        ]
         return out
 
 
 def test_forward_and_backward_never_build_an_n_r_r_tensor():
-    """r^2 products a row are made by the released code, r(r+1)/2 are needed (mathematics.md, section 4)."""
-    m, n, rank = 1, 13, 16  # so that (m + n) r (r + 10) / 2 numbers, the most that are made at once, are fewer
+    """r^2 products a row are made by the released code, r(r+1)/2 are needed (mathematics.md,
+    section 4).
+    """
+    # So that (m + n) r (r + 10) / 2 numbers, the most that are made at once, are fewer
+    m, n, rank = 1, 13, 16
     model = testing.adapted(pk.PERA(rank=rank), strategies.make_layer("Linear", m, n))
     with Sizes() as sizes:
         model(torch.randn(2, n, requires_grad=True)).sum().backward()
@@ -268,10 +297,16 @@ def test_training_mode_is_inherited(training):
 
 
 def test_sign_factors_do_not_attain_the_bound():
-    """Entries ±1 make every square the all-ones matrix, so rank(ΔW) < K though K rank-one terms are added: 'generic' is needed."""
+    """Entries ±1 make every square the all-ones matrix, so rank(ΔW) < K though K rank-one terms are
+    added: 'generic' is needed.
+    """
     method = pk.PERA(rank=4)
     model = testing.adapted(method, strategies.make_layer("Linear", 17, 19, dtype=torch.float64))
-    adapter, signs = pk.adapters(model)["0"], torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)))  # all 16 rows there are
+    # All 16 rows there are
+    adapter, signs = (
+        pk.adapters(model)["0"],
+        torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))),
+    )
     adapter.B.data.copy_(torch.cat([signs, signs[:1]]))
     adapter.A.data.copy_(torch.cat([signs, signs[:3]]).T)
     adapter.h.data.copy_(torch.arange(1, 11))

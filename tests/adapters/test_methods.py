@@ -1,4 +1,6 @@
-"""What a method refuses, how it starts, how it is written down, and that a new one needs no change in the library."""
+"""What a method refuses, how it starts, how it is written down, and that a new one needs no change
+in the library.
+"""
 
 import dataclasses
 import json
@@ -17,12 +19,14 @@ from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, MoRA, Quadrat
 
 ALL = (LoRA, PERA, DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic)
 every = pytest.mark.parametrize("method", ALL, ids=lambda cls: cls.name)
-with_two_factors = pytest.mark.parametrize("method", [LoRA, PERA, DoRA, HiRA, DeLoRA], ids=lambda cls: cls.name)
+with_two_factors = pytest.mark.parametrize(
+    "method", [LoRA, PERA, DoRA, HiRA, DeLoRA], ids=lambda cls: cls.name
+)
 ALPHA = "must be a finite number > 0 or None, which means alpha = rank"
 SHARE = "must be a number in [0, 1): the share of inputs to drop"
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @every
@@ -65,9 +69,18 @@ def test_bad_arguments_of_any_method(method, options, message):
         ({"degree": 1}, "degree=1 must be an integer >= 2"),
         ({"degree": 2.0}, "degree=2.0 must be an integer >= 2"),
         ({"degree": True}, "degree=True must be an integer >= 2"),
-        ({"feature_scale": 0}, "feature_scale=0 must be a finite number > 0 (for no polynomial part, use LoRA)"),
-        ({"feature_scale": math.nan}, "feature_scale=nan must be a finite number > 0 (for no polynomial part, use LoRA)"),
-        ({"feature_scale": "n"}, "feature_scale='n' must be a finite number > 0 (for no polynomial part, use LoRA)"),
+        (
+            {"feature_scale": 0},
+            "feature_scale=0 must be a finite number > 0 (for no polynomial part, use LoRA)",
+        ),
+        (
+            {"feature_scale": math.nan},
+            "feature_scale=nan must be a finite number > 0 (for no polynomial part, use LoRA)",
+        ),
+        (
+            {"feature_scale": "n"},
+            "feature_scale='n' must be a finite number > 0 (for no polynomial part, use LoRA)",
+        ),
     ],
 )
 def test_bad_arguments_of_pera(options, message):
@@ -79,16 +92,28 @@ def test_bad_arguments_of_pera(options, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DeLoRA(rank=2, lam=0), "lam=0 must be a finite number > 0 at which the strength λ starts"),
-        (lambda: DeLoRA(rank=2, lam=math.nan), "lam=nan must be a finite number > 0 at which the strength λ starts"),
-        (lambda: DeLoRA(rank=2, lam="15"), "lam='15' must be a finite number > 0 at which the strength λ starts"),
+        (
+            lambda: DeLoRA(rank=2, lam=0),
+            "lam=0 must be a finite number > 0 at which the strength λ starts",
+        ),
+        (
+            lambda: DeLoRA(rank=2, lam=math.nan),
+            "lam=nan must be a finite number > 0 at which the strength λ starts",
+        ),
+        (
+            lambda: DeLoRA(rank=2, lam="15"),
+            "lam='15' must be a finite number > 0 at which the strength λ starts",
+        ),
         (
             lambda: MoRA(rank=2, init="zero_A"),
             "init='zero_A' does not apply to MoRA: its one matrix M starts at zero; leave init out",
         ),
         (
             lambda: Quadratic(rank=2, init="zero_A"),
-            "init='zero_A' does not apply to Quadratic: with U = 0 both gradients are zero and nothing would ever train; leave init out",
+            (
+                "init='zero_A' does not apply to Quadratic: with U = 0 both gradients are zero and"
+                " nothing would ever train; leave init out"
+            ),
         ),
     ],
 )
@@ -105,7 +130,7 @@ def test_frozen_and_hashable(method):
     assert hash(method) == hash(dataclasses.replace(method))
 
 
-# --- the start -------------------------------------------------------------------------------------------------------
+# --- the start ------------------------------------------------------------------------------------
 
 
 @with_two_factors
@@ -131,11 +156,14 @@ def test_one_factor_starts_at_zero_the_other_is_random(method, init, zero, rando
 @pytest.mark.parametrize("kind", strategies.LAYERS)
 @pytest.mark.parametrize("dtype", strategies.DTYPES, ids=str)
 def test_doras_magnitude_starts_as_the_row_lengths(kind, dtype):
-    """Of the weight, whose rows are outputs in either storage, rounded once to the magnitude's dtype."""
+    """Of the weight, whose rows are outputs in either storage, rounded once to the magnitude's
+    dtype.
+    """
     layer = strategies.make_layer(kind, 300, 200, dtype=dtype)
     adapter = pk.adapters(testing.adapted(DoRA(rank=2), layer, start=True))["0"]
     lengths = [math.sqrt(math.fsum(w * w for w in row)) for row in testing._weight(layer).tolist()]
-    # float64 adds 200 squares with an error of at most 200 units, which the root halves; float32 is rounded once, after that
+    # float64 adds 200 squares with an error of at most 200 units, which the root halves; float32 is
+    # rounded once, after that
     eps = torch.finfo(adapter.magnitude.dtype).eps * (100 if dtype == torch.float64 else 1)
     assert adapter.magnitude.dtype == torch.promote_types(dtype, torch.float32)
     np.testing.assert_allclose(adapter.magnitude.detach().double().numpy(), lengths, rtol=eps)
@@ -143,45 +171,61 @@ def test_doras_magnitude_starts_as_the_row_lengths(kind, dtype):
 
 
 def test_a_row_of_zeros_is_no_trouble_to_dora():
-    """Its length is floored, so start and training stay finite; and merging leaves the row what it was."""
+    """Its length is floored, so start and training stay finite; and merging leaves the row what it
+    was.
+    """
     layer = strategies.make_layer("Linear", 5, 3)
     layer.weight.data[1] = 0
     model = testing.adapted(DoRA(rank=2), layer, start=True)
     x = torch.ones(4, 3)
     assert torch.equal(model(x), layer(x))
     model(x).square().sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in pk.adapters(model)["0"].parameters())
+    assert all(
+        parameter.grad.isfinite().all() for parameter in pk.adapters(model)["0"].parameters()
+    )
     pk.merge(model)
     assert torch.equal(model[0].merged, layer.weight)
 
 
 def test_the_gradient_of_dora_is_the_chain_rules_but_for_the_part_along_the_row():
-    """c G here; c (G - (G·v) v) for the function itself: the difference is what the docstring says is left in."""
+    """c G here; c (G - (G·v) v) for the function itself: the difference is what the docstring says
+    is left in.
+    """
     layer = strategies.make_layer("Linear", 5, 3, dtype=torch.float64)
     model = testing.adapted(DoRA(rank=2, alpha=3), layer, seed=3)
     adapter, W0 = pk.adapters(model)["0"], model[0].W0
     G = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    B, A, g = (adapter.get_parameter(name).detach().requires_grad_() for name in ("B", "A", "magnitude"))
+    B, A, g = (
+        adapter.get_parameter(name).detach().requires_grad_() for name in ("B", "A", "magnitude")
+    )
     V = W0 + 1.5 * (B @ A)
     full = torch.autograd.grad(((g / V.norm(dim=1))[:, None] * V * G).sum(), (B, A, g))
-    held = torch.autograd.grad((adapter.delta(W0) * G).sum(), (adapter.B, adapter.A, adapter.magnitude))
+    held = torch.autograd.grad(
+        (adapter.delta(W0) * G).sum(), (adapter.B, adapter.A, adapter.magnitude)
+    )
     v = (V / V.norm(dim=1, keepdim=True)).detach()
     c = (g / V.norm(dim=1)).detach()[:, None]
     along = c * (G * v).sum(1, keepdim=True) * v  # what is left in, by row of V
-    torch.testing.assert_close(held[0] - full[0], 1.5 * along @ A.detach().T, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(held[1] - full[1], 1.5 * B.detach().T @ along, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        held[0] - full[0], 1.5 * along @ A.detach().T, rtol=1e-10, atol=1e-12
+    )
+    torch.testing.assert_close(
+        held[1] - full[1], 1.5 * B.detach().T @ along, rtol=1e-10, atol=1e-12
+    )
     torch.testing.assert_close(held[2], full[2], rtol=1e-10, atol=1e-12)
     assert (held[0] - full[0]).abs().max() > 1e-3
 
 
 def test_mora_starts_at_zero_and_trains_only_what_it_reads():
-    layer = strategies.make_layer("Linear", 2, 7)  # r̂ = 4 at r = 2: rows 2 and 3 of M are beyond the layer
+    # r̂ = 4 at r = 2: rows 2 and 3 of M are beyond the layer
+    layer = strategies.make_layer("Linear", 2, 7)
     model = testing.adapted(MoRA(rank=2), layer, start=True)
     adapter = pk.adapters(model)["0"]
     assert adapter.M.shape == (4, 4)
     assert not adapter.M.any()
     model(torch.ones(1, 7)).sum().backward()
-    assert adapter.M.grad.tolist() == [[2, 2, 2, 1], [2, 2, 2, 1], [0, 0, 0, 0], [0, 0, 0, 0]]  # 7 = 4 + 3 inputs a row
+    # 7 = 4 + 3 inputs a row
+    assert adapter.M.grad.tolist() == [[2, 2, 2, 1], [2, 2, 2, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(("init", "zero"), [("zero_B", "B2"), ("zero_A", "A2")])
@@ -215,7 +259,9 @@ def test_delora_reads_the_weight_as_it_is_now():
 
 
 def test_the_contrast_starts_with_its_output_matrix_at_zero():
-    adapter = pk.adapters(testing.adapted(Quadratic(rank=3), strategies.make_layer("Linear", 5, 7), start=True))["0"]
+    adapter = pk.adapters(
+        testing.adapted(Quadratic(rank=3), strategies.make_layer("Linear", 5, 7), start=True)
+    )["0"]
     assert adapter.U.shape == (3, 7)
     assert adapter.U.all()
     assert adapter.P.shape == (5, 3)
@@ -223,7 +269,8 @@ def test_the_contrast_starts_with_its_output_matrix_at_zero():
 
 
 REASON = (
-    r"^Quadratic's update is polynomial in the input, not a matrix: there is no ΔW to merge, export or read; "
+    r"^Quadratic's update is polynomial in the input, not a matrix: there is no ΔW to merge, export"
+    r" or read; "
     r"keep it attached, or use pk\.PERA, which is polynomial in its parameters and merges$"
 )
 
@@ -249,12 +296,16 @@ def test_what_needs_a_matrix_is_refused_by_the_contrast(call):
 
 def test_the_contrast_squares_its_input():
     """Twice x, four times the update; one merged matrix could not do that."""
-    model = testing.adapted(Quadratic(rank=2), strategies.make_layer("Linear", 5, 3, dtype=torch.float64))
+    model = testing.adapted(
+        Quadratic(rank=2), strategies.make_layer("Linear", 5, 3, dtype=torch.float64)
+    )
     adapter, W0, x = pk.adapters(model)["0"], model[0].W0, torch.randn(4, 3, dtype=torch.float64)
     assert torch.equal(adapter.contribution(2 * x, W0), 4 * adapter.contribution(x, W0))
 
 
-@pytest.mark.parametrize(("m", "n", "rank", "span"), [(5, 3, 2, 2), (5, 1, 4, 1), (9, 2, 8, 3), (2, 7, 4, 2)])
+@pytest.mark.parametrize(
+    ("m", "n", "rank", "span"), [(5, 3, 2, 2), (5, 1, 4, 1), (9, 2, 8, 3), (2, 7, 4, 2)]
+)
 def test_the_span_of_the_contrast(m, n, rank, span):
     assert Quadratic(rank=rank).rank_bound(m, n) == span
     testing.law_11_rank(Quadratic(rank=rank), strategies.make_layer("Linear", m, n))
@@ -263,7 +314,10 @@ def test_the_span_of_the_contrast(m, n, rank, span):
 @pytest.mark.parametrize("kind", strategies.LAYERS)
 def test_adapters_of_different_methods_add_up(kind):
     """Each as if it were alone on W0, the contrast among them; every sum from the left."""
-    layer, x = strategies.make_layer(kind, 5, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    layer, x = (
+        strategies.make_layer(kind, 5, 3, dtype=torch.float64),
+        torch.randn(4, 3, dtype=torch.float64),
+    )
     model = nn.Sequential(layer)
     base = model(x)
     updates = []
@@ -283,8 +337,13 @@ def test_two_layers_start_from_different_draws():
 
 
 def test_the_first_step_of_pera_is_loras():
-    """At B = 0, h = 0 the gradient by h vanishes and the others are LoRA's (mathematics.md, section 3)."""
-    layer, x = strategies.make_layer("Linear", 5, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    """At B = 0, h = 0 the gradient by h vanishes and the others are LoRA's (mathematics.md, section
+    3).
+    """
+    layer, x = (
+        strategies.make_layer("Linear", 5, 3, dtype=torch.float64),
+        torch.randn(4, 3, dtype=torch.float64),
+    )
     gradients = {}
     for method in (pk.LoRA(rank=2), pk.PERA(rank=2)):
         model = testing.adapted(method, layer, seed=4, start=True)  # the same seed: the same A
@@ -298,7 +357,7 @@ def test_the_first_step_of_pera_is_loras():
     assert not pera.h.grad.any()
 
 
-# --- on paper --------------------------------------------------------------------------------------------------------
+# --- on paper -------------------------------------------------------------------------------------
 
 
 @given(strategies.methods())
@@ -319,7 +378,10 @@ def test_to_dict_and_back(method):
             {"method": "lora", "rank": 2, "terms": "full"},
             r"^method 'lora' has no option terms: it takes rank, alpha, scaling, dropout, init$",
         ),
-        ({"method": "lora"}, r"^method 'lora' needs a rank: it takes rank, alpha, scaling, dropout, init$"),
+        (
+            {"method": "lora"},
+            r"^method 'lora' needs a rank: it takes rank, alpha, scaling, dropout, init$",
+        ),
         ({"method": "pera", "rank": 0}, r"^rank=0 must be an integer >= 1$"),
     ],
 )
@@ -337,12 +399,20 @@ def test_from_dict_leaves_its_argument_alone():
 def test_a_method_needs_a_name_of_its_own(monkeypatch):
     monkeypatch.setattr(pk.Method, "registry", dict(pk.Method.registry))
     before = dict(pk.Method.registry)
-    with pytest.raises(pk.PerakitError, match=r"Nameless needs a name of its own, a string, not None: files find the method by it$"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"Nameless needs a name of its own, a string, not None: files find the method by it$",
+    ):
 
         class Nameless(pk.LoRA):
             pass
 
-    with pytest.raises(pk.PerakitError, match=r"Impostor needs a name of its own, a string, not 'pera': files find the method by it$"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=(
+            r"Impostor needs a name of its own, a string, not 'pera': files find the method by it$"
+        ),
+    ):
 
         class Impostor(pk.LoRA):
             name = "pera"
@@ -364,7 +434,7 @@ def test_a_method_may_be_defined_again_where_it_was(monkeypatch):
     assert pk.Method.registry["mine-in-a-cell"] is second is not first
 
 
-# --- methods of one's own: nothing in the library knows them ------------------------------------------------------------
+# --- methods of one's own: nothing in the library knows them --------------------------------------
 
 
 class MultipliedAdapter(pk.Adapter):
@@ -374,7 +444,8 @@ class MultipliedAdapter(pk.Adapter):
         nn.init.normal_(self.A)
 
     def delta(self, W0):
-        return self.method.scale * (W0 * (self.B @ self.A))  # W0 may be bfloat16: what it meets first must be float32
+        # W0 may be bfloat16: what it meets first must be float32
+        return self.method.scale * (W0 * (self.B @ self.A))
 
 
 @dataclass(frozen=True)
@@ -387,7 +458,9 @@ class Multiplied(pk.Method):
 
 
 class DiagonalAdapter(pk.Adapter):
-    """Additive, with parameters of its own names and an option of its own: ΔW = s·gain Σ d_k b_k a_kᵀ."""
+    """Additive, with parameters of its own names and an option of its own: ΔW = s·gain Σ d_k b_k
+    a_kᵀ.
+    """
 
     def reset(self, W0):
         nn.init.normal_(self.A)
@@ -412,15 +485,23 @@ class Diagonal(pk.Method):
         return super().shapes(m, n) | {"d": (self.rank,)}
 
 
-OWN = {cls.name: pk.Method.registry.pop(cls.name) for cls in (Multiplied, Diagonal)}  # other files do not see them
+# Other files do not see them
+OWN = {cls.name: pk.Method.registry.pop(cls.name) for cls in (Multiplied, Diagonal)}
 
 
 def multiplied(method, parameters, W0):
-    return method.scale * W0 * sum(parameters["B"][:, k, None] * parameters["A"][None, k] for k in range(method.rank))
+    return (
+        method.scale
+        * W0
+        * sum(parameters["B"][:, k, None] * parameters["A"][None, k] for k in range(method.rank))
+    )
 
 
 def diagonal(method, parameters, W0):
-    outer = (parameters["d"][k] * parameters["B"][:, k, None] * parameters["A"][None, k] for k in range(method.rank))
+    outer = (
+        parameters["d"][k] * parameters["B"][:, k, None] * parameters["A"][None, k]
+        for k in range(method.rank)
+    )
     return method.scale * method.gain * sum(outer)
 
 
@@ -433,12 +514,16 @@ def registered(monkeypatch):
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
     ("method", "formula"),
-    [(Multiplied(rank=2, alpha=3), multiplied), (Diagonal(rank=2, alpha=4, gain=0.5, dropout=0.1), diagonal)],
+    [
+        (Multiplied(rank=2, alpha=3), multiplied),
+        (Diagonal(rank=2, alpha=4, gain=0.5, dropout=0.1), diagonal),
+    ],
     ids=["not additive", "additive"],
 )
 def test_a_method_of_ones_own_obeys_every_law(method, formula):
     testing.assert_adapter_laws(method, formula, compiled=False)
-    testing.law_3_dense_forward(method, strategies.make_layer("Linear", 3, 7))  # without an oracle: against its own delta
+    # Without an oracle: against its own delta
+    testing.law_3_dense_forward(method, strategies.make_layer("Linear", 3, 7))
 
 
 @pytest.mark.usefixtures("registered")
@@ -466,7 +551,8 @@ def test_shapes_are_the_parameters(method, shape):
     m, n, _ = shape
     adapter = method.adapter(method, torch.zeros(m, n))
     assert {name: tuple(p.shape) for name, p in adapter.named_parameters()} == method.shapes(m, n)
-    assert 1 <= method.rank_bound(m, n) <= (min(m, n) if method.mergeable else m)  # without ΔW: of the outputs
+    # Without ΔW: of the outputs
+    assert 1 <= method.rank_bound(m, n) <= (min(m, n) if method.mergeable else m)
 
 
 def test_numpy_numbers_are_accepted_and_can_be_saved(tmp_path):
@@ -480,5 +566,9 @@ def test_numpy_numbers_are_accepted_and_can_be_saved(tmp_path):
 
 
 def test_options_by_position_come_in_the_documented_order():
-    assert pk.LoRA(4, 8, "rslora", 0.1, "zero_A") == pk.LoRA(rank=4, alpha=8, scaling="rslora", dropout=0.1, init="zero_A")
-    assert pk.PERA(4, 8, "square", 3, 2.0) == pk.PERA(rank=4, alpha=8, terms="square", degree=3, feature_scale=2.0)
+    assert pk.LoRA(4, 8, "rslora", 0.1, "zero_A") == pk.LoRA(
+        rank=4, alpha=8, scaling="rslora", dropout=0.1, init="zero_A"
+    )
+    assert pk.PERA(4, 8, "square", 3, 2.0) == pk.PERA(
+        rank=4, alpha=8, terms="square", degree=3, feature_scale=2.0
+    )

@@ -65,19 +65,29 @@ def test_flop_is_what_a_step_of_pera_multiplies(plan):
     model = testing.adapted(pk.PERA(rank=rank), strategies.make_layer("Linear", m, n)).train()
     x = torch.ones(T, n, requires_grad=True)
     with use_plan(plan):
-        assert multiplied(lambda: model(x).sum().backward()) == 4 * m * n * T + flop(plan, T, m, n, K)
+        assert multiplied(lambda: model(x).sum().backward()) == 4 * m * n * T + flop(
+            plan, T, m, n, K
+        )
 
 
 @given(sizes=sizes, fused=st.booleans())
 def test_the_choice_has_the_fewest_operations(sizes, fused):
-    """Counted by hand here: each of three products once through the factors and once through the matrix."""
+    """Counted by hand here: each of three products once through the factors and once through the
+    matrix.
+    """
     T, m, n, K = sizes
     matrix, dense = m * n * K, m * n * T * (not fused)
     to_rows, to_columns, gradient = K * n * T, K * m * T, m * n * T
     costs = []
     for output, to_x, factors in itertools.product((False, True), repeat=3):
-        cost = (matrix + dense if output else to_rows + to_columns) + (matrix + dense if to_x else to_rows + to_columns)
-        cost += gradient + 2 * matrix if factors else to_rows + to_columns + to_rows * output + to_columns * to_x
+        cost = (matrix + dense if output else to_rows + to_columns) + (
+            matrix + dense if to_x else to_rows + to_columns
+        )
+        cost += (
+            gradient + 2 * matrix
+            if factors
+            else to_rows + to_columns + to_rows * output + to_columns * to_x
+        )
         costs.append(2 * cost)
     assert flop(choose(T, m, n, K, fused), T, m, n, K, fused) == min(costs)
     assert choose(T, m, n, K, fused) == choose(T, m, n, K, fused)
@@ -86,21 +96,30 @@ def test_the_choice_has_the_fewest_operations(sizes, fused):
 @pytest.mark.parametrize(
     ("m", "n", "rank", "ratio"),
     [
-        *((768, 768, rank, ratio) for rank, ratio in ((4, 1.02), (8, 1.09), (16, 1.35), (32, 1.58))),
-        *((3072, 768, rank, ratio) for rank, ratio in ((4, 1.02), (8, 1.06), (16, 1.24), (32, 1.65))),
+        *(
+            (768, 768, rank, ratio)
+            for rank, ratio in ((4, 1.02), (8, 1.09), (16, 1.35), (32, 1.58))
+        ),
+        *(
+            (3072, 768, rank, ratio)
+            for rank, ratio in ((4, 1.02), (8, 1.06), (16, 1.24), (32, 1.65))
+        ),
     ],
 )
 def test_the_counted_ratio_of_pera_to_lora(m, n, rank, ratio):
     """At 4096 tokens: numbers that were counted by another program, before this one was written."""
     T, K, base = 4096, rank * (rank + 3) // 2, 4 * m * n * 4096
     plain_lora = base + 6 * rank * (m + n) * T
-    assert (base + flop(choose(T, m, n, K), T, m, n, K)) / plain_lora == pytest.approx(ratio, abs=0.0051)
+    assert (base + flop(choose(T, m, n, K), T, m, n, K)) / plain_lora == pytest.approx(
+        ratio, abs=0.0051
+    )
 
 
 def test_the_extremes():
     assert str(choose(1, 768, 768, 44)) == "f/f/f"
     assert str(choose(4096, 768, 768, 560)) == "d/d/d"
-    assert not choose(10**6, 4096, 4096, 8, fused=False).output  # one more product of the base's size, where it may not be fused
+    # One more product of the base's size, where it may not be fused
+    assert not choose(10**6, 4096, 4096, 8, fused=False).output
     assert choose(10**6, 4096, 4096, 8).output
 
 
@@ -115,8 +134,12 @@ def test_the_plan_followed_is_the_counted_one(monkeypatch):
             return AdaptedProduct.apply(rule, plan, *tensors)
 
     monkeypatch.setattr(forward, "AdaptedProduct", Watched)
-    for dtype, (m, n), T in itertools.product((torch.float32, torch.bfloat16), ((7, 12), (31, 37), (5, 1)), (1, 10, 300)):
-        model = testing.adapted(pk.PERA(rank=3), strategies.make_layer("Linear", m, n, dtype=dtype)).train()
+    for dtype, (m, n), T in itertools.product(
+        (torch.float32, torch.bfloat16), ((7, 12), (31, 37), (5, 1)), (1, 10, 300)
+    ):
+        model = testing.adapted(
+            pk.PERA(rank=3), strategies.make_layer("Linear", m, n, dtype=dtype)
+        ).train()
         model(torch.zeros(T, 1, n, dtype=dtype))
         assert followed.pop() == choose(T, m, n, 9, fused=dtype == torch.float32)
         with use_plan(PLANS[5]):
@@ -128,11 +151,20 @@ def test_the_plan_followed_is_the_counted_one(monkeypatch):
 
 
 def test_plans_by_name():
-    assert [str(plan) for plan in PLANS] == ["f/f/f", "f/f/d", "f/d/f", "f/d/d", "d/f/f", "d/f/d", "d/d/f", "d/d/d"]
+    assert [str(plan) for plan in PLANS] == [
+        "f/f/f",
+        "f/f/d",
+        "f/d/f",
+        "f/d/d",
+        "d/f/f",
+        "d/f/d",
+        "d/d/f",
+        "d/d/d",
+    ]
     assert Plan(output=True, input=False, factors=True) == PLANS[5]
 
 
-# --- use_plan ------------------------------------------------------------------------------------------------------------
+# --- use_plan -------------------------------------------------------------------------------------
 
 
 def test_a_plan_holds_within_its_block():
@@ -152,7 +184,11 @@ def test_a_plan_holds_for_the_backward_pass_too():
     """Of what was computed in its block, wherever that runs."""
     T, m, n, K = 19, 7, 11, 5
     for plan in PLANS:
-        x, B, A = torch.ones(T, n, requires_grad=True), torch.ones(m, K, requires_grad=True), torch.ones(K, n, requires_grad=True)
+        x, B, A = (
+            torch.ones(T, n, requires_grad=True),
+            torch.ones(m, K, requires_grad=True),
+            torch.ones(K, n, requires_grad=True),
+        )
         with Counter() as counter:
             with use_plan(plan):
                 y = adapted_linear(x, torch.ones(m, n), None, (B, A))
@@ -162,11 +198,27 @@ def test_a_plan_holds_for_the_backward_pass_too():
 
 
 @pytest.mark.parametrize(
-    "plan", ["fast", "f/f/f", 3, True, (True, True, True), (), [], Plan(2, 0, 0), np.ones(3), torch.ones(3), Plan], ids=repr
+    "plan",
+    [
+        "fast",
+        "f/f/f",
+        3,
+        True,
+        (True, True, True),
+        (),
+        [],
+        Plan(2, 0, 0),
+        np.ones(3),
+        torch.ones(3),
+        Plan,
+    ],
+    ids=repr,
 )
 def test_what_is_no_plan_is_refused(plan):
     with pytest.raises(pk.PerakitError) as error, use_plan(plan):
         raise AssertionError("the block was entered")
     assert str(error.value).startswith("plan=")
-    assert str(error.value).endswith(" is none: pass one of perakit.adapters.plans.PLANS, 'reference' or None")
+    assert str(error.value).endswith(
+        " is none: pass one of perakit.adapters.plans.PLANS, 'reference' or None"
+    )
     assert plans.forced() is None

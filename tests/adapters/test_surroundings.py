@@ -1,4 +1,6 @@
-"""What stands around an adapted layer in other people's programs: in-place layers, exporters, tracers, other devices and precisions."""
+"""What stands around an adapted layer in other people's programs: in-place layers, exporters,
+tracers, other devices and precisions.
+"""
 
 import pytest
 import torch
@@ -38,7 +40,9 @@ def test_the_output_can_be_changed_in_place(method, shape, strided):
 @every_method
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_compiled_once_for_all_lengths(method):
-    """The second length makes sizes symbolic; two layers, since a compiler treats their numbers as one where they are equal."""
+    """The second length makes sizes symbolic; two layers, since a compiler treats their numbers as
+    one where they are equal.
+    """
     torch._dynamo.reset()
     model = nn.Sequential(model_of(method)[0], model_of(method, 40, 48)[0])
     compiled = torch.compile(model, fullgraph=True)
@@ -51,16 +55,23 @@ def test_compiled_once_for_all_lengths(method):
 @every_method
 def test_exported_with_any_number_of_tokens(method):
     model, tokens = model_of(method).eval(), torch.export.Dim("tokens", min=2, max=100_000)
-    exported = torch.export.export(model, (torch.randn(30, 40),), dynamic_shapes=({0: tokens},)).module()
+    exported = torch.export.export(
+        model, (torch.randn(30, 40),), dynamic_shapes=({0: tokens},)
+    ).module()
     x = torch.randn(3000, 40, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @every_method
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
 def test_a_traced_model_follows_its_parameters(method):
     """Nothing kept is baked in: not even where it was kept when the model was traced."""
-    model, x = model_of(method).eval(), torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    model, x = (
+        model_of(method).eval(),
+        torch.randn(3, 40, generator=torch.Generator().manual_seed(0)),
+    )
     with torch.no_grad():
         model(x)
         traced = torch.jit.trace(model, x)
@@ -82,13 +93,17 @@ def test_gradients_of_many_outputs_at_once(method):
     model, x = model_of(method, 4, 5, torch.float64), torch.randn(3, 5, dtype=torch.float64)
     A, each = model[0].adapter.A, torch.eye(12, dtype=torch.float64).view(12, 3, 4)
     batched = torch.func.vmap(lambda g: torch.autograd.grad(model(x), A, g)[0])(each)
-    torch.testing.assert_close(batched, torch.stack([torch.autograd.grad(model(x), A, g)[0] for g in each]))
+    torch.testing.assert_close(
+        batched, torch.stack([torch.autograd.grad(model(x), A, g)[0] for g in each])
+    )
 
 
 @pytest.mark.parametrize("method", [pk.PERA(rank=2), pk.DoRA(rank=2)], ids=["pera", "dora"])
 @pytest.mark.parametrize(("precision", "added"), [("ieee", True), ("bf16", False), ("tf32", False)])
 def test_where_products_are_rounded_the_update_stays_apart(method, precision, added, monkeypatch):
-    """TF32 and bfloat16 keep 10 and 7 bits of what they multiply: an update of 2^-12 of W0 would be gone."""
+    """TF32 and bfloat16 keep 10 and 7 bits of what they multiply: an update of 2^-12 of W0 would be
+    gone.
+    """
     weights = []
 
     def seen(W0, *factors):
@@ -96,7 +111,11 @@ def test_where_products_are_rounded_the_update_stays_apart(method, precision, ad
         return product.merged(W0, *factors)
 
     monkeypatch.setattr(forward, "merged", seen)
-    monkeypatch.setattr(forward, "multiply", lambda dense, x, W0, *rest: weights.append(W0) or product.multiply(dense, x, W0, *rest))
+    monkeypatch.setattr(
+        forward,
+        "multiply",
+        lambda dense, x, W0, *rest: weights.append(W0) or product.multiply(dense, x, W0, *rest),
+    )
     model, setting = model_of(method, 64, 64), torch.backends.mkldnn.matmul
     before, setting.fp32_precision = setting.fp32_precision, precision
     try:
@@ -118,4 +137,6 @@ def test_other_factors_of_a_subclass_are_obeyed():
     model = model_of(pk.PERA(rank=2), 5, 7, torch.float64)
     layer, x = model[0], torch.randn(3, 7, dtype=torch.float64)
     layer.adapter.__class__ = Doubled
-    torch.testing.assert_close(model(x), x @ (layer.W0 + layer.delta).T + layer.bias, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        model(x), x @ (layer.W0 + layer.delta).T + layer.bias, rtol=1e-12, atol=1e-12
+    )

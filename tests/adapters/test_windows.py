@@ -19,7 +19,9 @@ def whole(shape, seed):
 
 
 def pairs_of(rank, terms):
-    """The pairs in the order of the features: what `circle` says of h, read from the pairs themselves."""
+    """The pairs in the order of the features: what `circle` says of h, read from the pairs
+    themselves.
+    """
     i, j = formulas.pairs(rank, terms)
     return [(int(i[k]), int(j[k])) for k in windows.circle(rank, terms)]
 
@@ -39,10 +41,13 @@ def test_every_pair_is_on_the_circle_once(rank, terms):
 
 
 @pytest.mark.parametrize(
-    ("rank", "terms", "count"), [(8, "full", 48), (9, "full", 54), (32, "full", 560), (16, "square", 32), (24, "cross", 304)]
+    ("rank", "terms", "count"),
+    [(8, "full", 48), (9, "full", 54), (32, "full", 560), (16, "square", 32), (24, "cross", 304)],
 )
 def test_pairs_that_are_there_already_fill_a_tile_and_no_more(rank, terms, count):
-    """K is 44, 54 (no pair is there twice), 560 = 35 x 16 (of 576 that are made), 32 and 300 (of 312)."""
+    """K is 44, 54 (no pair is there twice), 560 = 35 x 16 (of 576 that are made), 32 and 300 (of
+    312).
+    """
     _, features = windows.expand(torch.ones(1, rank), torch.ones(rank, 1), terms)
     assert windows.count(rank, terms) == len(features) == count
 
@@ -55,7 +60,8 @@ def test_the_features_are_the_rows_and_their_products(terms, size, rank, seed):
     rows, K = torch.cat([B.T, A], 1), formulas.rank_bound(rank, terms)
     expected = [*rows, *(rows[i] * rows[j] for i, j in pairs_of(rank, terms))]
     assert torch.equal(features[:K], torch.stack(expected))
-    again, twice = features[K:], rank // 2 if rank % 2 == 0 and terms != "square" else 0  # pairs half a circle apart
+    # Pairs half a circle apart
+    again, twice = features[K:], rank // 2 if rank % 2 == 0 and terms != "square" else 0
     assert len(again) == windows.count(rank, terms) - K == min(twice, -K % 16)
     assert torch.equal(again, features[K - twice :][: len(again)])
 
@@ -64,7 +70,9 @@ def test_the_features_are_the_rows_and_their_products(terms, size, rank, seed):
 @settings(max_examples=40)
 @given(size=sizes, rank=ranks, seed=st.integers(0, 2**16))
 def test_the_gradients_are_those_of_the_product_rule(terms, size, rank, seed):
-    """Of Σ to_features∘features, each product's two factors left out in turn; nothing that was given is written to."""
+    """Of Σ to_features∘features, each product's two factors left out in turn; nothing that was
+    given is written to.
+    """
     B, A, room, features = expansion(*size, rank, terms, seed)
     K = formulas.rank_bound(rank, terms)
     before, rows = (B.clone(), A.clone()), torch.cat([B.T, A], 1)

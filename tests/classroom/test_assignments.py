@@ -1,4 +1,6 @@
-"""The assignments hold: the reference has full marks, the starter none, and every mistake costs exactly the check made for it."""
+"""The assignments hold: the reference has full marks, the starter none, and every mistake costs
+exactly the check made for it.
+"""
 
 import runpy
 from dataclasses import replace
@@ -11,8 +13,13 @@ from perakit.classroom import Grader, assignments
 from perakit.classroom.submission import EXPERIMENT, run, to_notebook, to_percent
 
 IDS = list(assignments())
-# Mistakes in the reference, in a file for each assignment: (check that fails, old text, new text, what the message says).
-MUTANTS = [(id, *mutant) for id in IDS for mutant in runpy.run_path(str(Path(__file__).with_name("mutants") / f"{id}.py"))["MUTANTS"]]
+# Mistakes in the reference, in a file for each assignment: (check that fails, old text, new text,
+# what the message says).
+MUTANTS = [
+    (id, *mutant)
+    for id in IDS
+    for mutant in runpy.run_path(str(Path(__file__).with_name("mutants") / f"{id}.py"))["MUTANTS"]
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,10 @@ def test_there_are_four_for_four_weeks():
 @pytest.mark.parametrize("id", IDS)
 def test_the_reference_has_full_marks_as_a_script_and_as_a_notebook(id, graded):
     task = assignments()[id]
-    for report in (graded(to_percent(task.solution())), graded(to_notebook(task.solution()), "work.ipynb")):
+    for report in (
+        graded(to_percent(task.solution())),
+        graded(to_notebook(task.solution()), "work.ipynb"),
+    ):
         assert [outcome.said for outcome in report.outcomes if outcome.said] == []
         assert report.points == report.of == task.points
         assert not report.problems
@@ -55,7 +65,11 @@ def test_the_starter_has_none_and_every_message_says_so(id, graded):
         assert "is not written yet" in outcome.said, outcome
 
 
-@pytest.mark.parametrize(("id", "check", "old", "new", "said"), MUTANTS, ids=[f"{m[0]}-{m[1]}-{k}" for k, m in enumerate(MUTANTS)])
+@pytest.mark.parametrize(
+    ("id", "check", "old", "new", "said"),
+    MUTANTS,
+    ids=[f"{m[0]}-{m[1]}-{k}" for k, m in enumerate(MUTANTS)],
+)
 def test_a_mistake_costs_exactly_its_check(id, check, old, new, said, graded):
     task = assignments()[id]
     text = to_percent(task.solution())
@@ -69,7 +83,9 @@ def test_a_mistake_costs_exactly_its_check(id, check, old, new, said, graded):
 
 @pytest.mark.parametrize("id", IDS)
 def test_every_check_has_a_mistake_that_it_catches(id):
-    assert {check.id for check in assignments()[id].checks} == {mutant[1] for mutant in MUTANTS if mutant[0] == id}
+    assert {check.id for check in assignments()[id].checks} == {
+        mutant[1] for mutant in MUTANTS if mutant[0] == id
+    }
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -79,7 +95,9 @@ def test_what_a_student_gets_is_what_jupytext_reads_and_has_no_answers(id):
         assert "SOLUTION" not in text
         assert "instructor" not in text
     theirs = jupytext.reads(to_percent(starter), fmt="py:percent").cells
-    assert [(cell.cell_type, cell.source) for cell in theirs] == [(cell.kind, cell.source.strip()) for cell in starter]
+    assert [(cell.cell_type, cell.source) for cell in theirs] == [
+        (cell.kind, cell.source.strip()) for cell in starter
+    ]
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -94,5 +112,8 @@ def test_each_has_a_rubric_notes_and_hints(id):
 @pytest.mark.parametrize("id", IDS)
 def test_the_reference_runs_from_top_to_bottom_experiments_too(id, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cells = [replace(cell, tags=tuple(tag for tag in cell.tags if tag != EXPERIMENT)) for cell in assignments()[id].solution()]
+    cells = [
+        replace(cell, tags=tuple(tag for tag in cell.tags if tag != EXPERIMENT))
+        for cell in assignments()[id].solution()
+    ]
     assert run(cells, KeyboardInterrupt).problems == []

@@ -1,4 +1,6 @@
-"""The grader: whatever a submission does costs only the checks of the function that does it, and its file stays as it is."""
+"""The grader: whatever a submission does costs only the checks of the function that does it, and
+its file stays as it is.
+"""
 
 import json
 import os
@@ -14,11 +16,29 @@ from hypothesis import strategies as st
 
 import perakit as pk
 from perakit import cli
-from perakit.classroom import Grader, arrays, assignments, check, expect_equal, grade, marks, points, require
+from perakit.classroom import (
+    Grader,
+    arrays,
+    assignments,
+    check,
+    expect_equal,
+    grade,
+    marks,
+    points,
+    require,
+)
 from perakit.classroom.assignment import hidden_checks
 from perakit.classroom.checks import Check, show, show_arguments
 from perakit.classroom.examination import OutOfTime, examine
-from perakit.classroom.submission import Cell, Work, parse_percent, read, run, to_notebook, to_percent
+from perakit.classroom.submission import (
+    Cell,
+    Work,
+    parse_percent,
+    read,
+    run,
+    to_notebook,
+    to_percent,
+)
 
 LORA = assignments()["lora"]
 REFERENCE = to_percent(LORA.solution())
@@ -52,28 +72,74 @@ def failures(report):
 
 
 ACCIDENTS = {
-    "endless loop": ("    while True:\n        pass\n", "it did not finish within 6 s: an endless loop, or a sleep?"),
-    "sleep": ("    import time\n    time.sleep(1000)\n", "it did not finish within 6 s: an endless loop, or a sleep?"),
-    "print storm": ("    while True:\n        print('x' * 1000)\n", "it prints or writes without end"),
-    "huge array": ("    return np.ones((10**6, 10**6))\n", "it asks for more memory than a check may use"),
-    "growing list": ("    x = []\n    while True:\n        x.append('a' * 10**8)\n", "it asks for more memory than a check may use"),
+    "endless loop": (
+        "    while True:\n        pass\n",
+        "it did not finish within 6 s: an endless loop, or a sleep?",
+    ),
+    "sleep": (
+        "    import time\n    time.sleep(1000)\n",
+        "it did not finish within 6 s: an endless loop, or a sleep?",
+    ),
+    "print storm": (
+        "    while True:\n        print('x' * 1000)\n",
+        "it prints or writes without end",
+    ),
+    "huge array": (
+        "    return np.ones((10**6, 10**6))\n",
+        "it asks for more memory than a check may use",
+    ),
+    "growing list": (
+        "    x = []\n    while True:\n        x.append('a' * 10**8)\n",
+        "it asks for more memory than a check may use",
+    ),
     "exit": ("    exit()\n", "it calls exit(), which ends Python: return instead (line "),
-    "hard exit": ("    import os\n    os._exit(0)\n", "it ended the Python process (os._exit): return instead"),
+    "hard exit": (
+        "    import os\n    os._exit(0)\n",
+        "it ended the Python process (os._exit): return instead",
+    ),
     "crash": ("    import ctypes\n    ctypes.string_at(0)\n", "it made Python crash (SIGSEGV)"),
     "fork": ("    import os\n    os.fork()\n" + COUNT, "it starts another process (os.fork)"),
-    "program": ("    import subprocess\n    subprocess.run(['true'])\n", "it starts another program (subprocess)"),
-    "shell": ("    import os\n    os.system('true')\n" + COUNT, "it starts another program (os.system)"),
-    "network": ("    import socket\n    socket.create_connection(('127.0.0.1', 9))\n", "it uses the network"),
-    "datagram": ("    import socket\n    socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1', 9))\n", "it uses the network"),
-    "question": ("    return int(input('rank? '))\n", "it raises EOFError: EOF when reading a line (line "),
+    "program": (
+        "    import subprocess\n    subprocess.run(['true'])\n",
+        "it starts another program (subprocess)",
+    ),
+    "shell": (
+        "    import os\n    os.system('true')\n" + COUNT,
+        "it starts another program (os.system)",
+    ),
+    "network": (
+        "    import socket\n    socket.create_connection(('127.0.0.1', 9))\n",
+        "it uses the network",
+    ),
+    "datagram": (
+        (
+            "    import socket\n    socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1',"
+            " 9))\n"
+        ),
+        "it uses the network",
+    ),
+    "question": (
+        "    return int(input('rank? '))\n",
+        "it raises EOFError: EOF when reading a line (line ",
+    ),
     "recursion": ("    return trainable(m, n, rank)\n", "it calls itself without end"),
     "exception": ("    return rank / 0\n", "it raises ZeroDivisionError: division by zero (line "),
     "no return": ("    rank * (m + n)\n", "expected 2 got None: is a `return` missing?"),
     "text": ("    return 'many'\n", "expected 2 got str 'many'"),
     "nan": ("    return float('nan')\n", "expected 2 got nan"),
-    "shape": ("    return [rank * (m + n)] * 2\n", "expected 2 of shape () got [2, 2] of shape (2,)"),
-    "memory": ("    CALLS.append(0)\n    return rank * (m + n) + len(CALLS) % 2\n\nCALLS = []\n", "gives two answers for the same input"),
-    "hidden behind except": ("    try:\n        import os\n        os.fork()\n    except OSError:\n        pass\n" + COUNT, "os.fork"),
+    "shape": (
+        "    return [rank * (m + n)] * 2\n",
+        "expected 2 of shape () got [2, 2] of shape (2,)",
+    ),
+    "memory": (
+        "    CALLS.append(0)\n    return rank * (m + n) + len(CALLS) % 2\n\nCALLS = []\n",
+        "gives two answers for the same input",
+    ),
+    "hidden behind except": (
+        "    try:\n        import os\n        os.fork()\n    except OSError:\n        pass\n"
+        + COUNT,
+        "os.fork",
+    ),
 }
 
 
@@ -89,7 +155,10 @@ def test_an_accident_costs_only_its_check_and_is_said_in_a_sentence(accident, gr
 
 
 def test_a_loop_that_catches_everything_is_killed(graded):
-    body = "    while True:\n        try:\n            while True:\n                pass\n        except BaseException:\n            pass\n"
+    body = (
+        "    while True:\n        try:\n            while True:\n                pass\n       "
+        " except BaseException:\n            pass\n"
+    )
     said = failures(graded(body))
     assert list(said) == ["count"]
     assert "within 6 s" in said["count"] or "could not be interrupted" in said["count"]
@@ -127,7 +196,9 @@ def test_a_file_beside_the_submission_is_not_taken_for_a_library(graded, tmp_pat
 
 
 def test_a_module_that_was_never_imported_here_may_be_imported(tmp_path, monkeypatch):
-    """Python would keep its bytecode, outside of the check's folder; that is not the student's doing."""
+    """Python would keep its bytecode, outside of the check's folder; that is not the student's
+    doing.
+    """
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "cache"))
     path = tmp_path / "work.py"
@@ -155,7 +226,10 @@ class Size:
 def test_a_dataclass_of_the_student_works(graded):
     body = "    return rank * Size(m, n).count\n"
     assert not failures(graded(body + SIZE.replace("KIND", "int")))
-    text = REFERENCE + f"\n# %%\nfrom __future__ import annotations\n{SIZE.replace('KIND', repr('int'))}"
+    text = (
+        REFERENCE
+        + f"\n# %%\nfrom __future__ import annotations\n{SIZE.replace('KIND', repr('int'))}"
+    )
     text = text.replace(" is ", " == ")
     assert not failures(graded(body, text))
 
@@ -163,7 +237,10 @@ def test_a_dataclass_of_the_student_works(graded):
 def test_a_name_from_an_experiment_is_said_to_be_left_out(graded):
     text = REFERENCE + '\n# %% tags=["experiment"]\ndef total(m, n):\n    return m + n\n'
     said = failures(graded("    return rank * total(m, n)\n", text))
-    assert "`total` is defined in an experiment cell, which the grader does not run: move it" in said["count"]
+    assert (
+        "`total` is defined in an experiment cell, which the grader does not run: move it"
+        in said["count"]
+    )
 
 
 def test_a_line_that_ends_as_on_an_old_computer_is_found():
@@ -180,30 +257,52 @@ def test_a_line_as_long_as_a_file_is_cut(graded):
 
 def test_a_start_that_returns_something_else_is_told_what_is_expected(graded):
     start = "return np.zeros((m, rank)), rng.normal(size=(rank, n)) / np.sqrt(n)"
-    for wrong, shown in (("", "got None"), ("return np.zeros((m, rank))", "got"), ("return 'B', 'A'", "expected two arrays, (B, A), got")):
+    for wrong, shown in (
+        ("", "got None"),
+        ("return np.zeros((m, rank))", "got"),
+        ("return 'B', 'A'", "expected two arrays, (B, A), got"),
+    ):
         said = failures(graded(COUNT, REFERENCE.replace(start, wrong)))
         assert list(said) == ["no_change", "can_move", "spread", "seeded"]
         assert all(shown in sentence and "library" not in sentence for sentence in said.values())
 
 
 def test_an_argument_changed_in_place_is_noticed(graded):
-    text = REFERENCE.replace("return (W0.astype(np.float64) + delta).astype(W0.dtype)", "W0 += delta\n    return W0")
+    text = REFERENCE.replace(
+        "return (W0.astype(np.float64) + delta).astype(W0.dtype)", "W0 += delta\n    return W0"
+    )
     said = failures(graded(COUNT, text))
     assert "merge changes its argument [[0.]] in place, to [[1.]]: copy it first" in said["merged"]
 
 
-SHADOWS = [("np = 3", "`np` (now 3)"), ("sum = 0", "`sum` (now 0)"), ("import math\nmath = [1]", "`math` (now [1])")]
+SHADOWS = [
+    ("np = 3", "`np` (now 3)"),
+    ("sum = 0", "`sum` (now 0)"),
+    ("import math\nmath = [1]", "`math` (now [1])"),
+]
 
 
 @pytest.mark.parametrize(("line", "said"), SHADOWS)
 def test_a_shadowed_library_is_named(line, said, graded):
-    text = REFERENCE.replace("# ## 2. How many", "# %%\n" + line + "\n\n# %% [markdown]\n# ## 2. How many")
-    report = graded("    return sum([rank * m, rank * n]) + math.floor(0) + int(np.zeros(1)[0])\n", text)
-    assert f"your file gives another meaning to {said}: rename that variable" in failures(report)["count"]
+    text = REFERENCE.replace(
+        "# ## 2. How many", "# %%\n" + line + "\n\n# %% [markdown]\n# ## 2. How many"
+    )
+    report = graded(
+        "    return sum([rank * m, rank * n]) + math.floor(0) + int(np.zeros(1)[0])\n", text
+    )
+    assert (
+        f"your file gives another meaning to {said}: rename that variable"
+        in failures(report)["count"]
+    )
 
 
 def test_a_library_that_is_changed_is_suspected(graded):
-    said = failures(graded(COUNT, REFERENCE.replace("import numpy as np\n", "import numpy as np\n\nnp.std = None\n")))
+    said = failures(
+        graded(
+            COUNT,
+            REFERENCE.replace("import numpy as np\n", "import numpy as np\n\nnp.std = None\n"),
+        )
+    )
     assert list(said) == ["spread"]
     assert "the check itself stopped with TypeError" in said["spread"]
     assert "does your file put something of its own into a library" in said["spread"]
@@ -213,7 +312,9 @@ def test_a_cell_that_does_not_parse_costs_what_it_defines(graded):
     report = graded("    return rank * (m + n\n")
     assert list(failures(report)) == ["count"]
     assert "your file does not define `trainable`" in failures(report)["count"]
-    assert "is not Python ('(' was never closed): 'return rank * (m + n'" in failures(report)["count"]
+    assert (
+        "is not Python ('(' was never closed): 'return rank * (m + n'" in failures(report)["count"]
+    )
     assert "note: a cell did not run: line " in str(report)
 
 
@@ -226,7 +327,9 @@ def test_a_script_without_cells_that_does_not_parse_scores_nothing_and_says_why(
 
 
 def test_a_missing_function_and_one_that_is_none(graded):
-    text = REFERENCE.replace("def multiplications(", "def multiplication(") + "\n# %%\nforward = 3\n"
+    text = (
+        REFERENCE.replace("def multiplications(", "def multiplication(") + "\n# %%\nforward = 3\n"
+    )
     said = failures(graded(COUNT, text))
     assert list(said) == ["forward_product", "forward_scale", "forward_factored", "cost"]
     assert said["cost"] == "your file does not define `multiplications`"
@@ -236,9 +339,17 @@ def test_a_missing_function_and_one_that_is_none(graded):
 def test_a_loop_outside_of_the_functions_is_said_to_be_there(grader, tmp_path):
     path = tmp_path / "work.py"
     path.write_text(REFERENCE + "\n# %%\nwhile True:\n    pass\n")
-    request = {"assignment": "lora", "check": "count", "hidden": None, "cells": [asdict(cell) for cell in read(path)]}
+    request = {
+        "assignment": "lora",
+        "check": "count",
+        "hidden": None,
+        "cells": [asdict(cell) for cell in read(path)],
+    }
     said = grader.worker.ask(request, 6)  # one check is enough to see it: each of them would wait
-    assert "your file did not finish within 6 s: an endless loop, or a sleep, outside of the functions?" in said["said"]
+    assert (
+        "your file did not finish within 6 s: an endless loop, or a sleep, outside of the"
+        " functions?" in said["said"]
+    )
     assert "A long experiment belongs into a cell with the tag `experiment`" in said["said"]
 
 
@@ -261,7 +372,7 @@ def test_notebooks_with_magics_and_experiments_are_graded(grader, tmp_path):
     assert not report.problems
 
 
-# --- what cannot be graded -------------------------------------------------------------------------------------------
+# --- what cannot be graded ------------------------------------------------------------------------
 
 
 BAD_FILES = [
@@ -271,7 +382,11 @@ BAD_FILES = [
     ("work.ipynb", b'{"cells": [3]}', "is no notebook (cell 1 has no text)"),
     ("work.py", b"\xff\xfe", "is not UTF-8 text"),
     ("work.py", b"print(1)", "does not say which assignment it is: pass --assignment"),
-    ("work.py", b"# perakit assignment `lora` or perakit assignment `comparison`", "names several assignments (comparison, lora)"),
+    (
+        "work.py",
+        b"# perakit assignment `lora` or perakit assignment `comparison`",
+        "names several assignments (comparison, lora)",
+    ),
     ("work.py", b"# perakit assignment `none`", "no assignment 'none': choose from lora"),
     ("work.py", b"#" * 11_000_000, "has more than 10,485,760 bytes"),
 ]
@@ -286,7 +401,10 @@ def test_a_file_that_cannot_be_graded_is_one_sentence(name, data, said, tmp_path
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
-    with pytest.raises(pk.PerakitError, match=r"cannot read .*: No such file or directory; pass the file that was handed in"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"cannot read .*: No such file or directory; pass the file that was handed in",
+    ):
         grade(tmp_path / "none.py")
 
 
@@ -301,7 +419,7 @@ def test_an_empty_submission_scores_nothing(tmp_path, grader):
     assert "your file does not define `update`" in str(report)
 
 
-# --- hidden checks, and checks of one's own --------------------------------------------------------------------------
+# --- hidden checks, and checks of one's own -------------------------------------------------------
 
 HIDDEN = """
 from perakit.classroom import arrays, check, expect_equal
@@ -323,7 +441,10 @@ def test_hidden_checks_count_and_are_told_apart(tmp_path):
 
 
 def test_hidden_checks_may_have_dataclasses(tmp_path):
-    size = "from dataclasses import dataclass\n\n\n@dataclass\nclass Size:\n    m: int\n\n\nassert Size.__annotations__ == {'m': int}\n"
+    size = (
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass Size:\n    m: int\n\n\nassert"
+        " Size.__annotations__ == {'m': int}\n"
+    )
     (tmp_path / "hidden.py").write_text(size + HIDDEN)
     assert len(hidden_checks(tmp_path / "hidden.py")) == 1
 
@@ -331,10 +452,22 @@ def test_hidden_checks_may_have_dataclasses(tmp_path):
 BAD_HIDDEN = [
     ("x = 1", "defines no checks"),
     ("1 / 0", "do not run: ZeroDivisionError: division by zero"),
-    (HIDDEN.replace("def large", "def scaling"), "hidden check scaling is also one of lora: give it another name"),
-    ("from perakit.classroom import check\ncheck(1, 'nothing')", "check 'nothing' names no function"),
-    ("from perakit.classroom import check\ncheck(-1, 'less', 'f')", "check 'less' is worth -1 points: give a number >= 0"),
-    ("from perakit.classroom import check\ncheck(1, 'none', 'f', count=0)", "count of check 'none'=0 must be an integer >= 1"),
+    (
+        HIDDEN.replace("def large", "def scaling"),
+        "hidden check scaling is also one of lora: give it another name",
+    ),
+    (
+        "from perakit.classroom import check\ncheck(1, 'nothing')",
+        "check 'nothing' names no function",
+    ),
+    (
+        "from perakit.classroom import check\ncheck(-1, 'less', 'f')",
+        "check 'less' is worth -1 points: give a number >= 0",
+    ),
+    (
+        "from perakit.classroom import check\ncheck(1, 'none', 'f', count=0)",
+        "count of check 'none'=0 must be an integer >= 1",
+    ),
 ]
 
 
@@ -366,10 +499,18 @@ def test_arguments_of_every_kind_are_passed_and_watched():
     def keeps(work, A, rows, fractions, number):
         work.f(A, rows, fractions, number)
 
-    examples = arrays(A="m", rows=st.just([[1, 2]]), fractions=st.just(np.array([Fraction(1, 3)])), number=st.just(2))
+    examples = arrays(
+        A="m",
+        rows=st.just([[1, 2]]),
+        fractions=st.just(np.array([Fraction(1, 3)])),
+        number=st.just(2),
+    )
     assert examine(a_check(keeps, examples), Work({"f": lambda *given: 0}, [], {})) == ""
     for k, shown in ((0, "[0.]"), (1, "[[1, 2]]"), (2, "[Fraction(1, 3)]")):
-        found = examine(a_check(keeps, examples), Work({"f": lambda *given, k=k: given[k].__setitem__(0, 7)}, [], {}))
+        found = examine(
+            a_check(keeps, examples),
+            Work({"f": lambda *given, k=k: given[k].__setitem__(0, 7)}, [], {}),
+        )
         assert f"f changes its argument {shown} in place, to [7" in found
 
 
@@ -378,14 +519,20 @@ def test_what_looks_the_same_is_said_to_differ():
         expect_equal(work.f(), 1 / 3)
 
     found = examine(a_check(third), Work({"f": lambda: np.float32(1 / 3)}, [], {}))
-    assert found == "expected 0.333333 got 0.333333, which differs by 1e-08: was it rounded, to float32 perhaps?"
+    assert (
+        found
+        == "expected 0.333333 got 0.333333, which differs by 1e-08: was it rounded, to float32"
+        " perhaps?"
+    )
 
 
 def test_a_complex_result_is_not_cut_to_its_real_part():
     def one(work):
         expect_equal(work.f(), 1.0)
 
-    assert "expected 1 got complex128 (1+1j)" in examine(a_check(one), Work({"f": lambda: np.complex128(1 + 1j)}, [], {}))
+    assert "expected 1 got complex128 (1+1j)" in examine(
+        a_check(one), Work({"f": lambda: np.complex128(1 + 1j)}, [], {})
+    )
 
 
 def test_time_that_runs_out_while_an_example_is_drawn_is_said_to(monkeypatch):
@@ -407,7 +554,10 @@ def test_a_check_that_is_broken_itself_does_not_blame_the_formula():
         raise KeyError("oracle")
 
     found = examine(a_check(broken), Work({"f": len}, [], {}))
-    assert found.startswith("the check itself stopped with KeyError: 'oracle'; does your file put something of its own into a library")
+    assert found.startswith(
+        "the check itself stopped with KeyError: 'oracle'; does your file put something of its own"
+        " into a library"
+    )
 
 
 def test_values_are_shown_in_a_line():
@@ -429,7 +579,7 @@ def test_checks_are_named_after_their_property():
     assert property_name.id == "property_name"
 
 
-# --- other graders, and the command line -----------------------------------------------------------------------------
+# --- other graders, and the command line ----------------------------------------------------------
 
 
 def test_points_is_a_float_and_says_why_on_stdout(capsys):
@@ -446,7 +596,11 @@ def test_points_is_a_float_and_says_why_on_stdout(capsys):
 
 def test_points_ends_a_loop_and_an_exit_of_the_notebook(capsys):
     space = {"exit": lambda: pytest.fail("Jupyter's exit would end the kernel")}
-    exec("def loops(m, n, rank):\n    while True:\n        pass\n\ndef leaves(m, n, rank):\n    exit()\n", space)
+    exec(
+        "def loops(m, n, rank):\n    while True:\n        pass\n\ndef leaves(m, n, rank):\n   "
+        " exit()\n",
+        space,
+    )
     jupyter = space["exit"]
     assert points("lora/count", space["loops"]) == points("lora/count", space["leaves"]) == 0.0
     out = capsys.readouterr().out
@@ -474,7 +628,21 @@ def test_the_command_grades_many_and_writes_marks(tmp_path, capsys, monkeypatch)
     assert cli.main(["assignment", "new", "lora", "-o", "hw1"]) == 0
     assert "perakit grade hw1/lora.py" in capsys.readouterr().out
     (tmp_path / "ada.py").write_text(REFERENCE)
-    assert cli.main(["grade", "ada.py", "hw1/lora.ipynb", "none.py", "--csv", "marks.csv", "--json", "marks.json"]) == 2
+    assert (
+        cli.main(
+            [
+                "grade",
+                "ada.py",
+                "hw1/lora.ipynb",
+                "none.py",
+                "--csv",
+                "marks.csv",
+                "--json",
+                "marks.json",
+            ]
+        )
+        == 2
+    )
     out, err = capsys.readouterr()
     assert f"lora: {LORA.points:g} of {LORA.points:g} points" in out
     assert "cannot read 'none.py'" in err
@@ -492,13 +660,25 @@ def test_the_command_grades_many_and_writes_marks(tmp_path, capsys, monkeypatch)
 def test_the_command_in_a_process_of_its_own_is_silent_on_stderr(tmp_path):
     (tmp_path / "work.py").write_text(REFERENCE)
     command = [sys.executable, "-m", "perakit", "grade", "work.py", "--gradescope", "results.json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == f"lora: {LORA.points:g} of {LORA.points:g} points"
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["score"] == LORA.points
-    assert {"name", "number", "score", "max_score", "status", "output", "visibility"} == set(results["tests"][0])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "work.py"], "nothing else is left behind"
+    assert {"name", "number", "score", "max_score", "status", "output", "visibility"} == set(
+        results["tests"][0]
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "results.json",
+        "work.py",
+    ], "nothing else is left behind"
 
 
 def test_nothing_is_overwritten(tmp_path, capsys, monkeypatch):
@@ -508,7 +688,10 @@ def test_nothing_is_overwritten(tmp_path, capsys, monkeypatch):
     work.write_text("my work")
     (tmp_path / "lora" / "lora.ipynb").unlink()
     assert cli.main(["assignment", "new", "lora"]) == 2
-    assert "is there already: choose another folder, or move your work away; nothing was written" in capsys.readouterr().err
+    assert (
+        "is there already: choose another folder, or move your work away; nothing was written"
+        in capsys.readouterr().err
+    )
     assert work.read_text() == "my work"
     assert not (tmp_path / "lora" / "lora.ipynb").exists()
 
@@ -519,10 +702,23 @@ def test_the_list_and_the_export_have_everything(tmp_path, capsys, monkeypatch):
     listed = capsys.readouterr().out
     assert [task.title for task in assignments().values() if task.title not in listed] == []
     assert cli.main(["assignment", "export", "lora"]) == 0
-    names = {str(path.relative_to(tmp_path / "lora-teacher")) for path in (tmp_path / "lora-teacher").rglob("*") if path.is_file()}
+    names = {
+        str(path.relative_to(tmp_path / "lora-teacher"))
+        for path in (tmp_path / "lora-teacher").rglob("*")
+        if path.is_file()
+    }
     checks = {f"otter/tests/{check.id}.py" for check in LORA.checks}
-    files = {"lora_solution.py", "lora_solution.ipynb", "lora_teacher.md", "lora_hidden.py", "otter/lora.ipynb"}
-    assert names == checks | files | {"nbgrader/nbgrader_config.py", "nbgrader/source/lora/lora.ipynb"}
+    files = {
+        "lora_solution.py",
+        "lora_solution.ipynb",
+        "lora_teacher.md",
+        "lora_hidden.py",
+        "otter/lora.ipynb",
+    }
+    assert names == checks | files | {
+        "nbgrader/nbgrader_config.py",
+        "nbgrader/source/lora/lora.ipynb",
+    }
     assert "## Rubric" in (tmp_path / "lora-teacher" / "lora_teacher.md").read_text()
     assert len(hidden_checks(tmp_path / "lora-teacher" / "lora_hidden.py")) == 1
 
@@ -549,4 +745,6 @@ def test_marks_of_different_assignments_share_a_table(tmp_path, grader):
 def test_a_percent_script_is_read_back_as_it_was_written():
     cells = LORA.solution()
     again = parse_percent(to_percent(cells))
-    assert [(cell.kind, cell.source, cell.tags) for cell in again] == [(cell.kind, cell.source.strip("\n"), cell.tags) for cell in cells]
+    assert [(cell.kind, cell.source, cell.tags) for cell in again] == [
+        (cell.kind, cell.source.strip("\n"), cell.tags) for cell in cells
+    ]

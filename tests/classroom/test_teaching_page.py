@@ -1,4 +1,6 @@
-"""docs/teaching.md shows what the grader really says, and the assignment that it writes out is one."""
+"""docs/teaching.md shows what the grader really says, and the assignment that it writes out is
+one.
+"""
 
 import re
 import subprocess
@@ -14,8 +16,15 @@ from perakit.classroom.submission import to_percent
 ID = "lora"
 TASK = assignments()[ID]
 PAGE = (Path(__file__).parents[2] / "docs" / "teaching.md").read_text(encoding="utf-8")
-BLOCKS = dict(zip(("hidden", "own"), re.findall(r"^```py\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE), strict=True))
-# What the page's two students wrote in place of the reference's update, and the checks whose messages it shows.
+BLOCKS = dict(
+    zip(
+        ("hidden", "own"),
+        re.findall(r"^```py\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE),
+        strict=True,
+    )
+)
+# What the page's two students wrote in place of the reference's update, and the checks whose
+# messages it shows.
 UPDATE = "return alpha / A.shape[0] * (B @ A)"
 MERGE = "return (W0.astype(np.float64) + delta).astype(W0.dtype)"
 STUDENTS = [
@@ -24,11 +33,15 @@ STUDENTS = [
 ]
 
 
-@pytest.mark.parametrize(("update", "old", "new", "points", "of"), STUDENTS, ids=["first", "hidden"])
+@pytest.mark.parametrize(
+    ("update", "old", "new", "points", "of"), STUDENTS, ids=["first", "hidden"]
+)
 def test_the_page_shows_what_the_grader_says(update, old, new, points, of, tmp_path):
     text = to_percent(TASK.solution())
     assert (text.count(UPDATE), not old or text.count(old)) == (1, 1)
-    (tmp_path / "work.py").write_text(text.replace(UPDATE, update).replace(old or "\0", new), encoding="utf-8")
+    (tmp_path / "work.py").write_text(
+        text.replace(UPDATE, update).replace(old or "\0", new), encoding="utf-8"
+    )
     (tmp_path / "hidden.py").write_text(BLOCKS["hidden"], encoding="utf-8")
     report = grade(tmp_path / "work.py", hidden=tmp_path / "hidden.py" if of == 24 else None)
     shown = [line for line in str(report).splitlines() if line in PAGE.splitlines()]
@@ -39,7 +52,12 @@ def test_the_page_shows_what_the_grader_says(update, old, new, points, of, tmp_p
 
 
 def test_the_page_lists_the_assignments_that_there_are():
-    said = subprocess.run([sys.executable, "-m", "perakit", "assignment", "list"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-m", "perakit", "assignment", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert said in PAGE
     for task in assignments().values():
         written = re.search(r"marked by your teacher, (\d+) points", task.rubric())[1]

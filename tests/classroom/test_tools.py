@@ -1,4 +1,6 @@
-"""The real tools grade what `perakit assignment export` writes: otter's check, and nbgrader from release to gradebook."""
+"""The real tools grade what `perakit assignment export` writes: otter's check, and nbgrader from
+release to gradebook.
+"""
 
 import json
 import os
@@ -18,7 +20,8 @@ TRAINABLE, COST = "return rank * (m + n)", "return tokens * rank * (m + n)"
 CHANGES = {
     "reference": {},
     "mistaken": {TRAINABLE: "return rank * m * n"},  # the check `count`
-    "reckless": {TRAINABLE: "while True:\n        pass", COST: "exit()"},  # the checks `count` and `cost`
+    # The checks `count` and `cost`
+    "reckless": {TRAINABLE: "while True:\n        pass", COST: "exit()"},
 }
 
 
@@ -34,7 +37,10 @@ def changed(notebook, changes):
 
 def filled(starter, solution):
     """A starter's notebook in which the student has written the reference's solutions."""
-    cells = {cell["source"][0]: cell["source"] for cell in json.loads(solution.read_text(encoding="utf-8"))["cells"]}
+    cells = {
+        cell["source"][0]: cell["source"]
+        for cell in json.loads(solution.read_text(encoding="utf-8"))["cells"]
+    }
     notebook = json.loads(starter.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if "raise NotImplementedError" in "".join(cell["source"]) and cell["cell_type"] == "code":
@@ -43,12 +49,31 @@ def filled(starter, solution):
 
 
 def start(folder, *command):
-    """One of the tools, as a teacher would run it in a shell, without the settings of whoever runs the tests."""
-    settings = {"JUPYTER_CONFIG_DIR": str(folder / ".jupyter"), "IPYTHONDIR": str(folder / ".ipython")}
-    # nbgrader looks for `alembic` on the path: the environment is active in a teacher's shell, not in that of make test.
+    """One of the tools, as a teacher would run it in a shell, without the settings of whoever runs
+    the tests.
+    """
+    settings = {
+        "JUPYTER_CONFIG_DIR": str(folder / ".jupyter"),
+        "IPYTHONDIR": str(folder / ".ipython"),
+    }
+    # nbgrader looks for `alembic` on the path: the environment is active in a teacher's shell, not
+    # in that of make test.
     settings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | settings | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "MPLBACKEND": "Agg"}
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+    environment = (
+        os.environ
+        | settings
+        | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "MPLBACKEND": "Agg",
+        }
+    )
+    given = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "encoding": "utf-8",
+    }
     return subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=environment, **given)
 
 
@@ -65,7 +90,7 @@ def folder(tmp_path_factory):
     return found
 
 
-# --- otter -----------------------------------------------------------------------------------------------------------
+# --- otter ----------------------------------------------------------------------------------------
 
 
 def results(said):
@@ -84,14 +109,18 @@ def results(said):
 
 @pytest.fixture(scope="module")
 def otter(folder):
-    """The results of `otter check` for the starter and for each submission; all at once, since most of it is importing."""
+    """The results of `otter check` for the starter and for each submission; all at once, since most
+    of it is importing.
+    """
     pytest.importorskip("otter")
     place = folder / "otter"
     processes = {"starter": start(place, "otter", "check", f"{ID}.ipynb", "-t", "tests")}
     (place / "filled.ipynb").write_bytes((place / f"{ID}.ipynb").read_bytes())
     filled(place / "filled.ipynb", folder / f"{ID}_solution.ipynb")
     for name in ("reference", "mistaken"):
-        (place / f"{name}.ipynb").write_text(changed(place / "filled.ipynb", CHANGES[name]), encoding="utf-8")
+        (place / f"{name}.ipynb").write_text(
+            changed(place / "filled.ipynb", CHANGES[name]), encoding="utf-8"
+        )
         processes[name] = start(place, "otter", "check", f"{name}.ipynb", "-t", "tests")
     return {name: results(output(process)) for name, process in processes.items()}
 
@@ -113,15 +142,22 @@ def test_otter_fails_the_starter_in_every_check_and_says_why(otter):
 def test_otter_shows_the_smallest_input_that_breaks_a_function(otter):
     passed, failed = otter["mistaken"]
     assert passed == ALL - {"count"}
-    assert "smallest input that breaks it: m=1 n=1 rank=1 · expected 2 got 1 · hint: B has m r entries" in failed["count"]
+    assert (
+        "smallest input that breaks it: m=1 n=1 rank=1 · expected 2 got 1 · hint: B has m r entries"
+        in failed["count"]
+    )
 
 
 def test_what_otter_wants_leaves_nothing_in_the_students_folder(otter, folder):
-    left = {path.name for path in (folder / "otter").iterdir() if path.name != "tests" and path.suffix != ".ipynb"}
+    left = {
+        path.name
+        for path in (folder / "otter").iterdir()
+        if path.name != "tests" and path.suffix != ".ipynb"
+    }
     assert left <= {".OTTER_LOG", ".ipython", ".jupyter"}
 
 
-# --- nbgrader --------------------------------------------------------------------------------------------------------
+# --- nbgrader -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +187,12 @@ def gradebook(folder):
 def test_nbgrader_releases_no_solution(gradebook, folder):
     text = (folder / "nbgrader" / "release" / ID / f"{ID}.ipynb").read_text(encoding="utf-8")
     assert "SOLUTION" not in text
-    solutions = [line for cell in TASK.cells for found in SOLUTION.finditer(cell.source) for line in found[2].splitlines()]
+    solutions = [
+        line
+        for cell in TASK.cells
+        for found in SOLUTION.finditer(cell.source)
+        for line in found[2].splitlines()
+    ]
     assert [line for line in solutions if json.dumps(line, ensure_ascii=False)[1:-1] in text] == []
 
 
@@ -169,18 +210,35 @@ def test_nbgrader_asks_for_the_points_of_the_written_answers(gradebook):
 
 
 def test_the_graded_cells_are_silent_but_for_the_outcome(gradebook, folder):
-    """nbgrader gives no points to a cell that writes to stderr, so no warning of ours may go there."""
-    notebook = json.loads((folder / "nbgrader" / "autograded" / "reference" / ID / f"{ID}.ipynb").read_text(encoding="utf-8"))
+    """nbgrader gives no points to a cell that writes to stderr, so no warning of ours may go
+    there.
+    """
+    notebook = json.loads(
+        (folder / "nbgrader" / "autograded" / "reference" / ID / f"{ID}.ipynb").read_text(
+            encoding="utf-8"
+        )
+    )
     graded = [cell for cell in notebook["cells"] if "points(" in "".join(cell["source"])]
-    streams = [out.get("name") for cell in graded for out in cell["outputs"] if out["output_type"] == "stream"]
+    streams = [
+        out.get("name")
+        for cell in graded
+        for out in cell["outputs"]
+        if out["output_type"] == "stream"
+    ]
     assert len(streams) >= len(TASK.checks)
     assert set(streams) == {"stdout"}
 
 
 def test_experiments_are_not_run_while_nbgrader_grades(gradebook, folder):
-    notebook = json.loads((folder / "nbgrader" / "autograded" / "reference" / ID / f"{ID}.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads(
+        (folder / "nbgrader" / "autograded" / "reference" / ID / f"{ID}.ipynb").read_text(
+            encoding="utf-8"
+        )
+    )
     experiments = [
-        cell for cell in notebook["cells"] if "experiment" in cell["metadata"].get("tags", []) and "nbgrader" not in cell["metadata"]
+        cell
+        for cell in notebook["cells"]
+        if "experiment" in cell["metadata"].get("tags", []) and "nbgrader" not in cell["metadata"]
     ]
     assert len(experiments) >= 2
     assert not any(cell["outputs"] for cell in experiments)

@@ -1,6 +1,8 @@
-"""The site, built and looked at in a browser: nothing is broken, nothing is fetched from elsewhere, a phone and a keyboard are enough.
+"""The site, built and looked at in a browser: nothing is broken, nothing is fetched from elsewhere,
+a phone and a keyboard are enough.
 
-Notebooks are shown with the outputs of build/notebooks where `make docs` has left some, and else without.
+Notebooks are shown with the outputs of build/notebooks where `make docs` has left some, and else
+without.
 """
 
 import functools
@@ -25,13 +27,17 @@ ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs/build.py")
 build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(build)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
     " --disable-background-networking --disable-component-update --disable-sync"
 )
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the site is not looked at in a browser")
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: the site is not looked at in a browser"
+)
 
 
 def make_site(folder, notebooks, docs=None):
@@ -75,17 +81,29 @@ def site(tmp_path_factory, notebooks):
 def pages(site):
     """Address within the site -> parsed page."""
     found = {
-        path.relative_to(site).as_posix(): BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in site.rglob("*.html")
+        path.relative_to(site).as_posix(): BeautifulSoup(
+            path.read_text(encoding="utf-8"), "html.parser"
+        )
+        for path in site.rglob("*.html")
     }
-    assert {"index.html", "claims.html", "api/models.html", "methods/pera.html", "search.html"} <= set(found)
+    assert {
+        "index.html",
+        "claims.html",
+        "api/models.html",
+        "methods/pera.html",
+        "search.html",
+    } <= set(found)
     return found
 
 
-# --- the files -------------------------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 def test_every_page_and_notebook_is_there(pages):
-    sources = {path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    sources = {
+        path.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        for path in (ROOT / "docs").rglob("*.md")
+    }
     books = {f"notebooks/{path.stem}.html" for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
     assert sources | books <= set(pages)
 
@@ -93,7 +111,10 @@ def test_every_page_and_notebook_is_there(pages):
 def broken(pages, exists):
     """The links, images, styles and scripts of all pages that lead nowhere within the site."""
     named = {
-        place: {tag["id"] for tag in page.find_all(id=True)} | {tag["name"] for tag in page.find_all("a", attrs={"name": True})}
+        place: (
+            {tag["id"] for tag in page.find_all(id=True)}
+            | {tag["name"] for tag in page.find_all("a", attrs={"name": True})}
+        )
         for place, page in pages.items()
     }
     found = []
@@ -104,7 +125,9 @@ def broken(pages, exists):
                 if address.netloc != "here" or address.scheme:
                     continue
                 path, anchor = unquote(address.path).lstrip("/"), unquote(address.fragment)
-                if not (path in pages or exists(path)) or (anchor and path in pages and anchor not in named[path]):
+                if not (path in pages or exists(path)) or (
+                    anchor and path in pages and anchor not in named[path]
+                ):
                     found.append((place, target[attribute]))
     return found
 
@@ -116,31 +139,54 @@ def test_no_link_is_broken(site, pages):
 def test_a_broken_link_is_noticed():
     pages = {
         "a.html": BeautifulSoup(
-            '<p id="x"><a href="#x"></a><a href="sub/b.html#y"></a><a href="#no"></a><a href="https://x.org/no"></a>', "html.parser"
+            '<p id="x"><a href="#x"></a><a href="sub/b.html#y"></a><a href="#no"></a><a'
+            ' href="https://x.org/no"></a>',
+            "html.parser",
         ),
-        "sub/b.html": BeautifulSoup('<p id="y"><img src="no.png"><a href="../a.html#x"></a><a href="../a.html#no"></a>', "html.parser"),
+        "sub/b.html": BeautifulSoup(
+            '<p id="y"><img src="no.png"><a href="../a.html#x"></a><a href="../a.html#no"></a>',
+            "html.parser",
+        ),
     }
-    assert broken(pages, lambda path: False) == [("a.html", "#no"), ("sub/b.html", "../a.html#no"), ("sub/b.html", "no.png")]
+    assert broken(pages, lambda path: False) == [
+        ("a.html", "#no"),
+        ("sub/b.html", "../a.html#no"),
+        ("sub/b.html", "no.png"),
+    ]
 
 
 def test_the_text_links_to_places_of_the_site(pages):
     def text_links(place):
-        return {(link.get_text(), link["href"]) for link in pages[place].article.find_all("a", href=True)}
+        return {
+            (link.get_text(), link["href"])
+            for link in pages[place].article.find_all("a", href=True)
+        }
 
     assert ("is a PERA of rank 1", "claims.html#claims-identity") in text_links("theory.html")
     assert ("notebook 01", "notebooks/01_low_rank_adaptation.html") in text_links("index.html")
-    assert any(href.startswith("../claims.html#claims-") for _, href in text_links("notebooks/04_rank.html"))
+    assert any(
+        href.startswith("../claims.html#claims-")
+        for _, href in text_links("notebooks/04_rank.html")
+    )
     files = {
         re.sub(r"[?#].*", "", href)
         for page in pages.values()
         for link in page.find_all("a", href=True)
         if not urlsplit(href := link["href"]).scheme
     }
-    assert {Path(name).suffix for name in files if name and not name.endswith("/")} <= {".html", ".json", ".jsonl"}
+    assert {Path(name).suffix for name in files if name and not name.endswith("/")} <= {
+        ".html",
+        ".json",
+        ".jsonl",
+    }
 
 
 def test_one_heading_of_first_order(pages):
-    assert {place: len(page.find_all("h1")) for place, page in pages.items() if len(page.find_all("h1")) != 1} == {}
+    assert {
+        place: len(page.find_all("h1"))
+        for place, page in pages.items()
+        if len(page.find_all("h1")) != 1
+    } == {}
 
 
 def test_every_image_says_what_it_shows(pages):
@@ -149,7 +195,9 @@ def test_every_image_says_what_it_shows(pages):
     bad = [
         (place, image["src"])
         for place, image in images
-        if len(image.get("alt", "")) < 12 or image["alt"] == image["src"] or "/" in image["alt"].split()[0]
+        if len(image.get("alt", "")) < 12
+        or image["alt"] == image["src"]
+        or "/" in image["alt"].split()[0]
     ]
     assert bad == []
 
@@ -174,39 +222,55 @@ def test_every_public_name_has_its_place(site):
         public = getattr(module, "__all__", None) or [
             key
             for key, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == name and key[0] != "_" and value.__doc__
+            if inspect.isfunction(value)
+            and value.__module__ == name
+            and key[0] != "_"
+            and value.__doc__
         ]
         for key in public:
             value = getattr(module, key)
             documented = callable(value) or isinstance(value, types.ModuleType)
-            if documented and not {f"{name}.{key}", f"module-{name}.{key}"} & listed and key not in NOT_LISTED:
+            if (
+                documented
+                and not {f"{name}.{key}", f"module-{name}.{key}"} & listed
+                and key not in NOT_LISTED
+            ):
                 missing.append(f"{name}.{key}")
     assert missing == []
 
 
-NOT_LISTED = {"check_count", "styled", "theory", "toy"}  # two of the inside, two that have pages of their own
+# Two of the inside, two that have pages of their own
+NOT_LISTED = {"check_count", "styled", "theory", "toy"}
 
 
 def test_formulas_in_docstrings_are_plain_text(pages):
     text = re.sub(r"\s+", " ", pages["api/formulas.html"].article.get_text())
     assert "PERA: ΔW = B A + Σ_{i<=j} h_ij (b_i∘b_j)(a_i∘a_j)ᵀ." in text
-    assert {code.get_text() for code in pages["api/models.html"].find_all("code")} >= {"targets", "pk.PERA(rank=8)"}
+    assert {code.get_text() for code in pages["api/models.html"].find_all("code")} >= {
+        "targets",
+        "pk.PERA(rank=8)",
+    }
 
 
-# --- what stops the build --------------------------------------------------------------------------------------------
+# --- what stops the build -------------------------------------------------------------------------
 
 
 def test_a_missing_notebook_stops_the_build_with_one_sentence(tmp_path, site):
     done = make_site(tmp_path, tmp_path)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"build\.py: no executed copy of 01_low_rank_adaptation, .*: run `python notebooks/make\.py --execute .*` first\n", done.stderr
+        r"build\.py: no executed copy of 01_low_rank_adaptation, .*: run `python notebooks/make\.py"
+        r" --execute .*` first\n",
+        done.stderr,
     )
 
 
 def test_without_npm_the_build_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(build.BuildError, match=r"npm is missing, which brings MathJax 3\.2\.2 for the formulas: install Node\.js"):
+    with pytest.raises(
+        build.BuildError,
+        match=r"npm is missing, which brings MathJax 3\.2\.2 for the formulas: install Node\.js",
+    ):
         build.mathjax(tmp_path)
 
 
@@ -226,7 +290,7 @@ def test_a_figure_is_described_by_what_its_cell_says(code, said):
     assert bool(found) == bool(said)
 
 
-# --- in a browser ----------------------------------------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 
 
 class Silent(http.server.SimpleHTTPRequestHandler):
@@ -237,7 +301,9 @@ class Silent(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def address(site):
     """Where the site is served, on this machine alone."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=site))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Silent, directory=site)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -275,11 +341,20 @@ LOOK = """async () => {
 
 @pytest.fixture(scope="session")
 def visits(browser, address, pages):
-    """Every page as a phone shows it; the requests and messages of all of them. Of the sources one stands for all."""
+    """Every page as a phone shows it; the requests and messages of all of them. Of the sources one
+    stands for all.
+    """
     context = browser.new_context(viewport=PHONE)
     page, seen, requests, messages = context.new_page(), {}, [], []
     page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: messages.append((page.url, message.text)) if message.type in {"error", "warning"} else None)
+    page.on(
+        "console",
+        lambda message: (
+            messages.append((page.url, message.text))
+            if message.type in {"error", "warning"}
+            else None
+        ),
+    )
     page.on("pageerror", lambda error: messages.append((page.url, str(error))))
     for place in sorted(pages):
         if not place.startswith("_modules/") or place == "_modules/perakit/formulas.html":
@@ -292,7 +367,9 @@ def visits(browser, address, pages):
 @needs_browser
 def test_no_request_leaves_the_machine(visits, address):
     _, requests, _ = visits
-    assert {urlsplit(url).netloc for url in requests if urlsplit(url).scheme != "data"} == {urlsplit(address).netloc}
+    assert {urlsplit(url).netloc for url in requests if urlsplit(url).scheme != "data"} == {
+        urlsplit(address).netloc
+    }
     assert any(urlsplit(url).path == "/_static/mathjax/tex-chtml.js" for url in requests)
 
 
@@ -322,8 +399,12 @@ def test_every_image_is_loaded(visits):
 
 @needs_browser
 def test_no_page_is_wider_than_a_phone(visits):
-    assert {place: look["width"] for place, look in visits[0].items() if look["width"] > look["window"]} == {}
-    assert {place: look["outside"] for place, look in visits[0].items() if look["outside"]} == {}, "cut off at the edge"
+    assert {
+        place: look["width"] for place, look in visits[0].items() if look["width"] > look["window"]
+    } == {}
+    assert {place: look["outside"] for place, look in visits[0].items() if look["outside"]} == {}, (
+        "cut off at the edge"
+    )
 
 
 @pytest.fixture
@@ -361,7 +442,9 @@ def test_a_keyboard_is_enough(tab, address):
 
     tab.goto(address + "claims.html")
     way = tabbed(tab, lambda step: step["text"] == "Start here")
-    assert any(step["name"] == "q" and step["outline"] != "none" for step in way), "the search field comes before"
+    assert any(step["name"] == "q" and step["outline"] != "none" for step in way), (
+        "the search field comes before"
+    )
     tab.keyboard.press("Enter")
     tab.wait_for_url(address + "start.html")
     assert tab.evaluate("document.querySelector('h1').innerText.trim()").startswith("Start here")
@@ -372,7 +455,10 @@ def test_tab_reaches_every_link_of_a_page(tab, address):
     for viewport in (DESK, PHONE):
         tab.set_viewport_size(viewport)
         tab.goto(address + "methods/pera.html")
-        wanted = tab.evaluate("[...document.querySelectorAll('a[href]:not(.headerlink)')].filter(a => a.checkVisibility()).length")
+        wanted = tab.evaluate(
+            "[...document.querySelectorAll('a[href]:not(.headerlink)')].filter(a =>"
+            " a.checkVisibility()).length"
+        )
         way = tabbed(tab, lambda step: step["tag"] == "BODY")
         tab.wait_for_timeout(300)
         assert wanted > 30
@@ -405,8 +491,10 @@ def test_the_page_is_readable_in_the_dark(browser, address):
     context = browser.new_context(viewport=DESK, color_scheme="dark")
     page = context.new_page()
     page.goto(address + "methods/pera.html")
-    ground, text, figure = page.evaluate("""() => ["body", "article p", "article img"].map((s, k) =>
-        getComputedStyle(document.querySelector(s))[k === 1 ? "color" : "backgroundColor"].match(/\\d+/g).slice(0, 3).map(Number))""")
+    ground, text, figure = page.evaluate(
+        """() => ["body", "article p", "article img"].map((s, k) =>
+        getComputedStyle(document.querySelector(s))[k === 1 ? "color" : "backgroundColor"].match(/\\d+/g).slice(0, 3).map(Number))"""
+    )
     assert max(ground) < 60
     assert min(text) > 150
     assert figure == [255, 255, 255]
@@ -415,15 +503,21 @@ def test_the_page_is_readable_in_the_dark(browser, address):
 
 @needs_browser
 def test_what_is_wrong_is_noticed(browser, tmp_path):
-    """A page with a broken formula, an image that is not there and a table that is too wide, looked at in the same way."""
+    """A page with a broken formula, an image that is not there and a table that is too wide, looked
+    at in the same way.
+    """
     (tmp_path / "page.html").write_text(
-        '<article><span class="math">x</span><img src="no.png"><div style="width: 900px">$$</div></article>', encoding="utf-8"
+        '<article><span class="math">x</span><img src="no.png"><div style="width:'
+        ' 900px">$$</div></article>',
+        encoding="utf-8",
     )
     context = browser.new_context(viewport=PHONE)
     page = context.new_page()
     page.goto((tmp_path / "page.html").as_uri())
     look = page.evaluate(LOOK)
-    assert (look["unread"], len(look["images"]), "$$" in look["text"]) == (1, 1, True), json.dumps(look)
+    assert (look["unread"], len(look["images"]), "$$" in look["text"]) == (1, 1, True), json.dumps(
+        look
+    )
     assert look["width"] > look["window"]
     assert look["outside"][0].startswith('<div style="width: 900px"')
     context.close()

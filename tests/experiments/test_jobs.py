@@ -20,7 +20,13 @@ OPTIONS = {"seeds": 2, "small": True}
 
 
 def row(key="k", label="a", role="measured", **more):
-    known = {"key": key, "label": label, "role": role, "compute": "regression.imitate", "code": jobs.code_version("regression.imitate")}
+    known = {
+        "key": key,
+        "label": label,
+        "role": role,
+        "compute": "regression.imitate",
+        "code": jobs.code_version("regression.imitate"),
+    }
     return known | {"measured": {"x": 1.5}} | more
 
 
@@ -96,14 +102,19 @@ def test_a_damaged_line_in_between_is_refused(tmp_path):
     path = started(tmp_path, row("k1"), row("k2")).path
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:-5], lines[2]]))
-    with pytest.raises(PerakitError, match=r"line 2 of .* is damaged .*: restore the file or move it away"):
+    with pytest.raises(
+        PerakitError, match=r"line 2 of .* is damaged .*: restore the file or move it away"
+    ):
         Ledger(tmp_path, "function")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, r"holds results of another version \(format 99, not 1\): choose another --out"),
+        (
+            {"format": 99},
+            r"holds results of another version \(format 99, not 1\): choose another --out",
+        ),
         ({"experiment": "rank"}, r"another version \(experiment 'rank', not 'function'\)"),
     ],
 )
@@ -119,7 +130,9 @@ def test_another_version_is_refused_and_untouched(tmp_path, change, message):
 
 def test_results_of_other_code_are_refused(tmp_path):
     started(tmp_path, row(code="0123"))
-    with pytest.raises(PerakitError, match=r"another version \(regression.imitate of code 0123, not [0-9a-f]{16}\)"):
+    with pytest.raises(
+        PerakitError, match=r"another version \(regression.imitate of code 0123, not [0-9a-f]{16}\)"
+    ):
         Ledger(tmp_path, "function")
 
 
@@ -127,7 +140,9 @@ def test_other_options_are_refused_but_more_seeds_are_not(tmp_path):
     path = started(tmp_path, row()).path
     ledger = Ledger(tmp_path, "function")
     before = path.read_bytes()
-    with pytest.raises(PerakitError, match=r"other options \(small=True there, False now\): choose another --out"):
+    with pytest.raises(
+        PerakitError, match=r"other options \(small=True there, False now\): choose another --out"
+    ):
         ledger.begin({"seeds": 2, "small": False})
     assert path.read_bytes() == before
     ledger.begin({"seeds": 5, "small": True})
@@ -149,7 +164,13 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs.os, "fsync", full)
-        with pytest.raises(PerakitError, match="No space left on device; finished runs are kept, make room and run the same command again"):
+        with pytest.raises(
+            PerakitError,
+            match=(
+                "No space left on device; finished runs are kept, make room and run the same"
+                " command again"
+            ),
+        ):
             ledger.add(row("k2"))
     assert "k1" in {one["key"] for one in Ledger(tmp_path, "function").rows}
 
@@ -161,6 +182,8 @@ def test_finish_puts_the_plan_in_order_and_drops_nothing(tmp_path):
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
-    (tmp_path / "function.jsonl").write_text('{"format": 1, "experiment": "function"}\n[1, 2]\n{"key": "k"}\n')
+    (tmp_path / "function.jsonl").write_text(
+        '{"format": 1, "experiment": "function"}\n[1, 2]\n{"key": "k"}\n'
+    )
     with pytest.raises(PerakitError, match=r"line 2 of .* is no result: '\[1, 2\]'"):
         Ledger(tmp_path, "function")

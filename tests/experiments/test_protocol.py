@@ -9,7 +9,17 @@ from perakit.adapters import PERA, LoRA
 from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, Options, cost, share, teacher
 from perakit.experiments.arms import TUNING_SEED, Results, arm, choose, judged
-from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, REVERSED, UNSIZED, below, comparison, everywhere, verdict
+from perakit.experiments.report import (
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    REVERSED,
+    UNSIZED,
+    below,
+    comparison,
+    everywhere,
+    verdict,
+)
 from perakit.experiments.statistics import interval
 
 TRAINED = ["components", "share", "loss", "rank", "data", "placement", "forgetting", "interaction"]
@@ -29,7 +39,11 @@ class Recorder:
 def row(job):
     recipe = job.settings.get("recipe", {})
     cost = 2.0 + abs(recipe.get("lr", 0) - 0.012)  # the third rate is the best for all
-    measured = {"validation": cost, "new": cost, "training": {"PERA": [1.2, 1.2, 1.2], "LoRA": [1.0, 1.0, 1.0]}}
+    measured = {
+        "validation": cost,
+        "new": cost,
+        "training": {"PERA": [1.2, 1.2, 1.2], "LoRA": [1.0, 1.0, 1.0]},
+    }
     return {"label": job.label, "role": job.role, "settings": job.settings, "measured": measured}
 
 
@@ -40,7 +54,9 @@ def planned(name, options):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("options", [Options(), Options(small=True, seeds=2)], ids=["full", "small"])
+@pytest.mark.parametrize(
+    "options", [Options(), Options(small=True, seeds=2)], ids=["full", "small"]
+)
 def test_every_arm_has_the_same_chances(name, options):
     tuning, runs, budget = defaultdict(list), defaultdict(list), defaultdict(set)
     for job in planned(name, options):
@@ -55,7 +71,8 @@ def test_every_arm_has_the_same_chances(name, options):
             runs[job.label].append((recipe["seed"], recipe["lr"]))
             budget[job.label].add(recipe["steps"])
     assert tuning.keys() <= runs.keys()
-    assert all(len(steps) == 1 for steps in budget.values())  # as long when a rate is chosen as when it is judged
+    # As long when a rate is chosen as when it is judged
+    assert all(len(steps) == 1 for steps in budget.values())
     assert len({tuple(rates) for rates in tuning.values()}) == 1  # the same for all
     assert all(set(options.rates) <= set(rates) for rates in tuning.values())
     for label, found in runs.items():
@@ -69,11 +86,34 @@ def test_every_arm_has_the_same_chances(name, options):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_arms_differ_only_in_what_their_labels_say(name):
-    jobs = [job for job in planned(name, Options()) if job.role == "judged" and job.settings["recipe"]["seed"] == 0]
-    varied = {"method", "recipe", "text", "targets", "matched", "fraction", "h_std"}  # each is in a label
-    assert len({json.dumps([value for key, value in job.settings.items() if key not in varied]) for job in jobs}) == 1
+    jobs = [
+        job
+        for job in planned(name, Options())
+        if job.role == "judged" and job.settings["recipe"]["seed"] == 0
+    ]
+    # Each is in a label
+    varied = {"method", "recipe", "text", "targets", "matched", "fraction", "h_std"}
+    assert (
+        len(
+            {
+                json.dumps([value for key, value in job.settings.items() if key not in varied])
+                for job in jobs
+            }
+        )
+        == 1
+    )
     own = {"seed", "lr", "steps", "eval_every"}
-    assert len({json.dumps({key: value for key, value in job.settings["recipe"].items() if key not in own}) for job in jobs}) == 1
+    assert (
+        len(
+            {
+                json.dumps(
+                    {key: value for key, value in job.settings["recipe"].items() if key not in own}
+                )
+                for job in jobs
+            }
+        )
+        == 1
+    )
     steps = {job.label: job.settings["recipe"]["steps"] for job in jobs}
     usual = Options().recipe.steps
     longer = {label for label, count in steps.items() if count != usual}
@@ -97,20 +137,36 @@ def test_the_last_comparison_has_seeds_that_chose_nothing():
 
 
 def test_which_arm_is_compared_last_is_the_validation_texts_choice():
-    made = results({"LoRA": [2.0, 2.0], "PERA": [2.0, 2.0], "PERA, scale 9": [1.0, 1.0], "PERA r=2": [0.5, 0.5], "PERA, lr 1": [0.5, 0.5]})
+    made = results(
+        {
+            "LoRA": [2.0, 2.0],
+            "PERA": [2.0, 2.0],
+            "PERA, scale 9": [1.0, 1.0],
+            "PERA r=2": [0.5, 0.5],
+            "PERA, lr 1": [0.5, 0.5],
+        }
+    )
     for row in made.rows:
         row["measured"]["validation"] = {"PERA": 1.5, "PERA, scale 9": 1.6}.get(row["label"], 0.1)
     assert share.best(made) == "PERA"
 
 
 def test_equal_time_gives_lora_the_steps_that_peras_time_is_worth():
-    steps = {job.label: job.settings["recipe"]["steps"] for job in planned("components", Options()) if job.role == "judged"}
+    steps = {
+        job.label: job.settings["recipe"]["steps"]
+        for job in planned("components", Options())
+        if job.role == "judged"
+    }
     assert steps["LoRA, PERA's time"] == round(Options().recipe.steps * 1.2)
 
 
 def test_shared_runs_are_shared():
     keys = {
-        name: {job.key for job in planned(name, Options(text="synthetic", old=None)) if (job.label, job.role) == ("PERA", "judged")}
+        name: {
+            job.key
+            for job in planned(name, Options(text="synthetic", old=None))
+            if (job.label, job.role) == ("PERA", "judged")
+        }
         for name in ("components", "loss", "share")
     }
     assert keys["components"] == keys["loss"] == keys["share"] != set()
@@ -118,14 +174,21 @@ def test_shared_runs_are_shared():
 
 def test_choosing_takes_the_best_validation_cost():
     rows = [
-        {"label": label, "settings": {"recipe": {"lr": lr}}, "measured": {"validation": cost, "new": 0.0}}
+        {
+            "label": label,
+            "settings": {"recipe": {"lr": lr}},
+            "measured": {"validation": cost, "new": 0.0},
+        }
         for label, lr, cost in [("a", 0.1, 2.0), ("a", 0.2, 1.0), ("b", 0.1, 1.0), ("b", 0.2, 1.5)]
     ]
     assert choose(rows) == {"a": 0.2, "b": 0.1}
     rows[1]["measured"]["validation"] = None  # it diverged
     assert choose(rows) == {"a": 0.1, "b": 0.1}
     rows[0]["measured"]["validation"] = None
-    with pytest.raises(PerakitError, match=r"a diverged at every learning rate, also at 0\.1: it cannot be compared here"):
+    with pytest.raises(
+        PerakitError,
+        match=r"a diverged at every learning rate, also at 0\.1: it cannot be compared here",
+    ):
         choose(rows)
 
 
@@ -136,7 +199,8 @@ def test_choosing_takes_the_best_validation_cost():
         ([0.05, 0.051, 0.049], NOT_REPRODUCED),  # clear, and too small to matter
         ([-0.5, -0.51, -0.49], REVERSED),
         ([-0.05, -0.051, -0.049], NOT_REPRODUCED),
-        ([-0.5, 0.09, 0.09, 0.09, 0.09], INCONCLUSIVE),  # the bootstrap ends below the margin, Student's t does not
+        # The bootstrap ends below the margin, Student's t does not
+        ([-0.5, 0.09, 0.09, 0.09, 0.09], INCONCLUSIVE),
         ([0.01, -0.01, 0.02], NOT_REPRODUCED),
         ([0.05, 0.08, 0.11, 0.06, 0.1], UNSIZED),
         ([0.5, -0.4, 0.2], INCONCLUSIVE),
@@ -199,10 +263,24 @@ def results(costs):
     rows = [{"label": "unadapted", "role": "other", "settings": {}, "measured": {"new": 3.0}}]
     for label, values in costs.items():
         for lr in (0.1, 0.2):
-            rows.append({"label": label, "role": "tuning", "settings": {"recipe": {"lr": lr}}, "measured": {}})
+            rows.append(
+                {
+                    "label": label,
+                    "role": "tuning",
+                    "settings": {"recipe": {"lr": lr}},
+                    "measured": {},
+                }
+            )
         for seed, new in enumerate(values):
             measured = {"new": new, "trainable": 1000, "share": None}
-            rows.append({"label": label, "role": "judged", "settings": {"recipe": {"seed": seed, "lr": 0.1}}, "measured": measured})
+            rows.append(
+                {
+                    "label": label,
+                    "role": "judged",
+                    "settings": {"recipe": {"seed": seed, "lr": 0.1}},
+                    "measured": measured,
+                }
+            )
     return Results(header, rows)
 
 

@@ -33,7 +33,11 @@ def test_components_small(tmp_path, capsys):
     assert "runs to do; about" in first.err
     assert "Findings" in first.out
     assert "held-out bits per byte" in first.out
-    assert {path.name for path in tmp_path.iterdir()} == {"components.jsonl", "components.md", "components.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "components.jsonl",
+        "components.md",
+        "components.png",
+    }
     page = (tmp_path / "components.md").read_text()
     assert "`perakit experiment components --seeds 2 --small`" in page
     assert "**Small setting**" in page
@@ -52,18 +56,36 @@ def test_components_small(tmp_path, capsys):
 
 
 def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path):
-    command = [sys.executable, "-m", "perakit", "experiment", "function", "--seeds", "2", "--small", "--out"]
-    whole = subprocess.run([*command, tmp_path / "whole"], capture_output=True, text=True, check=True).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "perakit",
+        "experiment",
+        "function",
+        "--seeds",
+        "2",
+        "--small",
+        "--out",
+    ]
+    whole = subprocess.run(
+        [*command, tmp_path / "whole"], capture_output=True, text=True, check=True
+    ).stdout
     path = tmp_path / "killed" / "function.jsonl"
-    started = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(
+        [*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and (not path.exists() or len(path.read_text().splitlines()) < 4):
+    while time.monotonic() < deadline and (
+        not path.exists() or len(path.read_text().splitlines()) < 4
+    ):
         time.sleep(0.005)
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
     kept = len(read(path)[1])
     assert 0 < kept < 24
-    again = subprocess.run([*command, tmp_path / "killed"], capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        [*command, tmp_path / "killed"], capture_output=True, text=True, check=True
+    )
     assert f"{24 - kept} runs to do, {kept} already there" in again.stderr
     assert again.stdout.replace("/killed/", "/whole/") == whole
 
@@ -72,16 +94,33 @@ def test_an_interrupted_experiment_says_so_in_one_line_and_leaves_no_process(tmp
     # Whoever runs the tests in the background ignores the signal, and what he starts would as well.
     heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     program = f"{heard}; from perakit.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "experiment", "teacher", "--seeds", "3", "--small", "--out", tmp_path]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "experiment",
+        "teacher",
+        "--seeds",
+        "3",
+        "--small",
+        "--out",
+        tmp_path,
+    ]
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     path, deadline = tmp_path / "teacher.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and (not path.exists() or len(path.read_text().splitlines()) < 3):
+    while time.monotonic() < deadline and (
+        not path.exists() or len(path.read_text().splitlines()) < 3
+    ):
         time.sleep(0.005)
     os.killpg(started.pid, signal.SIGINT)  # what Ctrl-C in a terminal sends
     said = started.communicate(timeout=60)[1]
     assert started.returncode == 130
     assert "Traceback" not in said
-    assert said.rstrip().endswith("perakit: interrupted; the same command goes on from what it has kept")
+    assert said.rstrip().endswith(
+        "perakit: interrupted; the same command goes on from what it has kept"
+    )
     assert len(read(path)[1]) >= 2
 
 
@@ -95,7 +134,10 @@ def test_results_are_those_of_the_jobs_one_by_one(tmp_path):
 
 def test_an_unknown_experiment_is_one_sentence(capsys):
     assert main(["experiment", "nope"]) == 2
-    assert capsys.readouterr().err == f"perakit: no experiment 'nope': choose one of {', '.join(EXPERIMENTS)}\n"
+    assert (
+        capsys.readouterr().err
+        == f"perakit: no experiment 'nope': choose one of {', '.join(EXPERIMENTS)}\n"
+    )
 
 
 def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(tmp_path):
@@ -121,26 +163,39 @@ def test_more_seeds_keep_what_is_there_and_fewer_drop_nothing(tmp_path, capsys):
 def test_every_committed_page_says_what_its_numbers_say():
     """The tables and the verdicts are made of the rows and of nothing else."""
     folder = ROOT / "docs" / "results"
-    assert {path.stem for path in folder.glob("*.jsonl")} == {path.stem for path in folder.glob("*.png")} == set(EXPERIMENTS)
+    assert (
+        {path.stem for path in folder.glob("*.jsonl")}
+        == {path.stem for path in folder.glob("*.png")}
+        == set(EXPERIMENTS)
+    )
     for path in sorted(folder.glob("*.jsonl")):
         experiment = EXPERIMENTS[path.stem]
         results, report = experiment.read(path)
         assert results.options.small is False
         assert results.options.seeds >= 5
-        assert (folder / f"{path.stem}.md").read_text() == page(path.stem, experiment.title, experiment.question, results, report, path)
-        assert all("[" in finding.ours and "]" in finding.ours for finding in report.findings)  # none without its interval
-        assert len({(row["compute"], row["code"]) for row in results.rows}) == len({row["compute"] for row in results.rows})
+        assert (folder / f"{path.stem}.md").read_text() == page(
+            path.stem, experiment.title, experiment.question, results, report, path
+        )
+        # None without its interval
+        assert all("[" in finding.ours and "]" in finding.ours for finding in report.findings)
+        assert len({(row["compute"], row["code"]) for row in results.rows}) == len(
+            {row["compute"] for row in results.rows}
+        )
     text = (folder.parent / "evidence.md").read_text()
     assert renewed(text, COMMAND, summary(folder)) == text
 
 
 def test_a_committed_run_can_be_had_again():
-    """Of an arm whose high-order part is not small, the first seed: within the interval of the seeds around what was committed."""
+    """Of an arm whose high-order part is not small, the first seed: within the interval of the
+    seeds around what was committed.
+    """
     results, _ = EXPERIMENTS["components"].read(ROOT / "docs" / "results" / "components.jsonl")
     label = f"PERA, scale {results.options.waking:g}"
     row = results.arm(label)[0]
     if text_hash(row["settings"]) != row["data"]:
-        pytest.skip("the standard library of this Python is another text than that of the committed results")
+        pytest.skip(
+            "the standard library of this Python is another text than that of the committed results"
+        )
     again = tune(row["settings"])
     for what in ("new", "old", "share"):
         whole = results.mean(label, what)
@@ -148,7 +203,9 @@ def test_a_committed_run_can_be_had_again():
     assert again["trainable"] == row["measured"]["trainable"]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.2, "1 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "1 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")]
+)
 def test_durations(seconds, said):
     assert duration(seconds) == said
 

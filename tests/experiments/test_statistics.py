@@ -25,7 +25,8 @@ def test_the_interval_holds_the_mean_and_stays_within_the_values(x):
 
 def test_it_is_that_of_all_resamples():
     x = [0.1, 0.4, 0.2, 0.9]
-    means = sorted(sum(draw) / 4 for draw in itertools.product(x, repeat=4))  # each as likely as any other
+    # Each as likely as any other
+    means = sorted(sum(draw) / 4 for draw in itertools.product(x, repeat=4))
     found = interval(x)
     assert found.low == pytest.approx(np.percentile(means, 2.5), abs=0.03)
     assert found.high == pytest.approx(np.percentile(means, 97.5), abs=0.03)
@@ -36,7 +37,9 @@ def test_the_second_opinion_is_students(x):
     found = interval(x)
     if np.std(x) > 1e-6:
         low, high = stats.t.interval(0.95, len(x) - 1, np.mean(x), stats.sem(x))
-        assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high), abs=1e-6)
+        assert (found.mean - found.half, found.mean + found.half) == pytest.approx(
+            (low, high), abs=1e-6
+        )
     assert found.least <= found.low <= found.high <= found.most
     assert found.clear == (1 if found.least > 0 else -1 if found.most < 0 else 0)
 
@@ -68,7 +71,9 @@ def test_the_sign_is_clear_only_where_both_intervals_say_so():
 
 @pytest.mark.parametrize("wrong", [[], [1.0], [1.0, float("nan")], [1.0, float("inf")]])
 def test_a_single_value_has_no_interval(wrong):
-    with pytest.raises(PerakitError, match="has no interval: it takes two finite values at least, one a seed"):
+    with pytest.raises(
+        PerakitError, match="has no interval: it takes two finite values at least, one a seed"
+    ):
         interval(wrong)
 
 

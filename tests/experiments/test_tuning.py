@@ -1,4 +1,6 @@
-"""One run: paired starts, three texts that do not overlap, the same numbers again, and numbers that mean what they say."""
+"""One run: paired starts, three texts that do not overlap, the same numbers again, and numbers that
+mean what they say.
+"""
 
 from dataclasses import replace
 
@@ -49,7 +51,8 @@ def test_training_validation_and_test_text_are_apart():
     for one, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
         windows = [parts[one][at : at + 128] for at in range(0, len(parts[one]) - 128, 128)]
         assert len(windows) > 100
-        assert sum(window in parts[other] for window in windows) <= 0.01 * len(windows)  # licences, tables of constants
+        # licences, tables of constants
+        assert sum(window in parts[other] for window in windows) <= 0.01 * len(windows)
 
 
 def test_the_validation_text_is_of_every_text_that_is_joined():
@@ -121,7 +124,9 @@ def test_choosing_a_learning_rate_never_reads_the_test_text(monkeypatch):
 
 
 def test_a_rate_that_diverges_is_a_result_of_the_search_and_an_error_of_a_comparison():
-    tuning, judging = (settings(PERA(4, feature_scale=1e30), role=role) for role in ("tuning", "judged"))
+    tuning, judging = (
+        settings(PERA(4, feature_scale=1e30), role=role) for role in ("tuning", "judged")
+    )
     for asked in (tuning, judging):
         asked["recipe"] |= {"lr": 1e4}
     found = tune(tuning)
@@ -143,12 +148,16 @@ def test_loras_share_is_zero_and_peras_is_what_order_share_says():
 
 
 def test_it_is_judged_by_the_test_text_and_the_old_domains():
-    """An adapter that has hardly moved costs what the model costs on held-out text, which is read here once more."""
+    """An adapter that has hardly moved costs what the model costs on held-out text, which is read
+    here once more.
+    """
     asked = settings(LoRA(2))
     asked["recipe"] |= {"lr": 1e-12}
     found, start = tune(asked), before(asked)
     model, windows = toy.load("tiny"), 4 * asked["recipe"]["eval_windows"]
-    new, old = (toy.corpus.load(name, asked["limit"]).heldout for name in ("synthetic", "synthetic:1"))
+    new, old = (
+        toy.corpus.load(name, asked["limit"]).heldout for name in ("synthetic", "synthetic:1")
+    )
     assert start["new"] == toy.bits_per_byte(model, new, asked["recipe"]["context"], windows)
     assert start["old"] == toy.bits_per_byte(model, old, asked["recipe"]["context"], windows // 2)
     assert (found["new"], found["old"]) == pytest.approx((start["new"], start["old"]), rel=1e-6)
@@ -164,7 +173,9 @@ def test_training_lowers_the_cost():
 
 
 def test_a_fraction_of_the_text_is_what_is_trained_on():
-    whole, part = (tune(settings(LoRA(2), role="tuning", fraction=fraction)) for fraction in (1.0, 0.1))
+    whole, part = (
+        tune(settings(LoRA(2), role="tuning", fraction=fraction)) for fraction in (1.0, 0.1)
+    )
     assert whole["loss"] != part["loss"]
 
 
@@ -174,7 +185,9 @@ def test_amplification_against_a_loop():
         torch.nn.init.normal_(layer.adapter.B)
     found = []
     for layer in adapted_layers(model).values():
-        delta, W0 = (x.detach().double().numpy() for x in (layer.adapter.B @ layer.adapter.A, layer.W0))
+        delta, W0 = (
+            x.detach().double().numpy() for x in (layer.adapter.B @ layer.adapter.A, layer.W0)
+        )
         U, sigma, Vt = np.linalg.svd(delta)
         inside = sum((U[:, i] @ W0 @ Vt[j]) ** 2 for i in range(2) for j in range(2)) ** 0.5
         found.append(np.sqrt(sigma[0] ** 2 + sigma[1] ** 2) / inside)
@@ -190,11 +203,19 @@ def test_interaction_is_measured_where_it_is_asked_for():
 
 
 def test_pace_times_every_arm_in_every_round():
-    arms = {"none": None, "LoRA": {"method": LoRA(2).to_dict()}, "PERA": {"method": PERA(2).to_dict()}}
+    arms = {
+        "none": None,
+        "LoRA": {"method": LoRA(2).to_dict()},
+        "PERA": {"method": PERA(2).to_dict()},
+    }
     found = pace(OPTIONS.settings() | {"arms": arms, "rounds": 2})
     assert set(found["inference"]) == set(arms)
     assert set(found["training"]) == {"LoRA", "PERA"}
-    assert all(len(times) == 2 and min(times) > 0 for kind in ("training", "inference") for times in found[kind].values())
+    assert all(
+        len(times) == 2 and min(times) > 0
+        for kind in ("training", "inference")
+        for times in found[kind].values()
+    )
     layers = 16
     more = layers * 3 * 4 * 4  # h of rank 2, in float32, as parameter, gradient and two moments
     assert found["bytes"]["PERA"]["trained"] - found["bytes"]["LoRA"]["trained"] == more
@@ -218,8 +239,12 @@ def test_a_feature_scale_is_a_learning_rate_of_h():
             optimizer.step()
         return adapter.delta(W0)
 
-    assert torch.allclose(trained(PERA(2, feature_scale=scale), 1), trained(PERA(2), scale), rtol=1e-9, atol=1e-12)
-    assert not torch.allclose(trained(PERA(2, feature_scale=scale), 1), trained(PERA(2), 1), rtol=1e-3)
+    assert torch.allclose(
+        trained(PERA(2, feature_scale=scale), 1), trained(PERA(2), scale), rtol=1e-9, atol=1e-12
+    )
+    assert not torch.allclose(
+        trained(PERA(2, feature_scale=scale), 1), trained(PERA(2), 1), rtol=1e-3
+    )
 
 
 def test_coefficients_that_do_not_start_at_zero_leave_the_update_at_zero():
@@ -236,6 +261,7 @@ def test_a_model_without_the_named_projection_is_refused_before_anything_runs():
 
 def test_text_that_is_read_is_part_of_the_key():
     one, other = (
-        Job("x", "judged", tune, Options(small=True, text=text, old=None).settings(), 1.0).data for text in ("synthetic", "synthetic:1")
+        Job("x", "judged", tune, Options(small=True, text=text, old=None).settings(), 1.0).data
+        for text in ("synthetic", "synthetic:1")
     )
     assert one != other

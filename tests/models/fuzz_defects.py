@@ -65,10 +65,20 @@ def any_shape(load: Loader) -> Loader:
                 stored = unpack(path.read_bytes())
             except Exception as error:
                 raise pk.PerakitError(f"{path} is damaged") from error
-            found = {f"{name}.{key}": p for name, a in pk.adapters(model).items() for key, p in a.named_parameters()}
-            if set(found) == set(stored) and all(p.numel() * 4 == len(stored[name][2]) for name, p in found.items()):
+            found = {
+                f"{name}.{key}": p
+                for name, a in pk.adapters(model).items()
+                for key, p in a.named_parameters()
+            }
+            if set(found) == set(stored) and all(
+                p.numel() * 4 == len(stored[name][2]) for name, p in found.items()
+            ):
                 for name, p in found.items():
-                    p.data.copy_(torch.frombuffer(bytearray(stored[name][2]), dtype=torch.float32).reshape(p.shape))
+                    p.data.copy_(
+                        torch.frombuffer(bytearray(stored[name][2]), dtype=torch.float32).reshape(
+                            p.shape
+                        )
+                    )
                 return None
         raise pk.PerakitError("refused")
 

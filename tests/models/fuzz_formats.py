@@ -1,4 +1,5 @@
-"""The two formats of adapters: sources to spoil, how a draft is written, and whether what was loaded is in the files.
+"""The two formats of adapters: sources to spoil, how a draft is written, and whether what was
+loaded is in the files.
 
 The judges read the files on their own and share no code with perakit's readers.
 """
@@ -25,7 +26,11 @@ from perakit.models.quantize import NF4, NF4Layer
 
 Loader = Callable[[nn.Module, Path], object]
 # Where a name that is taken is refused before the files are read, few models have it.
-FREE = {name: one for name, one in TARGETS.items() if not name.startswith("adapted,") and name != "adapted in part"}
+FREE = {
+    name: one
+    for name, one in TARGETS.items()
+    if not name.startswith("adapted,") and name != "adapted in part"
+}
 
 
 class WrongError(Exception):
@@ -42,27 +47,45 @@ class Perakit:
     @staticmethod
     def sources(scratch: Path) -> dict[str, Source]:
         """Every registered method on all layers, mixtures, and 4-bit bases."""
-        methods = {name: dict.fromkeys(LAYERS, cls(rank=2)) for name, cls in sorted(Method.registry.items())}
-        every = [one for _, cls in sorted(Method.registry.items()) for one in (cls(rank=2), fancy(cls))]
+        methods = {
+            name: dict.fromkeys(LAYERS, cls(rank=2))
+            for name, cls in sorted(Method.registry.items())
+        }
+        every = [
+            one for _, cls in sorted(Method.registry.items()) for one in (cls(rank=2), fancy(cls))
+        ]
         for start in range(0, len(every), 3):
-            methods[f"mixed {start}"] = {name: every[(start + i) % len(every)] for i, name in enumerate(LAYERS[: 2 + start % 3])}
-        made = {name: Perakit._source(chosen, None, scratch / name) for name, chosen in methods.items()}
+            methods[f"mixed {start}"] = {
+                name: every[(start + i) % len(every)]
+                for i, name in enumerate(LAYERS[: 2 + start % 3])
+            }
+        made = {
+            name: Perakit._source(chosen, None, scratch / name) for name, chosen in methods.items()
+        }
         for name, config in (("mixed 3", NF4()), ("mixed 6", NF4(block=32, double=False))):
             made[f"{name}, 4-bit"] = Perakit._source(methods[name], config, scratch / f"{name} 4")
         return made
 
     @staticmethod
     def _source(methods: dict[str, Method], quantize: NF4 | None, folder: Path) -> Source:
-        source = Source(lambda: Draft(json.loads(text), unpack(data), sha256=sha256), methods, quantize)
+        source = Source(
+            lambda: Draft(json.loads(text), unpack(data), sha256=sha256), methods, quantize
+        )
         pk.save(adapt(bare(), source, seed=3), folder)
         config = json.loads((folder / "adapter.json").read_text())
         del config["checksum"]
-        text, sha256, data = json.dumps(config), config["sha256"], (folder / config["tensors"]).read_bytes()
+        text, sha256, data = (
+            json.dumps(config),
+            config["sha256"],
+            (folder / config["tensors"]).read_bytes(),
+        )
         return source
 
     @staticmethod
     def files(draft: Draft, sealed: bool) -> Files:
-        """The folder's content; unsealed, the old hash stays and the checksum is of something else."""
+        """The folder's content; unsealed, the old hash stays and the checksum is of something
+        else.
+        """
         old = draft.sha256
         data = pack(draft.tensors) if draft.data is None else draft.data
         new = digest(data, draft.tail) if sealed and draft.tail <= 2**30 else old
@@ -70,7 +93,9 @@ class Perakit:
         if draft.name is not None:
             draft.config["tensors"] = draft.name.replace("{own}", file_name)
         text = json.dumps(draft.config).encode() if draft.text is None else draft.text
-        text = text.replace(old.encode(), new.encode()).replace(old[:16].encode(), new[:16].encode())
+        text = text.replace(old.encode(), new.encode()).replace(
+            old[:16].encode(), new[:16].encode()
+        )
         with contextlib.suppress(ValueError, RecursionError):
             checksum = canonical(json.loads(text)) if sealed else "0" * 64
             text = text.rstrip()[:-1] + f', "checksum": "{checksum}"}}'.encode()
@@ -117,24 +142,56 @@ class PEFT:
                 for patterned in (False, True):
                     kind: Any = DoRA if dora else LoRA
                     scaling = {"scaling": "rslora"} if rslora else {}
-                    methods = {name: kind(rank=2, alpha=3, **scaling) for name in LAYERS[: 3 + patterned]}
+                    methods = {
+                        name: kind(rank=2, alpha=3, **scaling) for name in LAYERS[: 3 + patterned]
+                    }
                     if patterned:
                         methods["1.0"] = kind(rank=3, alpha=5, **scaling)
                     name = f"{'dora' if dora else 'lora'}{', rslora' * rslora}{', patterns' * patterned}"
-                    made[name] = Source(lambda m=methods, d=dora, r=rslora, p=patterned: PEFT._draft(m, d, r, p), methods)  # type: ignore[misc]
+                    made[name] = Source(
+                        lambda m=methods, d=dora, r=rslora, p=patterned: PEFT._draft(m, d, r, p),
+                        methods,
+                    )  # type: ignore[misc]
         return made
 
     @staticmethod
     def _draft(methods: dict[str, Method], dora: bool, rslora: bool, patterned: bool) -> Draft:
-        config: dict[str, Any] = {"peft_type": "LORA", "peft_version": "0.21.2", "task_type": None, "auto_mapping": None}
-        config |= {"base_model_name_or_path": None, "r": 2, "lora_alpha": 3, "lora_dropout": 0.0, "bias": "none"}
-        config |= {"use_dora": dora, "use_rslora": rslora, "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True}
-        config |= {"rank_pattern": {"1.0": 3} if patterned else {}, "alpha_pattern": {"1.0": 5} if patterned else {}}
-        config |= {"target_modules": list(methods), "modules_to_save": None, "layers_to_transform": None, "loftq_config": {}}
+        config: dict[str, Any] = {
+            "peft_type": "LORA",
+            "peft_version": "0.21.2",
+            "task_type": None,
+            "auto_mapping": None,
+        }
+        config |= {
+            "base_model_name_or_path": None,
+            "r": 2,
+            "lora_alpha": 3,
+            "lora_dropout": 0.0,
+            "bias": "none",
+        }
+        config |= {
+            "use_dora": dora,
+            "use_rslora": rslora,
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "init_lora_weights": True,
+        }
+        config |= {
+            "rank_pattern": {"1.0": 3} if patterned else {},
+            "alpha_pattern": {"1.0": 5} if patterned else {},
+        }
+        config |= {
+            "target_modules": list(methods),
+            "modules_to_save": None,
+            "layers_to_transform": None,
+            "loftq_config": {},
+        }
         draw, tensors = np.random.default_rng(0), {}
         for name, (m, n) in SHAPES.items() if len(methods) == 4 else list(SHAPES.items())[:3]:
             r = methods[name].rank
-            shapes = {"lora_A.weight": (r, n), "lora_B.weight": (m, r)} | ({"lora_magnitude_vector": (m,)} if dora else {})
+            shapes = {"lora_A.weight": (r, n), "lora_B.weight": (m, r)} | (
+                {"lora_magnitude_vector": (m,)} if dora else {}
+            )
             for key, shape in shapes.items():
                 numbers = (draw.standard_normal(shape) + 3).astype("<f4")
                 tensors[f"base_model.model.{name}.{key}"] = ("F32", shape, numbers.tobytes())
@@ -144,49 +201,76 @@ class PEFT:
     def files(draft: Draft, sealed: bool) -> Files:
         data = pack(draft.tensors) if draft.data is None else draft.data
         text = json.dumps(draft.config).encode() if draft.text is None else draft.text
-        return {"adapter_config.json": text, draft.name or "adapter_model.safetensors": with_tail(data, draft.tail), **draft.extra}
+        return {
+            "adapter_config.json": text,
+            draft.name or "adapter_model.safetensors": with_tail(data, draft.tail),
+            **draft.extra,
+        }
 
     @staticmethod
     def judge(model: nn.Module, folder: Path) -> None:
-        """The factors are the file's, and the scale is what PEFT would compute from the same file."""
+        """The factors are the file's, and the scale is what PEFT would compute from the same
+        file.
+        """
         config = json.loads((folder / "adapter_config.json").read_bytes())
-        demand(config["peft_type"] == "LORA" and config.get("bias", "none") == "none", "another function")
+        demand(
+            config["peft_type"] == "LORA" and config.get("bias", "none") == "none",
+            "another function",
+        )
         found: dict[str, nn.Parameter] = {}
         keys = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
         for name, adapter in pk.adapters(model, "default").items():
             method, parameters = adapter.method, dict(adapter.named_parameters())
-            demand(("magnitude" in parameters) == bool(config.get("use_dora", False)), f"DoRA or not, on {name}")
+            demand(
+                ("magnitude" in parameters) == bool(config.get("use_dora", False)),
+                f"DoRA or not, on {name}",
+            )
             rank, alpha = (
                 pattern(config.get(f"{key}_pattern") or {}, name, config.get(default, 8))
                 for key, default in (("rank", "r"), ("alpha", "lora_alpha"))
             )
             demand(method.rank == rank, f"rank of {name}")
             scale = alpha / (rank**0.5 if config.get("use_rslora", False) else rank)
-            demand(abs(method.scale - scale) <= 1e-12 * abs(scale), f"scale {method.scale} of {name}, PEFT has {scale}")
+            demand(
+                abs(method.scale - scale) <= 1e-12 * abs(scale),
+                f"scale {method.scale} of {name}, PEFT has {scale}",
+            )
             found |= {f"base_model.model.{name}.{keys[key]}": p for key, p in parameters.items()}
         compare(found, unpack((folder / "adapter_model.safetensors").read_bytes()))
 
 
 def pattern(patterns: dict[str, Any], name: str, default: Any) -> Any:
     """PEFT's rule: the first pattern that is, or ends, the name."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
+    return next(
+        (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default
+    )
 
 
 def fancy(cls: type[Method]) -> Method:
     """The method with as many options as it takes."""
-    for options in ({"alpha": 3, "dropout": 0.25, "scaling": "rslora"}, {"alpha": 3, "dropout": 0.25}, {"alpha": 3.5}):
+    for options in (
+        {"alpha": 3, "dropout": 0.25, "scaling": "rslora"},
+        {"alpha": 3, "dropout": 0.25},
+        {"alpha": 3.5},
+    ):
         with contextlib.suppress(pk.PerakitError, TypeError):
             return cls(rank=3, **options)  # type: ignore[arg-type]
     return cls(rank=3)
 
 
 def canonical(config: Any) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def with_tail(data: bytes, tail: int) -> Any:
     """`data`, or what writes it with a sparse tail."""
-    return (lambda path: (path.write_bytes(data), os.truncate(path, len(data) + tail))) if tail else data
+    return (
+        (lambda path: (path.write_bytes(data), os.truncate(path, len(data) + tail)))
+        if tail
+        else data
+    )
 
 
 def demand(true: bool, what: str) -> None:
@@ -208,7 +292,8 @@ def compare(found: dict[str, nn.Parameter], stored: dict[str, Entry]) -> None:
             wide = numbers.astype(here.dtype)
         demand(
             np.array_equal(np.isnan(here), np.isnan(wide))
-            and np.where(np.isnan(here), 0, here).tobytes() == np.where(np.isnan(wide), 0, wide).tobytes(),
+            and np.where(np.isnan(here), 0, here).tobytes()
+            == np.where(np.isnan(wide), 0, wide).tobytes(),
             name,
         )
 

@@ -37,7 +37,13 @@ class Source(NamedTuple):
 def adapt(model: nn.Module, source: Source, seed: int = 2, name: str = "default") -> nn.Module:
     """Attach each method to its layer, with every factor off its start."""
     for layer, method in source.methods.items():
-        pk.attach(model, method, lambda at, _, layer=layer: at == layer, name=name, quantize=source.quantize)
+        pk.attach(
+            model,
+            method,
+            lambda at, _, layer=layer: at == layer,
+            name=name,
+            quantize=source.quantize,
+        )
     torch.manual_seed(seed)
     with torch.no_grad():
         for adapter in pk.adapters(model, name).values():
@@ -80,11 +86,27 @@ TARGETS: dict[str, tuple[int, Callable[[Source], nn.Module]]] = {
     "adapted, in use": (2, lambda source: worn(adapt(bare(), source))),
     "adapted, disabled": (1, lambda source: off(adapt(bare(), source))),
     "adapted, merged": (1, lambda source: merged(adapt(bare(), mergeable(source)))),
-    "adapted in part": (1, lambda source: adapt(bare(), source._replace(methods=dict(list(source.methods.items())[:2])))),
-    "adapted otherwise": (1, lambda source: adapt(bare(), source._replace(methods=dict.fromkeys(LAYERS, LoRA(7))))),
+    "adapted in part": (
+        1,
+        lambda source: adapt(
+            bare(), source._replace(methods=dict(list(source.methods.items())[:2]))
+        ),
+    ),
+    "adapted otherwise": (
+        1,
+        lambda source: adapt(bare(), source._replace(methods=dict.fromkeys(LAYERS, LoRA(7)))),
+    ),
     "another name": (2, lambda source: adapt(bare(), source, name="other")),
-    "another name, merged": (2, lambda source: merged(adapt(bare(), mergeable(source), name="other"))),
-    "another name, in part": (2, lambda source: adapt(bare(), Source(source.draft, {"0": LoRA(7), "1.0": LoRA(7)}), name="other")),
+    "another name, merged": (
+        2,
+        lambda source: merged(adapt(bare(), mergeable(source), name="other")),
+    ),
+    "another name, in part": (
+        2,
+        lambda source: adapt(
+            bare(), Source(source.draft, {"0": LoRA(7), "1.0": LoRA(7)}), name="other"
+        ),
+    ),
     "4-bit": (2, lambda source: quantised(bare(), source)),
     "adapted, 4-bit": (1, lambda source: adapt(bare(), source._replace(quantize=NF4()))),
 }
@@ -92,7 +114,10 @@ TARGETS: dict[str, tuple[int, Callable[[Source], nn.Module]]] = {
 
 def mergeable(source: Source) -> Source:
     """The source without methods whose update is no matrix."""
-    return Source(source.draft, {name: m for name, m in source.methods.items() if m.mergeable} or {"0": LoRA(2)})
+    return Source(
+        source.draft,
+        {name: m for name, m in source.methods.items() if m.mergeable} or {"0": LoRA(2)},
+    )
 
 
 def quantised(model: nn.Module, source: Source) -> nn.Module:
@@ -105,15 +130,29 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def fingerprint(model: nn.Module) -> list[Any]:
-    """Modules by identity with their plain attributes and hooks, tensors by identity and bits, and the generators."""
-    found: list[Any] = [bits(torch.get_rng_state()), random.getstate(), np.random.get_state()[1].tobytes()]  # type: ignore[union-attr]
+    """Modules by identity with their plain attributes and hooks, tensors by identity and bits, and
+    the generators.
+    """
+    found: list[Any] = [
+        bits(torch.get_rng_state()),
+        random.getstate(),
+        np.random.get_state()[1].tobytes(),
+    ]  # type: ignore[union-attr]
     found += [torch.get_default_dtype(), torch.is_grad_enabled()]
     for name, module in model.named_modules(remove_duplicate=False):
         found.append((name, id(module), type(module)))
         for key, value in vars(module).items():
             if key in ("_parameters", "_buffers"):
-                found += [(key, k, id(p), p.requires_grad, p.dtype, bits(p)) for k, p in value.items() if p is not None]
-                found += [(key, k, "grad", bits(p.grad)) for k, p in value.items() if p is not None and p.grad is not None]
+                found += [
+                    (key, k, id(p), p.requires_grad, p.dtype, bits(p))
+                    for k, p in value.items()
+                    if p is not None
+                ]
+                found += [
+                    (key, k, "grad", bits(p.grad))
+                    for k, p in value.items()
+                    if p is not None and p.grad is not None
+                ]
             elif isinstance(value, dict):
                 found.append((key, [(k, id(v)) for k, v in value.items()]))
             else:
@@ -122,10 +161,23 @@ def fingerprint(model: nn.Module) -> list[Any]:
 
 
 def base_bits(model: nn.Module) -> dict[str, bytes]:
-    """What a load must not touch, by the name it has without adapters: all but the adapter that is loaded."""
-    mine = {id(p) for adapter in pk.adapters(model, "default").values() for p in adapter.parameters()} if loaded_name(model) else set()
-    state = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name.replace(".base.", "."): bits(p) for name, p in state if id(p) not in mine and ".adapters.default." not in name}
+    """What a load must not touch, by the name it has without adapters: all but the adapter that is
+    loaded.
+    """
+    mine = (
+        {id(p) for adapter in pk.adapters(model, "default").values() for p in adapter.parameters()}
+        if loaded_name(model)
+        else set()
+    )
+    state = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {
+        name.replace(".base.", "."): bits(p)
+        for name, p in state
+        if id(p) not in mine and ".adapters.default." not in name
+    }
 
 
 def loaded_name(model: nn.Module) -> bool:

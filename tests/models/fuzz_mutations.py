@@ -1,7 +1,9 @@
-"""How the loading fuzzer spoils an adapter folder: one small function a kind, each drawing from a seeded generator.
+"""How the loading fuzzer spoils an adapter folder: one small function a kind, each drawing from a
+seeded generator.
 
-A Draft is an adapter before it is written: its JSON and its tensors. Kinds in CONTENT alter a draft, which is then
-written with checksums that are right (or, now and then, not); kinds in FILES alter what stands in the folder.
+A Draft is an adapter before it is written: its JSON and its tensors. Kinds in CONTENT alter a
+draft, which is then written with checksums that are right (or, now and then, not); kinds in FILES
+alter what stands in the folder.
 """
 
 import contextlib
@@ -19,11 +21,73 @@ from typing import Any
 Entry = tuple[str, tuple[int, ...], bytes]  # safetensors dtype, shape, bytes
 Files = dict[str, bytes | Callable[[Path], object]]  # name -> content, or what makes the file
 
-SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8}
+SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I64": 8,
+    "I32": 4,
+    "U8": 1,
+    "I8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "C64": 8,
+}
 VALUES = [
-    *(None, True, False, -1, 0, 1, 2, 3, 5, 64, 2**20, 2**31, 2**63, -(2**63), 10**30, 10**400, 10**4000),
-    *(-0.5, 0.0, -0.0, 0.5, 1.0, 2.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"), float("-inf")),
-    *("", "x", "1", "lora", "LORA", "pera", "dora", "hira", "full", "standard", "rslora", "none", "all", "nf4", "all-linear", "../x", "/"),
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        5,
+        64,
+        2**20,
+        2**31,
+        2**63,
+        -(2**63),
+        10**30,
+        10**400,
+        10**4000,
+    ),
+    *(
+        -0.5,
+        0.0,
+        -0.0,
+        0.5,
+        1.0,
+        2.0,
+        1e-320,
+        1e308,
+        -1e308,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+    ),
+    *(
+        "",
+        "x",
+        "1",
+        "lora",
+        "LORA",
+        "pera",
+        "dora",
+        "hira",
+        "full",
+        "standard",
+        "rslora",
+        "none",
+        "all",
+        "nf4",
+        "all-linear",
+        "../x",
+        "/",
+    ),
     *(
         "\0",
         "\ud800",
@@ -42,7 +106,9 @@ VALUES = [
         {"0": {}},
     ),
 ]
-NUMBERS = [value for value in VALUES if isinstance(value, int | float) and not isinstance(value, bool)]
+NUMBERS = [
+    value for value in VALUES if isinstance(value, int | float) and not isinstance(value, bool)
+]
 REDOS = [
     r"(\w+\.?)+!",
     r"(x+x+)+y",
@@ -96,7 +162,11 @@ def describe(tensors: dict[str, Entry]) -> tuple[dict[str, Any], bytes]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     body = b""
     for name, (dtype, shape, data) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(body), len(body) + len(data)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
         body += data
     return header, body
 
@@ -108,7 +178,9 @@ def frame(header: bytes) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, Entry]:
-    """The tensors of a safetensors file, read without the library; ValueError or KeyError where it is none."""
+    """The tensors of a safetensors file, read without the library; ValueError or KeyError where it
+    is none.
+    """
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     body = data[8 + length :]
@@ -119,24 +191,34 @@ def unpack(data: bytes) -> dict[str, Entry]:
     }
 
 
-# --- the JSON --------------------------------------------------------------------------------------------------
+# --- the JSON -------------------------------------------------------------------------------------
 
 
 def places(node: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) inside a JSON value."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    items = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
     return [place for key, value in list(items) for place in [(node, key), *places(value)]]
 
 
 def place(draw: Random, draft: Draft) -> tuple[Any, Any]:
     """A (container, key) of the JSON, half the time at its top."""
     found = places(draft.config)
-    return draw.choice(found if draw.random() < 0.7 else found[:1] + [(draft.config, key) for key in draft.config])
+    return draw.choice(
+        found if draw.random() < 0.7 else found[:1] + [(draft.config, key) for key in draft.config]
+    )
 
 
 def named(draw: Random, draft: Draft) -> tuple[dict[str, Any], str]:
     """A place in an object, which has a key to rename."""
-    return draw.choice([(node, key) for node, key in places(draft.config) if isinstance(node, dict)])
+    return draw.choice(
+        [(node, key) for node, key in places(draft.config) if isinstance(node, dict)]
+    )
 
 
 def set_value(draw: Random, draft: Draft) -> None:
@@ -148,7 +230,19 @@ def set_number(draw: Random, draft: Draft) -> None:
     found = [(node, key) for node, key in places(draft.config) if type(node[key]) in (int, float)]
     node, key = draw.choice(found)
     old = node[key]
-    node[key] = draw.choice([*NUMBERS, old + 1, old - 1, -old, old * 2, float(old), str(old), old / 3, draw.randrange(10**6)])
+    node[key] = draw.choice(
+        [
+            *NUMBERS,
+            old + 1,
+            old - 1,
+            -old,
+            old * 2,
+            float(old),
+            str(old),
+            old / 3,
+            draw.randrange(10**6),
+        ]
+    )
 
 
 def delete_key(draw: Random, draft: Draft) -> None:
@@ -159,12 +253,41 @@ def delete_key(draw: Random, draft: Draft) -> None:
 def rename_key(draw: Random, draft: Draft) -> None:
     node, key = named(draw, draft)
     others = [other for _, other in places(draft.config) if isinstance(other, str)]
-    node[draw.choice([f"{key}x", key.upper(), f"{key}.weight", "", f"model.{key}", "\ud800", key[:-1], *others])] = node.pop(key)
+    node[
+        draw.choice(
+            [
+                f"{key}x",
+                key.upper(),
+                f"{key}.weight",
+                "",
+                f"model.{key}",
+                "\ud800",
+                key[:-1],
+                *others,
+            ]
+        )
+    ] = node.pop(key)
 
 
 def new_key(draw: Random, draft: Draft) -> None:
-    node = draw.choice([draft.config, *[node[key] for node, key in places(draft.config) if isinstance(node[key], dict)]])
-    options = ["new", "", "__class__", "quantize", "alpha", "lora_bias", "modules_to_save", "use_qalora", "megatron_config", "auto_mapping"]
+    node = draw.choice(
+        [
+            draft.config,
+            *[node[key] for node, key in places(draft.config) if isinstance(node[key], dict)],
+        ]
+    )
+    options = [
+        "new",
+        "",
+        "__class__",
+        "quantize",
+        "alpha",
+        "lora_bias",
+        "modules_to_save",
+        "use_qalora",
+        "megatron_config",
+        "auto_mapping",
+    ]
     node[draw.choice(options)] = draw.choice(VALUES)
 
 
@@ -190,7 +313,9 @@ def duplicate_key(draw: Random, draft: Draft) -> None:
     pair = [f"{json.dumps(key)}: {value}" for value in (new, old)]
     node[key] = "@"
     text = json.dumps(draft.config)
-    draft.text = text.replace(f'{json.dumps(key)}: "@"', ", ".join(draw.sample(pair, 2)), 1).encode()
+    draft.text = text.replace(
+        f'{json.dumps(key)}: "@"', ", ".join(draw.sample(pair, 2)), 1
+    ).encode()
 
 
 def unicode_text(draw: Random, draft: Draft) -> None:
@@ -199,39 +324,92 @@ def unicode_text(draw: Random, draft: Draft) -> None:
     quotes = [at for at, letter in enumerate(text) if letter == '"']
     at = draw.choice(quotes) + 1
     odd = draw.choice(
-        ["\u0000", "\\u0000", "\\ud800", "é", "e\u0301", "\u202e", "\ufeff", "\U0001f600", "\\u0061", "\u0131", "\uff10", " "]
+        [
+            "\u0000",
+            "\\u0000",
+            "\\ud800",
+            "é",
+            "e\u0301",
+            "\u202e",
+            "\ufeff",
+            "\U0001f600",
+            "\\u0061",
+            "\u0131",
+            "\uff10",
+            " ",
+        ]
     )
     text = text[:at] + odd + text[at:]
-    draft.text = text.encode(draw.choice(["utf-8"] * 6 + ["utf-8-sig", "utf-16", "utf-32"]), "surrogatepass")
+    draft.text = text.encode(
+        draw.choice(["utf-8"] * 6 + ["utf-8-sig", "utf-16", "utf-32"]), "surrogatepass"
+    )
 
 
 def json_bomb(draw: Random, draft: Draft) -> None:
     """Small text that parses into much: as large as the loader may accept to read."""
     size = draw.choice([2**20, 2**21 - 2**16, 2**22 - 2**16, 2**23 - 2**16, 2**24 - 2**16])
-    unit = draw.choice(["{},", "[0],", '{"":0},', '{"":' * 800 + "0" + "}" * 800 + ",", "0,", '"é",', "1e5,"])
+    unit = draw.choice(
+        ["{},", "[0],", '{"":0},', '{"":' * 800 + "0" + "}" * 800 + ",", "0,", '"é",', "1e5,"]
+    )
     node, key = draw.choice([(draft.config, "new"), place(draw, draft)])
     node[key] = "@"
-    draft.text = json.dumps(draft.config).replace('"@"', f"[{unit * (size // len(unit))}0]", 1).encode()
+    draft.text = (
+        json.dumps(draft.config).replace('"@"', f"[{unit * (size // len(unit))}0]", 1).encode()
+    )
 
 
 def patterns(draw: Random, draft: Draft) -> None:
-    """Names that are regular expressions in PEFT's files: hostile ones, and ones that fit several layers or none."""
-    name = draw.choice([*REDOS, ".*", r"\d", "0", "1", "1.0", "1..", r"1\.0", "^0", "nowhere", "base_model.model.0", ""])
-    key = draw.choice(["rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_pattern", "layers"])
+    """Names that are regular expressions in PEFT's files: hostile ones, and ones that fit several
+    layers or none.
+    """
+    name = draw.choice(
+        [
+            *REDOS,
+            ".*",
+            r"\d",
+            "0",
+            "1",
+            "1.0",
+            "1..",
+            r"1\.0",
+            "^0",
+            "nowhere",
+            "base_model.model.0",
+            "",
+        ]
+    )
+    key = draw.choice(
+        [
+            "rank_pattern",
+            "alpha_pattern",
+            "target_modules",
+            "exclude_modules",
+            "layers_pattern",
+            "layers",
+        ]
+    )
     patterned = key.endswith("_pattern") or key == "layers"
-    draft.config[key] = {name: draw.choice([1, 2, 3, 4, 0, "2", None])} if patterned else draw.choice([name, [name], [name, "0"]])
+    draft.config[key] = (
+        {name: draw.choice([1, 2, 3, 4, 0, "2", None])}
+        if patterned
+        else draw.choice([name, [name], [name, "0"]])
+    )
 
 
-# --- names, shapes and claims of both files together -----------------------------------------------------------
+# --- names, shapes and claims of both files together ----------------------------------------------
 
 
 def another_layer(draw: Random, draft: Draft) -> None:
     """A layer renamed in both files alike."""
     old = draw.choice(["0", "1.0", "1.1", "2"])
     new = draw.choice(["9", "0.0", "1", "2", "0", "1.1", "", "1.0.base", "../0", "x" * 1000])
-    draft.tensors = {name.replace(f"{old}.", f"{new}.", 1): entry for name, entry in draft.tensors.items()}
+    draft.tensors = {
+        name.replace(f"{old}.", f"{new}.", 1): entry for name, entry in draft.tensors.items()
+    }
     text = json.dumps(draft.config)
-    draft.config = json.loads(text.replace(f'"{old}":', f"{json.dumps(new)}:").replace(f'"{old}"', json.dumps(new)))
+    draft.config = json.loads(
+        text.replace(f'"{old}":', f"{json.dumps(new)}:").replace(f'"{old}"', json.dumps(new))
+    )
 
 
 def is_first(name: str) -> bool:
@@ -240,7 +418,9 @@ def is_first(name: str) -> bool:
 
 
 def another_rank(draw: Random, draft: Draft) -> None:
-    """A rank that JSON and tensors agree on, right for every method whose factors are (r, n) and (m, r)."""
+    """A rank that JSON and tensors agree on, right for every method whose factors are (r, n) and
+    (m, r).
+    """
     rank = draw.choice([1, 2, 3, 4, 5, 8, 17, 512, 1000])
     for node, key in places(draft.config):
         if key in ("rank", "r"):
@@ -258,8 +438,19 @@ def another_rank(draw: Random, draft: Draft) -> None:
 
 def huge_claims(draw: Random, draft: Draft) -> None:
     """Ranks and shapes far beyond the file, sometimes with a sparse file that keeps the promise."""
-    huge = draw.choice([10**4, 2**16, 2**20 - 1, 2**20, 2**20 + 1, 10**7, 10**12, 2**63, 10**30, 10**3000])
-    keys = draw.choice([("rank", "r"), ("rank", "r"), ("shape",), ("degree",), ("rank", "r", "degree"), ("rank", "r", "shape")])
+    huge = draw.choice(
+        [10**4, 2**16, 2**20 - 1, 2**20, 2**20 + 1, 10**7, 10**12, 2**63, 10**30, 10**3000]
+    )
+    keys = draw.choice(
+        [
+            ("rank", "r"),
+            ("rank", "r"),
+            ("shape",),
+            ("degree",),
+            ("rank", "r", "degree"),
+            ("rank", "r", "shape"),
+        ]
+    )
     for node, key in places(draft.config):
         if key in keys:
             node[key] = [huge, huge] if key == "shape" else huge
@@ -275,7 +466,7 @@ def huge_claims(draw: Random, draft: Draft) -> None:
         draft.data, draft.tail = frame(json.dumps(header).encode()), at
 
 
-# --- the tensors -----------------------------------------------------------------------------------------------
+# --- the tensors ----------------------------------------------------------------------------------
 
 
 def tensor(draw: Random, draft: Draft) -> tuple[str, Entry]:
@@ -287,7 +478,17 @@ def reshape(draw: Random, draft: Draft) -> None:
     """Another shape of as many numbers."""
     name, (dtype, shape, data) = tensor(draw, draft)
     count = math.prod(shape)
-    shapes = [shape[::-1], (count,), (1, *shape), (*shape, 1), (count, 1), (1, count), (1,) * 70 + shape, (0, *shape), ()]
+    shapes = [
+        shape[::-1],
+        (count,),
+        (1, *shape),
+        (*shape, 1),
+        (count, 1),
+        (1, count),
+        (1,) * 70 + shape,
+        (0, *shape),
+        (),
+    ]
     draft.tensors[name] = (dtype, draw.choice(shapes), data)
 
 
@@ -307,13 +508,28 @@ def retype(draw: Random, draft: Draft) -> None:
     for name in list(draft.tensors) if every else [tensor(draw, draft)[0]]:
         _, shape, data = draft.tensors[name]
         size = SIZES.get(dtype, 4) * math.prod(shape)
-        draft.tensors[name] = (dtype, shape, data if draw.random() < 0.1 else (data * 9)[:size].ljust(size, b"\0"))
+        draft.tensors[name] = (
+            dtype,
+            shape,
+            data if draw.random() < 0.1 else (data * 9)[:size].ljust(size, b"\0"),
+        )
 
 
 def rename_tensor(draw: Random, draft: Draft) -> None:
     name, _ = tensor(draw, draft)
     new = draw.choice(
-        [f"x{name}", name.upper(), "", "__metadata__", f"../{name}", name[:-1], f"{name}.weight", name.replace(".", "/"), "\0", "é" * 200]
+        [
+            f"x{name}",
+            name.upper(),
+            "",
+            "__metadata__",
+            f"../{name}",
+            name[:-1],
+            f"{name}.weight",
+            name.replace(".", "/"),
+            "\0",
+            "é" * 200,
+        ]
     )
     draft.tensors = {new if key == name else key: value for key, value in draft.tensors.items()}
 
@@ -327,8 +543,21 @@ def drop_tensor(draw: Random, draft: Draft) -> None:
 def add_tensor(draw: Random, draft: Draft) -> None:
     name, entry = tensor(draw, draft)
     many = draw.choice([1, 1, 1, 100])
-    new = draw.choice(["more", f"{name}.copy", "2.A", "base_model.model.9.lora_A.weight", f"{name}.base_layer.bias", "0.bias", "1.0.h"])
-    draft.tensors |= {f"{new}{i or ''}": draw.choice([entry, ("F32", (), b"\0" * 4), ("F32", (0,), b"")]) for i in range(many)}
+    new = draw.choice(
+        [
+            "more",
+            f"{name}.copy",
+            "2.A",
+            "base_model.model.9.lora_A.weight",
+            f"{name}.base_layer.bias",
+            "0.bias",
+            "1.0.h",
+        ]
+    )
+    draft.tensors |= {
+        f"{new}{i or ''}": draw.choice([entry, ("F32", (), b"\0" * 4), ("F32", (0,), b"")])
+        for i in range(many)
+    }
 
 
 def swap_tensors(draw: Random, draft: Draft) -> None:
@@ -339,12 +568,14 @@ def swap_tensors(draw: Random, draft: Draft) -> None:
 def odd_numbers(draw: Random, draft: Draft) -> None:
     """NaN, infinities, subnormal and negative zero where numbers stood."""
     name, (dtype, shape, data) = tensor(draw, draft)
-    odd = bytes.fromhex(draw.choice(["0000c07f", "0000807f", "000080ff", "01000000", "00000080", "ffff7f7f"]))
+    odd = bytes.fromhex(
+        draw.choice(["0000c07f", "0000807f", "000080ff", "01000000", "00000080", "ffff7f7f"])
+    )
     cut = 4 * draw.randrange(max(len(data) // 4, 1))
     draft.tensors[name] = (dtype, shape, (data[:cut] + odd + data[cut + 4 :])[: len(data)])
 
 
-# --- the tensor file, below the tensors ------------------------------------------------------------------------
+# --- the tensor file, below the tensors -----------------------------------------------------------
 
 
 def header_length(draw: Random, draft: Draft) -> None:
@@ -388,7 +619,16 @@ def header_offsets(draw: Random, draft: Draft) -> None:
         [2**64, 2**65],
     ]
     entry["data_offsets"] = draw.choice(
-        [*lies, [begin], [], None, [begin, end, end], [float(begin), end], ["0", end], [len(body), len(body) + end - begin]]
+        [
+            *lies,
+            [begin],
+            [],
+            None,
+            [begin, end, end],
+            [float(begin), end],
+            ["0", end],
+            [len(body), len(body) + end - begin],
+        ]
     )
     draft.data = frame(json.dumps(header).encode()) + body
 
@@ -406,7 +646,17 @@ def header_shapes(draw: Random, draft: Draft) -> None:
     header, body = describe(draft.tensors)
     entry = header[draw.choice(list(draft.tensors))]
     entry["shape"] = draw.choice(
-        [[2**32, 2**32], [2**63, 2], [2**62, 4, 0], [1] * 10**4, [0, 2**64 - 1], [-5, -7], [2**40, 7], [5.0, 7], [True, 35]]
+        [
+            [2**32, 2**32],
+            [2**63, 2],
+            [2**62, 4, 0],
+            [1] * 10**4,
+            [0, 2**64 - 1],
+            [-5, -7],
+            [2**40, 7],
+            [5.0, 7],
+            [True, 35],
+        ]
     )
     draft.data = frame(json.dumps(header).encode()) + body
 
@@ -414,7 +664,9 @@ def header_shapes(draw: Random, draft: Draft) -> None:
 def header_bytes(draw: Random, draft: Draft) -> None:
     data = bytearray(pack(draft.tensors))
     for _ in range(draw.choice([1, 1, 1, 4])):
-        data[draw.randrange(int.from_bytes(data[:8], "little") % len(data) + 8)] = draw.randrange(256)
+        data[draw.randrange(int.from_bytes(data[:8], "little") % len(data) + 8)] = draw.randrange(
+            256
+        )
     draft.data = bytes(data)
 
 
@@ -426,12 +678,19 @@ def header_bomb(draw: Random, draft: Draft) -> None:
     padding = {
         "spaces": text + b" " * many,
         "metadata": text.replace(b'"pt"', b'"' + b"x" * many + b'"'),
-        "keys": text.replace(b'{"format"', b"{" + b"".join(b'"%d":"",' % i for i in range(many // 12)) + b'"format"'),
+        "keys": text.replace(
+            b'{"format"', b"{" + b"".join(b'"%d":"",' % i for i in range(many // 12)) + b'"format"'
+        ),
         "deep": text.replace(b'"pt"', b"[" * min(many, 10**6) + b"]" * min(many, 10**6)),
         "twice": text[:-1] + b", " + text[1:],
-        "empty tensors": text[:-1]
-        + b"".join(b',"t%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(many // 64))
-        + b"}",
+        "empty tensors": (
+            text[:-1]
+            + b"".join(
+                b',"t%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i
+                for i in range(many // 64)
+            )
+            + b"}"
+        ),
     }
     draft.data = frame(padding[draw.choice(list(padding))]) + body
 
@@ -441,11 +700,17 @@ def body_bytes(draw: Random, draft: Draft) -> None:
     data = pack(draft.tensors)
     at, change = draw.randrange(len(data)), draw.choice(["flip", "cut", "grow"])
     flipped = data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
-    draft.data = {"flip": flipped, "cut": data[:at], "grow": data + draw.randbytes(draw.choice([1, 8, 1000]))}[change]
+    draft.data = {
+        "flip": flipped,
+        "cut": data[:at],
+        "grow": data + draw.randbytes(draw.choice([1, 8, 1000])),
+    }[change]
 
 
 def tensor_name(draw: Random, draft: Draft) -> None:
-    """The tensor file under another name, said in the JSON where the format says it; sometimes it is there."""
+    """The tensor file under another name, said in the JSON where the format says it; sometimes it
+    is there.
+    """
     draft.name = draw.choice(ODD_NAMES)
     if draw.random() < 0.5:
         draft.extra["../x"] = pack(draft.tensors)
@@ -486,7 +751,7 @@ CONTENT: dict[str, tuple[int, Callable[[Random, Draft], None]]] = {
 }
 
 
-# --- the folder ------------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
 
 
 def flip(draw: Random, files: Files, name: str) -> None:
@@ -512,14 +777,26 @@ def rename_file(draw: Random, files: Files, name: str) -> None:
     data = files.pop(name)
     change = draw.choice(["gone", "renamed", "exchanged"])
     if change == "renamed":
-        files[draw.choice([name.upper(), f"{name}.bak", "adapter_model.bin", "adapter.json", "adapter_config.json"])] = data
+        files[
+            draw.choice(
+                [
+                    name.upper(),
+                    f"{name}.bak",
+                    "adapter_model.bin",
+                    "adapter.json",
+                    "adapter_config.json",
+                ]
+            )
+        ] = data
     elif change == "exchanged" and files:
         other = draw.choice(list(files))
         files[name], files[other] = files[other], data
 
 
 def replace_file(draw: Random, files: Files, name: str) -> None:
-    """Something else in the place of a file; where it leads to the content itself, the load may be right."""
+    """Something else in the place of a file; where it leads to the content itself, the load may be
+    right.
+    """
     data, make = content(files, name), KINDS_OF_FILE[draw.choice(list(KINDS_OF_FILE))]
     files[name] = lambda path: make(path, data)
 
@@ -536,7 +813,8 @@ def _elsewhere(path: Path, data: bytes) -> None:
 
 
 def _socket(path: Path, _: bytes) -> None:
-    with socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):  # a long path cannot be bound
+    # a long path cannot be bound
+    with socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
         server.bind(str(path))
 
 

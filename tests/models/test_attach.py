@@ -1,4 +1,6 @@
-"""Attaching: which layers, what the report says, what is frozen, and that a refusal changes nothing."""
+"""Attaching: which layers, what the report says, what is frozen, and that a refusal changes
+nothing.
+"""
 
 import copy
 from contextlib import contextmanager
@@ -23,7 +25,9 @@ def gpt2():
 
 def mlp():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 5), nn.LayerNorm(5), nn.Linear(5, 1), nn.Linear(1, 3, bias=False))
+    return nn.Sequential(
+        nn.Linear(7, 5), nn.LayerNorm(5), nn.Linear(5, 1), nn.Linear(1, 3, bias=False)
+    )
 
 
 def move(model):
@@ -35,9 +39,17 @@ def move(model):
 
 
 def fingerprint(model):
-    """Everything that attach may change: modules, keys, bits, requires_grad, training mode, attributes, random state."""
-    bits = {name: (id(p), p.requires_grad, p.detach().clone()) for name, p in model.named_parameters(remove_duplicate=False)}
-    modules = {name: (id(m), m.training, sorted(vars(m))) for name, m in model.named_modules(remove_duplicate=False)}
+    """Everything that attach may change: modules, keys, bits, requires_grad, training mode,
+    attributes, random state.
+    """
+    bits = {
+        name: (id(p), p.requires_grad, p.detach().clone())
+        for name, p in model.named_parameters(remove_duplicate=False)
+    }
+    modules = {
+        name: (id(m), m.training, sorted(vars(m)))
+        for name, m in model.named_modules(remove_duplicate=False)
+    }
     return list(model.state_dict()), modules, bits, torch.get_rng_state()
 
 
@@ -78,7 +90,7 @@ def refused(model, *fragments):
         same(before, fingerprint(model))
 
 
-# --- which layers ----------------------------------------------------------------------------------------------
+# --- which layers ---------------------------------------------------------------------------------
 
 BLOCK = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 ALL = [f"transformer.h.{i}.{name}" for i in range(2) for name in BLOCK]
@@ -91,13 +103,19 @@ ALL = [f"transformer.h.{i}.{name}" for i in range(2) for name in BLOCK]
         (["c_proj"], [name for name in ALL if name.endswith("c_proj")]),
         (["mlp.c_proj"], [name for name in ALL if name.endswith("mlp.c_proj")]),
         (["transformer.h.1.mlp.c_fc"], ["transformer.h.1.mlp.c_fc"]),
-        (("mlp.c_proj", "c_attn", "c_attn"), [name for name in ALL if name.endswith(("mlp.c_proj", "c_attn"))]),
+        (
+            ("mlp.c_proj", "c_attn", "c_attn"),
+            [name for name in ALL if name.endswith(("mlp.c_proj", "c_attn"))],
+        ),
         (iter(["c_attn"]), [name for name in ALL if name.endswith("c_attn")]),
         (r".*\.h\.0\..*c_.*", ALL[:4]),
         (r".*mlp\.c_(fc|proj)", [name for name in ALL if "mlp" in name]),
         ("lm_head", ["lm_head"]),
         ("all-linear", ALL),
-        (lambda name, module: isinstance(module, Conv1D) and module.nf == 13, [name for name in ALL if "c_fc" in name]),
+        (
+            lambda name, module: isinstance(module, Conv1D) and module.nf == 13,
+            [name for name in ALL if "c_fc" in name],
+        ),
         (lambda name, module: name.endswith("1.attn.c_proj"), ["transformer.h.1.attn.c_proj"]),
     ],
 )
@@ -129,7 +147,12 @@ def test_all_linear_leaves_out_the_head_of_transformers_gpt2():
 def test_all_linear_leaves_out_the_head_of_llama(tied):
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
-        vocab_size=31, hidden_size=8, intermediate_size=11, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
+        vocab_size=31,
+        hidden_size=8,
+        intermediate_size=11,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
     )
     config.tie_word_embeddings = tied
     model = transformers.LlamaForCausalLM(config)
@@ -145,13 +168,19 @@ def test_all_linear_leaves_out_the_head_of_llama(tied):
 
 
 def test_all_linear_knows_a_head_by_its_tie():
-    model = nn.ModuleDict({"embedding": nn.Embedding(7, 5), "body": nn.Linear(5, 5), "out": nn.Linear(5, 7, bias=False)})
+    model = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(7, 5),
+            "body": nn.Linear(5, 5),
+            "out": nn.Linear(5, 7, bias=False),
+        }
+    )
     model["out"].weight = model["embedding"].weight
     pk.attach(model, LORA, "all-linear")
     assert list(pk.adapters(model)) == ["body"]
 
 
-# --- the report ------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def test_report_counts():
@@ -169,9 +198,10 @@ def test_report_counts():
 
 
 def test_report_prints():
-    report = pk.attach(mlp(), LORA, ["0", "3"])  # 40 + 10 + 6 + 3 = 59 frozen, 36 + 12 = 48 trainable
-    assert str(report) == (
-        "layer    kind  shape  rank  K  trainable  percent\n"
+    # 40 + 10 + 6 + 3 = 59 frozen, 36 + 12 = 48 trainable
+    report = pk.attach(mlp(), LORA, ["0", "3"])
+    assert (
+        str(report) == "layer    kind  shape  rank  K  trainable  percent\n"
         "-----  ------  -----  ----  -  ---------  -------\n"
         "0      Linear  5 x 7     3  3         36  33.6449\n"
         "3      Linear  3 x 1     3  1         12  11.2150\n"
@@ -187,7 +217,7 @@ def test_report_in_a_notebook_is_escaped():
     assert "1 layer: 15 trainable of 23 parameters" in html
 
 
-# --- what changes ----------------------------------------------------------------------------------------------
+# --- what changes ---------------------------------------------------------------------------------
 
 
 def test_all_but_the_adapters_is_frozen():
@@ -203,9 +233,14 @@ def test_attach_is_reproducible_and_in_the_order_of_the_model():
         model = gpt2()
         torch.manual_seed(3)
         pk.attach(model, PERA, targets)
-        drawn.append([p.clone() for adapter in pk.adapters(model).values() for p in adapter.parameters()])
+        drawn.append(
+            [p.clone() for adapter in pk.adapters(model).values() for p in adapter.parameters()]
+        )
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
-    assert not torch.equal(pk.adapters(model)["transformer.h.0.attn.c_attn"].A, pk.adapters(model)["transformer.h.1.attn.c_attn"].A)
+    assert not torch.equal(
+        pk.adapters(model)["transformer.h.0.attn.c_attn"].A,
+        pk.adapters(model)["transformer.h.1.attn.c_attn"].A,
+    )
 
 
 def test_detach_restores_everything():
@@ -240,8 +275,13 @@ def test_second_method_on_other_layers():
     pk.attach(model, LORA, ["0"])
     report = pk.attach(model, PERA, ["2"])
     assert [(row[0], row[3], row[4]) for row in report.rows] == [("0", 3, 3), ("2", 2, 1)]
-    assert {name: type(adapter.method) for name, adapter in pk.adapters(model).items()} == {"0": pk.LoRA, "2": pk.PERA}
-    assert all(p.requires_grad for adapter in pk.adapters(model).values() for p in adapter.parameters())
+    assert {name: type(adapter.method) for name, adapter in pk.adapters(model).items()} == {
+        "0": pk.LoRA,
+        "2": pk.PERA,
+    }
+    assert all(
+        p.requires_grad for adapter in pk.adapters(model).values() for p in adapter.parameters()
+    )
     assert sum(p.requires_grad for p in model.parameters()) == 5
     move(model)
     dense = copy.deepcopy(model)
@@ -253,7 +293,9 @@ def test_second_method_on_other_layers():
         torch.testing.assert_close(model(x), dense(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("targets", [["0"], ["2", "0"], "all-linear", lambda name, module: name == "0"])
+@pytest.mark.parametrize(
+    "targets", [["0"], ["2", "0"], "all-linear", lambda name, module: name == "0"]
+)
 def test_second_method_on_the_same_layer_is_refused(targets):
     model = mlp()
     pk.attach(model, LORA, ["0"])
@@ -265,7 +307,9 @@ def test_second_method_on_the_same_layer_is_refused(targets):
 def test_factors_are_wide_and_on_the_device(dtype):
     model = mlp().to(dtype)
     pk.attach(model, PERA, ["0"])
-    assert {p.dtype for p in pk.adapters(model)["0"].parameters()} == {torch.promote_types(dtype, torch.float32)}
+    assert {p.dtype for p in pk.adapters(model)["0"].parameters()} == {
+        torch.promote_types(dtype, torch.float32)
+    }
     assert model(torch.ones(2, 7, dtype=dtype)).dtype == dtype
     meta = mlp().to("meta")
     pk.attach(meta, PERA, ["0"])
@@ -284,7 +328,7 @@ def test_training_mode_is_inherited():
     assert torch.equal(model(x), model(x))
 
 
-# --- layers in odd places --------------------------------------------------------------------------------------
+# --- layers in odd places -------------------------------------------------------------------------
 
 
 class Twice(nn.Module):
@@ -309,7 +353,9 @@ def test_shared_module_gets_one_adapter_at_both_places():
     move(model)
     x = torch.randn(2, 5)
     W = linear.weight + pk.delta_weights(model)["first"]
-    torch.testing.assert_close(model(x), (x @ W.T + linear.bias) @ W.T + linear.bias, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        model(x), (x @ W.T + linear.bias) @ W.T + linear.bias, rtol=1e-5, atol=1e-5
+    )
     pk.detach(model)
     assert model.first is linear is model.inner[1]
     assert list(model.state_dict()) == keys
@@ -339,7 +385,8 @@ def dense(model):
 
 
 def test_multihead_attention_feels_the_adapter():
-    model = nn.MultiheadAttention(6, 2, batch_first=True).requires_grad_(False)  # torch rounds it differently where not frozen
+    # Torch rounds it differently where not frozen
+    model = nn.MultiheadAttention(6, 2, batch_first=True).requires_grad_(False)
     x = torch.randn(2, 3, 6)
     base = model(x, x, x)[0]
     pk.attach(model, PERA, ["out_proj"])
@@ -348,7 +395,10 @@ def test_multihead_attention_feels_the_adapter():
     torch.testing.assert_close(y, dense(model)(x, x, x)[0], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(y, base, atol=1e-2)
     y.sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in pk.adapters(model)["out_proj"].parameters())
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 0
+        for p in pk.adapters(model)["out_proj"].parameters()
+    )
     with pk.disabled(model):
         assert torch.equal(model(x, x, x)[0], base)
 
@@ -356,7 +406,9 @@ def test_multihead_attention_feels_the_adapter():
 def test_fast_path_of_the_encoder_layer_feels_the_adapter(monkeypatch):
     model = nn.TransformerEncoderLayer(6, 2, dim_feedforward=7, batch_first=True).eval()
     calls, fast = [], torch._transformer_encoder_layer_fwd
-    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *a: calls.append(1) or fast(*a))
+    monkeypatch.setattr(
+        torch, "_transformer_encoder_layer_fwd", lambda *a: calls.append(1) or fast(*a)
+    )
     x = torch.randn(2, 3, 6)
     with torch.no_grad():
         base = model(x)
@@ -375,7 +427,7 @@ def test_fast_path_of_the_encoder_layer_feels_the_adapter(monkeypatch):
     torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-4)  # and the slow path agrees
 
 
-# --- disabled --------------------------------------------------------------------------------------------------
+# --- disabled -------------------------------------------------------------------------------------
 
 
 def test_disabled_nests_and_survives_an_exception():
@@ -398,7 +450,7 @@ def test_disabled_nests_and_survives_an_exception():
     assert torch.equal(model(x), y)
 
 
-# --- refusals --------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 class Quantised(nn.Linear):
@@ -430,32 +482,123 @@ BAD = {
     "method string": (gpt2, "lora", ["c_attn"], "method='lora' is not a method"),
     "method without a rule": (gpt2, pk.Method(2), ["c_attn"], "is not a method"),
     "typo": (gpt2, LORA, ["c_atn"], f"{NONE} 'c_atn'", "nearest: c_attn"),
-    "typo among good names": (gpt2, LORA, ["c_attn", "mlp.c_porj"], f"{NONE} 'mlp.c_porj'", "c_proj"),
-    "nothing near": (gpt2, LORA, ["zzz"], f"{NONE} 'zzz'", "layers that can be adapted: c_attn, c_proj, c_fc, lm_head"),
-    "no layer at all": (lambda: nn.Sequential(nn.ReLU()), LORA, "all-linear", "the model has no Linear or Conv1D layer to adapt"),
+    "typo among good names": (
+        gpt2,
+        LORA,
+        ["c_attn", "mlp.c_porj"],
+        f"{NONE} 'mlp.c_porj'",
+        "c_proj",
+    ),
+    "nothing near": (
+        gpt2,
+        LORA,
+        ["zzz"],
+        f"{NONE} 'zzz'",
+        "layers that can be adapted: c_attn, c_proj, c_fc, lm_head",
+    ),
+    "no layer at all": (
+        lambda: nn.Sequential(nn.ReLU()),
+        LORA,
+        "all-linear",
+        "the model has no Linear or Conv1D layer to adapt",
+    ),
     "empty list": (gpt2, LORA, [], f"{NONE} []", "layers that can be adapted: c_attn"),
     "empty name": (gpt2, LORA, [""], "targets=['']", "layer names"),
     "predicate says no": (gpt2, LORA, lambda name, module: False, NONE),
     "None": (gpt2, LORA, None, "targets=None", "'all-linear'"),
     "number": (gpt2, LORA, [3], "targets=[3]", "layer names"),
     "class as a predicate": (gpt2, LORA, nn.Linear, "torch.nn.modules.linear.Linear", "predicate"),
-    "bad regex": (gpt2, LORA, "c_attn(", "targets='c_attn('", "no regular expression", "list of names"),
-    "string meant as a suffix": (gpt2, LORA, "c_attn", f"{NONE} 'c_attn' in full", "use ['c_attn']"),
-    "LayerNorm": (gpt2, LORA, ["ln_1"], "'transformer.h.0.ln_1' (LayerNorm) cannot be adapted", "Linear and Conv1D"),
-    "Embedding": (gpt2, LORA, ["wte"], "'transformer.wte' (Embedding) cannot be adapted", "Linear and Conv1D"),
-    "regex with LayerNorm": (gpt2, LORA, r".*h\.0.*", "'transformer.h.0.ln_1' (LayerNorm) cannot be adapted"),
-    "container": (gpt2, LORA, ["attn"], "(Attention) cannot be adapted", "target its layers c_attn, c_proj"),
+    "bad regex": (
+        gpt2,
+        LORA,
+        "c_attn(",
+        "targets='c_attn('",
+        "no regular expression",
+        "list of names",
+    ),
+    "string meant as a suffix": (
+        gpt2,
+        LORA,
+        "c_attn",
+        f"{NONE} 'c_attn' in full",
+        "use ['c_attn']",
+    ),
+    "LayerNorm": (
+        gpt2,
+        LORA,
+        ["ln_1"],
+        "'transformer.h.0.ln_1' (LayerNorm) cannot be adapted",
+        "Linear and Conv1D",
+    ),
+    "Embedding": (
+        gpt2,
+        LORA,
+        ["wte"],
+        "'transformer.wte' (Embedding) cannot be adapted",
+        "Linear and Conv1D",
+    ),
+    "regex with LayerNorm": (
+        gpt2,
+        LORA,
+        r".*h\.0.*",
+        "'transformer.h.0.ln_1' (LayerNorm) cannot be adapted",
+    ),
+    "container": (
+        gpt2,
+        LORA,
+        ["attn"],
+        "(Attention) cannot be adapted",
+        "target its layers c_attn, c_proj",
+    ),
     "quantised": (quantised, LORA, ["0"], "'0' (Quantised) cannot be adapted"),
-    "quantised, all-linear": (quantised, LORA, "all-linear", "the model has no Linear or Conv1D layer to adapt"),
+    "quantised, all-linear": (
+        quantised,
+        LORA,
+        "all-linear",
+        "the model has no Linear or Conv1D layer to adapt",
+    ),
     "forward of its own": (own_forward, LORA, ["0"], "'0' (Linear) cannot be adapted"),
-    "weight_norm": (lambda: nn.Sequential(weight_norm(nn.Linear(4, 3))), LORA, ["0"], "cannot be adapted"),
-    "integer weight": (integer, LORA, ["0"], "'0' (Linear) cannot be adapted", "floating-point weight"),
-    "float8 weight": (lambda: mlp().to(torch.float8_e4m3fn), LORA, ["0"], "'0' (Linear) cannot be adapted"),
-    "lazy": (lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)), LORA, ["0"], "cannot be adapted"),
-    "lazy elsewhere": (lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)), LORA, ["1"], "'0.weight'", "batch"),
+    "weight_norm": (
+        lambda: nn.Sequential(weight_norm(nn.Linear(4, 3))),
+        LORA,
+        ["0"],
+        "cannot be adapted",
+    ),
+    "integer weight": (
+        integer,
+        LORA,
+        ["0"],
+        "'0' (Linear) cannot be adapted",
+        "floating-point weight",
+    ),
+    "float8 weight": (
+        lambda: mlp().to(torch.float8_e4m3fn),
+        LORA,
+        ["0"],
+        "'0' (Linear) cannot be adapted",
+    ),
+    "lazy": (
+        lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)),
+        LORA,
+        ["0"],
+        "cannot be adapted",
+    ),
+    "lazy elsewhere": (
+        lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)),
+        LORA,
+        ["1"],
+        "'0.weight'",
+        "batch",
+    ),
     "hooked": (hooked, LORA, ["0"], "'0' has hooks", "after attach"),
     "backward hook": (backward_hooked, LORA, ["0"], "'0' has hooks", "after attach"),
-    "model is a Linear": (lambda: nn.Linear(4, 3), LORA, "all-linear", "itself a Linear", "torch.nn.Sequential"),
+    "model is a Linear": (
+        lambda: nn.Linear(4, 3),
+        LORA,
+        "all-linear",
+        "itself a Linear",
+        "torch.nn.Sequential",
+    ),
     "model is a Conv1D": (lambda: Conv1D(4, 3), LORA, lambda name, module: True, "itself a Conv1D"),
 }
 
@@ -486,7 +629,9 @@ def test_the_size_of_an_adapted_layer_is_that_of_its_base():
 
 def test_what_is_not_a_model_is_refused(tmp_path):
     for call in (lambda: pk.attach(3, LORA, ["0"]), lambda: pk.load(str(tmp_path), mlp())):
-        with pytest.raises(pk.PerakitError, match=r"the first argument is the model, a torch\.nn\.Module, not "):
+        with pytest.raises(
+            pk.PerakitError, match=r"the first argument is the model, a torch\.nn\.Module, not "
+        ):
             call()
 
 

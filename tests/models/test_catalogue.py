@@ -64,7 +64,9 @@ def build(family, fields):
 
 
 def linear_layers(model):
-    """(name, d_out, d_in) of the Linear and Conv1D layers in the blocks, from the modules themselves."""
+    """(name, d_out, d_in) of the Linear and Conv1D layers in the blocks, from the modules
+    themselves.
+    """
     found = []
     for name, module in model.named_modules():
         if re.search(r"\.\d+\.", name) and type(module).__name__ in ("Linear", "Conv1D"):
@@ -117,7 +119,9 @@ def test_targets_as_suffixes_mean_what_attach_means(name):
     fields = dict(catalogue.CONFIGS[name])
     depth = "n_layer" if "n_layer" in fields else "num_hidden_layers"
     model = build(fields.pop("model_type"), fields | {depth: 1})
-    one = catalogue.Architecture(name, [layer for layer in architecture.layers if ".0." in layer[0]], 0, architecture.aliases)
+    one = catalogue.Architecture(
+        name, [layer for layer in architecture.layers if ".0." in layer[0]], 0, architecture.aliases
+    )
     for targets in ("all-linear", *([suffix] for suffix in architecture.aliases.values())):
         report = pk.attach(model, pk.PERA(3), targets)
         rows = [(row[0], *row[2]) for row in report.rows if ".0." in row[0]]  # not RoBERTa's head
@@ -144,10 +148,15 @@ def test_percentages_of_the_paper(name, method, percent):
 
 
 def test_count_by_hand():
-    # Llama-3-8B, r = 16: per block q 8192, k and v 5120 each, up and down 18432 each = 55,296 = sum of m + n
+    # Llama-3-8B, r = 16: per block q 8192, k and v 5120 each, up and down 18432 each = 55,296 = sum
+    # of m + n
     llama = catalogue.describe("llama3-8b")
-    assert catalogue.count(llama, pk.LoRA(16), "q,k,v,up,down")[0] == 32 * 16 * (8192 + 2 * 5120 + 2 * 18432)
-    assert catalogue.count(llama, pk.PERA(16), "q,k,v,up,down")[0] == 28_311_552 + 160 * 16 * 17 // 2
+    assert catalogue.count(llama, pk.LoRA(16), "q,k,v,up,down")[0] == 32 * 16 * (
+        8192 + 2 * 5120 + 2 * 18432
+    )
+    assert (
+        catalogue.count(llama, pk.PERA(16), "q,k,v,up,down")[0] == 28_311_552 + 160 * 16 * 17 // 2
+    )
     trainable, percent = catalogue.count(llama, pk.LoRA(16))
     assert percent == 100 * trainable / (8_030_261_248 + trainable)
 
@@ -156,11 +165,18 @@ def test_count_equals_attach():
     fields = dict(catalogue.CONFIGS["gpt2"])
     model = build(fields.pop("model_type"), fields)
     report = pk.attach(model, pk.PERA(8), ["c_attn", "c_fc", "mlp.c_proj"])
-    assert catalogue.count(catalogue.describe("gpt2"), pk.PERA(8)) == (report.trainable, report.percent)
+    assert catalogue.count(catalogue.describe("gpt2"), pk.PERA(8)) == (
+        report.trainable,
+        report.percent,
+    )
 
 
 def names_of(name, targets):
-    return [layer for layer, _, _ in catalogue.select(catalogue.describe(name), targets) if ".0." in layer]
+    return [
+        layer
+        for layer, _, _ in catalogue.select(catalogue.describe(name), targets)
+        if ".0." in layer
+    ]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +191,8 @@ def names_of(name, targets):
         ("llama3-8b", " q , o,gate", ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj"]),
         ("roberta-base", "q,down", ["attention.self.query", "output.dense"]),
         ("roberta-base", "o", ["attention.output.dense"]),
-        ("roberta-base", ["output.dense"], ["attention.output.dense", "output.dense"]),  # a suffix, as attach reads it
+        # a suffix, as attach reads it
+        ("roberta-base", ["output.dense"], ["attention.output.dense", "output.dense"]),
         ("roberta-base", ["k", "up"], ["attention.self.key", "intermediate.dense"]),
     ],
 )
@@ -185,53 +202,88 @@ def test_select(name, targets, chosen):
 
 
 def test_one_exact_name_is_one_layer():
-    assert catalogue.select(catalogue.describe("gpt2"), ["transformer.h.1.mlp.c_fc"]) == [("transformer.h.1.mlp.c_fc", 3072, 768)]
+    assert catalogue.select(catalogue.describe("gpt2"), ["transformer.h.1.mlp.c_fc"]) == [
+        ("transformer.h.1.mlp.c_fc", 3072, 768)
+    ]
 
 
 def test_default_targets_of_every_family():
     for name in catalogue.names():
         architecture = catalogue.describe(name)
-        assert catalogue.select(architecture, None) == catalogue.select(architecture) == catalogue.select(architecture, "q,k,v,up,down")
+        assert (
+            catalogue.select(architecture, None)
+            == catalogue.select(architecture)
+            == catalogue.select(architecture, "q,k,v,up,down")
+        )
 
 
 def test_table():
-    text = str(catalogue.table(catalogue.describe("llama3-8b"), [pk.LoRA(16), pk.PERA(16)], "q,k,v,up,down")).splitlines()
+    text = str(
+        catalogue.table(
+            catalogue.describe("llama3-8b"), [pk.LoRA(16), pk.PERA(16)], "q,k,v,up,down"
+        )
+    ).splitlines()
     assert text[0].split() == ["method", "layers", "trainable", "total", "percent"]
     assert text[2].split() == ["lora", "160", "28,311,552", "8,058,572,800", "0.35132"]
     assert text[3].split()[:4] == ["pera", "160", "28,333,312", "8,058,594,560"]
-    assert text[4] == "llama3-8b, rank 16, targets q,k,v,up,down; percent = 100 trainable / total, total = model + trainable"
+    assert (
+        text[4]
+        == "llama3-8b, rank 16, targets q,k,v,up,down; percent = 100 trainable / total, total ="
+        " model + trainable"
+    )
 
 
 def test_table_names_the_options_of_a_row():
-    table = catalogue.table(catalogue.describe("gpt2"), [pk.PERA(8), pk.PERA(8, terms="cross", degree=3)])
+    table = catalogue.table(
+        catalogue.describe("gpt2"), [pk.PERA(8), pk.PERA(8, terms="cross", degree=3)]
+    )
     assert [row[:2] for row in table.rows] == [["pera", "36"], ["pera:terms=cross,degree=3", "36"]]
     assert "targets q,k,v,up,down;" in table.foot
 
 
 def test_table_names_the_rank_of_a_row_where_ranks_differ():
-    table = catalogue.table(catalogue.describe("gpt2"), [pk.LoRA(4), pk.PERA(8, terms="square")], ["c_attn"])
-    assert [row[:2] for row in table.rows] == [["lora:rank=4", "12"], ["pera:rank=8,terms=square", "12"]]
+    table = catalogue.table(
+        catalogue.describe("gpt2"), [pk.LoRA(4), pk.PERA(8, terms="square")], ["c_attn"]
+    )
+    assert [row[:2] for row in table.rows] == [
+        ["lora:rank=4", "12"],
+        ["pera:rank=8,terms=square", "12"],
+    ]
     assert "rank 4, 8, targets c_attn;" in table.foot
 
 
-@pytest.mark.parametrize(("asked", "first"), [("llama3", "llama3-8b"), ("GPT2-Medum", "gpt2-medium"), ("roberta_large", "roberta-large")])
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [("llama3", "llama3-8b"), ("GPT2-Medum", "gpt2-medium"), ("roberta_large", "roberta-large")],
+)
 def test_an_unknown_model_lists_the_names_nearest_first(asked, first):
-    with pytest.raises(pk.PerakitError, match=rf"unknown model '{asked}': give one of {first}, .*, or the path of a config.json") as caught:
+    with pytest.raises(
+        pk.PerakitError,
+        match=rf"unknown model '{asked}': give one of {first}, .*, or the path of a config.json",
+    ) as caught:
         catalogue.describe(asked)
     assert all(name in str(caught.value) for name in catalogue.names())
 
 
-@pytest.mark.parametrize("targets", ["wq", ["q", "gate"], ["c_pro"], ["h.0"], ["attn.c_attn.weight"]])
+@pytest.mark.parametrize(
+    "targets", ["wq", ["q", "gate"], ["c_pro"], ["h.0"], ["attn.c_attn.weight"]]
+)
 def test_an_unknown_target_lists_what_there_is(targets):
     with pytest.raises(
-        pk.PerakitError, match=r"gpt2 has no target '.*': give an alias \(q, k, v, o, up, down\), a suffix \(attn.c_attn, .*\)"
+        pk.PerakitError,
+        match=(
+            r"gpt2 has no target '.*': give an alias \(q, k, v, o, up, down\), a suffix"
+            r" \(attn.c_attn, .*\)"
+        ),
     ):
         catalogue.select(catalogue.describe("gpt2"), targets)
 
 
 @pytest.mark.parametrize("targets", ["", [], "q,,k", ["q", 3], [""]])
 def test_empty_targets(targets):
-    with pytest.raises(pk.PerakitError, match=r"targets=.* must name layers: for example q,k,v,up,down"):
+    with pytest.raises(
+        pk.PerakitError, match=r"targets=.* must name layers: for example q,k,v,up,down"
+    ):
         catalogue.select(catalogue.describe("gpt2"), targets)
 
 
@@ -245,22 +297,55 @@ def test_empty_targets(targets):
         ("{}", r"has model_type=None: supported are gpt2, llama, mistral, qwen2, roberta, bert"),
         ({"model_type": "t5"}, "has model_type='t5': supported are gpt2, llama"),
         ({"model_type": ["gpt2"]}, r"has model_type=\['gpt2'\]: supported are"),
-        ({"model_type": "gpt2", **GPT2, "n_layer": None}, "has no n_layer: add it, a positive integer"),
-        ({"model_type": "gpt2", **GPT2, "n_layer": 0}, "has n_layer=0: it must be a positive integer"),
-        ({"model_type": "gpt2", **GPT2, "n_embd": -12}, "has n_embd=-12: it must be a positive integer"),
-        ({"model_type": "gpt2", **GPT2, "n_inner": 1.5}, "has n_inner=1.5: it must be a positive integer"),
-        ({"model_type": "gpt2", **GPT2, "vocab_size": True}, "has vocab_size=True: it must be a positive integer"),
-        ({"model_type": "gpt2", **GPT2, "add_cross_attention": True}, "add_cross_attention=True: only models without"),
-        ({"model_type": "gpt2", **GPT2, "tie_word_embeddings": "yes"}, "has tie_word_embeddings='yes': it must be true or false"),
-        ({"model_type": "llama", **LLAMA, "hidden_size": "24"}, "has hidden_size='24': it must be a positive integer"),
+        (
+            {"model_type": "gpt2", **GPT2, "n_layer": None},
+            "has no n_layer: add it, a positive integer",
+        ),
+        (
+            {"model_type": "gpt2", **GPT2, "n_layer": 0},
+            "has n_layer=0: it must be a positive integer",
+        ),
+        (
+            {"model_type": "gpt2", **GPT2, "n_embd": -12},
+            "has n_embd=-12: it must be a positive integer",
+        ),
+        (
+            {"model_type": "gpt2", **GPT2, "n_inner": 1.5},
+            "has n_inner=1.5: it must be a positive integer",
+        ),
+        (
+            {"model_type": "gpt2", **GPT2, "vocab_size": True},
+            "has vocab_size=True: it must be a positive integer",
+        ),
+        (
+            {"model_type": "gpt2", **GPT2, "add_cross_attention": True},
+            "add_cross_attention=True: only models without",
+        ),
+        (
+            {"model_type": "gpt2", **GPT2, "tie_word_embeddings": "yes"},
+            "has tie_word_embeddings='yes': it must be true or false",
+        ),
+        (
+            {"model_type": "llama", **LLAMA, "hidden_size": "24"},
+            "has hidden_size='24': it must be a positive integer",
+        ),
         (
             {"model_type": "llama", **LLAMA, "num_attention_heads": 7},
             "hidden_size=24, not a multiple of num_attention_heads=7: add head_dim",
         ),
-        ({"model_type": "mistral", **LLAMA, "num_key_value_heads": None}, "has no num_key_value_heads"),
-        ({"model_type": "qwen2", **LLAMA, "num_key_value_heads": None}, "has no num_key_value_heads"),
+        (
+            {"model_type": "mistral", **LLAMA, "num_key_value_heads": None},
+            "has no num_key_value_heads",
+        ),
+        (
+            {"model_type": "qwen2", **LLAMA, "num_key_value_heads": None},
+            "has no num_key_value_heads",
+        ),
         ({"model_type": "roberta", **BERT, "type_vocab_size": None}, "has no type_vocab_size"),
-        ({"model_type": "bert", **BERT, "add_cross_attention": True}, "only models without cross-attention"),
+        (
+            {"model_type": "bert", **BERT, "add_cross_attention": True},
+            "only models without cross-attention",
+        ),
     ],
 )
 def test_a_bad_config_says_what_and_what_to_do(text, message, tmp_path):
@@ -271,7 +356,12 @@ def test_a_bad_config_says_what_and_what_to_do(text, message, tmp_path):
 
 
 def test_a_folder_without_config(tmp_path):
-    with pytest.raises(pk.PerakitError, match=r"cannot read '.*config.json' \(No such file or directory\): give the folder of a model"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=(
+            r"cannot read '.*config.json' \(No such file or directory\): give the folder of a model"
+        ),
+    ):
         catalogue.describe(tmp_path)
 
 

@@ -1,4 +1,6 @@
-"""Export: a file that the real PEFT loads without a word, the same function before merging, the same bits after."""
+"""Export: a file that the real PEFT loads without a word, the same function before merging, the
+same bits after.
+"""
 
 import copy
 import json
@@ -41,16 +43,22 @@ METHODS = {
     "delora": DeLoRA(rank=2, alpha=3),
     "loha": LoHa(rank=2, alpha=3),
 }
-# In float32 an update of the size of W0 is summed from K terms: 1e-5 of the logits' scale, as everywhere in perakit.
+# In float32 an update of the size of W0 is summed from K terms: 1e-5 of the logits' scale, as
+# everywhere in perakit.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-OLD_NAME = ".is_gradient_checkpointing. is deprecated"  # transformers' word to PEFT, not about the adapter
+# transformers' word to PEFT, not about the adapter
+OLD_NAME = ".is_gradient_checkpointing. is deprecated"
 TARGETS = {"gpt2": ["c_attn", "c_proj", "c_fc"], "mlp": ["up", "down"]}
 
 
 class MLP(nn.Module):
     def __init__(self):
         super().__init__()
-        self.up, self.down, self.head = nn.Linear(17, 23), nn.Linear(23, 19, bias=False), nn.Linear(19, 5)
+        self.up, self.down, self.head = (
+            nn.Linear(17, 23),
+            nn.Linear(23, 19, bias=False),
+            nn.Linear(19, 5),
+        )
 
     def forward(self, x):
         return self.head(torch.tanh(self.down(torch.tanh(self.up(x)))))
@@ -63,7 +71,16 @@ def make(kind="gpt2", dtype=torch.float32):
         model, x = MLP(), torch.randn(3, 17, dtype=dtype)
     else:
         model = GPT2LMHeadModel(
-            GPT2Config(vocab_size=29, n_positions=16, n_embd=22, n_layer=2, n_head=2, n_inner=34, bos_token_id=0, eos_token_id=0)
+            GPT2Config(
+                vocab_size=29,
+                n_positions=16,
+                n_embd=22,
+                n_layer=2,
+                n_head=2,
+                n_inner=34,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
         )
         x = torch.randint(0, 29, (2, 11))
     with torch.no_grad():
@@ -76,7 +93,11 @@ def move(model, size=0.3, seed=1):
     """Factors off their start; ΔW about as large as W0, so that a mistake in it shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for adapter in [part for layer in pk.models.adapted.adapted_layers(model).values() for part in layer.adapters.values()]:
+        for adapter in [
+            part
+            for layer in pk.models.adapted.adapted_layers(model).values()
+            for part in layer.adapters.values()
+        ]:
             for name, parameter in adapter.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.copy_(1 + 0.3 * noise if name in ("magnitude", "lam") else size * noise)
@@ -98,7 +119,9 @@ def logits(model, x):
 
 
 def in_peft(base, folder):
-    """The adapter in the real PEFT, on a copy of the base; any warning is an error (pyproject.toml), said again here."""
+    """The adapter in the real PEFT, on a copy of the base; any warning is an error
+    (pyproject.toml), said again here.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", OLD_NAME, FutureWarning)
@@ -112,7 +135,9 @@ def numpy_deltas(model):
         W0 = layer.W0.detach().double().numpy()
         total = np.zeros(W0.shape)
         for adapter in layer.active_adapters:
-            total += adapter.method.update(W0, **{key: p.detach().double().numpy() for key, p in adapter.named_parameters()})
+            total += adapter.method.update(
+                W0, **{key: p.detach().double().numpy() for key, p in adapter.named_parameters()}
+            )
         found[name] = total
     return found
 
@@ -122,7 +147,9 @@ def read(folder):
     tensors = load_file(folder / "adapter_model.safetensors")
     config = json.loads((folder / "adapter_config.json").read_text())
     names = sorted({key.rsplit(".", 2)[0].removeprefix("base_model.model.") for key in tensors})
-    pair = lambda name: tuple(tensors[f"base_model.model.{name}.lora_{key}.weight"].astype(np.float64) for key in "BA")  # noqa: E731
+    pair = lambda name: tuple(
+        tensors[f"base_model.model.{name}.lora_{key}.weight"].astype(np.float64) for key in "BA"
+    )  # noqa: E731
     assert len(tensors) == 2 * len(names)
     return {name: pair(name) for name in names}, config
 
@@ -138,11 +165,15 @@ def contents(folder):
 
 
 def test_every_mergeable_method_is_exported_here():
-    ours = {name: cls for name, cls in Method.registry.items() if cls.__module__.startswith("perakit.")}
-    assert {method.name for method in METHODS.values()} == {name for name, cls in ours.items() if cls.mergeable}
+    ours = {
+        name: cls for name, cls in Method.registry.items() if cls.__module__.startswith("perakit.")
+    }
+    assert {method.name for method in METHODS.values()} == {
+        name for name, cls in ours.items() if cls.mergeable
+    }
 
 
-# --- the same function in PEFT -----------------------------------------------------------------------------------
+# --- the same function in PEFT --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
@@ -152,8 +183,11 @@ def test_peft_answers_as_perakit_before_merging(method, kind, dtype, tmp_path):
     base, model, x = adapted(METHODS[method], kind, dtype)
     export_peft(model, tmp_path)
     expected, before = logits(model, x), logits(base, x)
-    assert (expected - before).norm() > 0.01 * before.norm()  # a thousand times the tolerance: it is the update that agrees
-    assert (logits(in_peft(base, tmp_path), x) - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+    # a thousand times the tolerance: it is the update that agrees
+    assert (expected - before).norm() > 0.01 * before.norm()
+    assert (logits(in_peft(base, tmp_path), x) - expected).norm() <= TOLERANCE[
+        dtype
+    ] * expected.norm()
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -176,7 +210,8 @@ def test_float32_weights_after_merging_are_bitwise_w0_plus_delta(method, kind, t
     export_peft(model, tmp_path)
     merged = dict(in_peft(base, tmp_path).merge_and_unload().named_modules())
     for name, layer in pk.models.adapted.adapted_layers(model).items():
-        # two factors: the float32 ΔW of delta_weights; an identity beside ΔW: the exact ΔW, rounded once
+        # two factors: the float32 ΔW of delta_weights; an identity beside ΔW: the exact ΔW, rounded
+        # once
         delta = layer.exact_delta().float() if is_dense(layer) else layer.delta
         assert torch.equal(layer.kind.weight(merged[name]), layer.W0 + delta), name
 
@@ -192,14 +227,17 @@ def test_float32_weights_after_merging_differ_from_merge_by_rounding_alone(metho
     for name, layer in pk.models.adapted.adapted_layers(model).items():
         exact, (B, A) = layer.merged.double().numpy(), factors[name]
         difference = np.abs(layer.kind.weight(merged[name]).detach().double().numpy() - exact)
-        # merge rounds once, PEFT's sum once too; its ΔW adds up K products, and the factors took up to ten roundings to make
+        # merge rounds once, PEFT's sum once too; its ΔW adds up K products, and the factors took up
+        # to ten roundings to make
         terms = 0 if is_dense(layer) else B.shape[1] + 10
-        allowed = 2**-23 * np.maximum(np.abs(exact), np.abs(exact) + difference) + 2**-24 * (terms + 1) * (np.abs(B) @ np.abs(A))
+        allowed = 2**-23 * np.maximum(np.abs(exact), np.abs(exact) + difference) + 2**-24 * (
+            terms + 1
+        ) * (np.abs(B) @ np.abs(A))
         assert np.all(difference <= allowed), (name, (difference / allowed).max())
         assert difference.max() <= 2 * np.spacing(np.abs(exact).max().astype(np.float32)), name
 
 
-# --- the files ---------------------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -222,7 +260,15 @@ def test_factors_in_the_file_multiply_to_delta_by_numpy(method, kind, tmp_path):
     assert config["r"] == config["lora_alpha"] == report.rank
 
 
-COLUMNS = {"lora": 3, "rslora": 3, "pera": 3 + 6, "square": 2 * 3, "wide": 9 + 45, "delora": 2, "loha": 2 * 2}
+COLUMNS = {
+    "lora": 3,
+    "rslora": 3,
+    "pera": 3 + 6,
+    "square": 2 * 3,
+    "wide": 9 + 45,
+    "delora": 2,
+    "loha": 2 * 2,
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -260,11 +306,16 @@ def test_configuration_and_tensors_in_full(tmp_path):
     assert header["base_model.model.transformer.h.1.attn.c_attn.lora_B.weight"]["shape"] == [66, 5]
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [(torch.float64, "float64"), (torch.float32, "float32"), (torch.bfloat16, "float32")])
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [(torch.float64, "float64"), (torch.float32, "float32"), (torch.bfloat16, "float32")],
+)
 def test_numbers_have_the_dtype_of_the_adapter(dtype, stored, tmp_path):
     _, model, _ = adapted(DoRA(rank=2), "mlp", dtype)
     export_peft(model, tmp_path)
-    assert {str(array.dtype) for array in load_file(tmp_path / "adapter_model.safetensors").values()} == {stored}
+    assert {
+        str(array.dtype) for array in load_file(tmp_path / "adapter_model.safetensors").values()
+    } == {stored}
     assert read(tmp_path)[1]["task_type"] is None
     assert read(tmp_path)[1]["fan_in_fan_out"] is False
 
@@ -278,7 +329,8 @@ def test_more_columns_than_the_layer_is_wide_become_an_identity_beside_delta(tmp
         eye, delta = factors[name] if m <= n else factors[name][::-1]
         np.testing.assert_array_equal(eye, np.eye(rank))
         exact = numpy_deltas(model)[name]
-        assert np.all(np.abs(delta - exact) <= 2**-24 * 1.001 * np.abs(exact))  # one rounding of each entry
+        # One rounding of each entry
+        assert np.all(np.abs(delta - exact) <= 2**-24 * 1.001 * np.abs(exact))
         assert error <= 2**-24
     assert {m <= n for _, (m, n), *_ in report.rows} == {True, False}
 
@@ -290,7 +342,11 @@ def test_merged_and_disabled_models_give_the_same_files(tmp_path):
         export_peft(model, tmp_path / "disabled")
     pk.merge(model)
     export_peft(model, tmp_path / "merged")
-    assert contents(tmp_path / "plain") == contents(tmp_path / "disabled") == contents(tmp_path / "merged")
+    assert (
+        contents(tmp_path / "plain")
+        == contents(tmp_path / "disabled")
+        == contents(tmp_path / "merged")
+    )
 
 
 def test_the_model_is_left_as_it_was(tmp_path):
@@ -312,7 +368,9 @@ def test_an_update_of_zero_is_exported(tmp_path):
 
 def test_the_adapter_of_the_toy_gpt2_loads_onto_transformers(tmp_path):
     base, x = make()
-    toy = pk.toy.GPT2(pk.toy.Config(vocab_size=29, n_positions=16, n_embd=22, n_layer=2, n_head=2, n_inner=34)).eval()
+    toy = pk.toy.GPT2(
+        pk.toy.Config(vocab_size=29, n_positions=16, n_embd=22, n_layer=2, n_head=2, n_inner=34)
+    ).eval()
     toy.load_state_dict(base.state_dict())
     pk.attach(toy, pk.PERA(rank=3), "all-linear")
     move(toy)
@@ -323,7 +381,7 @@ def test_the_adapter_of_the_toy_gpt2_loads_onto_transformers(tmp_path):
     assert (logits(in_peft(base, tmp_path), x) - expected).norm() <= 1e-5 * expected.norm()
 
 
-# --- truncation --------------------------------------------------------------------------------------------------
+# --- truncation -----------------------------------------------------------------------------------
 
 
 def mixed(kind="gpt2", dtype=torch.float32):
@@ -351,7 +409,8 @@ def test_truncation_is_the_nearest_and_its_error_is_certified(tmp_path):
         if K <= 5:
             assert (cut, sigma) == (0, 0)
             continue
-        rel = 1e-6 if name.endswith("c_fc") else 1e-9  # DoRA's row lengths are float32 numbers, those of its formula are not
+        # DoRA's row lengths are float32 numbers, those of its formula are not
+        rel = 1e-6 if name.endswith("c_fc") else 1e-9
         assert cut == pytest.approx(np.linalg.norm(values[5:]) / size, rel=rel)
         assert sigma == pytest.approx(values[5], rel=rel)
         assert cut * (1 - 1e-12) <= error <= cut + 1e-6
@@ -399,19 +458,23 @@ def test_truncated_adapter_in_peft(tmp_path):
 
 def test_a_model_of_both_kinds(tmp_path):
     torch.manual_seed(0)
-    base, x = nn.Sequential(nn.Linear(5, 7), Conv1D(7, 7), nn.Linear(7, 7), Conv1D(3, 7)), torch.randn(2, 5)
+    base, x = (
+        nn.Sequential(nn.Linear(5, 7), Conv1D(7, 7), nn.Linear(7, 7), Conv1D(3, 7)),
+        torch.randn(2, 5),
+    )
     model = copy.deepcopy(base)
     pk.attach(model, pk.LoRA(rank=2), "all-linear")
     move(model)
     export_peft(model, tmp_path)
-    with pytest.warns(UserWarning, match="fan_in_fan_out") as said:  # PEFT, which has one setting for all layers, sets it for each
+    # PEFT, which has one setting for all layers, sets it for each
+    with pytest.warns(UserWarning, match="fan_in_fan_out") as said:
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
     assert all("fan_in_fan_out is set to" in str(warning.message) for warning in said)
     expected = logits(model, x)
     assert (logits(loaded, x) - expected).norm() <= 1e-5 * expected.norm()
 
 
-# --- padding and mixed ranks -------------------------------------------------------------------------------------
+# --- padding and mixed ranks ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rank", "padded"), [(1, 1), (2, 8), (8, 8), (9, 16), (16, 16), (17, 32)])
@@ -427,7 +490,9 @@ def test_padding_is_zeros_up_to_the_next_rank_that_servers_take(rank, padded, tm
         np.testing.assert_array_equal(A, np.vstack([A0, np.zeros((padded - k, A.shape[1]))]))
     assert read(tmp_path / "padded")[1]["r"] == padded
     expected = logits(model, x)
-    assert (logits(in_peft(base, tmp_path / "padded"), x) - expected).norm() <= 1e-5 * expected.norm()
+    assert (
+        logits(in_peft(base, tmp_path / "padded"), x) - expected
+    ).norm() <= 1e-5 * expected.norm()
 
 
 def test_padding_makes_mixed_ranks_uniform(tmp_path):
@@ -443,7 +508,8 @@ def test_mixed_ranks_are_patterns_of_the_whole_name(tmp_path):
     base, model, x = mixed()
     export_peft(model, tmp_path)
     config = read(tmp_path)[1]
-    assert (config["r"], config["lora_alpha"]) == (22, 22)  # the largest, for which servers make room
+    # The largest, for which servers make room
+    assert (config["r"], config["lora_alpha"]) == (22, 22)
     assert (
         config["rank_pattern"]
         == config["alpha_pattern"]
@@ -467,8 +533,12 @@ class Trap(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleDict({name: nn.ModuleDict({"up": nn.Linear(6, 6)}) for name in ("h1", "h11", "h_1", "h-1")})
-        self.outer = nn.ModuleDict({"blocks": nn.ModuleDict({"h1": nn.ModuleDict({"up": nn.Linear(6, 6)})})})
+        self.blocks = nn.ModuleDict(
+            {name: nn.ModuleDict({"up": nn.Linear(6, 6)}) for name in ("h1", "h11", "h_1", "h-1")}
+        )
+        self.outer = nn.ModuleDict(
+            {"blocks": nn.ModuleDict({"h1": nn.ModuleDict({"up": nn.Linear(6, 6)})})}
+        )
         self.up = nn.Linear(6, 6)
 
     def forward(self, x):
@@ -494,11 +564,15 @@ def test_patterns_never_match_another_layer(tmp_path):
     assert (logits(in_peft(base, tmp_path), x) - expected).norm() <= 1e-5 * expected.norm()
 
 
-# --- target_modules ----------------------------------------------------------------------------------------------
+# --- target_modules -------------------------------------------------------------------------------
 
 GPT2_NAMES = [
     "transformer",
-    *(f"transformer.h.{i}.{end}" for i in range(12) for end in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
+    *(
+        f"transformer.h.{i}.{end}"
+        for i in range(12)
+        for end in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ),
 ]
 
 
@@ -509,17 +583,26 @@ GPT2_NAMES = [
         (GPT2_NAMES, [n for n in GPT2_NAMES if n.endswith(("c_proj", "c_fc"))], ["c_proj", "c_fc"]),
         (GPT2_NAMES, [n for n in GPT2_NAMES if n.endswith("mlp.c_proj")], ["mlp.c_proj"]),
         (GPT2_NAMES, ["transformer.h.1.attn.c_attn"], ["1.attn.c_attn"]),  # not of block 11
-        (GPT2_NAMES, ["transformer.h.1.attn.c_attn", "transformer.h.11.attn.c_attn"], ["1.attn.c_attn", "11.attn.c_attn"]),
+        (
+            GPT2_NAMES,
+            ["transformer.h.1.attn.c_attn", "transformer.h.11.attn.c_attn"],
+            ["1.attn.c_attn", "11.attn.c_attn"],
+        ),
         (["a.x.up", "b.x.up", "up"], ["a.x.up", "b.x.up"], ["x.up"]),
         (["a.up", "b.up", "up"], ["a.up", "b.up"], ["a.up", "b.up"]),
-        (["up", "a.up"], ["up"], "up"),  # the whole name is the end of another: only a regular expression tells them apart
+        # The whole name is the end of another: only a regular expression tells them apart
+        (["up", "a.up"], ["up"], "up"),
         (["b.up", "a.b.up", "c+d"], ["b.up", "c+d"], r"b\.up|c\+d"),
     ],
 )
-def test_target_modules_are_the_shortest_that_peft_reads_as_these_layers(modules, adapted_names, expected):
+def test_target_modules_are_the_shortest_that_peft_reads_as_these_layers(
+    modules, adapted_names, expected
+):
     found = target_modules(modules, adapted_names)
     assert found == expected
-    config = SimpleNamespace(target_modules=found, exclude_modules=None, layers_to_transform=None, target_parameters=None)
+    config = SimpleNamespace(
+        target_modules=found, exclude_modules=None, layers_to_transform=None, target_parameters=None
+    )
     assert [name for name in modules if check_target_module_exists(config, name)] == adapted_names
 
 
@@ -542,14 +625,16 @@ def test_targets_mean_the_same_layers_to_peft(targets, tmp_path):
     export_peft(model, tmp_path)
     loaded = in_peft(base, tmp_path)
     wrapped = {
-        name.removeprefix("base_model.model.") for name, module in loaded.named_modules() if isinstance(module, peft.tuners.lora.Linear)
+        name.removeprefix("base_model.model.")
+        for name, module in loaded.named_modules()
+        if isinstance(module, peft.tuners.lora.Linear)
     }
     assert wrapped == {row[0] for row in report.rows}
     expected = logits(model, x)
     assert (logits(loaded, x) - expected).norm() <= 1e-5 * expected.norm()
 
 
-# --- several adapters --------------------------------------------------------------------------------------------
+# --- several adapters -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("second", [pk.PERA(rank=2), DoRA(rank=2)], ids=["factors", "dense"])
@@ -560,7 +645,9 @@ def test_a_sum_of_adapters_is_one_adapter_in_the_file(second, tmp_path):
     pk.activate(model, "default", "b")
     report = export_peft(model, tmp_path / "both")
     expected = logits(model, x)
-    assert (logits(in_peft(base, tmp_path / "both"), x) - expected).norm() <= 1e-12 * expected.norm()
+    assert (
+        logits(in_peft(base, tmp_path / "both"), x) - expected
+    ).norm() <= 1e-12 * expected.norm()
     assert {row[3] for row in report.rows} == ({3, 8} if second.name == "pera" else {3, 22})
     export_peft(model, tmp_path / "b", name="b")
     pk.activate(model, "b")
@@ -576,13 +663,16 @@ def test_names_of_adapters_that_are_not_there(tmp_path):
         export_peft(model, tmp_path / "out", name="c")
     pk.attach(model, pk.LoRA(rank=1), ["c_attn"], name="b")
     pk.delete(model, "b")  # which was the active one
-    with pytest.raises(pk.PerakitError, match=r"no adapter is active: pk.activate\(model, name\) first, or pass name="):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"no adapter is active: pk.activate\(model, name\) first, or pass name=",
+    ):
         export_peft(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     export_peft(model, tmp_path / "out", name="default")
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -591,7 +681,10 @@ def test_names_of_adapters_that_are_not_there(tmp_path):
         ({"rank": 0}, "rank=0 must be an integer >= 1"),
         ({"rank": 2.0}, "rank=2.0 must be an integer >= 1"),
         ({"rank": True}, "rank=True must be an integer >= 1"),
-        ({"rank": 23}, "rank=23 is more than any layer has: choose 1 to 22, or leave rank out, which is exact"),
+        (
+            {"rank": 23},
+            "rank=23 is more than any layer has: choose 1 to 22, or leave rank out, which is exact",
+        ),
     ],
 )
 def test_a_rank_that_cannot_be_had(options, message, tmp_path):
@@ -604,7 +697,10 @@ def test_a_rank_that_cannot_be_had(options, message, tmp_path):
 def test_padding_above_what_servers_take_names_the_remedy(tmp_path):
     model = nn.Sequential(nn.Linear(521, 523))
     pk.attach(model, pk.LoRA(rank=513), ["0"])
-    with pytest.raises(pk.PerakitError, match="pad=True: the largest rank is 513, servers take 512 at most: pass rank=512"):
+    with pytest.raises(
+        pk.PerakitError,
+        match="pad=True: the largest rank is 513, servers take 512 at most: pass rank=512",
+    ):
         export_peft(model, tmp_path / "out", pad=True)
     assert export_peft(model, tmp_path / "out", rank=512, pad=True).rank == 512
 
@@ -615,12 +711,20 @@ def test_numbers_that_are_not_finite(tmp_path):
     before = contents(tmp_path)
     with torch.no_grad():
         model.down.adapter.A[0, 0] = torch.nan
-    with pytest.raises(pk.PerakitError, match="cannot export layer 'down': NaN or inf in A; load a good adapter or train with a lower lr"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=(
+            "cannot export layer 'down': NaN or inf in A; load a good adapter or train with a"
+            " lower lr"
+        ),
+    ):
         export_peft(model, tmp_path)
     with torch.no_grad():
         model.down.adapter.A.fill_(1)
         model.up.base.weight[0, 0] = torch.inf
-    with pytest.raises(pk.PerakitError, match="cannot export layer 'up': NaN or inf in its own weight W0"):
+    with pytest.raises(
+        pk.PerakitError, match="cannot export layer 'up': NaN or inf in its own weight W0"
+    ):
         export_peft(model, tmp_path)
     assert contents(tmp_path) == before
 
@@ -634,14 +738,21 @@ def test_an_update_that_overflows(dtype, size, columns, rank, tmp_path):
         model.up.adapter.A.fill_(size)
         model.up.adapter.B.fill_(size)
         model.up.adapter.h.fill_(1e10)
-    with pytest.raises(pk.PerakitError, match=rf"cannot export layer 'up': its ΔW overflows {dtype}; train with a lower lr or scale"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=(
+            rf"cannot export layer 'up': its ΔW overflows {dtype}; train with a lower lr or scale"
+        ),
+    ):
         export_peft(model, tmp_path / "out", rank=rank)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("rank", [None, 1])
 @pytest.mark.parametrize("method", METHODS)
-def test_updates_near_the_smallest_numbers_are_written_as_far_as_the_dtype_goes(method, rank, tmp_path):
+def test_updates_near_the_smallest_numbers_are_written_as_far_as_the_dtype_goes(
+    method, rank, tmp_path
+):
     for size in (1e-12, 1e-18, 1e-21, 1e-25):
         _, model, _ = adapted(METHODS[method], "mlp")
         with torch.no_grad():
@@ -650,7 +761,9 @@ def test_updates_near_the_smallest_numbers_are_written_as_far_as_the_dtype_goes(
                     parameter.mul_(1 if name == "lam" else size)
         for name, (m, n), _, _, cut, *_ in export_peft(model, tmp_path, rank=rank).rows:
             (B, A), exact = read(tmp_path)[0][name], numpy_deltas(model)[name]
-            allowed = 1e-4 * np.linalg.norm(B) * np.linalg.norm(A) + np.finfo(np.float32).tiny * np.sqrt(m * n)
+            allowed = 1e-4 * np.linalg.norm(B) * np.linalg.norm(A) + np.finfo(
+                np.float32
+            ).tiny * np.sqrt(m * n)
             assert np.linalg.norm(B @ A - exact) <= 1.001 * cut * np.linalg.norm(exact) + allowed
 
 
@@ -659,9 +772,15 @@ def test_arithmetic_that_underflows_is_not_blamed_on_the_method(tmp_path):
     with torch.no_grad():
         for adapter in pk.adapters(model).values():
             for name, parameter in adapter.named_parameters():
-                parameter.mul_(1e-25 if name.startswith("B") else 1e15)  # B1 ∘ B2 is zero in float32, and ΔW need not be
-    message = r"cannot export layer 'up': its factors in torch.float32 miss the ΔW of float64 by a share of 1.0e\+00: the square of "
-    with pytest.raises(pk.PerakitError, match=message + r"\de-\d\d underflows torch.float32; use model.double\(\)$"):
+                # B1 ∘ B2 is zero in float32, and ΔW need not be
+                parameter.mul_(1e-25 if name.startswith("B") else 1e15)
+    message = (
+        r"cannot export layer 'up': its factors in torch.float32 miss the ΔW of float64 by a share"
+        r" of 1.0e\+00: the square of "
+    )
+    with pytest.raises(
+        pk.PerakitError, match=message + r"\de-\d\d underflows torch.float32; use model.double\(\)$"
+    ):
         export_peft(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert export_peft(model.double(), tmp_path / "out").worst < 1e-12
@@ -671,9 +790,17 @@ def test_a_method_whose_factors_are_not_its_update(tmp_path, monkeypatch):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     kind = type(model.up.adapter)
     factors = kind.factors
-    monkeypatch.setattr(kind, "factors", lambda self: tuple((1 + (f.dtype == torch.float64) / 64) * f for f in factors(self)))
+    monkeypatch.setattr(
+        kind,
+        "factors",
+        lambda self: tuple((1 + (f.dtype == torch.float64) / 64) * f for f in factors(self)),
+    )
     with pytest.raises(
-        pk.PerakitError, match=r"cannot export layer 'up': its factors in torch.float32 miss the ΔW of float64 by a share of 3.1e-02"
+        pk.PerakitError,
+        match=(
+            r"cannot export layer 'up': its factors in torch.float32 miss the ΔW of float64 by a"
+            r" share of 3.1e-02"
+        ),
     ):
         export_peft(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -681,7 +808,10 @@ def test_a_method_whose_factors_are_not_its_update(tmp_path, monkeypatch):
 
 def test_an_update_that_is_no_matrix(tmp_path):
     _, model, _ = adapted(Quadratic(rank=2), "mlp")
-    with pytest.raises(pk.PerakitError, match="cannot export layer 'up': the update of 'quadratic' is not linear in the input"):
+    with pytest.raises(
+        pk.PerakitError,
+        match="cannot export layer 'up': the update of 'quadratic' is not linear in the input",
+    ):
         export_peft(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -691,7 +821,13 @@ def test_a_layer_that_stands_at_two_places(part, tmp_path):
     shared = nn.Linear(5, 5) if part == "layer" else nn.Sequential(nn.Linear(5, 5))
     model = nn.Sequential(shared, nn.Tanh(), shared)
     report = pk.attach(model, pk.LoRA(rank=2), "all-linear")
-    with pytest.raises(pk.PerakitError, match=f"layer '{report.rows[0][0]}' stands at 2 places of the model, of which PEFT would fill one"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=(
+            f"layer '{report.rows[0][0]}' stands at 2 places of the model, of which PEFT would"
+            " fill one"
+        ),
+    ):
         export_peft(model, tmp_path / "out")
 
 
@@ -710,8 +846,11 @@ def test_a_weight_that_another_module_uses(tmp_path):
     pk.attach(model, pk.LoRA(rank=2), ["lm_head", "c_attn"])
     with pytest.raises(
         pk.PerakitError,
-        match=r"cannot export layer 'lm_head': its weight is shared with 'transformer.wte', which merging in PEFT would change too; "
-        r"untie them \(give the layer a clone of the weight\)",
+        match=(
+            r"cannot export layer 'lm_head': its weight is shared with 'transformer.wte', which"
+            r" merging in PEFT would change too; "
+            r"untie them \(give the layer a clone of the weight\)"
+        ),
     ):
         export_peft(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -738,19 +877,24 @@ def test_what_is_no_folder_is_refused_before_the_work(folder, monkeypatch):
 
 def test_a_folder_that_no_folder_can_be_called(tmp_path):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
-    with pytest.raises(pk.PerakitError, match=r"cannot write '.*': .*null byte; choose a folder that can be written"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"cannot write '.*': .*null byte; choose a folder that can be written",
+    ):
         export_peft(model, str(tmp_path / "a\0b"))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(pk.PerakitError, match=r"cannot write .*file.*; choose a folder that can be written"):
+    with pytest.raises(
+        pk.PerakitError, match=r"cannot write .*file.*; choose a folder that can be written"
+    ):
         export_peft(model, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-# --- writing -----------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def test_an_older_export_is_replaced_and_other_files_stay(tmp_path):
@@ -761,7 +905,11 @@ def test_an_older_export_is_replaced_and_other_files_stay(tmp_path):
     pk.attach(model, pk.PERA(rank=2), ["up"])
     move(model)
     export_peft(model, tmp_path)
-    assert sorted(contents(tmp_path)) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(contents(tmp_path)) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     assert torch.allclose(logits(in_peft(base, tmp_path), x), logits(model, x), rtol=0, atol=1e-5)
 
 
@@ -787,17 +935,33 @@ def test_what_is_read_back_wrong_is_refused_and_the_old_export_stays(damage, tmp
         write(path, data)
 
     monkeypatch.setattr(export, "write_synced", altered)
-    message = r"adapter_config.json was read back" if "config" in damage else r"adapter_model.safetensors was read back"
+    message = (
+        r"adapter_config.json was read back"
+        if "config" in damage
+        else r"adapter_model.safetensors was read back"
+    )
     folder = re.escape(repr(str(tmp_path)))
-    with pytest.raises(pk.PerakitError, match=message + rf" from {folder} with other (entries|numbers.*): check the disk and export again"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=message
+        + rf" from {folder} with other (entries|numbers.*): check the disk and export again",
+    ):
         export_peft(model, tmp_path)
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("older", [True, False], ids=["older", "first"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "interrupt"])
-@pytest.mark.parametrize(("call", "step"), [("fsync", 0), ("fsync", 1), *(("replace", i) for i in range(4))])
-def test_whatever_the_system_refuses_the_old_export_stays(call, step, error, older, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), KeyboardInterrupt()],
+    ids=["full", "interrupt"],
+)
+@pytest.mark.parametrize(
+    ("call", "step"), [("fsync", 0), ("fsync", 1), *(("replace", i) for i in range(4))]
+)
+def test_whatever_the_system_refuses_the_old_export_stays(
+    call, step, error, older, tmp_path, monkeypatch
+):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     if older:
         export_peft(model, tmp_path)
@@ -816,7 +980,10 @@ def test_whatever_the_system_refuses_the_old_export_stays(call, step, error, old
         export_peft(model, tmp_path)
     if isinstance(error, OSError):
         folder = re.escape(repr(str(tmp_path)))
-        message = rf"cannot write {folder}: No space left on device; choose a folder that can be written and has room for [0-9,]+ bytes"
+        message = (
+            rf"cannot write {folder}: No space left on device; choose a folder that can be written"
+            r" and has room for [0-9,]+ bytes"
+        )
         assert re.fullmatch(message, str(caught.value))
     assert contents(tmp_path) == before
     monkeypatch.undo()
@@ -832,7 +999,10 @@ def test_a_folder_in_the_place_of_a_file_stays_and_so_does_the_other_file(name, 
     (other,) = contents(tmp_path).items()
     (tmp_path / name / "mine").mkdir(parents=True)
     move(model, seed=2)
-    with pytest.raises(pk.PerakitError, match=r"cannot write .*: Is a directory; choose a folder that can be written"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"cannot write .*: Is a directory; choose a folder that can be written",
+    ):
         export_peft(model, tmp_path)
     assert (tmp_path / name / "mine").is_dir()
     assert (tmp_path / other[0]).read_bytes() == other[1]
@@ -850,7 +1020,9 @@ def test_a_kill_at_any_step_leaves_one_whole_export_or_none_that_loads(step, tmp
     child = os.fork()
     if not child:  # pragma: no cover
         real, left = os.replace, iter(range(step))
-        export.os.replace = lambda *arguments: real(*arguments) if next(left, None) is not None else os._exit(9)
+        export.os.replace = lambda *arguments: (
+            real(*arguments) if next(left, None) is not None else os._exit(9)
+        )
         export._replace(stage, tmp_path)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if step < 4 else 0)
@@ -863,9 +1035,15 @@ def test_what_a_killed_export_left_is_removed_by_a_later_one(tmp_path):
     _, model, _ = adapted(pk.LoRA(rank=3), "mlp")
     for age, name in ((0, "running"), (2 * export.STALE, "killed")):
         (tmp_path / f".export.{name}" / "old").mkdir(parents=True)
-        os.utime(tmp_path / f".export.{name}", (0, (tmp_path / f".export.{name}").stat().st_mtime - age))
+        os.utime(
+            tmp_path / f".export.{name}", (0, (tmp_path / f".export.{name}").stat().st_mtime - age)
+        )
     export_peft(model, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".export.running", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".export.running",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
 
 
 def test_exports_at_the_same_time_do_not_disturb_each_other(tmp_path):
@@ -897,7 +1075,7 @@ def test_the_files_can_be_read_by_whom_ordinary_files_can(tmp_path):
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
-# --- the report --------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def test_report_prints(tmp_path):
@@ -906,11 +1084,25 @@ def test_report_prints(tmp_path):
     lines = str(report).splitlines()
     assert lines[0].split() == ["layer", "shape", "K", "rank", "cut", "off", "error", "spectral"]
     name, shape, K, rank, cut, error, sigma = report.rows[0]
-    assert lines[2].split() == [name, "66", "x", "22", "14", "5", f"{cut:.2e}", f"{error:.2e}", f"{sigma:.2e}"]
+    assert lines[2].split() == [
+        name,
+        "66",
+        "x",
+        "22",
+        "14",
+        "5",
+        f"{cut:.2e}",
+        f"{error:.2e}",
+        f"{sigma:.2e}",
+    ]
     assert (K, rank, shape) == (14, 5, (66, 22))
     assert f"5 layers, rank up to 5, {report.size:,} bytes in {tmp_path}" in lines
     assert report._repr_html_().startswith("<table>")
-    assert str(export_peft(adapted(pk.LoRA(rank=3), "mlp", targets=["up"])[1], tmp_path)).splitlines()[-2].startswith("1 layer, ")
+    assert (
+        str(export_peft(adapted(pk.LoRA(rank=3), "mlp", targets=["up"])[1], tmp_path))
+        .splitlines()[-2]
+        .startswith("1 layer, ")
+    )
 
 
 def test_factorise_is_exact_on_integers():
@@ -928,7 +1120,7 @@ def test_factorise_is_exact_on_integers():
     assert part.size == pytest.approx(np.linalg.norm(numpy_deltas(model)["0"]), rel=1e-14)
 
 
-# --- 4-bit bases -------------------------------------------------------------------------------------------------
+# --- 4-bit bases ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -947,7 +1139,7 @@ def test_on_a_4_bit_base_delta_belongs_to_the_dequantised_weights(method, kind, 
     assert (logits(in_peft(base, tmp_path), x) - expected).norm() <= 1e-5 * expected.norm()
 
 
-# --- the command -------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -957,7 +1149,10 @@ def trained(tmp_path):
     model = pk.toy.GPT2(pk.toy.Config(n_embd=16, n_layer=1, n_head=2, n_positions=32))
     folder = tmp_path / "model"
     folder.mkdir()
-    save_file({key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}, folder / "model.safetensors")
+    save_file(
+        {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"},
+        folder / "model.safetensors",
+    )
     (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
     pk.attach(model, pk.PERA(rank=4), "all-linear")
     move(model)
@@ -966,9 +1161,27 @@ def trained(tmp_path):
 
 def test_the_command_writes_what_the_library_writes(trained, tmp_path, capsys):
     folder, adapter, model = trained
-    assert main(["export", str(adapter), "--out", str(tmp_path / "exact"), "--model", str(folder)]) == 0
+    assert (
+        main(["export", str(adapter), "--out", str(tmp_path / "exact"), "--model", str(folder)])
+        == 0
+    )
     assert capsys.readouterr().out.splitlines()[0].split()[:4] == ["layer", "shape", "K", "rank"]
-    assert main(["export", str(adapter), "--out", str(tmp_path / "cut"), "--model", str(folder), "--rank", "5", "--pad"]) == 0
+    assert (
+        main(
+            [
+                "export",
+                str(adapter),
+                "--out",
+                str(tmp_path / "cut"),
+                "--model",
+                str(folder),
+                "--rank",
+                "5",
+                "--pad",
+            ]
+        )
+        == 0
+    )
     assert "4 layers, rank up to 8, " in capsys.readouterr().out
     export_peft(model, tmp_path / "own")
     assert contents(tmp_path / "own") == contents(tmp_path / "exact")
@@ -987,8 +1200,26 @@ def test_the_command_takes_the_tiny_model_by_default(tmp_path, capsys):
 
 def test_mistakes_of_the_command_are_one_sentence(trained, tmp_path, capsys):
     folder, adapter, _ = trained
-    assert main(["export", str(adapter), "--out", str(tmp_path / "out"), "--model", str(folder), "--rank", "99"]) == 2
-    assert capsys.readouterr().err == "perakit: rank=99 is more than any layer has: choose 1 to 14, or leave rank out, which is exact\n"
+    assert (
+        main(
+            [
+                "export",
+                str(adapter),
+                "--out",
+                str(tmp_path / "out"),
+                "--model",
+                str(folder),
+                "--rank",
+                "99",
+            ]
+        )
+        == 2
+    )
+    assert (
+        capsys.readouterr().err
+        == "perakit: rank=99 is more than any layer has: choose 1 to 14, or leave rank out, which"
+        " is exact\n"
+    )
     assert main(["export", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "cannot read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,6 @@
-"""Adapters on a 4-bit base, as a user meets them: attach, train, merge, bake, save and load, and what is refused."""
+"""Adapters on a 4-bit base, as a user meets them: attach, train, merge, bake, save and load, and
+what is refused.
+"""
 
 import copy
 
@@ -12,12 +14,21 @@ from perakit.models import adapted as models_adapted
 from perakit.strategies import make_layer, move
 from perakit.toy.gpt2 import Conv1D
 
-EVERY = pytest.mark.parametrize("name", sorted(name for name, cls in pk.Method.registry.items() if cls.__module__.startswith("perakit.")))
+EVERY = pytest.mark.parametrize(
+    "name",
+    sorted(
+        name for name, cls in pk.Method.registry.items() if cls.__module__.startswith("perakit.")
+    ),
+)
 
 
 def bare(dtype=torch.float32):
     """A Linear and a Conv1D of sizes that blocks of 64 do not divide, and a head."""
-    layers = [make_layer("Linear", 13, 11, dtype=dtype), nn.Tanh(), make_layer("Conv1D", 7, 13, dtype=dtype, seed=1)]
+    layers = [
+        make_layer("Linear", 13, 11, dtype=dtype),
+        nn.Tanh(),
+        make_layer("Conv1D", 7, 13, dtype=dtype, seed=1),
+    ]
     return nn.Sequential(*layers, make_layer("Linear", 3, 7, dtype=dtype, seed=2)).eval()
 
 
@@ -48,11 +59,13 @@ def test_a_fresh_adapter_on_4_bits_answers_as_the_4_bit_base(name, x):
     model = bare()
     report = pk.attach(model, pk.Method.registry[name](rank=2), ["0", "2"], quantize="nf4")
     assert {row[1] for row in report.rows} == {"NF4"}
-    assert report.base == sum(p.numel() for p in bare().parameters())  # a weight counts by its entries, in however few bits
+    # a weight counts by its entries, in however few bits
+    assert report.base == sum(p.numel() for p in bare().parameters())
     with pk.disabled(model):
         base = model(x)
     assert torch.equal(model(x), base)
-    torch.testing.assert_close(base, dequantised(model)(x), rtol=1e-5, atol=1e-5)  # a Conv1D multiplies in another order
+    # a Conv1D multiplies in another order
+    torch.testing.assert_close(base, dequantised(model)(x), rtol=1e-5, atol=1e-5)
     assert not torch.equal(base, bare()(x))
 
 
@@ -91,8 +104,8 @@ def test_merge_says_how(x):
     model = adapted()
     before, state = model(x), copy.deepcopy(model.state_dict())
     message = (
-        "cannot merge layer '0': its weight is in 4 bits, which W0 + ΔW does not fit; say dequantize=True for a full float32 weight, "
-        "or leave the adapter unmerged"
+        "cannot merge layer '0': its weight is in 4 bits, which W0 + ΔW does not fit; say"
+        " dequantize=True for a full float32 weight, or leave the adapter unmerged"
     )
     for use in (pk.merge, pk.bake):
         with pytest.raises(pk.PerakitError) as error:
@@ -100,7 +113,9 @@ def test_merge_says_how(x):
         assert str(error.value) == message
         assert torch.equal(model(x), before)
     report = pk.merge(model, dequantize=True)
-    assert report.quantized == {name: pytest.approx(float(model.get_submodule(name).base.error)) for name in ("0", "2")}
+    assert report.quantized == {
+        name: pytest.approx(float(model.get_submodule(name).base.error)) for name in ("0", "2")
+    }
     assert "4-bit error of W0" in str(report)
     assert "4-bit error of W0" not in str(pk.merge(adapted(quantize=None)))
     torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
@@ -112,8 +127,13 @@ def test_merge_says_how(x):
 def test_the_reported_error_is_that_of_the_weights():
     model, plain = adapted(), bare()
     for name, reported in pk.merge(model, dequantize=True).quantized.items():
-        W, stood = plain.get_submodule(name).weight.double(), model.get_submodule(name).base.weight.double()
-        assert reported == pytest.approx((torch.linalg.norm(stood - W) / torch.linalg.norm(W)).item(), rel=1e-6)
+        W, stood = (
+            plain.get_submodule(name).weight.double(),
+            model.get_submodule(name).base.weight.double(),
+        )
+        assert reported == pytest.approx(
+            (torch.linalg.norm(stood - W) / torch.linalg.norm(W)).item(), rel=1e-6
+        )
 
 
 def test_bake_gives_full_layers_of_the_classes_they_were(x):
@@ -134,7 +154,12 @@ def test_detach_leaves_the_4_bits(x):
     pk.detach(model)
     assert isinstance(model[0], NF4Layer)
     assert torch.equal(model(x), base)
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"0.bias", "2.bias", "3.weight", "3.bias"}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        "0.bias",
+        "2.bias",
+        "3.weight",
+        "3.bias",
+    }
     pk.attach(model, pk.LoRA(rank=1), ["0"])  # on the 4 bits that are there
     assert torch.equal(model(x), base)
 
@@ -163,7 +188,9 @@ def test_other_dtypes_are_answered_in_their_own(dtype, x):
     model = adapted(dtype=dtype)
     y = model(x.to(dtype))
     assert y.dtype == dtype
-    assert {p.dtype for name, p in model.named_parameters() if "adapters" in name} == {torch.promote_types(dtype, torch.float32)}
+    assert {p.dtype for name, p in model.named_parameters() if "adapters" in name} == {
+        torch.promote_types(dtype, torch.float32)
+    }
     assert model[0].base.codes.dtype == torch.uint8
 
 
@@ -203,7 +230,9 @@ def test_vmap_and_second_derivatives_go_through_4_bits(x):
 
 
 def test_many_layers_are_attached_and_merged_in_linear_time():
-    """Whose weight is shared is asked once for all layers: 60 of them read each parameter's place a few times, not 60."""
+    """Whose weight is shared is asked once for all layers: 60 of them read each parameter's place a
+    few times, not 60.
+    """
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(60)))
     calls = []
     real = models_adapted._span
@@ -214,7 +243,7 @@ def test_many_layers_are_attached_and_merged_in_linear_time():
     assert len(calls) < 5 * 120
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def untouched(model, change, message):
@@ -224,13 +253,20 @@ def untouched(model, change, message):
         change(model)
     assert message in str(error.value)
     assert list(model.state_dict()) == list(before)
-    assert all(torch.equal(value.nan_to_num(), before[key].nan_to_num()) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(value.nan_to_num(), before[key].nan_to_num())
+        for key, value in model.state_dict().items()
+    )
     assert flags == [(name, p.requires_grad) for name, p in model.named_parameters()]
 
 
 @pytest.mark.parametrize("wrong", ["nf8", "NF4", 4, True, {"type": "nf4"}])
 def test_unknown_quantisations(wrong):
-    untouched(bare(), lambda model: pk.attach(model, pk.LoRA(1), ["0"], quantize=wrong), f"quantize={wrong!r} is unknown")
+    untouched(
+        bare(),
+        lambda model: pk.attach(model, pk.LoRA(1), ["0"], quantize=wrong),
+        f"quantize={wrong!r} is unknown",
+    )
 
 
 def test_weights_that_cannot_be_quantised():
@@ -243,12 +279,20 @@ def test_weights_that_cannot_be_quantised():
     tied = bare()
     tied[3] = nn.Linear(11, 13)
     tied[3].weight = tied[0].weight
-    untouched(tied, attach, "cannot quantise layer '0': its weight is shared with '3'; leave it out of the targets")
+    untouched(
+        tied,
+        attach,
+        "cannot quantise layer '0': its weight is shared with '3'; leave it out of the targets",
+    )
 
 
 def test_quantize_refuses_what_it_cannot_do():
-    untouched(bare(), lambda model: pk.quantize(model, ["0"], None), "config=None names no quantisation")
-    message = "layer '0' carries adapters on its full weight, it cannot become NF4(block=64, double=True)"
+    untouched(
+        bare(), lambda model: pk.quantize(model, ["0"], None), "config=None names no quantisation"
+    )
+    message = (
+        "layer '0' carries adapters on its full weight, it cannot become NF4(block=64, double=True)"
+    )
     untouched(adapted(quantize=None), lambda model: pk.quantize(model, ["0"]), message)
     four = adapted()
     codes = four[0].base.codes
@@ -259,21 +303,46 @@ def test_quantize_refuses_what_it_cannot_do():
 
 
 def test_an_adapted_or_4_bit_layer_is_not_quantised_again():
-    message = "layer '0' carries adapters on its full weight, it cannot become NF4(block=64, double=True)"
-    untouched(adapted(quantize=None), lambda model: pk.attach(model, pk.LoRA(1), ["0"], name="b", quantize="nf4"), message)
-    other = "layer '0' is NF4(block=64, double=True) already, it cannot become NF4(block=32, double=True)"
-    untouched(adapted(), lambda model: pk.attach(model, pk.LoRA(1), ["0"], name="b", quantize=pk.NF4(block=32)), other)
+    message = (
+        "layer '0' carries adapters on its full weight, it cannot become NF4(block=64, double=True)"
+    )
+    untouched(
+        adapted(quantize=None),
+        lambda model: pk.attach(model, pk.LoRA(1), ["0"], name="b", quantize="nf4"),
+        message,
+    )
+    other = (
+        "layer '0' is NF4(block=64, double=True) already, it cannot become NF4(block=32,"
+        " double=True)"
+    )
+    untouched(
+        adapted(),
+        lambda model: pk.attach(model, pk.LoRA(1), ["0"], name="b", quantize=pk.NF4(block=32)),
+        other,
+    )
 
 
 def test_an_adapter_of_another_storage_is_refused(tmp_path):
     pk.save(adapted(), tmp_path / "four")
     pk.save(adapted(quantize=None), tmp_path / "full")
     four, full = "NF4(block=64, double=True)", "a full weight"
-    untouched(adapted(quantize=None), lambda model: pk.load(model, tmp_path / "four"), f"layer '0' has {full}, the file {four}")
-    untouched(adapted(), lambda model: pk.load(model, tmp_path / "full"), f"layer '0' has {four}, the file {full}")
+    untouched(
+        adapted(quantize=None),
+        lambda model: pk.load(model, tmp_path / "four"),
+        f"layer '0' has {full}, the file {four}",
+    )
+    untouched(
+        adapted(),
+        lambda model: pk.load(model, tmp_path / "full"),
+        f"layer '0' has {four}, the file {full}",
+    )
     quantised = bare()
     pk.quantize(quantised, ["0", "2"], pk.NF4(block=128))
-    untouched(quantised, lambda model: pk.load(model, tmp_path / "four"), f"layer '0' has NF4(block=128, double=True), the file {four}")
+    untouched(
+        quantised,
+        lambda model: pk.load(model, tmp_path / "four"),
+        f"layer '0' has NF4(block=128, double=True), the file {four}",
+    )
 
 
 def test_the_whole_model_goes_through_a_state_dict(x):

@@ -1,4 +1,6 @@
-"""A short run of the loading fuzzer, and proof that it notices loaders that are broken on purpose."""
+"""A short run of the loading fuzzer, and proof that it notices loaders that are broken on
+purpose.
+"""
 
 import os
 import re
@@ -12,7 +14,9 @@ import perakit as pk
 
 FUZZER = Path(__file__).with_name("fuzz_loading.py")
 ROOT = str(Path(pk.__file__).parent.parent)
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer reads its memory from /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the fuzzer reads its memory from /proc"
+)
 
 
 def fuzz(*arguments):
@@ -20,7 +24,9 @@ def fuzz(*arguments):
     path = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(FUZZER), "--seed", "1", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +41,36 @@ def self_check():
 
 def test_spoiled_folders_load_or_are_refused(short_run):
     assert short_run.returncode == 0, short_run.stdout + short_run.stderr
-    counts = re.search(r"250 cases of seed 1, \d+ s: (\d+) loaded and right, (\d+) refused, 0 failures", short_run.stdout)
+    counts = re.search(
+        r"250 cases of seed 1, \d+ s: (\d+) loaded and right, (\d+) refused, 0 failures",
+        short_run.stdout,
+    )
     assert counts, short_run.stdout
     assert int(counts[1]) >= 15
     assert int(counts[2]) >= 150
     # the fuzz comes to the files, the JSON, the model, the options and the tensors, in both formats
-    for function in ("_read", "_read_config", "_check_layers", "check_count", "_read_tensors", "_check_names", "_read_header"):
+    for function in (
+        "_read",
+        "_read_config",
+        "_check_layers",
+        "check_count",
+        "_read_tensors",
+        "_check_names",
+        "_read_header",
+    ):
         assert f": refused in {function}\n" in short_run.stdout, function
 
 
-@pytest.mark.parametrize("defect", ["half", "unfrozen", "key_error", "any_shape", "turned", "greedy", "stuck", "dead"])
+@pytest.mark.parametrize(
+    "defect", ["half", "unfrozen", "key_error", "any_shape", "turned", "greedy", "stuck", "dead"]
+)
 def test_a_broken_loader_is_noticed(self_check, defect):
     assert f"{defect}: noticed: " in self_check.stdout, self_check.stdout + self_check.stderr
 
 
 def test_cases_are_the_same_in_every_run(short_run, self_check):
-    digests = [re.search(r"folders of the first 20 cases: (\w{16})", run.stdout)[1] for run in (short_run, self_check)]
+    digests = [
+        re.search(r"folders of the first 20 cases: (\w{16})", run.stdout)[1]
+        for run in (short_run, self_check)
+    ]
     assert digests[0] == digests[1]

@@ -1,4 +1,6 @@
-"""Attach, activate, merge, unmerge, disable, delete, save, load, detach in any order, against a plain-Python model of what should be."""
+"""Attach, activate, merge, unmerge, disable, delete, save, load, detach in any order, against a
+plain-Python model of what should be.
+"""
 
 import itertools
 import shutil
@@ -27,7 +29,11 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c = nn.Linear(7, 5), nn.ModuleList([Conv1D(3, 5)]), nn.Linear(3, 1, bias=False)
+        self.a, self.b, self.c = (
+            nn.Linear(7, 5),
+            nn.ModuleList([Conv1D(3, 5)]),
+            nn.Linear(3, 1, bias=False),
+        )
 
     def forward(self, x):
         return self.c(torch.tanh(self.b[0](torch.tanh(self.a(x)))))
@@ -35,13 +41,26 @@ class Net(nn.Module):
 
 def delta(method, A, B, h=()):
     """ΔW term by term, as the papers write it."""
-    pairs = [(i, j) for i in range(len(A)) for j in range(i, len(A)) if i == j or method.terms == "full"] if len(h) else []
-    products = [c * np.outer(B[:, i] * B[:, j], A[i] * A[j]) for c, (i, j) in zip(h, pairs, strict=True)]
+    pairs = (
+        [
+            (i, j)
+            for i in range(len(A))
+            for j in range(i, len(A))
+            if i == j or method.terms == "full"
+        ]
+        if len(h)
+        else []
+    )
+    products = [
+        c * np.outer(B[:, i] * B[:, j], A[i] * A[j]) for c, (i, j) in zip(h, pairs, strict=True)
+    ]
     return (method.alpha or method.rank) / method.rank * (B @ A + sum(products))
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """The expected state: attached (adapter -> layer -> method, factors), active adapters, merged and disabled layers, saved adapters."""
+    """The expected state: attached (adapter -> layer -> method, factors), active adapters, merged
+    and disabled layers, saved adapters.
+    """
 
     def __init__(self):
         super().__init__()
@@ -50,10 +69,19 @@ class Lifecycle(RuleBasedStateMachine):
         nn.init.normal_(self.model.b[0].weight)
         self.model.a.bias.requires_grad_(False)
         self.modules = {name: self.model.get_submodule(name) for name in NAMES}
-        self.parameters = {name: (p, p.requires_grad, p.detach().clone()) for name, p in self.model.named_parameters()}
+        self.parameters = {
+            name: (p, p.requires_grad, p.detach().clone())
+            for name, p in self.model.named_parameters()
+        }
         self.x = torch.randn(4, 7, dtype=torch.float64)
         self.base = self.model(self.x).detach()
-        self.attached, self.active, self.merged, self.disabled, self.blocks = {}, (), set(), set(), []
+        self.attached, self.active, self.merged, self.disabled, self.blocks = (
+            {},
+            (),
+            set(),
+            set(),
+            [],
+        )
         self.folder, self.saved, self.numbers = Path(tempfile.mkdtemp()), [], itertools.count(1)
 
     def teardown(self):
@@ -69,7 +97,11 @@ class Lifecycle(RuleBasedStateMachine):
 
     def on(self, layer, adapters=None):
         """Those of `adapters` (by default of the active ones) that sit on `layer`."""
-        return tuple(name for name in (self.active if adapters is None else adapters) if layer in self.attached.get(name, ()))
+        return tuple(
+            name
+            for name in (self.active if adapters is None else adapters)
+            if layer in self.attached.get(name, ())
+        )
 
     def conflict(self, wanted):
         """Would a merged weight answer for other adapters than those wanted?"""
@@ -98,7 +130,9 @@ class Lifecycle(RuleBasedStateMachine):
 
     # what may happen
 
-    @initialize(names=st.sampled_from([["a"], ["b.0", "c"], NAMES]), method=st.sampled_from(METHODS))
+    @initialize(
+        names=st.sampled_from([["a"], ["b.0", "c"], NAMES]), method=st.sampled_from(METHODS)
+    )
     def start(self, names, method):
         """Most of what can go wrong needs an adapter to begin with."""
         self.attach(names, method, "default")
@@ -112,7 +146,9 @@ class Lifecycle(RuleBasedStateMachine):
     def attach(self, names, method, adapter):
         taken = set(names) & set(self.attached.get(adapter, ()))
         if taken or self.conflict((adapter,)):
-            with pytest.raises(pk.PerakitError, match="has an adapter already" if taken else "is merged with"):
+            with pytest.raises(
+                pk.PerakitError, match="has an adapter already" if taken else "is merged with"
+            ):
                 pk.attach(self.model, method, names, name=adapter)
             return
         fresh = not self.attached.get(adapter)
@@ -120,7 +156,8 @@ class Lifecycle(RuleBasedStateMachine):
         self.remember(adapter, names)
         self.active = (adapter,)
         if fresh:
-            assert torch.equal(self.model(self.x), self.base) or self.base.requires_grad  # a fresh adapter alone changes nothing
+            # a fresh adapter alone changes nothing
+            assert torch.equal(self.model(self.x), self.base) or self.base.requires_grad
 
     @precondition(lambda self: self.attached)
     @rule()
@@ -139,7 +176,9 @@ class Lifecycle(RuleBasedStateMachine):
     def activate(self, wanted):
         unknown = set(wanted) - set(self.attached)
         if unknown or self.conflict(wanted):
-            with pytest.raises(pk.PerakitError, match="no adapter is called" if unknown else "is merged with"):
+            with pytest.raises(
+                pk.PerakitError, match="no adapter is called" if unknown else "is merged with"
+            ):
                 pk.activate(self.model, *wanted)
         else:
             pk.activate(self.model, *wanted)
@@ -150,7 +189,10 @@ class Lifecycle(RuleBasedStateMachine):
     def delete(self, adapter):
         left = tuple(name for name in self.active if name != adapter)
         if adapter not in self.attached or self.conflict(left):
-            with pytest.raises(pk.PerakitError, match="is merged with" if adapter in self.attached else "no adapter is called"):
+            with pytest.raises(
+                pk.PerakitError,
+                match="is merged with" if adapter in self.attached else "no adapter is called",
+            ):
                 pk.delete(self.model, adapter)
             return
         pk.delete(self.model, adapter)
@@ -161,7 +203,9 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def merge(self):
         if not self.active:
-            with pytest.raises(pk.PerakitError, match="is active" if self.attached else "no adapter"):
+            with pytest.raises(
+                pk.PerakitError, match="is active" if self.attached else "no adapter"
+            ):
                 pk.merge(self.model)
             return
         report = pk.merge(self.model)
@@ -173,10 +217,18 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def merge_twice(self):
         self.merge()
-        before, held = self.model(self.x), [m.merged for m in self.model.modules() if isinstance(m, AdaptedLayer)]
+        before, held = (
+            self.model(self.x),
+            [m.merged for m in self.model.modules() if isinstance(m, AdaptedLayer)],
+        )
         self.merge()
         assert torch.equal(self.model(self.x), before)
-        assert all(a is b.merged for a, b in zip(held, (m for m in self.model.modules() if isinstance(m, AdaptedLayer)), strict=True))
+        assert all(
+            a is b.merged
+            for a, b in zip(
+                held, (m for m in self.model.modules() if isinstance(m, AdaptedLayer)), strict=True
+            )
+        )
 
     @rule()
     def unmerge(self):
@@ -229,9 +281,13 @@ class Lifecycle(RuleBasedStateMachine):
             with pytest.raises(pk.PerakitError, match=message):
                 pk.save(self.model, self.folder / "bare", name=adapter)
             return
-        folder = pk.save(self.model, self.folder / str(len(self.saved) % 2), name=adapter)  # now and then over an old one
+        # Now and then over an old one
+        folder = pk.save(self.model, self.folder / str(len(self.saved) % 2), name=adapter)
         kept = [(where, state) for where, state in self.saved if where != folder]
-        state = {name: (method, dict(arrays)) for name, (method, arrays) in self.attached[adapter].items()}
+        state = {
+            name: (method, dict(arrays))
+            for name, (method, arrays) in self.attached[adapter].items()
+        }
         self.saved = [*kept, (folder, state)]
 
     @precondition(lambda self: self.saved)
@@ -239,14 +295,20 @@ class Lifecycle(RuleBasedStateMachine):
     def load(self, which, adapter):
         folder, state = self.saved[which % len(self.saved)]
         present = self.attached.get(adapter, {})
-        fits = not present or {n: m for n, (m, _) in present.items()} == {n: m for n, (m, _) in state.items()}
+        fits = not present or {n: m for n, (m, _) in present.items()} == {
+            n: m for n, (m, _) in state.items()
+        }
         stale = self.merged & set(present) if present else self.conflict((adapter,))
         if fits and not stale:
             pk.load(self.model, folder, name=adapter)
-            self.attached[adapter] = {name: (method, dict(arrays)) for name, (method, arrays) in state.items()}
+            self.attached[adapter] = {
+                name: (method, dict(arrays)) for name, (method, arrays) in state.items()
+            }
             self.active = self.active if present else (adapter,)
         else:
-            with pytest.raises(pk.PerakitError, match="is merged" if fits else "belongs to another model"):
+            with pytest.raises(
+                pk.PerakitError, match="is merged" if fits else "belongs to another model"
+            ):
                 pk.load(self.model, folder, name=adapter)
 
     @precondition(lambda self: len(self.active) == 1 and not self.blocks)
@@ -259,7 +321,9 @@ class Lifecycle(RuleBasedStateMachine):
         self.detach()
         folder, state = self.saved[-1]
         pk.load(self.model, folder, name=name)
-        self.attached = {name: {layer: (method, dict(arrays)) for layer, (method, arrays) in state.items()}}
+        self.attached = {
+            name: {layer: (method, dict(arrays)) for layer, (method, arrays) in state.items()}
+        }
         self.active = (name,)
         assert torch.equal(self.model(self.x), before)
 
@@ -279,7 +343,9 @@ class Lifecycle(RuleBasedStateMachine):
             assert p.requires_grad == (requires_grad and not self.attached)
         if not self.attached:
             assert [name for name, _ in self.model.named_parameters()] == list(self.parameters)
-            assert all(self.model.get_submodule(name) is module for name, module in self.modules.items())
+            assert all(
+                self.model.get_submodule(name) is module for name, module in self.modules.items()
+            )
 
     @invariant()
     def the_factors_are_those_expected(self):
@@ -297,7 +363,9 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def the_flags_are_those_expected(self):
         layers = {name: self.model.get_submodule(name) for name in self.adapted}
-        assert {name for name, module in self.model.named_modules() if isinstance(module, AdaptedLayer)} == set(layers)
+        assert {
+            name for name, module in self.model.named_modules() if isinstance(module, AdaptedLayer)
+        } == set(layers)
         assert {name for name, layer in layers.items() if layer.merged is not None} == self.merged
         assert {name for name, layer in layers.items() if not layer.enabled} == self.disabled
         assert all(layer.active == self.on(name) for name, layer in layers.items())

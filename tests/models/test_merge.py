@@ -13,7 +13,8 @@ from perakit.models.adapted import AdaptedLayer
 from perakit.toy.gpt2 import GPT2, Config, Conv1D
 
 PERA = pk.PERA(rank=2, alpha=3)
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 4e-3}  # of the output's scale
+# Of the output's scale
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 4e-3}
 DTYPES = list(TOLERANCE)
 
 
@@ -44,14 +45,16 @@ def numpy_delta(adapter):
     arrays = {name: p.detach().double().numpy() for name, p in adapter.named_parameters()}
     method = adapter.method
     scale = (method.alpha or method.rank) / method.rank
-    return scale * (pk.formulas.pera(**arrays) if method.name == "pera" else pk.formulas.lora(**arrays))
+    return scale * (
+        pk.formulas.pera(**arrays) if method.name == "pera" else pk.formulas.lora(**arrays)
+    )
 
 
 def x_for(dtype, *shape):
     return torch.randn(*shape, 7, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
-# --- the report ------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1.0, 0.03])
@@ -59,13 +62,18 @@ def x_for(dtype, *shape):
 def test_report_agrees_with_numpy(dtype, size):
     model = adapted(dtype, size)
     report = pk.merge(model)
-    assert [row[:2] for row in report.rows] == [(name, str(dtype).removeprefix("torch.")) for name in "012"]
+    assert [row[:2] for row in report.rows] == [
+        (name, str(dtype).removeprefix("torch.")) for name in "012"
+    ]
     for name, _, update, lost, unchanged in report.rows:
         layer = model[int(name)]
         W0, delta = layer.W0.double().numpy(), numpy_delta(layer.adapter)
         rounded = torch.tensor(W0 + delta).to(dtype)
-        exact = 1e-12 if dtype == torch.float64 else 0  # NumPy adds up the products in another order
-        np.testing.assert_allclose(layer.merged.double().numpy(), rounded.double().numpy(), rtol=exact, atol=exact)
+        # NumPy adds up the products in another order
+        exact = 1e-12 if dtype == torch.float64 else 0
+        np.testing.assert_allclose(
+            layer.merged.double().numpy(), rounded.double().numpy(), rtol=exact, atol=exact
+        )
         assert update == pytest.approx(np.linalg.norm(delta) / np.linalg.norm(W0), rel=1e-9)
         error = np.linalg.norm(rounded.double().numpy() - (W0 + delta)) / np.linalg.norm(delta)
         assert lost == pytest.approx(error, rel=1e-6, abs=1e-15)
@@ -78,7 +86,8 @@ def test_a_small_update_of_a_bf16_model_is_mostly_lost_and_the_report_says_so():
     model = nn.Sequential(nn.Linear(61, 53, bias=False)).bfloat16()
     pk.attach(model, pk.LoRA(rank=1), ["0"])
     move(model)
-    with torch.no_grad():  # ‖ΔW‖ = 1e-3 ‖W0‖: most entries are below half a step of bfloat16, 2^-9 of the entry
+    # ‖ΔW‖ = 1e-3 ‖W0‖: most entries are below half a step of bfloat16, 2^-9 of the entry
+    with torch.no_grad():
         delta = pk.delta_weights(model)["0"]
         model[0].adapter.B.mul_(1e-3 * model[0].W0.float().norm() / delta.norm())
     report = pk.merge(model)
@@ -87,7 +96,13 @@ def test_a_small_update_of_a_bf16_model_is_mostly_lost_and_the_report_says_so():
     assert unchanged == pytest.approx((model[0].merged == model[0].W0).double().mean().item())
     assert unchanged > 0.5
     assert report.worst == lost > 0.5
-    assert str(report).splitlines()[2].split() == ["0", "bfloat16", "1.00e-03", f"{lost:.2e}", f"{unchanged:.2%}"]
+    assert str(report).splitlines()[2].split() == [
+        "0",
+        "bfloat16",
+        "1.00e-03",
+        f"{lost:.2e}",
+        f"{unchanged:.2%}",
+    ]
 
 
 def test_report_of_no_update_is_zero():
@@ -109,13 +124,18 @@ def test_report_prints_and_is_escaped():
     assert "<td>&lt;b&gt;</td>" in report._repr_html_()
 
 
-# --- the sum ---------------------------------------------------------------------------------------------------
+# --- the sum --------------------------------------------------------------------------------------
 
 
 def nearest(exact, candidate, dtype):
-    """Is candidate (a tensor of one entry) a value of `dtype` nearest to the Fraction `exact`, ties to even?"""
+    """Is candidate (a tensor of one entry) a value of `dtype` nearest to the Fraction `exact`, ties
+    to even?
+    """
     inf = torch.tensor(torch.inf, dtype=dtype)
-    distance = [abs(Fraction(v.item()) - exact) for v in (torch.nextafter(candidate, -inf), candidate, torch.nextafter(candidate, inf))]
+    distance = [
+        abs(Fraction(v.item()) - exact)
+        for v in (torch.nextafter(candidate, -inf), candidate, torch.nextafter(candidate, inf))
+    ]
     even = candidate.view(torch.int16).item() % 2 == 0 if dtype.itemsize == 2 else True
     return distance[1] <= min(distance) and (even or distance.count(distance[1]) == 1)
 
@@ -139,7 +159,9 @@ def test_merged_weight_is_the_rounded_exact_sum(dtype):
 
 @pytest.mark.parametrize(("dtype", "half_step"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
 def test_rounding_happens_once(dtype, half_step):
-    """1 + half a step + a little rounds up; by way of float32 the little would be lost first, and the tie go down."""
+    """1 + half a step + a little rounds up; by way of float32 the little would be lost first, and
+    the tie go down.
+    """
     model = nn.Sequential(nn.Linear(1, 1, bias=False)).to(dtype)
     nn.init.ones_(model[0].weight)
     pk.attach(model, pk.LoRA(rank=1), ["0"])
@@ -200,7 +222,7 @@ def test_bake_needs_no_merge_and_keeps_frozen_what_was():
         assert torch.equal(layer.weight, kept.weight)
 
 
-# --- states ----------------------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------
 
 
 def test_merging_twice_and_unmerging_twice():
@@ -230,7 +252,8 @@ def test_unmerge_and_detach_restore_every_bit_of_the_base():
     pk.unmerge(model)
     pk.detach(model)
     assert all(
-        torch.equal(bits(layer.weight.T if isinstance(layer, Conv1D) else layer.weight), w) for layer, w in zip(model, W0, strict=True)
+        torch.equal(bits(layer.weight.T if isinstance(layer, Conv1D) else layer.weight), w)
+        for layer, w in zip(model, W0, strict=True)
     )
 
 
@@ -246,7 +269,13 @@ def test_attaching_more_after_a_merge():
     x = x_for(torch.float32, 3)
     y = model(x)
     dense = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
-    dense.load_state_dict({f"{i}.{key}": getattr(layer.base, key) for i, layer in enumerate(model) for key in ("weight", "bias")})
+    dense.load_state_dict(
+        {
+            f"{i}.{key}": getattr(layer.base, key)
+            for i, layer in enumerate(model)
+            for key in ("weight", "bias")
+        }
+    )
     with torch.no_grad():
         for i, layer in enumerate(model):
             dense[i].weight += torch.tensor(numpy_delta(layer.adapter)).float()
@@ -272,7 +301,7 @@ def test_load_state_dict_refreshes_a_merged_model():
         assert not torch.equal(layer.merged, old)
 
 
-# --- refusals --------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("action", [pk.merge, pk.bake])
@@ -291,7 +320,9 @@ def test_factors_that_are_not_finite_are_refused(action, value, layer, key):
     with torch.no_grad():
         getattr(model[layer].adapter, key).view(-1)[-1] = value
     before = {name: bits(p) for name, p in model.named_parameters()}
-    with pytest.raises(pk.PerakitError, match=rf"cannot merge layer '{layer}': NaN or inf in {key};"):
+    with pytest.raises(
+        pk.PerakitError, match=rf"cannot merge layer '{layer}': NaN or inf in {key};"
+    ):
         action(model)
     assert [layer.merged for layer in model] == [None] * 3
     assert all(torch.equal(bits(p), before[name]) for name, p in model.named_parameters())
@@ -305,7 +336,9 @@ def test_fp16_overflow_is_refused(action):
         model[1].adapter.A.fill_(300)
         model[1].adapter.B.fill_(300)
     before = bits(model[0].W0)
-    with pytest.raises(pk.PerakitError, match=r"layer '1': W0 \+ ΔW overflows torch\.float16; .* wider dtype"):
+    with pytest.raises(
+        pk.PerakitError, match=r"layer '1': W0 \+ ΔW overflows torch\.float16; .* wider dtype"
+    ):
         action(model)
     assert [layer.merged for layer in model] == [None, None]
     assert torch.equal(bits(model[0].W0), before)
@@ -334,7 +367,10 @@ def test_tied_weights_are_refused(tie, action):
     pk.attach(model, PERA, ["c_attn", "lm_head"])
     move(model)
     before = bits(model.transformer.wte.weight)
-    with pytest.raises(pk.PerakitError, match=r"cannot merge layer 'lm_head': its weight is shared with 'transformer\.wte'.*clone"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"cannot merge layer 'lm_head': its weight is shared with 'transformer\.wte'.*clone",
+    ):
         action(model)
     assert model.lm_head.merged is None
     assert model.transformer.h[0].attn.c_attn.merged is None
@@ -358,7 +394,12 @@ def test_parts_of_one_buffer_that_do_not_overlap_can_be_merged():
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(torch.float32, torch.float64), (torch.bfloat16, torch.float32), (torch.float64, torch.bfloat16)]
+    ("before", "after"),
+    [
+        (torch.float32, torch.float64),
+        (torch.bfloat16, torch.float32),
+        (torch.float64, torch.bfloat16),
+    ],
 )
 def test_a_merged_model_moved_to_another_dtype_merges_again(before, after):
     torch.manual_seed(0)
@@ -381,5 +422,7 @@ def test_a_base_that_is_not_finite_is_named_as_the_cause():
     with torch.no_grad():
         model[0].weight[0, 0] = torch.nan
     pk.attach(model, pk.LoRA(rank=1), ["0"])
-    with pytest.raises(pk.PerakitError, match=r"cannot merge layer '0': NaN or inf in its own weight W0"):
+    with pytest.raises(
+        pk.PerakitError, match=r"cannot merge layer '0': NaN or inf in its own weight W0"
+    ):
         pk.merge(model)

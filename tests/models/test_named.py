@@ -1,7 +1,7 @@
 """Several adapters on one model: one in effect, or a sum; swapping writes and copies nothing.
 
-Two defects of another library are looked for by name: a partial merge that drops adapters, and an adapter that stays in
-effect, or is lost, where merging meets disabling.
+Two defects of another library are looked for by name: a partial merge that drops adapters, and an
+adapter that stays in effect, or is lost, where merging meets disabling.
 """
 
 import copy
@@ -17,11 +17,19 @@ import perakit as pk
 from perakit.models.adapted import AdaptedLayer, names
 from perakit.strategies import make_layer, move
 
-TASKS = {"code": pk.PERA(rank=2, alpha=3), "prose": pk.LoRA(rank=3), "maths": pk.PERA(rank=1, terms="square")}
+TASKS = {
+    "code": pk.PERA(rank=2, alpha=3),
+    "prose": pk.LoRA(rank=3),
+    "maths": pk.PERA(rank=1, terms="square"),
+}
 
 
 def bare(dtype=torch.float64):
-    return nn.Sequential(make_layer("Linear", 5, 7, dtype=dtype), nn.Tanh(), make_layer("Conv1D", 3, 5, dtype=dtype, seed=1)).eval()
+    return nn.Sequential(
+        make_layer("Linear", 5, 7, dtype=dtype),
+        nn.Tanh(),
+        make_layer("Conv1D", 3, 5, dtype=dtype, seed=1),
+    ).eval()
 
 
 def several(dtype=torch.float64):
@@ -76,7 +84,11 @@ def test_the_adapter_that_is_attached_is_the_one_in_effect(x):
     assert pk.active(model) == ("maths",)
     assert names(model) == ("code", "prose", "maths")
     assert list(pk.adapters(model)) == ["2"]
-    assert {name: list(pk.adapters(model, name)) for name in TASKS} == {"code": ["0", "2"], "prose": ["0", "2"], "maths": ["2"]}
+    assert {name: list(pk.adapters(model, name)) for name in TASKS} == {
+        "code": ["0", "2"],
+        "prose": ["0", "2"],
+        "maths": ["2"],
+    }
     assert [row[0] for row in pk.attach(model, pk.LoRA(rank=1), ["0"], name="fourth").rows] == ["0"]
 
 
@@ -87,7 +99,9 @@ def test_one_of_several_answers_bitwise_as_if_alone(name, x):
     assert torch.equal(model(x), alone(name)(x))
 
 
-@pytest.mark.parametrize("wanted", [("code",), ("code", "prose"), ("prose", "maths"), ("maths", "code", "prose")])
+@pytest.mark.parametrize(
+    "wanted", [("code",), ("code", "prose"), ("prose", "maths"), ("maths", "code", "prose")]
+)
 def test_a_sum_is_the_sum_of_the_updates(wanted, x):
     model = several()
     pk.activate(model, *wanted)
@@ -104,7 +118,9 @@ def test_a_sum_is_the_sum_of_the_updates(wanted, x):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_sum_is_rounded_once(dtype):
-    """On 1 x 1: the base's 1, and two updates of 0.6 half steps each, which rounded singly would vanish."""
+    """On 1 x 1: the base's 1, and two updates of 0.6 half steps each, which rounded singly would
+    vanish.
+    """
     model = nn.Sequential(nn.Linear(1, 1, bias=False)).to(dtype)
     model[0].weight.data.fill_(1)
     step = torch.finfo(dtype).eps
@@ -121,7 +137,9 @@ def test_a_sum_is_rounded_once(dtype):
 
 
 def test_a_sum_drops_inputs_of_each_adapter_by_itself():
-    """Dropout 0.5 on one adapter and none on the other: only the first's part changes from call to call."""
+    """Dropout 0.5 on one adapter and none on the other: only the first's part changes from call to
+    call.
+    """
     model = nn.Sequential(make_layer("Linear", 3, 5, dtype=torch.float64))
     for name, dropout in (("a", 0.5), ("b", 0.0)):
         pk.attach(model, pk.LoRA(rank=2, dropout=dropout), ["0"], name=name)
@@ -131,7 +149,8 @@ def test_a_sum_drops_inputs_of_each_adapter_by_itself():
     torch.manual_seed(0)
     drops = model.train()(x) - model.eval()(x)
     a = x @ pk.adapters(model, "a")["0"].delta().T
-    ratio = (drops * a).sum(1) / a.square().sum(1)  # rows of the identity: an input is dropped (-1) or doubled (+1)
+    # Rows of the identity: an input is dropped (-1) or doubled (+1)
+    ratio = (drops * a).sum(1) / a.square().sum(1)
     assert torch.allclose(ratio.abs(), torch.ones(5).double())
 
 
@@ -148,7 +167,9 @@ def test_only_the_active_train(x):
 
 
 def test_swapping_copies_and_writes_nothing():
-    """Two layers of 4 MiB: a hundred swaps allocate no tensor, and every parameter stays where it was, bit for bit."""
+    """Two layers of 4 MiB: a hundred swaps allocate no tensor, and every parameter stays where it
+    was, bit for bit.
+    """
     model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024))
     for name in ("a", "b"):
         pk.attach(model, pk.PERA(rank=4), "all-linear", name=name)
@@ -204,11 +225,13 @@ def move_all(model):
                 parameter.mul_(1.5)
 
 
-# --- merging ---------------------------------------------------------------------------------------------------------
+# --- merging --------------------------------------------------------------------------------------
 
 
 def test_a_partial_merge_drops_nothing(x):
-    """Merging with one of several active, and back, leaves all of them as they were; the others can be merged next."""
+    """Merging with one of several active, and back, leaves all of them as they were; the others can
+    be merged next.
+    """
     model = several()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     outputs = {}
@@ -267,7 +290,10 @@ def test_bake_refuses_to_lose_an_adapter(x):
     model = several()
     pk.activate(model, "code", "maths")
     expected = model(x)
-    with pytest.raises(pk.PerakitError, match=r"adapter 'prose' is not active and would be lost: pk.delete\(model, 'prose'\)"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"adapter 'prose' is not active and would be lost: pk.delete\(model, 'prose'\)",
+    ):
         pk.bake(model)
     pk.delete(model, "prose")
     pk.bake(model)
@@ -275,7 +301,7 @@ def test_bake_refuses_to_lose_an_adapter(x):
     torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-13)
 
 
-# --- deleting --------------------------------------------------------------------------------------------------------
+# --- deleting -------------------------------------------------------------------------------------
 
 
 def test_delete(x):
@@ -288,7 +314,10 @@ def test_delete(x):
     assert (names(model), pk.active(model)) == (("maths",), ())
     assert type(model[0]) is nn.Linear  # nothing is on it any more
     assert torch.equal(model(x), base(x))
-    with pytest.raises(pk.PerakitError, match=r"none of the adapters maths is active: pk.activate\(model, 'maths'\) first"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"none of the adapters maths is active: pk.activate\(model, 'maths'\) first",
+    ):
         pk.merge(model)
     pk.activate(model, "maths")
     assert torch.equal(model(x), alone("maths")(x))
@@ -298,7 +327,7 @@ def test_delete(x):
     assert torch.equal(model(x), base(x))
 
 
-# --- saving ----------------------------------------------------------------------------------------------------------
+# --- saving ---------------------------------------------------------------------------------------
 
 
 def test_each_is_saved_and_loaded_by_itself(tmp_path, x):
@@ -314,7 +343,8 @@ def test_each_is_saved_and_loaded_by_itself(tmp_path, x):
         pk.activate(fresh, *wanted)
         assert torch.equal(fresh(x), model(x))
     pk.activate(fresh, "code")
-    pk.load(fresh, tmp_path / "prose", name="prose")  # over the one that is there, which stays out of effect
+    # Over the one that is there, which stays out of effect
+    pk.load(fresh, tmp_path / "prose", name="prose")
     assert pk.active(fresh) == ("code",)
 
 
@@ -327,11 +357,17 @@ def test_without_a_name_the_active_one_is_saved(tmp_path, x):
     assert names(fresh) == ("default",)
     assert torch.equal(fresh(x), model(x))
     pk.activate(model, "code", "prose")
-    with pytest.raises(pk.PerakitError, match=r"active: code \+ prose, of the adapters code, prose, maths, where one is needed: name it"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=(
+            r"active: code \+ prose, of the adapters code, prose, maths, where one is needed:"
+            r" name it"
+        ),
+    ):
         pk.save(model, tmp_path)
 
 
-# --- where several layers, models and optimisers meet ------------------------------------------------------------------
+# --- where several layers, models and optimisers meet ---------------------------------------------
 
 
 def test_the_order_of_a_sum_survives_what_happens_to_other_adapters(x):
@@ -370,7 +406,9 @@ def test_two_adapters_on_different_layers_are_not_one(tmp_path):
     pk.attach(model, pk.PERA(rank=2), ["2"], name="b")
     pk.activate(model, "a", "b")
     for use in (pk.adapters, lambda model: pk.save(model, tmp_path / "adapter")):
-        with pytest.raises(pk.PerakitError, match=r"active: a \+ b, of the adapters a, b, where one is needed"):
+        with pytest.raises(
+            pk.PerakitError, match=r"active: a \+ b, of the adapters a, b, where one is needed"
+        ):
             use(model)
     assert not (tmp_path / "adapter").exists()
 
@@ -396,12 +434,21 @@ def test_a_second_adapter_freezes_a_base_that_was_thawed():
     pk.attach(model, pk.LoRA(rank=2), ["0"], name="a")
     model.requires_grad_(True)
     pk.attach(model, pk.LoRA(rank=2), ["0"], name="b")
-    assert {key for key, p in model.named_parameters() if p.requires_grad} == {"0.adapters.b.A", "0.adapters.b.B"}
+    assert {key for key, p in model.named_parameters() if p.requires_grad} == {
+        "0.adapters.b.A",
+        "0.adapters.b.B",
+    }
 
 
-@pytest.mark.parametrize("wrap", [functools.partial(torch.compile, backend="eager"), nn.DataParallel], ids=["compile", "DataParallel"])
+@pytest.mark.parametrize(
+    "wrap",
+    [functools.partial(torch.compile, backend="eager"), nn.DataParallel],
+    ids=["compile", "DataParallel"],
+)
 def test_a_wrapped_model_has_the_names_of_the_model(wrap, tmp_path, x):
-    """Else what it saves and exports would fit no other model, and PEFT would load it as nothing."""
+    """Else what it saves and exports would fit no other model, and PEFT would load it as
+    nothing.
+    """
     model = several()
     pk.activate(model, "code")
     wrapped = wrap(model)
@@ -424,15 +471,24 @@ def test_a_wrapped_model_has_the_names_of_the_model(wrap, tmp_path, x):
     assert all(p.requires_grad for p in bound.parameters())
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ((), "no adapter is named: pass one name or more, or use pk.disabled(model) for the base alone"),
+        (
+            (),
+            (
+                "no adapter is named: pass one name or more, or use pk.disabled(model) for the base"
+                " alone"
+            ),
+        ),
         (("latin",), "no adapter is called 'latin': the model has 'code', 'prose', 'maths'"),
-        (("code", "code"), "names=('code', 'code') holds a name twice: an adapter is in the sum once"),
+        (
+            ("code", "code"),
+            "names=('code', 'code') holds a name twice: an adapter is in the sum once",
+        ),
         ((3,), "no adapter is called 3: the model has 'code', 'prose', 'maths'"),
     ],
 )
@@ -457,12 +513,18 @@ def test_names_that_an_adapter_cannot_have(name):
     model = bare()
     with pytest.raises(pk.PerakitError) as error:
         pk.attach(model, pk.LoRA(rank=1), ["0"], name=name)
-    said = f"name={name!r} cannot name an adapter: use letters, digits, '_' and '-', and no name of a dict's methods"
+    said = (
+        f"name={name!r} cannot name an adapter: use letters, digits, '_' and '-', and no name of a"
+        " dict's methods"
+    )
     assert str(error.value) == said
     assert list(model.state_dict()) == list(bare().state_dict())
 
 
 def test_a_name_that_is_taken():
     model = several()
-    with pytest.raises(pk.PerakitError, match=r"layer '0' has an adapter already: .*name=\.\.\. \(taken: code, prose\)"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"layer '0' has an adapter already: .*name=\.\.\. \(taken: code, prose\)",
+    ):
         pk.attach(model, pk.LoRA(rank=1), ["0"], name="code")

@@ -1,4 +1,6 @@
-"""Patterns from files: what ends in time is compiled, what need not is refused, and the count of ways is never too low."""
+"""Patterns from files: what ends in time is compiled, what need not is refused, and the count of
+ways is never too low.
+"""
 
 import random
 import re
@@ -11,7 +13,9 @@ import pytest
 import perakit as pk
 from perakit.models.patterns import LIMIT, _steps, compile_all
 
-NAMES = [f"model.language_model.layers.{i}.self_attn.{end}_proj" for i in range(80) for end in "qkvo"]
+NAMES = [
+    f"model.language_model.layers.{i}.self_attn.{end}_proj" for i in range(80) for end in "qkvo"
+]
 
 
 @pytest.mark.parametrize(
@@ -36,13 +40,25 @@ def test_patterns_that_people_write(pattern):
 @pytest.mark.parametrize(
     "pattern",
     [
-        *("(.|.)" * 40, "(|)" * 40, "(?:a|ab)?" * 40, "(a|A)" * 40, "a?" * 40, ".*" * 7, "[a-z]{0,9}" * 7, "(?=.|.)" * 40),
+        *(
+            "(.|.)" * 40,
+            "(|)" * 40,
+            "(?:a|ab)?" * 40,
+            "(a|A)" * 40,
+            "a?" * 40,
+            ".*" * 7,
+            "[a-z]{0,9}" * 7,
+            "(?=.|.)" * 40,
+        ),
         *("(?P<x>.|.)" + "(?:.|.)" * 40, ".*.*.*(a|b.*(c|d.*(e|f.*(g|h.*))))"),
         *("(.*)*", "(ab)+", "(?:x{2}){2}", "(?x)a", "(?s:.)", "(?>a)", r"(?#[)(.|.)\]"),
     ],
 )
 def test_patterns_that_could_take_for_ever(pattern):
-    with pytest.raises(pk.PerakitError, match=r"could take for ever on the names of this model, .*: write the names out"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"could take for ever on the names of this model, .*: write the names out",
+    ):
         compile_all([pattern], NAMES)
 
 
@@ -69,13 +85,17 @@ def test_a_refusal_is_quick_however_long_the_pattern():
     assert time.process_time() - start < 5
 
 
-# --- the count, against a matcher that tries everything ----------------------------------------------------------------
+# --- the count, against a matcher that tries everything -------------------------------------------
 
 
 def grown(draw, depth):
-    """(pattern, function from n to the ends of all the ways in which it can begin to read n letters a)."""
+    """(pattern, function from n to the ends of all the ways in which it can begin to read n letters
+    a).
+    """
     kind = draw.choice(
-        ["letter", "any", "star", "lazy", "optional", "row", "row", "or", "or", "group?"] if depth else ["letter", "any", "star"]
+        ["letter", "any", "star", "lazy", "optional", "row", "row", "or", "or", "group?"]
+        if depth
+        else ["letter", "any", "star"]
     )
     if kind in ("letter", "any"):
         return ("a" if kind == "letter" else ".", lambda n: [1] if n else [])
@@ -103,7 +123,8 @@ def test_the_count_of_ways_is_never_below_that_of_a_matcher_which_tries_all():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "expected"), [("abc", 1), (".*", 11), (".*.*", 66), ("(a|b)(a|c)", 1), ("(a|ab)(c|cd)", 4), ("(.|b)?", 3)]
+    ("pattern", "expected"),
+    [("abc", 1), (".*", 11), (".*.*", 66), ("(a|b)(a|c)", 1), ("(a|ab)(c|cd)", 4), ("(.|b)?", 3)],
 )
 def test_the_count_by_hand(pattern, expected):
     width = 1 + pattern.count("|") / 16
@@ -114,4 +135,5 @@ def test_the_limit_is_a_minute_at_most():
     pattern, n = ".*?" * 4 + "!", 60
     start = time.process_time()
     assert re.compile(pattern).fullmatch("a" * n) is None
-    assert (time.process_time() - start) / comb(n + 4, 4) * LIMIT < 10 * 60  # ten times the claim, for a slow and busy machine
+    # Ten times the claim, for a slow and busy machine
+    assert (time.process_time() - start) / comb(n + 4, 4) * LIMIT < 10 * 60

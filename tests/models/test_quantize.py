@@ -1,4 +1,6 @@
-"""4 bits: levels, blocks, packing and double quantisation against loops, and the layer that stands for a dense one."""
+"""4 bits: levels, blocks, packing and double quantisation against loops, and the layer that stands
+for a dense one.
+"""
 
 import copy
 import io
@@ -23,7 +25,8 @@ from perakit.models.quantize import BLOCKS, NF4, NF4Layer, parse
 from perakit.toy.gpt2 import Conv1D
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-SHAPES = [(1, 1), (1, 2), (1, 67), (67, 1), (3, 5), (13, 17), (31, 29), (40, 16), (128, 129)]  # odd, prime, many blocks
+# odd, prime, many blocks
+SHAPES = [(1, 1), (1, 2), (1, 67), (67, 1), (3, 5), (13, 17), (31, 29), (40, 16), (128, 129)]
 CONFIGS = [NF4(), NF4(32, False), NF4(128), NF4(4096, False)]
 ULP = 2.0**-23  # relative step of float32
 MAKERS = {
@@ -37,7 +40,9 @@ MAKERS = {
 def weight(m, n, seed=0, dtype=torch.float32):
     """W (m, n), with entries of very different size, as blocks of a trained layer have."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(m, n, generator=generator) * torch.rand(m, 1, generator=generator).exp()).to(dtype)
+    return (
+        torch.randn(m, n, generator=generator) * torch.rand(m, 1, generator=generator).exp()
+    ).to(dtype)
 
 
 def make(name, m, n, dtype=torch.float32, device="cpu", seed=0):
@@ -62,12 +67,16 @@ def inputs(n, *batch, dtype=torch.float32, device="cpu"):
 def same(a, b):
     assert a.dtype == b.dtype
     assert a.shape == b.shape
-    assert torch.equal(a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8))
+    assert torch.equal(
+        a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8)
+    )
 
 
 def oracle_levels():
     """QLoRA's construction, by SciPy's quantile."""
-    positive, negative = ([norm.ppf(p) for p in np.linspace(0.9677083, 0.5, k)[:-1]] for k in (9, 8))
+    positive, negative = (
+        [norm.ppf(p) for p in np.linspace(0.9677083, 0.5, k)[:-1]] for k in (9, 8)
+    )
     return np.array(sorted([-v for v in negative] + [0.0] + positive)) / max(positive)
 
 
@@ -86,10 +95,17 @@ def oracle(W, config):
         for start in range(0, len(absmax), 256):
             group = [a - mean for a in absmax[start : start + 256]]
             scale = max(abs(g) for g in group) / np.float32(127)
-            rounded += [max(mean + np.float32(np.rint(g / scale) if scale > 0 else 0) * scale, np.float32(0)) for g in group]
+            rounded += [
+                max(
+                    mean + np.float32(np.rint(g / scale) if scale > 0 else 0) * scale, np.float32(0)
+                )
+                for g in group
+            ]
         absmax = rounded
     values = values.astype(np.float32)
-    return codes, np.array([values[c] * absmax[i // config.block] for i, c in enumerate(codes)]).reshape(W.shape)
+    return codes, np.array(
+        [values[c] * absmax[i // config.block] for i, c in enumerate(codes)]
+    ).reshape(W.shape)
 
 
 def test_the_levels_are_quantiles_of_the_normal_distribution():
@@ -102,8 +118,10 @@ def test_the_levels_are_quantiles_of_the_normal_distribution():
     assert levels[15] == 1
     np.testing.assert_allclose(levels, oracle_levels(), rtol=0, atol=1e-14)
     assert pytest.approx((31 / 32 + 29 / 30) / 2, abs=5e-8) == nf4.TAIL
-    published = [-0.6961928009986877, -0.09105003625154495, 0.07958029955625534, 0.7229568362236023]  # QLoRA, appendix E
-    np.testing.assert_allclose(levels[[1, 6, 8, 14]], published, rtol=0, atol=1.1e-7)  # theirs come from a float32 grid
+    # QLoRA, appendix E
+    published = [-0.6961928009986877, -0.09105003625154495, 0.07958029955625534, 0.7229568362236023]
+    # Theirs come from a float32 grid
+    np.testing.assert_allclose(levels[[1, 6, 8, 14]], published, rtol=0, atol=1.1e-7)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -116,8 +134,12 @@ def test_quantised_weights_equal_a_loop(shape, config):
     codes, rounded = oracle(W.numpy(), config)
     assert nf4.unpack(quantised.codes, W.numel()).tolist() == codes
     # Each product is rounded once, the reconstructed absmax twice more, relative to the largest.
-    np.testing.assert_allclose(quantised.dequantize(), rounded, rtol=ULP, atol=2 * ULP * np.abs(rounded).max())
-    expected = np.linalg.norm(rounded.astype(np.float64) - W.numpy()) / np.linalg.norm(W.numpy().astype(np.float64))
+    np.testing.assert_allclose(
+        quantised.dequantize(), rounded, rtol=ULP, atol=2 * ULP * np.abs(rounded).max()
+    )
+    expected = np.linalg.norm(rounded.astype(np.float64) - W.numpy()) / np.linalg.norm(
+        W.numpy().astype(np.float64)
+    )
     assert quantised.error.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
@@ -133,7 +155,12 @@ def test_more_than_256_blocks_have_a_scale_each():
     np.testing.assert_allclose(actual, rounded, rtol=ULP, atol=2 * ULP * np.abs(rounded).max())
 
 
-@given(st.lists(st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False), min_size=1, max_size=200), st.sampled_from(BLOCKS))
+@given(
+    st.lists(
+        st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False), min_size=1, max_size=200
+    ),
+    st.sampled_from(BLOCKS),
+)
 def test_each_code_is_the_nearest_level_and_the_error_is_bounded(values, block):
     W = torch.tensor([values])
     codes, absmax = nf4.encode(W, block)
@@ -142,20 +169,34 @@ def test_each_code_is_the_nearest_level_and_the_error_is_bounded(values, block):
     distance = (flat[:, None] - each[:, None] * levels).abs()
     chosen = distance.gather(1, codes.long()[:, None]).view(-1)
     assert (chosen <= distance.amin(1) + 2 * ULP * each).all()
-    single = nf4.decode(nf4.pack(codes), absmax, (1, len(values)), block, nf4.PAIRS).double().view(-1)
+    single = (
+        nf4.decode(nf4.pack(codes), absmax, (1, len(values)), block, nf4.PAIRS).double().view(-1)
+    )
     bound = each * (levels.diff().max() / 2 + 2 * ULP)
     assert ((single - flat).abs() <= bound).all()
-    # Double quantisation moves an absmax by half a scale at most, and with it the weights that are not 0.
+    # Double quantisation moves an absmax by half a scale at most, and with it the weights that are
+    # not 0.
     eight, scale, mean = nf4.compress(absmax)
     again = nf4.expand(eight, scale, mean)
-    step = scale.double().repeat_interleave(256)[: absmax.numel()] / 2 + 2 * ULP * (absmax.double() + mean.double())
+    step = scale.double().repeat_interleave(256)[: absmax.numel()] / 2 + 2 * ULP * (
+        absmax.double() + mean.double()
+    )
     assert ((again.double() - absmax.double()).abs() <= step).all()
     assert (again >= 0).all()
-    double = nf4.decode(nf4.pack(codes), again, (1, len(values)), block, nf4.PAIRS).double().view(-1)
-    assert ((double - flat).abs() <= bound + step.repeat_interleave(block)[: flat.numel()] * (1 + ULP)).all()
+    double = (
+        nf4.decode(nf4.pack(codes), again, (1, len(values)), block, nf4.PAIRS).double().view(-1)
+    )
+    assert (
+        (double - flat).abs() <= bound + step.repeat_interleave(block)[: flat.numel()] * (1 + ULP)
+    ).all()
 
 
-@given(st.integers(1, 300), st.integers(0, 2**31), st.sampled_from(BLOCKS), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
+@given(
+    st.integers(1, 300),
+    st.integers(0, 2**31),
+    st.sampled_from(BLOCKS),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+)
 def test_quantising_again_changes_nothing(size, seed, block, dtype):
     W = weight(1, size, seed, dtype)
     codes, absmax = nf4.encode(W, block)
@@ -196,7 +237,9 @@ def test_a_block_of_zeros_stays_zero():
 
 def test_one_large_block_leaves_the_signs_of_the_small_ones():
     W = weight(51, 32)
-    W[0] *= 1e6  # the 8-bit step is then larger than every other absmax, and theirs are rounded down: 127/50 is nearer to 3
+    # The 8-bit step is then larger than every other absmax, and theirs are rounded down: 127/50 is
+    # nearer to 3
+    W[0] *= 1e6
     eight, scale, mean = nf4.compress(nf4.encode(W, 32)[1])
     assert (mean + eight[1:] * scale < 0).all()
     assert not nf4.expand(eight, scale, mean)[1:].any()
@@ -205,11 +248,18 @@ def test_one_large_block_leaves_the_signs_of_the_small_ones():
     assert (NF4Layer.of(layer, NF4(32)).dequantize() * W >= 0).all()
 
 
-@pytest.mark.parametrize(("config", "bits"), [(NF4(), 4.127), (NF4(64, False), 4.5), (NF4(128), 4.064), (NF4(4096, False), 4.008)], ids=str)
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [(NF4(), 4.127), (NF4(64, False), 4.5), (NF4(128), 4.064), (NF4(4096, False), 4.008)],
+    ids=str,
+)
 def test_bits_a_weight_are_those_of_the_memory(config, bits):
     layer = NF4Layer.of(nn.Linear(1024, 1024, bias=False), config)
     state = layer.state_dict()
-    assert layer.bits == 8 * sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 2**20
+    assert (
+        layer.bits
+        == 8 * sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 2**20
+    )
     assert layer.bits == pytest.approx(bits, abs=1e-3)
 
 
@@ -236,7 +286,8 @@ def test_the_layer_multiplies_by_the_rounded_weight(name, dtype, config, device)
 
 def test_half_precision_rounds_the_same_weight_once():
     layer = make("Linear", 13, 17)
-    layer.weight.data = layer.weight.bfloat16().float()  # so that all three dtypes start from the same numbers
+    # So that all three dtypes start from the same numbers
+    layer.weight.data = layer.weight.bfloat16().float()
     full = NF4Layer.of(layer, NF4()).dequantize()
     for dtype in (torch.bfloat16, torch.float64):
         same(NF4Layer.of(copy.deepcopy(layer).to(dtype), NF4()).dequantize(), full.to(dtype))
@@ -246,7 +297,12 @@ def test_to_changes_the_dtype_of_the_product_and_not_the_statistics():
     quantised = NF4Layer.of(make("Linear", 13, 17), NF4())
     before = {key: value.clone() for key, value in quantised.state_dict().items()}
     full, bias = quantised.dequantize(), quantised.bias.detach().clone()
-    for move in (nn.Module.double, nn.Module.bfloat16, nn.Module.half, lambda module: module.type(torch.float32)):
+    for move in (
+        nn.Module.double,
+        nn.Module.bfloat16,
+        nn.Module.half,
+        lambda module: module.type(torch.float32),
+    ):
         moved = move(copy.deepcopy(quantised))
         dtype = moved.bias.dtype
         same(moved.dequantize(), full.to(dtype))
@@ -263,7 +319,9 @@ def test_to_changes_the_dtype_of_the_product_and_not_the_statistics():
 @pytest.mark.parametrize("config", [NF4(), NF4(32, False)], ids=str)
 def test_a_state_dict_brings_back_every_bit(config):
     first, second = (NF4Layer.of(make("Conv1D", 13, 17, seed=seed), config) for seed in (0, 8))
-    expected = {"bias", "codes", "error"} | ({"absmax_codes", "absmax_scale", "absmax_mean"} if config.double else {"absmax"})
+    expected = {"bias", "codes", "error"} | (
+        {"absmax_codes", "absmax_scale", "absmax_mean"} if config.double else {"absmax"}
+    )
     assert set(first.state_dict()) == expected
     assert not torch.equal(second.dequantize(), first.dequantize())
     second.load_state_dict(first.state_dict())
@@ -279,7 +337,11 @@ def test_copies_are_whole_and_their_own(name):
     expected = quantised(x)
     torch.save(quantised, file)
     file.seek(0)
-    for twin in (copy.deepcopy(quantised), pickle.loads(pickle.dumps(quantised)), torch.load(file, weights_only=False)):
+    for twin in (
+        copy.deepcopy(quantised),
+        pickle.loads(pickle.dumps(quantised)),
+        torch.load(file, weights_only=False),
+    ):
         same(twin(x), expected)
         assert type(twin.plain(twin.dequantize())) is type(MAKERS[name](1, 1))
         twin.codes.zero_()
@@ -318,8 +380,12 @@ def test_gradients_are_those_of_the_rounded_weight(batch):
     expected = torch.autograd.grad((F.linear(x, W, b) * direction).sum(), (x, b))
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda x, b: quantised.linear(x, quantised.dequantize(), b), (x, b))
-    assert torch.autograd.gradgradcheck(lambda x, b: quantised.linear(x, quantised.dequantize(), b).square(), (x, b))
+    assert torch.autograd.gradcheck(
+        lambda x, b: quantised.linear(x, quantised.dequantize(), b), (x, b)
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda x, b: quantised.linear(x, quantised.dequantize(), b).square(), (x, b)
+    )
 
 
 def test_no_gradient_is_asked_for_where_none_is_needed():
@@ -355,7 +421,9 @@ def test_the_dense_weight_is_not_kept_for_the_backward_pass():
 
     def adapted(x):
         factors = (torch.ones(61, 2, requires_grad=True), torch.ones(2, 47, requires_grad=True))
-        return adapted_linear(x, quantised.dequantize(), quantised.bias, factors, linear=quantised.linear)
+        return adapted_linear(
+            x, quantised.dequantize(), quantised.bias, factors, linear=quantised.linear
+        )
 
     assert max(kept(adapted, inputs(47, 3).requires_grad_())) <= 512
 
@@ -363,11 +431,18 @@ def test_the_dense_weight_is_not_kept_for_the_backward_pass():
 def test_an_adapter_on_top_has_the_gradients_of_the_dense_formula():
     quantised = NF4Layer.of(make("Conv1D", 13, 17), NF4()).double()
     x = inputs(17, 3, dtype=torch.float64).requires_grad_()
-    B, A = weight(13, 2, 1, torch.float64).requires_grad_(), weight(2, 17, 2, torch.float64).requires_grad_()
-    actual = adapted_linear(x, quantised.dequantize(), quantised.bias, (B, A), linear=quantised.linear)
+    B, A = (
+        weight(13, 2, 1, torch.float64).requires_grad_(),
+        weight(2, 17, 2, torch.float64).requires_grad_(),
+    )
+    actual = adapted_linear(
+        x, quantised.dequantize(), quantised.bias, (B, A), linear=quantised.linear
+    )
     expected = F.linear(x, quantised.dequantize() + B @ A, quantised.bias)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
-    for a, e in zip(*(torch.autograd.grad(y.square().sum(), (x, B, A)) for y in (actual, expected)), strict=True):
+    for a, e in zip(
+        *(torch.autograd.grad(y.square().sum(), (x, B, A)) for y in (actual, expected)), strict=True
+    ):
         torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
 
 
@@ -380,7 +455,10 @@ def test_autocast_is_that_of_a_dense_layer(dtype):
         actual, expected = quantised(x), F.linear(x, W, b)
     assert actual.dtype == torch.bfloat16
     same(actual, expected)
-    for a, e in zip(*(torch.autograd.grad(y.float().square().sum(), (x, b)) for y in (actual, expected)), strict=True):
+    for a, e in zip(
+        *(torch.autograd.grad(y.float().square().sum(), (x, b)) for y in (actual, expected)),
+        strict=True,
+    ):
         assert a.dtype == dtype
         torch.testing.assert_close(a, e, rtol=2**-7, atol=2**-7 * e.abs().max().item())
 
@@ -396,8 +474,19 @@ def test_compiles_as_one_graph(name, config):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             actual, expected = compiled(x), quantised(x)
         same(actual, expected)
-        for a, e in zip(*(torch.autograd.grad(y.float().square().sum(), (x, quantised.bias)) for y in (actual, expected)), strict=True):
-            torch.testing.assert_close(a, e, rtol=2**-7 if autocast else 1e-6, atol=2**-7 * e.abs().max().item() if autocast else 1e-6)
+        for a, e in zip(
+            *(
+                torch.autograd.grad(y.float().square().sum(), (x, quantised.bias))
+                for y in (actual, expected)
+            ),
+            strict=True,
+        ):
+            torch.testing.assert_close(
+                a,
+                e,
+                rtol=2**-7 if autocast else 1e-6,
+                atol=2**-7 * e.abs().max().item() if autocast else 1e-6,
+            )
 
 
 def test_functional_call_and_checkpointing():
@@ -427,9 +516,14 @@ def test_a_configuration_survives_json(block, double):
     assert NF4.from_dict(config.to_dict()) == config
 
 
-@pytest.mark.parametrize("block", [0, 16, 63, 64.0, "64", None, True, 8192, -64, float("nan"), [64]])
+@pytest.mark.parametrize(
+    "block", [0, 16, 63, 64.0, "64", None, True, 8192, -64, float("nan"), [64]]
+)
 def test_other_block_sizes_are_refused(block):
-    with pytest.raises(PerakitError, match=r"is no block size: choose one of 32, 64, 128, 256, 512, 1024, 2048, 4096") as caught:
+    with pytest.raises(
+        PerakitError,
+        match=r"is no block size: choose one of 32, 64, 128, 256, 512, 1024, 2048, 4096",
+    ) as caught:
         NF4(block)
     assert f"block={block!r}" in str(caught.value)
     with pytest.raises(PerakitError, match="is no block size"):
@@ -445,13 +539,30 @@ def test_double_is_a_truth_value(double):
 @pytest.mark.parametrize(
     "config",
     [
-        *(None, "nf4", 3, [], {}, {"type": "nf4"}, {"type": "nf4", "block": 64}, {"block": 64, "double": True}),
-        *({"type": "int8", "block": 64, "double": True}, {"type": "nf4", "block": 64, "double": True, "bits": 4}),
+        *(
+            None,
+            "nf4",
+            3,
+            [],
+            {},
+            {"type": "nf4"},
+            {"type": "nf4", "block": 64},
+            {"block": 64, "double": True},
+        ),
+        *(
+            {"type": "int8", "block": 64, "double": True},
+            {"type": "nf4", "block": 64, "double": True, "bits": 4},
+        ),
     ],
     ids=str,
 )
 def test_other_configurations_are_refused(config):
-    with pytest.raises(PerakitError, match=r"perakit reads \{'type': 'nf4', 'block': 64, 'double': True\}, with these three keys"):
+    with pytest.raises(
+        PerakitError,
+        match=(
+            r"perakit reads \{'type': 'nf4', 'block': 64, 'double': True\}, with these three keys"
+        ),
+    ):
         NF4.from_dict(config)
 
 
@@ -470,14 +581,26 @@ def counting():
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (nn.LayerNorm(3), "LayerNorm with a weight of torch.float32 cannot be quantised: pass a Linear or Conv1D layer"),
+        (
+            nn.LayerNorm(3),
+            (
+                "LayerNorm with a weight of torch.float32 cannot be quantised: pass a Linear or"
+                " Conv1D layer"
+            ),
+        ),
         (nn.Sequential(nn.Linear(2, 2)), "Sequential cannot be quantised"),
         (nn.Conv2d(1, 1, 1), "Conv2d with a weight of torch.float32 cannot be quantised"),
         (integer(), "Linear with a weight of torch.int8 cannot be quantised"),
-        (nn.Linear(4, 3, device="meta"), "is on the meta device and has no numbers: load the model first"),
+        (
+            nn.Linear(4, 3, device="meta"),
+            "is on the meta device and has no numbers: load the model first",
+        ),
         (counting(), "Linear has calls besides weight and bias, which would be lost"),
         (torch.zeros(3, 4), "Tensor cannot be quantised"),
-        (NF4Layer.of(nn.Linear(4, 3), NF4()), "the layer is in 4 bits already, NF4(block=64, double=True)"),
+        (
+            NF4Layer.of(nn.Linear(4, 3), NF4()),
+            "the layer is in 4 bits already, NF4(block=64, double=True)",
+        ),
     ],
     ids=["LayerNorm", "Sequential", "Conv2d", "int8", "meta", "buffer", "tensor", "4 bits"],
 )
@@ -487,11 +610,16 @@ def test_other_modules_are_refused(module, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (float("inf"), torch.bfloat16), (1e300, torch.float64)])
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(float("nan"), torch.float32), (float("inf"), torch.bfloat16), (1e300, torch.float64)],
+)
 def test_a_weight_that_is_no_number_is_refused(value, dtype):
     layer = make("Linear", 13, 17, dtype)
     layer.weight.data[3, 5] = value
-    with pytest.raises(PerakitError, match="has NaN, inf or a number beyond float32: load a good model"):
+    with pytest.raises(
+        PerakitError, match="has NaN, inf or a number beyond float32: load a good model"
+    ):
         NF4Layer.of(layer, NF4())
 
 
@@ -499,9 +627,15 @@ def test_a_weight_at_the_end_of_its_dtype_is_refused():
     layer = nn.Linear(64, 5).half()
     layer.weight.data[:, 0] = torch.tensor([65504.0, 3000.0, 65504.0, 65504.0, 65504.0])
     assert NF4Layer.of(layer, NF4(64, double=False)).dequantize().isfinite().all()
-    assert NF4Layer.of(copy.deepcopy(layer).float(), NF4()).dequantize().abs().max() > 65520, "the 8-bit absmax is the larger"
+    assert NF4Layer.of(copy.deepcopy(layer).float(), NF4()).dequantize().abs().max() > 65520, (
+        "the 8-bit absmax is the larger"
+    )
     with pytest.raises(
-        PerakitError, match=r"near the end of torch.float16 and rounds beyond it in 4 bits: move the layer to a wider dtype"
+        PerakitError,
+        match=(
+            r"near the end of torch.float16 and rounds beyond it in 4 bits: move the layer to a"
+            r" wider dtype"
+        ),
     ):
         NF4Layer.of(layer, NF4())
 
@@ -512,4 +646,7 @@ def test_the_wrong_configuration_object_is_refused():
 
 
 def test_repr_says_how_it_is_kept():
-    assert repr(NF4Layer.of(Conv1D(5, 4), NF4(128))) == "NF4Layer(4, 5, bias=True, was=Conv1D, NF4(block=128, double=True))"
+    assert (
+        repr(NF4Layer.of(Conv1D(5, 4), NF4(128)))
+        == "NF4Layer(4, 5, bias=True, was=Conv1D, NF4(block=128, double=True))"
+    )

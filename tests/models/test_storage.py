@@ -28,7 +28,9 @@ DAMAGED = "cut short or altered"
 
 def bare(seed=0, dtype=torch.float32):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(7, 5), nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)]), nn.Linear(5, 5)).to(dtype)
+    return nn.Sequential(
+        nn.Linear(7, 5), nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)]), nn.Linear(5, 5)
+    ).to(dtype)
 
 
 def adapted(seed=0, dtype=torch.float32):
@@ -44,11 +46,17 @@ def adapted(seed=0, dtype=torch.float32):
 
 
 def factors(model):
-    return {f"{name}.{key}": p.detach().clone() for name, adapter in pk.adapters(model).items() for key, p in adapter.named_parameters()}
+    return {
+        f"{name}.{key}": p.detach().clone()
+        for name, adapter in pk.adapters(model).items()
+        for key, p in adapter.named_parameters()
+    }
 
 
 def equal(a, b):
-    return list(a) == list(b) and all(x.dtype == b[key].dtype and torch.equal(x, b[key]) for key, x in a.items())
+    return list(a) == list(b) and all(
+        x.dtype == b[key].dtype and torch.equal(x, b[key]) for key, x in a.items()
+    )
 
 
 def files(folder):
@@ -58,7 +66,10 @@ def files(folder):
 def fingerprint(model):
     """Modules, parameters by identity and bits, requires_grad, attributes."""
     modules = [(name, id(module), sorted(vars(module))) for name, module in model.named_modules()]
-    parameters = [(name, id(p), p.requires_grad, p.detach().view(torch.uint8).tolist()) for name, p in model.named_parameters()]
+    parameters = [
+        (name, id(p), p.requires_grad, p.detach().view(torch.uint8).tolist())
+        for name, p in model.named_parameters()
+    ]
     return modules, parameters
 
 
@@ -74,14 +85,18 @@ def refused(model, folder, *fragments):
 
 
 def seal(folder, config, tensors=None):
-    """Write adapter.json with a checksum that is right, and the tensor file with a hash and a name that are right."""
+    """Write adapter.json with a checksum that is right, and the tensor file with a hash and a name
+    that are right.
+    """
     config = {key: value for key, value in config.items() if key != "checksum"}
     if tensors is not None:
         digest = hashlib.sha256(tensors).hexdigest()
         config |= {"tensors": f"adapter-{digest[:16]}.safetensors", "sha256": digest}
         (folder / config["tensors"]).write_bytes(tensors)
     canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
-    (folder / "adapter.json").write_text(json.dumps(config | {"checksum": hashlib.sha256(canonical.encode()).hexdigest()}))
+    (folder / "adapter.json").write_text(
+        json.dumps(config | {"checksum": hashlib.sha256(canonical.encode()).hexdigest()})
+    )
 
 
 @pytest.fixture
@@ -95,7 +110,7 @@ def parts(folder):
     return config, folder / config["tensors"]
 
 
-# --- there and back --------------------------------------------------------------------------------------------
+# --- there and back -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -107,13 +122,21 @@ def test_round_trip_is_bitwise(tmp_path, dtype):
     report = pk.load(other, tmp_path / "new" / "folder")
     assert torch.equal(torch.get_rng_state(), rng)
     assert equal(factors(other), factors(model))
-    assert [adapter.method for adapter in pk.adapters(other).values()] == [adapter.method for adapter in pk.adapters(model).values()]
+    assert [adapter.method for adapter in pk.adapters(other).values()] == [
+        adapter.method for adapter in pk.adapters(model).values()
+    ]
     assert (
-        report.trainable == sum(p.numel() for p in other.parameters() if p.requires_grad) == sum(map(torch.numel, factors(model).values()))
+        report.trainable
+        == sum(p.numel() for p in other.parameters() if p.requires_grad)
+        == sum(map(torch.numel, factors(model).values()))
     )
     model.eval()
     other.eval()
-    for width, one, two in ((7, model[0], other[0]), (5, model[1][0], other[1][0]), (1, model[1][1], other[1][1])):
+    for width, one, two in (
+        (7, model[0], other[0]),
+        (5, model[1][0], other[1][0]),
+        (1, model[1][1], other[1][1]),
+    ):
         x = torch.randn(4, width).to(dtype)
         assert torch.equal(one(x), two(x))
 
@@ -171,12 +194,17 @@ def test_nothing_is_unpickled(folder, monkeypatch):
     def never(*_, **__):
         raise AssertionError("unpickled")
 
-    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+    for module, name in (
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "Unpickler"),
+        (torch, "load"),
+    ):
         monkeypatch.setattr(module, name, never)
     pk.load(bare(), folder)
 
 
-# --- strictness: another model ---------------------------------------------------------------------------------
+# --- strictness: another model --------------------------------------------------------------------
 
 
 def test_saving_a_bare_model_is_refused(tmp_path):
@@ -188,19 +216,30 @@ def test_saving_a_bare_model_is_refused(tmp_path):
 @pytest.mark.parametrize("attached", [True, False])
 def test_another_model_is_refused_with_every_difference(folder, attached):
     model = nn.Sequential(nn.Linear(6, 5), nn.ModuleList([Conv1D(3, 4)]), nn.Linear(5, 5))
-    fragments = ["lacks: '1.1'", "'0' is 5 x 6, in the file 5 x 7", "'1.0' is 3 x 4, in the file 3 x 5"]
+    fragments = [
+        "lacks: '1.1'",
+        "'0' is 5 x 6, in the file 5 x 7",
+        "'1.0' is 3 x 4, in the file 3 x 5",
+    ]
     if attached:
         pk.attach(model, pk.PERA(rank=2, alpha=3, terms="cross"), ["0", "1.0", "2"])
         fragments.append("the model has adapters that the file lacks: '2'")
     refused(model, folder, "belongs to another model", *fragments)
 
 
-@pytest.mark.parametrize("method", [pk.PERA(rank=2), pk.PERA(rank=1, alpha=3, terms="cross"), pk.LoRA(rank=2, alpha=3)])
+@pytest.mark.parametrize(
+    "method", [pk.PERA(rank=2), pk.PERA(rank=1, alpha=3, terms="cross"), pk.LoRA(rank=2, alpha=3)]
+)
 def test_another_method_is_refused(folder, method):
     model = bare()
     pk.attach(model, method, ["0", "1.0"])
     pk.attach(model, pk.LoRA(rank=3, scaling="rslora", dropout=0.25), ["1.1"])
-    refused(model, folder, f"layer '0' carries {method}, the file PERA(rank=2, alpha=3", "layer '1.0' carries")
+    refused(
+        model,
+        folder,
+        f"layer '0' carries {method}, the file PERA(rank=2, alpha=3",
+        "layer '1.0' carries",
+    )
 
 
 def test_a_merged_model_is_refused(folder):
@@ -212,7 +251,11 @@ def test_a_merged_model_is_refused(folder):
 
 
 def test_a_layer_that_cannot_be_adapted_or_has_no_name(tmp_path, folder):
-    refused(nn.Sequential(nn.LayerNorm(5), nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)])), folder, "lacks: '0'")
+    refused(
+        nn.Sequential(nn.LayerNorm(5), nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)])),
+        folder,
+        "lacks: '0'",
+    )
     model = nn.Sequential(nn.Linear(3, 2))
     pk.attach(model, pk.LoRA(rank=1), ["0"])
     config, _ = parts(pk.save(model, tmp_path / "one"))
@@ -230,7 +273,7 @@ def test_wide_factors_are_not_rounded_silently(tmp_path):
     assert equal(factors(model), factors(adapted(dtype=torch.float64)))
 
 
-# --- strictness: another file ----------------------------------------------------------------------------------
+# --- strictness: another file ---------------------------------------------------------------------
 
 
 def test_a_newer_format_is_refused(folder):
@@ -239,11 +282,21 @@ def test_a_newer_format_is_refused(folder):
     refused(bare(), folder, "format version 3, this perakit reads up to 2: upgrade")
 
 
-@pytest.mark.parametrize("field", ["format", "version", "written_with", "tensors", "sha256", "layers", "checksum"])
+@pytest.mark.parametrize(
+    "field", ["format", "version", "written_with", "tensors", "sha256", "layers", "checksum"]
+)
 @pytest.mark.parametrize("change", ["byte", "gone", "null"])
 def test_every_field_of_the_json_is_guarded(folder, field, change):
     config, _ = parts(folder)
-    assert set(config) == {"format", "version", "written_with", "tensors", "sha256", "layers", "checksum"}
+    assert set(config) == {
+        "format",
+        "version",
+        "written_with",
+        "tensors",
+        "sha256",
+        "layers",
+        "checksum",
+    }
     if change == "byte":  # one letter or digit of the field's value, the JSON still valid
         text = json.dumps(config[field])
         at = next(i for i in range(len(text) // 2, -1, -1) if text[i].isalnum())
@@ -273,7 +326,18 @@ def test_every_offset_of_the_tensor_file_is_guarded(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "", "adapter.json", "adapter-0123456789abcdef.safetensors\n", 3, None, ["a"], "{own}/../{own}"]
+    "name",
+    [
+        "../x",
+        "/etc/passwd",
+        "",
+        "adapter.json",
+        "adapter-0123456789abcdef.safetensors\n",
+        3,
+        None,
+        ["a"],
+        "{own}/../{own}",
+    ],
 )
 def test_tricks_with_the_name_of_the_tensor_file(folder, name):
     config, path = parts(folder)
@@ -322,7 +386,9 @@ def test_a_large_json_is_not_read(folder):
 
 
 def test_nested_json():
-    """Every depth around Python's recursion limit: reading and the checksum give up at different ones."""
+    """Every depth around Python's recursion limit: reading and the checksum give up at different
+    ones.
+    """
     limit = sys.getrecursionlimit()
     head = json.dumps({"format": storage.FORMAT, "version": 1})[:-1]
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"perakit-nested-{os.getpid()}"
@@ -397,7 +463,7 @@ def test_no_folder(tmp_path, name):
     refused(bare(), tmp_path / name, "adapter.json")
 
 
-# --- atomicity -------------------------------------------------------------------------------------------------
+# --- atomicity ------------------------------------------------------------------------------------
 
 
 def intact(folder, model):
@@ -452,7 +518,9 @@ def test_a_full_disk_at_any_step_keeps_the_old_adapter(tmp_path, monkeypatch, st
             patch.setattr(os, "fsync", lambda fd: full() if count() else real_fsync(fd))
         else:
             patch.setattr(os, "replace", lambda a, b: full() if count() else real_replace(a, b))
-        with pytest.raises(pk.PerakitError, match=r"cannot write .*No space left on device; choose a folder"):
+        with pytest.raises(
+            pk.PerakitError, match=r"cannot write .*No space left on device; choose a folder"
+        ):
             pk.save(adapted(seed=1), folder)
     assert len(calls) == nth
     assert not [name for name in files(folder) if name.endswith(".tmp")]
@@ -513,7 +581,14 @@ def test_a_real_full_disk_and_a_real_kill(tmp_path, how, status):
     before = files(folder)
     path = os.pathsep.join([str(Path(pk.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", CHILD, str(folder), how]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     assert done.returncode == status, done.stderr
     assert ("File too large; choose a folder" in done.stdout) == (how == "full")
     left = files(folder)
@@ -530,7 +605,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, name):
     assert files(tmp_path) == {"file": b"mine"}
 
 
-# --- what is no plain file -------------------------------------------------------------------------------------
+# --- what is no plain file ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["json", "tensors"])
@@ -543,7 +618,12 @@ def test_a_device_or_a_pipe_is_no_adapter(folder, which, kind):
     else:
         path.symlink_to(kind)
     start = time.perf_counter()
-    refused(bare(), folder, path.name, DAMAGED if kind.startswith("/proc") else "not a plain file: pass the folder")
+    refused(
+        bare(),
+        folder,
+        path.name,
+        DAMAGED if kind.startswith("/proc") else "not a plain file: pass the folder",
+    )
     assert time.perf_counter() - start < 1
 
 

@@ -17,8 +17,9 @@ from perakit.theory import claims
 from perakit.theory.claims import VERDICTS, Claims, Evidence, Finding, search
 from perakit.theory.report import verify
 
-# --- wrong rules -------------------------------------------------------------------------------------------------------
-# Mistakes that somebody makes: a forgotten coefficient, a doubled one, a product of the wrong columns, a third factor.
+# --- wrong rules ----------------------------------------------------------------------------------
+# Mistakes that somebody makes: a forgotten coefficient, a doubled one, a product of the wrong
+# columns, a third factor.
 
 
 def pera(B, A, h, terms="full", degree=2):
@@ -178,11 +179,15 @@ def delora_whole_A(W0, B, A, lam):
 
 def delora_with_a_soft_length(W0, B, A, lam):
     """1 + ‖a‖ in place of ‖a‖."""
-    return lam / len(A) * (B / lengths(B, 0)) @ (A / (1 + lengths(A, 1))) * np.linalg.norm(W0, axis=0)
+    return (
+        lam / len(A) * (B / lengths(B, 0)) @ (A / (1 + lengths(A, 1))) * np.linalg.norm(W0, axis=0)
+    )
 
 
 def delora_by_the_longest_column(W0, B, A, lam):
-    return lam / len(A) * (B / lengths(B, 0)) @ (A / lengths(A, 1)) * np.linalg.norm(W0, axis=0).max()
+    return (
+        lam / len(A) * (B / lengths(B, 0)) @ (A / lengths(A, 1)) * np.linalg.norm(W0, axis=0).max()
+    )
 
 
 def one_entry(*arguments):
@@ -315,9 +320,24 @@ MORE_MUTANTS = [
             one_entry,
         )
     ),
-    *(("delora-rank", rule) for rule in (delora_zero, delora_by_the_longest_column, delora_flipped, one_entry)),
-    *(("delora-is-loras-set", rule) for rule in (delora_zero, delora_half, delora_whole_B, delora_by_the_longest_column, one_entry)),
-    *(("dora-row-lengths", rule) for rule in (dora_backwards, dora_without_division, dora_of_unit_rows, one_entry)),
+    *(
+        ("delora-rank", rule)
+        for rule in (delora_zero, delora_by_the_longest_column, delora_flipped, one_entry)
+    ),
+    *(
+        ("delora-is-loras-set", rule)
+        for rule in (
+            delora_zero,
+            delora_half,
+            delora_whole_B,
+            delora_by_the_longest_column,
+            one_entry,
+        )
+    ),
+    *(
+        ("dora-row-lengths", rule)
+        for rule in (dora_backwards, dora_without_division, dora_of_unit_rows, one_entry)
+    ),
     *(("dora-rank", rule) for rule in (dora_without_division, dora_backwards, one_entry)),
     *(("loha-and-pera", rule) for rule in (loha_of_one_pair, loha_swapped, loha_with_one)),
 ]
@@ -332,10 +352,15 @@ def test_rules_that_look_right_are_refused(id, rule):
 
 @pytest.mark.parametrize("id", ["delora-bounded", "delora-rank", "delora-is-loras-set"])
 def test_what_is_said_of_delora_holds_for_another_writing_of_it(id):
-    """Sums over i, p and q in place of a matrix product: the checks ask for what is stated, not for one order of operations."""
+    """Sums over i, p and q in place of a matrix product: the checks ask for what is stated, not for
+    one order of operations.
+    """
 
     def loops(W0, B, A, lam):
-        terms = [np.outer(B[:, i] / lengths(B[:, i], None), A[i] / lengths(A[i], None)) for i in range(len(A))]
+        terms = [
+            np.outer(B[:, i] / lengths(B[:, i], None), A[i] / lengths(A[i], None))
+            for i in range(len(A))
+        ]
         return sum(lam[0] / len(A) * term for term in terms) * np.linalg.norm(W0, axis=0)
 
     assert claims[id].check(formula=loops).holds
@@ -362,7 +387,7 @@ def test_every_check_can_fail(id):
     json.dumps(evidence.to_dict())
 
 
-# --- the registry ------------------------------------------------------------------------------------------------------
+# --- the registry ---------------------------------------------------------------------------------
 
 
 def test_the_registry_is_a_mapping():
@@ -383,10 +408,22 @@ def test_the_registry_is_a_mapping():
 def test_a_claim_of_your_own_and_its_shrunk_counterexample():
     mine = Claims()
 
-    @mine.register("sum", title="h adds up", statement="$x$", source="me", verdict="verified", about=formulas.pera)
+    @mine.register(
+        "sum",
+        title="h adds up",
+        statement="$x$",
+        source="me",
+        verdict="verified",
+        about=formulas.pera,
+    )
     def always_small(formula, seed, examples):
         drawn = st.fixed_dictionaries({"h": st.integers(0, 100)})
-        found, tried = search(drawn, lambda h: formula(np.ones((1, 1)), np.ones((1, 1)), np.array([h]))[0, 0] < 50, seed, examples)
+        found, tried = search(
+            drawn,
+            lambda h: formula(np.ones((1, 1)), np.ones((1, 1)), np.array([h]))[0, 0] < 50,
+            seed,
+            examples,
+        )
         return Finding(found is None, "smaller than 50", {"limit": 50}, tried, found)
 
     evidence = mine["sum"].check()
@@ -394,8 +431,12 @@ def test_a_claim_of_your_own_and_its_shrunk_counterexample():
     assert evidence.counterexample == {"h": 49}  # 1 + h >= 50: the smallest
     assert "counterexample:\n  h = 49" in str(evidence)
     assert mine["sum"].check(formula=lambda B, A, h: 0 * B).holds
-    with pytest.raises(pk.PerakitError, match=r"^the claim 'sum' exists already: choose another id$"):
-        mine.register("sum", title="", statement="", source="", verdict="open", about=len)(always_small)
+    with pytest.raises(
+        pk.PerakitError, match=r"^the claim 'sum' exists already: choose another id$"
+    ):
+        mine.register("sum", title="", statement="", source="", verdict="open", about=len)(
+            always_small
+        )
 
 
 def test_a_counterexample_is_shrunk():
@@ -410,12 +451,18 @@ def test_a_counterexample_is_shrunk():
 def test_a_failure_in_symbols_comes_with_the_smallest_factors():
     found = claims["hadamard-series"].check(formula=twice_h).counterexample
     assert found["expected"].tolist() == formulas.pera(found["B"], found["A"], found["h"]).tolist()
-    assert found["got"].tolist() == twice_h(found["B"], found["A"], found["h"]).tolist() != found["expected"].tolist()
+    assert (
+        found["got"].tolist()
+        == twice_h(found["B"], found["A"], found["h"]).tolist()
+        != found["expected"].tolist()
+    )
     assert found["B"].shape == found["A"].shape == (1, 1)
 
 
 def test_a_formula_for_one_rank_only_keeps_its_finding():
-    """The search for the smallest difference fails on it; what the claim itself found does not get lost."""
+    """The search for the smallest difference fails on it; what the claim itself found does not get
+    lost.
+    """
 
     def at_rank_one(B, A, h, terms="full", degree=2):
         if A.shape[0] > 1:
@@ -429,20 +476,30 @@ def test_a_formula_for_one_rank_only_keeps_its_finding():
 
 def test_a_claim_added_first_does_not_lose_the_others():
     code = "from perakit.theory import claims\n" + "import perakit as pk\n"
-    code += "try:\n    claims.register('theorem-1', title='', statement='', source='', verdict='open', about=len)(len)\n"
+    code += (
+        "try:\n    claims.register('theorem-1', title='', statement='', source='', verdict='open',"
+        " about=len)(len)\n"
+    )
     code += "except pk.PerakitError as error:\n    print(error)\nprint(len(claims))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["the claim 'theorem-1' exists already: choose another id", str(len(claims))]
+    assert done.stdout.splitlines() == [
+        "the claim 'theorem-1' exists already: choose another id",
+        str(len(claims)),
+    ]
 
 
 def test_an_argument_must_return_a_finding():
     claim = pk.theory.Claim("mine", "", "", "", "open", len, lambda formula, seed, examples: True)
-    with pytest.raises(pk.PerakitError, match=r"^the argument of mine returned True: return a Finding$"):
+    with pytest.raises(
+        pk.PerakitError, match=r"^the argument of mine returned True: return a Finding$"
+    ):
         claim.check()
 
 
 def test_search_takes_tuples_too():
-    found, tried = search(st.tuples(st.integers(0, 9), st.integers(0, 9)), lambda a, b: a + b < 12, 0, 200)
+    found, tried = search(
+        st.tuples(st.integers(0, 9), st.integers(0, 9)), lambda a, b: a + b < 12, 0, 200
+    )
     assert sum(found.values()) == 12
     assert tried > 1
 
@@ -462,25 +519,52 @@ def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: claims["theorem1"], r"unknown claim 'theorem1': did you mean theorem-1, .*\? `perakit verify --list` shows all \d+"),
+        (
+            lambda: claims["theorem1"],
+            (
+                r"unknown claim 'theorem1': did you mean theorem-1, .*\? `perakit verify --list`"
+                r" shows all \d+"
+            ),
+        ),
         (lambda: claims[""], r"unknown claim '': `perakit verify --list` shows all"),
         (lambda: claims["readings"].check(seed=-1), r"seed=-1 must be an integer >= 0"),
         (lambda: claims["readings"].check(examples=0), r"examples=0 must be an integer >= 1"),
-        (lambda: claims["readings"].check(formula=3), r"formula=3 cannot be called: pass a function like pera, or None"),
+        (
+            lambda: claims["readings"].check(formula=3),
+            r"formula=3 cannot be called: pass a function like pera, or None",
+        ),
         (
             lambda: claims["hadamard-series"].check(formula=lambda B, A, h: B),
             r"the formula returned shape \(2, 2\) where the layer is \(2, 3\)",
         ),
-        (lambda: claims["dimension"].check(formula=lambda B, A, h: B[:, :1]), r"the formula returned shape"),
+        (
+            lambda: claims["dimension"].check(formula=lambda B, A, h: B[:, :1]),
+            r"the formula returned shape",
+        ),
         (
             lambda: claims["readings"].check(formula=lambda B, A: B @ A),
             r".*<lambda> raised TypeError: .*it was called with ndarray \(1, 1\)",
         ),
-        (lambda: claims["hadamard-series"].check(formula=lambda B, A, h: np.sqrt(B) @ A), r".*<lambda> raised TypeError: .*\(symbols: "),
-        (lambda: claims["readings"].check(formula=lambda B, A, h: (B @ A).astype(np.float32)), r".*returned float32: keep the precision"),
-        (lambda: claims["share-at-the-start"].check(formula=lambda B, A, h: B @ A * np.nan), r".*returned entries that are not finite"),
-        (lambda: claims["gradients"].check(formula=in_place), r"in_place changes an argument in place: copy it first"),
-        (lambda: claims["first-step"].check(formula=lambda B, A, h: None), r"first-step could not use what .* returned \(TypeError"),
+        (
+            lambda: claims["hadamard-series"].check(formula=lambda B, A, h: np.sqrt(B) @ A),
+            r".*<lambda> raised TypeError: .*\(symbols: ",
+        ),
+        (
+            lambda: claims["readings"].check(formula=lambda B, A, h: (B @ A).astype(np.float32)),
+            r".*returned float32: keep the precision",
+        ),
+        (
+            lambda: claims["share-at-the-start"].check(formula=lambda B, A, h: B @ A * np.nan),
+            r".*returned entries that are not finite",
+        ),
+        (
+            lambda: claims["gradients"].check(formula=in_place),
+            r"in_place changes an argument in place: copy it first",
+        ),
+        (
+            lambda: claims["first-step"].check(formula=lambda B, A, h: None),
+            r"first-step could not use what .* returned \(TypeError",
+        ),
         (
             lambda: claims["dimension"].check(formula=lambda B, A, h: None),
             r"the formula returned NoneType where ΔW is .*is `return` missing",
@@ -489,9 +573,15 @@ def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
             lambda: claims["theorem-1"].check(formula=lambda B, A, h: [1]),
             r"the formula returned list where ΔW is \(3, 3\): return an array",
         ),
-        (lambda: verify("readings"), r"ids='readings' is a string: pass a list of claims, \['readings'\]"),
+        (
+            lambda: verify("readings"),
+            r"ids='readings' is a string: pass a list of claims, \['readings'\]",
+        ),
         (lambda: verify(["readings", "no-such-claim"]), r"unknown claim 'no-such-claim'"),
-        (lambda: pk.theory.Claim("x", "", "", "", "true", len, len), r"verdict='true' is unknown: choose from 'proved', 'verified'"),
+        (
+            lambda: pk.theory.Claim("x", "", "", "", "true", len, len),
+            r"verdict='true' is unknown: choose from 'proved', 'verified'",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):

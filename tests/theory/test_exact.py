@@ -1,4 +1,6 @@
-"""Elimination in rationals and modulo a prime, against SymPy, against each other, and where floats lie."""
+"""Elimination in rationals and modulo a prime, against SymPy, against each other, and where floats
+lie.
+"""
 
 import math
 from fractions import Fraction
@@ -14,13 +16,21 @@ import perakit as pk
 from perakit.theory import exact
 from perakit.theory.exact import PRIME, echelon, exact_rank, modular_rank, null_space
 
-matrices = hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(-2, 2))
+matrices = hnp.arrays(
+    np.int64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(-2, 2)
+)
 
 
 def test_the_trap_where_floating_point_lies():
-    """diag(1, 1e-17) and diag(1e-17, 1) look like rank 1, and their product, 1e-17 times the identity, like rank 2."""
+    """diag(1, 1e-17) and diag(1e-17, 1) look like rank 1, and their product, 1e-17 times the
+    identity, like rank 2.
+    """
     left, right = np.diag([1.0, 1e-17]), np.diag([1e-17, 1.0])
-    assert [int(np.linalg.matrix_rank(matrix)) for matrix in (left, right, left @ right)] == [1, 1, 2]
+    assert [int(np.linalg.matrix_rank(matrix)) for matrix in (left, right, left @ right)] == [
+        1,
+        1,
+        2,
+    ]
     assert [exact_rank(matrix) for matrix in (left, right, left @ right)] == [2, 2, 2]
 
 
@@ -40,17 +50,23 @@ def test_the_null_space_is_one(matrix):
     assert modular_rank(vectors) == vectors.shape[1]
 
 
-@pytest.mark.parametrize(("m", "n", "rank"), [(300, 200, 170), (140, 300, 129), (257, 257, 257), (130, 129, 1), (3, 400, 3)])
+@pytest.mark.parametrize(
+    ("m", "n", "rank"),
+    [(300, 200, 170), (140, 300, 129), (257, 257, 257), (130, 129, 1), (3, 400, 3)],
+)
 def test_blocks_of_columns_join(m, n, rank):
     """Sizes beyond one block; residues as large as they come, products in Python's integers."""
     generator = np.random.default_rng(m + n)
-    left, right = (generator.integers(0, PRIME, size).astype(object) for size in ((m, rank), (rank, n)))
+    left, right = (
+        generator.integers(0, PRIME, size).astype(object) for size in ((m, rank), (rank, n))
+    )
     matrix = left @ right % PRIME
     U, pivots = echelon(matrix.astype(np.float64))
     assert len(pivots) == rank
     vectors = null_space(U, pivots).astype(np.int64).astype(object)
     assert not (matrix @ vectors % PRIME).any()
-    assert (matrix @ generator.integers(1, PRIME, (n, 1)).astype(object) % PRIME).any()  # the check can fail
+    # The check can fail
+    assert (matrix @ generator.integers(1, PRIME, (n, 1)).astype(object) % PRIME).any()
 
 
 def test_a_multiple_of_the_prime_is_zero_modulo_it_only():
@@ -79,7 +95,13 @@ def test_residues(values):
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
-        ([[1.0, math.nan]], r"the entry nan is no rational number: exact rank needs finite integers, fractions or floats"),
+        (
+            [[1.0, math.nan]],
+            (
+                r"the entry nan is no rational number: exact rank needs finite integers, fractions"
+                r" or floats"
+            ),
+        ),
         ([[1.0, math.inf]], r"the entry inf is no rational number"),
         ([[sympy.sqrt(2)]], r"the entry sqrt\(2\) is no rational number"),
         ([1, 2], r"\[1, 2\] is no matrix: pass an array \(m, n\)"),

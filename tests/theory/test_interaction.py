@@ -1,4 +1,6 @@
-"""Interaction strength: hand-computed Hessians, a double loop of autograd, and models that are left as they were."""
+"""Interaction strength: hand-computed Hessians, a double loop of autograd, and models that are left
+as they were.
+"""
 
 import copy
 
@@ -20,7 +22,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# --- of a function ---------------------------------------------------------------------------------------------------
+# --- of a function --------------------------------------------------------------------------------
 
 
 def test_hand_computed():
@@ -34,13 +36,17 @@ def test_a_quartic():
     """(Σ x)⁴ has every second derivative 12 (Σ x)²; Σ x⁴ only those on the diagonal, 12 x²."""
     points = np.array([[1.0, 2.0, -1.0]])
     assert np.allclose(interaction_strength(lambda x: x.sum() ** 4, points), 12 * 4.0, rtol=1e-14)
-    assert np.array_equal(interaction_strength(lambda x: (x**4).sum(), points), np.diag([12.0, 48.0, 12.0]))
+    assert np.array_equal(
+        interaction_strength(lambda x: (x**4).sum(), points), np.diag([12.0, 48.0, 12.0])
+    )
 
 
 def mlp(inputs=5, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, 1), nn.Flatten(0)).double()
+        return nn.Sequential(
+            nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, 1), nn.Flatten(0)
+        ).double()
 
 
 def second_derivative(f, x, i, j):
@@ -56,15 +62,24 @@ def test_an_mlp_against_a_double_loop():
     def f(x):
         return net(x)[0]
 
-    expected = np.array([[np.mean([abs(second_derivative(f, x, i, j)) for x in points]) for j in range(5)] for i in range(5)])
+    expected = np.array(
+        [
+            [np.mean([abs(second_derivative(f, x, i, j)) for x in points]) for j in range(5)]
+            for i in range(5)
+        ]
+    )
     assert expected.min() > 1e-4
     for chunk in (None, 1, 2, 7):
         assert np.allclose(interaction_strength(f, points, chunk), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", [pk.LoRA(rank=2), pk.PERA(rank=2), pk.PERA(rank=3, terms="cross", degree=3)], ids=repr)
+@pytest.mark.parametrize(
+    "method", [pk.LoRA(rank=2), pk.PERA(rank=2), pk.PERA(rank=3, terms="cross", degree=3)], ids=repr
+)
 def test_one_linear_layer_has_none_whatever_the_method(method):
-    """x -> wᵀ(W0 + ΔW)x is linear in x, though ΔW is polynomial in its factors; a network around the layer changes that."""
+    """x -> wᵀ(W0 + ΔW)x is linear in x, though ΔW is polynomial in its factors; a network around
+    the layer changes that.
+    """
     net = nn.Sequential(nn.Linear(5, 3), nn.Tanh())
     pk.attach(net, method, ["0"])
     strategies.move(net)
@@ -74,7 +89,9 @@ def test_one_linear_layer_has_none_whatever_the_method(method):
     assert interaction_strength(lambda x: w @ net(x), points).all()
 
 
-@pytest.mark.parametrize("f", [lambda x: torch.tensor(3.0), lambda x: x.detach().square().sum(), lambda x: 2 * x.sum()])
+@pytest.mark.parametrize(
+    "f", [lambda x: torch.tensor(3.0), lambda x: x.detach().square().sum(), lambda x: 2 * x.sum()]
+)
 def test_no_curvature_is_exactly_zero(f):
     assert np.array_equal(interaction_strength(f, np.ones((2, 3))), np.zeros((3, 3)))
 
@@ -86,7 +103,12 @@ def test_precision_is_that_of_the_points():
         seen.append(x.dtype)
         return x.prod()
 
-    for points in (torch.ones(2, 3), np.ones((2, 3), np.float32), torch.ones(2, 3, dtype=torch.int64), [[1, 1, 1]]):
+    for points in (
+        torch.ones(2, 3),
+        np.ones((2, 3), np.float32),
+        torch.ones(2, 3, dtype=torch.int64),
+        [[1, 1, 1]],
+    ):
         interaction_strength(f, points)
     assert list(dict.fromkeys(seen)) == [torch.float32, torch.float64]
     assert seen.count(torch.float32) * 3 == seen.count(torch.float64)
@@ -127,14 +149,34 @@ class Once(torch.autograd.Function):
         (torch.sum, np.ones((0, 3)), r"points has shape \(0, 3\)"),
         (torch.sum, [[1.0, np.nan]], r"points\[0, 1\] is nan"),
         (torch.sum, [["a"]], "points is no matrix of real numbers"),
-        (lambda x: x, np.ones((2, 3)), r"f returned a torch.float64 tensor \(3,\): return a scalar"),
+        (
+            lambda x: x,
+            np.ones((2, 3)),
+            r"f returned a torch.float64 tensor \(3,\): return a scalar",
+        ),
         (lambda x: (x > 0).sum(), np.ones((2, 3)), "f returned a torch.int64 tensor"),
-        (lambda x: float(x[0]), np.ones((2, 3)), r"f returned float '1.0': return a scalar float tensor, made with torch"),
-        (lambda x: x[7], np.ones((2, 3)), r"f fails on a torch vector \(3,\) \(IndexError: .*write it with torch"),
+        (
+            lambda x: float(x[0]),
+            np.ones((2, 3)),
+            r"f returned float '1.0': return a scalar float tensor, made with torch",
+        ),
+        (
+            lambda x: x[7],
+            np.ones((2, 3)),
+            r"f fails on a torch vector \(3,\) \(IndexError: .*write it with torch",
+        ),
         (3, np.ones((2, 3)), "f fails on a torch vector .*not callable"),
-        (lambda x: x.sum() * x[0].item(), np.ones((2, 3)), "f has no second derivative that torch can compute .*: write it with smooth"),
+        (
+            lambda x: x.sum() * x[0].item(),
+            np.ones((2, 3)),
+            "f has no second derivative that torch can compute .*: write it with smooth",
+        ),
         (Once.apply, np.ones((2, 3)), "f has no second derivative that torch can compute"),
-        (lambda x: x.norm(), np.zeros((2, 3)), "second derivative by features 0 and 0 is nan at some point: move the points"),
+        (
+            lambda x: x.norm(),
+            np.zeros((2, 3)),
+            "second derivative by features 0 and 0 is nan at some point: move the points",
+        ),
     ],
 )
 def test_bad_input_of_a_function(f, points, message):
@@ -148,7 +190,7 @@ def test_bad_chunk(chunk):
         interaction_strength(torch.sum, np.ones((2, 3)), chunk)
 
 
-# --- of a layer in a model -------------------------------------------------------------------------------------------
+# --- of a layer in a model ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -166,7 +208,9 @@ def tokens():
 
 
 def shifted(model, layer, window, position, chosen, output):
-    """f of one window as a function of what is added to the layer's input there, by another kind of hook."""
+    """f of one window as a function of what is added to the layer's input there, by another kind of
+    hook.
+    """
 
     def f(z):
         def hook(_, args):
@@ -183,7 +227,9 @@ def shifted(model, layer, window, position, chosen, output):
     return f
 
 
-@pytest.mark.parametrize("layer", ["transformer.h.0", "transformer.h.0.attn.c_attn", LAYER, "transformer.ln_f"])
+@pytest.mark.parametrize(
+    "layer", ["transformer.h.0", "transformer.h.0.attn.c_attn", LAYER, "transformer.ln_f"]
+)
 @pytest.mark.parametrize("position", [-1, 1])
 def test_a_model_against_a_double_loop(model, tokens, layer, position):
     """The default f: log p of the token that is likeliest at `position`, window by window."""
@@ -196,7 +242,15 @@ def test_a_model_against_a_double_loop(model, tokens, layer, position):
 
         f = shifted(model, layer, window, position, chosen, output)
         with sdpa_kernel(SDPBackend.MATH):
-            expected += np.abs([[second_derivative(f, torch.zeros(3).double(), i, j) for j in range(3)] for i in range(3)]) / 3
+            expected += (
+                np.abs(
+                    [
+                        [second_derivative(f, torch.zeros(3).double(), i, j) for j in range(3)]
+                        for i in range(3)
+                    ]
+                )
+                / 3
+            )
     found = layer_interaction(model, layer, tokens, chosen, position)
     assert expected.min() > 1e-9
     assert np.allclose(found, expected, rtol=1e-9)
@@ -204,9 +258,15 @@ def test_a_model_against_a_double_loop(model, tokens, layer, position):
 
 def test_output_is_the_callers(model, tokens):
     """A logit is linear in the head's input; an earlier position does not see a later one."""
-    assert not layer_interaction(model, "lm_head", tokens, 4, output=lambda logits: logits[:, -1, 5]).any()
-    assert not layer_interaction(model, LAYER, tokens, 4, position=2, output=lambda logits: logits[:, 1].logsumexp(-1)).any()
-    assert layer_interaction(model, LAYER, tokens, 4, position=2, output=lambda logits: logits[:, 3].logsumexp(-1)).all()
+    assert not layer_interaction(
+        model, "lm_head", tokens, 4, output=lambda logits: logits[:, -1, 5]
+    ).any()
+    assert not layer_interaction(
+        model, LAYER, tokens, 4, position=2, output=lambda logits: logits[:, 1].logsumexp(-1)
+    ).any()
+    assert layer_interaction(
+        model, LAYER, tokens, 4, position=2, output=lambda logits: logits[:, 3].logsumexp(-1)
+    ).all()
     assert not layer_interaction(model, LAYER, tokens, 4, output=lambda logits: torch.ones(3)).any()
 
 
@@ -215,16 +275,23 @@ def test_adapter_and_seed_matter(model, tokens):
     assert found.shape == (4, 4)
     assert np.array_equal(found, layer_interaction(model, LAYER, tokens.numpy(), 4))
     assert not np.allclose(found, layer_interaction(model, LAYER, tokens, 4, seed=1))
-    assert np.array_equal(layer_interaction(model, LAYER, tokens, 8), layer_interaction(model, LAYER, tokens, range(8)))
+    assert np.array_equal(
+        layer_interaction(model, LAYER, tokens, 8),
+        layer_interaction(model, LAYER, tokens, range(8)),
+    )
     with pk.disabled(model):
         assert not np.allclose(found, layer_interaction(model, LAYER, tokens, 4))
 
 
 def test_trainable_weights_are_not_features(tokens):
-    """What depends on parameters that train, but not on the features, or only linearly, is zero like any other."""
+    """What depends on parameters that train, but not on the features, or only linearly, is zero
+    like any other.
+    """
     net = nn.Sequential(nn.Embedding(19, 8), nn.Linear(8, 3))
     assert not layer_interaction(net, "1", tokens, 4, output=lambda logits: logits[:, -1, 0]).any()
-    assert not layer_interaction(net, "1", tokens, 4, output=lambda logits: net[1].weight.square().sum().expand(3)).any()
+    assert not layer_interaction(
+        net, "1", tokens, 4, output=lambda logits: net[1].weight.square().sum().expand(3)
+    ).any()
 
 
 def test_dropout_does_not_act(tokens):
@@ -235,8 +302,14 @@ def test_dropout_does_not_act(tokens):
 
 
 def snapshot(model):
-    hooks = [(len(m._forward_pre_hooks), len(m._forward_hooks), m.training) for m in model.modules()]
-    return hooks, [(p.requires_grad, p.grad) for p in model.parameters()], copy.deepcopy(model.state_dict())
+    hooks = [
+        (len(m._forward_pre_hooks), len(m._forward_hooks), m.training) for m in model.modules()
+    ]
+    return (
+        hooks,
+        [(p.requires_grad, p.grad) for p in model.parameters()],
+        copy.deepcopy(model.state_dict()),
+    )
 
 
 def fails(logits):
@@ -290,7 +363,9 @@ class Twice(nn.Module):
 
 @pytest.mark.parametrize(("layer", "times"), [("layer", 2), ("idle", 0)])
 def test_a_layer_must_be_used_once(tokens, layer, times):
-    with pytest.raises(pk.PerakitError, match=f"layer '{layer}' is used {times} times in one forward pass"):
+    with pytest.raises(
+        pk.PerakitError, match=f"layer '{layer}' is used {times} times in one forward pass"
+    ):
         layer_interaction(Twice(), layer, tokens, 3)
 
 
@@ -298,17 +373,26 @@ def test_a_layer_must_be_used_once(tokens, layer, times):
     ("options", "message"),
     [
         ({"model": 3}, "the first argument is the model, a torch.nn.Module, not 3"),
-        ({"layer": "transformer.h.0.mlp.c_fd"}, r"no layer 'transformer.h.0.mlp.c_fd': choose one such as transformer.h.0.mlp.c_fc"),
+        (
+            {"layer": "transformer.h.0.mlp.c_fd"},
+            r"no layer 'transformer.h.0.mlp.c_fd': choose one such as transformer.h.0.mlp.c_fc",
+        ),
         ({"layer": 7}, "no layer 7: choose one such as transformer, transformer.wte"),
         (
             {"layer": "transformer.wte"},
-            r"'transformer.wte' gets a torch.int64 tensor \(3, 5\) as its first input, not floats \(3, 5, 'n'\)",
+            (
+                r"'transformer.wte' gets a torch.int64 tensor \(3, 5\) as its first input, not"
+                r" floats \(3, 5, 'n'\)"
+            ),
         ),
         ({"tokens": [1, 2]}, r"tokens are a torch.int64 tensor \(2,\): pass integer ids \(N, T\)"),
         ({"tokens": [[0.5]]}, "tokens are a torch.float32 tensor"),
         ({"tokens": [[]]}, r"tokens are .* \(1, 0\)"),
         ({"tokens": [["a"]]}, "tokens are no array of integers"),
-        ({"tokens": [[5, 19]]}, r"the model refuses tokens 5 ... 19 \(IndexError.*pass ids of its vocabulary"),
+        (
+            {"tokens": [[5, 19]]},
+            r"the model refuses tokens 5 ... 19 \(IndexError.*pass ids of its vocabulary",
+        ),
         ({"tokens": [[1] * 9]}, "9 tokens exceed this model's context of 8"),
         ({"position": 5}, r"position=5 is outside a window of 5 tokens: choose -5 ... 4"),
         ({"position": -6}, "position=-6 is outside"),
@@ -322,10 +406,22 @@ def test_a_layer_must_be_used_once(tokens, layer, times):
         ({"features": None}, "features=None is neither a count nor indices"),
         (
             {"output": lambda logits: logits.sum()},
-            r"output returned a torch.float64 tensor \(\): return one float a window, a tensor \(3,\)",
+            (
+                r"output returned a torch.float64 tensor \(\): return one float a window, a tensor"
+                r" \(3,\)"
+            ),
         ),
-        ({"output": lambda logits: logits[:, 0, 0] / 0}, "output|second derivative by features 0 and 0 is nan"),
-        ({"model": nn.Sequential(nn.Embedding(19, 8), nn.Linear(8, 4), nn.Flatten()), "layer": "1"}, "not logits .*: pass output"),
+        (
+            {"output": lambda logits: logits[:, 0, 0] / 0},
+            "output|second derivative by features 0 and 0 is nan",
+        ),
+        (
+            {
+                "model": nn.Sequential(nn.Embedding(19, 8), nn.Linear(8, 4), nn.Flatten()),
+                "layer": "1",
+            },
+            "not logits .*: pass output",
+        ),
     ],
 )
 def test_bad_input_of_a_model(model, tokens, options, message):
@@ -348,7 +444,10 @@ class Flash(nn.Module):
 
 
 def test_a_model_without_second_derivative(tokens):
-    with pytest.raises(pk.PerakitError, match=r"the model has no second derivative \(RuntimeError.*: load it with plain attention"):
+    with pytest.raises(
+        pk.PerakitError,
+        match=r"the model has no second derivative \(RuntimeError.*: load it with plain attention",
+    ):
         layer_interaction(Flash(), "layer", tokens, 3)
 
 
@@ -359,12 +458,18 @@ def test_transformers(tokens, implementation):
     config = Config(vocab_size=19, n_positions=8, n_embd=8, n_layer=2, n_head=2)
     ours = GPT2(config).double()
     theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(**config.to_dict(), attn_implementation=implementation, bos_token_id=0, eos_token_id=0)
+        transformers.GPT2Config(
+            **config.to_dict(), attn_implementation=implementation, bos_token_id=0, eos_token_id=0
+        )
     ).double()
     theirs.load_state_dict(ours.state_dict())
     theirs.train()  # with dropout, which must not act
     for layer in (LAYER, "transformer.h.1"):
-        assert np.allclose(layer_interaction(theirs, layer, tokens, 4), layer_interaction(ours, layer, tokens, 4), rtol=1e-9)
+        assert np.allclose(
+            layer_interaction(theirs, layer, tokens, 4),
+            layer_interaction(ours, layer, tokens, 4),
+            rtol=1e-9,
+        )
 
 
 def test_the_tiny_model():

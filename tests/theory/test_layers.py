@@ -1,4 +1,6 @@
-"""The spectra of a model's layers: against the SVD of an update that another rule made, and where digits are at stake exactly."""
+"""The spectra of a model's layers: against the SVD of an update that another rule made, and where
+digits are at stake exactly.
+"""
 
 import math
 from fractions import Fraction
@@ -14,7 +16,14 @@ from perakit import strategies, testing
 from perakit.adapters import Additive, DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic
 from perakit.models.adapted import adapted_layers
 from perakit.models.layers import kind_of
-from perakit.theory import effective_rank, layer_spectra, numerical_rank, order_share, spectrum, stable_rank
+from perakit.theory import (
+    effective_rank,
+    layer_spectra,
+    numerical_rank,
+    order_share,
+    spectrum,
+    stable_rank,
+)
 
 METHODS = {
     pk.LoRA(2, alpha=3): testing.hadamard_lora,
@@ -32,7 +41,10 @@ METHODS = {
 def by_another_rule(model, formula):
     """ΔW (m, n) of the only layer, in float64, by a rule that does not use `formulas`."""
     (layer,) = adapted_layers(model).values()
-    parameters = {name: parameter.detach().double().numpy() for name, parameter in layer.adapter.named_parameters()}
+    parameters = {
+        name: parameter.detach().double().numpy()
+        for name, parameter in layer.adapter.named_parameters()
+    }
     return formula(layer.adapter.method, parameters, layer.W0.detach().double().numpy())
 
 
@@ -47,7 +59,9 @@ def test_it_is_the_svd_of_the_update(method, kind, dtype):
     delta = by_another_rule(model, METHODS[method])
     expected = np.linalg.svd(delta, compute_uv=False)
     precision = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-    np.testing.assert_allclose(found.values, expected[: found.values.size], rtol=0, atol=50 * precision * expected[0])
+    np.testing.assert_allclose(
+        found.values, expected[: found.values.size], rtol=0, atol=50 * precision * expected[0]
+    )
     assert expected[found.values.size :].max(initial=0) <= 1e-12 * expected[0]
     assert (found.shape, found.bound) == ((13, 7), method.rank_bound(13, 7))
     assert found.rank.rank == np.linalg.matrix_rank(delta, tol=1e-10 * expected[0]) <= found.bound
@@ -63,7 +77,9 @@ def test_it_is_the_svd_of_the_update(method, kind, dtype):
 @given(strategies.shapes(), strategies.seeds())
 def test_factors_say_the_same_as_a_model(shape, seed):
     m, n, rank = shape
-    model = testing.adapted(pk.PERA(rank), strategies.make_layer("Linear", m, n, dtype=torch.float64), seed)
+    model = testing.adapted(
+        pk.PERA(rank), strategies.make_layer("Linear", m, n, dtype=torch.float64), seed
+    )
     (found,) = layer_spectra(model).layers.values()
     B_hat, A_hat = pk.adapters(model)["0"].factors()
     np.testing.assert_array_equal(found.values, spectrum((B_hat, A_hat)))
@@ -73,7 +89,9 @@ def test_factors_say_the_same_as_a_model(shape, seed):
 
 @pytest.mark.parametrize("size", [1e-3, 1e-6])
 def test_products_far_below_the_adapters_precision_count(size):
-    """ΔW in float32 would have lost them to rounding; the factors, which are in float32 too, have not."""
+    """ΔW in float32 would have lost them to rounding; the factors, which are in float32 too, have
+    not.
+    """
     model = testing.adapted(pk.PERA(2), strategies.make_layer("Linear", 13, 7), seed=3)
     adapter = pk.adapters(model)["0"]
     before = layer_spectra(model).layers["0"]
@@ -117,7 +135,7 @@ def test_a_merged_or_disabled_model_is_read_as_well():
         np.testing.assert_array_equal(layer_spectra(model).layers["0"].values, before)
 
 
-# --- digits ------------------------------------------------------------------------------------------------------------
+# --- digits ---------------------------------------------------------------------------------------
 
 
 def norm_squared(B, A, terms):
@@ -125,7 +143,9 @@ def norm_squared(B, A, terms):
     total = Fraction(0)
     for row in B:
         for column in zip(*A, strict=True):
-            total += sum(c * math.prod(row[i] * column[i] for i in columns) for c, columns in terms) ** 2
+            total += (
+                sum(c * math.prod(row[i] * column[i] for i in columns) for c, columns in terms) ** 2
+            )
     return total
 
 
@@ -137,7 +157,9 @@ def norm_squared(B, A, terms):
     strategies.seeds(),
 )
 def test_a_tiny_share_has_all_its_digits(m, n, rank, size, seed):
-    """Against rationals. The share of a part 1e-12 (or 1e-30) of the whole is no difference of large numbers."""
+    """Against rationals. The share of a part 1e-12 (or 1e-30) of the whole is no difference of
+    large numbers.
+    """
     generator = np.random.default_rng(seed)
     B, A = (generator.integers(1, 10, shape).tolist() for shape in ((m, rank), (rank, n)))
     pairs = list(zip(*(index.tolist() for index in np.triu_indices(rank)), strict=True))
@@ -151,13 +173,19 @@ def test_a_tiny_share_has_all_its_digits(m, n, rank, size, seed):
 
 
 def test_columns_of_very_different_length_keep_their_digits():
-    """Powers of two, exact by hand: B A is the identity, and the first square term, 2^-50 in one entry, all of the rest."""
+    """Powers of two, exact by hand: B A is the identity, and the first square term, 2^-50 in one
+    entry, all of the rest.
+    """
     B, A = np.diag([2.0**-40, 1.0]), np.diag([2.0**40, 1.0])
-    assert float(order_share((B, A, np.array([2.0**-50, 0, 0])))) == pytest.approx(2.0**-50 / math.sqrt(2), rel=1e-15)
+    assert float(order_share((B, A, np.array([2.0**-50, 0, 0])))) == pytest.approx(
+        2.0**-50 / math.sqrt(2), rel=1e-15
+    )
 
 
 def test_small_singular_values_of_ill_conditioned_factors():
-    """B = U diag(s) with orthonormal U and V: the singular values are s, down to rounding of the largest."""
+    """B = U diag(s) with orthonormal U and V: the singular values are s, down to rounding of the
+    largest.
+    """
     generator = np.random.default_rng(0)
     U, V = (np.linalg.qr(generator.normal(size=(size, 4)))[0] for size in (40, 30))
     s = np.array([1.0, 1e-4, 1e-8, 1e-12])
@@ -166,7 +194,7 @@ def test_small_singular_values_of_ill_conditioned_factors():
     np.testing.assert_allclose(found, s, rtol=1e-3)
 
 
-# --- the report and what is refused ------------------------------------------------------------------------------------
+# --- the report and what is refused ---------------------------------------------------------------
 
 
 def hand_made():
@@ -207,30 +235,46 @@ def test_a_rank_that_is_not_clear_is_marked():
         pk.adapters(model)["0"].B.copy_(torch.eye(2))
     row, *notes = str(layer_spectra(model)).splitlines()[2:]
     assert row.split()[4:6] == ["2", "2?"]
-    assert notes[1] == "?: the singular values fall through the tolerance without a gap, another tolerance gives another rank"
+    assert (
+        notes[1]
+        == "?: the singular values fall through the tolerance without a gap, another tolerance"
+        " gives another rank"
+    )
 
 
 def test_what_cannot_be_read_is_refused():
     with pytest.raises(pk.PerakitError, match=r"^the model has no adapter: pk\.attach"):
         layer_spectra(torch.nn.Linear(3, 5))
-    with pytest.raises(pk.PerakitError, match=r"^the first argument is the model, a torch\.nn\.Module, not 7"):
+    with pytest.raises(
+        pk.PerakitError, match=r"^the first argument is the model, a torch\.nn\.Module, not 7"
+    ):
         layer_spectra(7)
     model = testing.adapted(pk.LoRA(2), strategies.make_layer("Linear", 5, 3))
     pk.attach(model, pk.PERA(2), "all-linear", name="other")
     pk.activate(model, "default", "other")
-    with pytest.raises(pk.PerakitError, match=r"^active: default \+ other, .*name it, or pk\.activate one$"):
+    with pytest.raises(
+        pk.PerakitError, match=r"^active: default \+ other, .*name it, or pk\.activate one$"
+    ):
         layer_spectra(model)
     pk.activate(model, "other")
     assert layer_spectra(model).layers["0"].bound == 3
     with torch.no_grad():
         pk.adapters(model)["0"].A[1, 2] = math.nan
-    with pytest.raises(pk.PerakitError, match=r"^A_hat of layer '0'\[1, 2\] is nan: every entry must be finite$"):
+    with pytest.raises(
+        pk.PerakitError, match=r"^A_hat of layer '0'\[1, 2\] is nan: every entry must be finite$"
+    ):
         layer_spectra(model)
-    with pytest.raises(pk.PerakitError, match=r"^Quadratic's update is polynomial in the input, not a matrix"):
+    with pytest.raises(
+        pk.PerakitError, match=r"^Quadratic's update is polynomial in the input, not a matrix"
+    ):
         layer_spectra(testing.adapted(Quadratic(2), strategies.make_layer("Linear", 5, 3)))
 
 
 def test_every_method_that_has_an_update_is_tried():
     tried = {type(method).name for method in METHODS}
-    assert {name for name, cls in pk.Method.registry.items() if cls.mergeable and cls.__module__.startswith("perakit.")} == tried
+    assert {
+        name
+        for name, cls in pk.Method.registry.items()
+        if cls.mergeable and cls.__module__.startswith("perakit.")
+    } == tried
     assert kind_of(strategies.make_layer("NF4", 5, 3)).name == "NF4"

@@ -41,7 +41,9 @@ def test_no_update_no_share(factors):
 
 
 def test_hand_computed():
-    """b = (1, 2), a = (3, 1, 1), h = 1/2: the linear part has norm √5 √11, the square part 1/2 √17 √83."""
+    """b = (1, 2), a = (3, 1, 1), h = 1/2: the linear part has norm √5 √11, the square part 1/2 √17
+    √83.
+    """
     b, a = np.array([[1.0], [2.0]]), np.array([[3.0, 1.0, 1.0]])
     share = order_share((b, a, np.array([0.5])))
     assert share.overall == pytest.approx(0.5 * math.sqrt(17 * 83) / math.sqrt(5 * 11), rel=1e-14)
@@ -51,17 +53,23 @@ def test_hand_computed():
 def test_ones_of_any_rank():
     """All ones and h = 1: BA = r, the polynomial part = r(r+1)/2, so the share is (r+1)/2."""
     for rank in (1, 2, 5):
-        share = order_share((np.ones((3, rank)), np.ones((rank, 2)), np.ones(rank * (rank + 1) // 2)))
+        share = order_share(
+            (np.ones((3, rank)), np.ones((rank, 2)), np.ones(rank * (rank + 1) // 2))
+        )
         assert float(share) == pytest.approx((rank + 1) / 2, rel=1e-14)
 
 
 def test_a_linear_part_that_cancels_leaves_an_infinite_share():
-    share = order_share((np.array([[1.0, -1.0]]), np.array([[1.0], [1.0]]), np.array([1.0, 0.0, 1.0])))
+    share = order_share(
+        (np.array([[1.0, -1.0]]), np.array([[1.0], [1.0]]), np.array([1.0, 0.0, 1.0]))
+    )
     assert float(share) == math.inf
 
 
 def test_terms_and_degree_choose_the_products():
-    """Rank 2, all ones: square has 2 products, cross 1, degree 3 has 3 + 4, beside a linear part of 2."""
+    """Rank 2, all ones: square has 2 products, cross 1, degree 3 has 3 + 4, beside a linear part of
+    2.
+    """
     B, A = np.ones((3, 2)), np.ones((2, 5))
     assert float(order_share((B, A, np.ones(2)), terms="square")) == pytest.approx(1.0)
     assert float(order_share((B, A, np.ones(1)), terms="cross")) == pytest.approx(0.5)
@@ -79,11 +87,15 @@ def test_a_model_has_the_share_of_its_factors(method, seed):
     assert float(found) == pytest.approx(float(expected), rel=1e-9, abs=1e-12)
     linear = pk.formulas.lora(B, A)
     high = testing.hadamard_pera(method, {"B": B, "A": A, "h": h}, None) / method.scale - linear
-    assert float(found) == pytest.approx(np.linalg.norm(high) / np.linalg.norm(linear), rel=1e-9, abs=1e-12)
+    assert float(found) == pytest.approx(
+        np.linalg.norm(high) / np.linalg.norm(linear), rel=1e-9, abs=1e-12
+    )
 
 
 def test_feature_scale_multiplies_the_share():
-    one, eight = (float(order_share(model_of(pk.PERA(rank=2, feature_scale=s)))) for s in (1.0, 8.0))
+    one, eight = (
+        float(order_share(model_of(pk.PERA(rank=2, feature_scale=s)))) for s in (1.0, 8.0)
+    )
     assert one > 0
     assert eight == pytest.approx(8 * one, rel=1e-12)
 
@@ -125,7 +137,10 @@ def test_merged_or_disabled_the_share_is_the_same():
 def test_a_model_without_adapters_is_refused():
     with pytest.raises(
         pk.PerakitError,
-        match=r"^the model has no adapter: pk\.attach\(model, pk\.PERA\(rank=8\), targets\) or pk\.load\(model, folder\) first$",
+        match=(
+            r"^the model has no adapter: pk\.attach\(model, pk\.PERA\(rank=8\), targets\) or"
+            r" pk\.load\(model, folder\) first$"
+        ),
     ):
         order_share(torch.nn.Sequential(torch.nn.Linear(3, 5)))
 
@@ -154,7 +169,11 @@ def test_an_update_that_is_no_sum_of_orders_is_refused(monkeypatch):
         adapter = Multiplied
 
     with pytest.raises(
-        pk.PerakitError, match=r"^layer '0' carries .*Multiply\(rank=2.*its update has no linear and high-order part to compare$"
+        pk.PerakitError,
+        match=(
+            r"^layer '0' carries .*Multiply\(rank=2.*its update has no linear and high-order part"
+            r" to compare$"
+        ),
     ):
         order_share(model_of(Multiply(rank=2)))
 

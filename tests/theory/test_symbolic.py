@@ -14,7 +14,15 @@ from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.theory import gradients, symbolic
 
-RULES = [("full", 2), ("square", 2), ("cross", 2), ("full", 3), ("square", 3), ("cross", 3), ("none", 2)]
+RULES = [
+    ("full", 2),
+    ("square", 2),
+    ("cross", 2),
+    ("full", 3),
+    ("square", 3),
+    ("cross", 3),
+    ("none", 2),
+]
 RULE_NAMES = [f"{terms}{degree}" for terms, degree in RULES]
 DERIVATIONS = {
     "expansion": symbolic.expansion,
@@ -36,29 +44,41 @@ def sym(names):
 
 
 def loops(B, A, h, rows):
-    """One entry after the other, one product after the other: the definition, without array operations."""
+    """One entry after the other, one product after the other: the definition, without array
+    operations.
+    """
     delta = np.zeros((len(B), A.shape[1]), dtype=object)
     for p, q in np.ndindex(*delta.shape):
         u = [B[p, i] * A[i, q] for i in range(len(A))]
-        delta[p, q] = sum(u) + sum(c * math.prod(u[i] for i in row) for c, row in zip(h, rows, strict=True))
+        delta[p, q] = sum(u) + sum(
+            c * math.prod(u[i] for i in row) for c, row in zip(h, rows, strict=True)
+        )
     return delta
 
 
 def products(rank, terms, degree):
     """The index tuples of h, found without `formulas`."""
-    rows = [row for d in range(2, degree + 1) for row in combinations_with_replacement(range(rank), d)]
-    keep = {"full": lambda row: True, "square": lambda row: len(set(row)) == 1, "cross": lambda row: len(set(row)) > 1}[terms]
+    rows = [
+        row for d in range(2, degree + 1) for row in combinations_with_replacement(range(rank), d)
+    ]
+    keep = {
+        "full": lambda row: True,
+        "square": lambda row: len(set(row)) == 1,
+        "cross": lambda row: len(set(row)) > 1,
+    }[terms]
     return [row for row in rows if keep(row)]
 
 
-# --- wrong rules ---------------------------------------------------------------------------------------------------
+# --- wrong rules ----------------------------------------------------------------------------------
 
 
 def pair_sum(B, A, h, weight=lambda i, j: 1, left=lambda x, y: x * y, shift=0):
     r = len(A)
     total = B @ A
     for c, (i, j) in zip(h, combinations_with_replacement(range(r), 2), strict=True):
-        total = total + weight(i, j) * c * np.outer(left(B[:, i], B[:, j]), A[i] * A[(j + shift) % r])
+        total = total + weight(i, j) * c * np.outer(
+            left(B[:, i], B[:, j]), A[i] * A[(j + shift) % r]
+        )
     return total
 
 
@@ -78,19 +98,24 @@ UNSEEN = {  # mutants of which a derivation's claims remain true
     "entry_polynomial": set(),
     "kernel": {"h backwards"},  # at rank 2 the coefficients c, 2c, c are a palindrome
     "gauge": {"twice h", "h backwards"},  # symmetric in the same way
-    "tangent_space": {"twice h", "h backwards", "cubic", "wrong pair"},  # the same number of directions
+    # The same number of directions
+    "tangent_space": {"twice h", "h backwards", "cubic", "wrong pair"},
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 @pytest.mark.parametrize("name", DERIVATIONS)
 def test_a_wrong_rule_fails(name, mutant):
-    """And where it does not, the derivation claims nothing that the mutation breaks: the table above says which."""
+    """And where it does not, the derivation claims nothing that the mutation breaks: the table
+    above says which.
+    """
     assert derived(name, mutant).holds == (mutant in UNSEEN[name])
 
 
 def test_the_mutants_reader_is_right():
-    """`pair_sum` without its mutations is PERA, so that the mutants differ by what their name says."""
+    """`pair_sum` without its mutations is PERA, so that the mutants differ by what their name
+    says.
+    """
     made = symbolic.symbols(2, 3, 3)
     difference = pair_sum(**made) - formulas.pera(**made)
     assert all(sympy.expand(entry) == 0 for entry in difference.flat)
@@ -138,28 +163,40 @@ def test_terms_and_degree_reach_the_formula_only_off_their_defaults():
     assert seen == [{}, *({"terms": terms, "degree": degree} for terms, degree in RULES[1:-1])]
 
 
-# --- symbols -------------------------------------------------------------------------------------------------------
+# --- symbols --------------------------------------------------------------------------------------
 
 
 def test_symbols_by_hand():
     made = symbolic.symbols(1, 2, 2)
     assert made["B"].tolist() == [list(sym("b_{1\\,1} b_{1\\,2}"))]
-    assert made["A"].tolist() == [list(sym("a_{1\\,1} a_{1\\,2}")), list(sym("a_{2\\,1} a_{2\\,2}"))]
+    assert made["A"].tolist() == [
+        list(sym("a_{1\\,1} a_{1\\,2}")),
+        list(sym("a_{2\\,1} a_{2\\,2}")),
+    ]
     assert made["h"].tolist() == list(sym("h_{11} h_{12} h_{22}"))
     assert sympy.latex(made["B"][0, 1] ** 2) == "b_{1,2}^{2}"
     assert all(s.is_real for array in made.values() for s in array.flat)
 
 
 def test_coefficients_are_named_after_their_product():
-    assert [s.name for s in symbolic.symbols(1, 1, 2, "cross", 3)["h"]] == ["h_{12}", "h_{112}", "h_{122}"]
-    assert [s.name for s in symbolic.symbols(1, 1, 2, "square", 3)["h"]] == ["h_{11}", "h_{22}", "h_{111}", "h_{222}"]
+    assert [s.name for s in symbolic.symbols(1, 1, 2, "cross", 3)["h"]] == [
+        "h_{12}",
+        "h_{112}",
+        "h_{122}",
+    ]
+    assert [s.name for s in symbolic.symbols(1, 1, 2, "square", 3)["h"]] == [
+        "h_{11}",
+        "h_{22}",
+        "h_{111}",
+        "h_{222}",
+    ]
     assert set(symbolic.symbols(2, 3, 1, "none")) == {"B", "A"}
     eleventh = symbolic.symbols(1, 1, 11, "cross")["h"]
     assert [s.name for s in eleventh[8:10]] == ["h_{1,10}", "h_{1,11}"]
     assert len(set(eleventh)) == 55
 
 
-# --- expansion -----------------------------------------------------------------------------------------------------
+# --- expansion ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("terms", "degree"), RULES, ids=RULE_NAMES)
@@ -189,19 +226,32 @@ def test_expansion_by_hand():
     assert third.rhs == a * b + h * a**2 * b**2
 
 
-# --- entry polynomial ----------------------------------------------------------------------------------------------
+# --- entry polynomial -----------------------------------------------------------------------------
 
 
 def test_entry_polynomial_by_hand():
     u1, u2, h11, h12, h22, h122, h112 = sym("u_{1} u_{2} h_{11} h_{12} h_{22} h_{122} h_{112}")
-    assert symbolic.entry_polynomial(2).polynomial == u1 + u2 + h11 * u1**2 + h12 * u1 * u2 + h22 * u2**2
-    assert symbolic.entry_polynomial(2, "cross", 3).polynomial == u1 + u2 + h12 * u1 * u2 + h112 * u1**2 * u2 + h122 * u1 * u2**2
+    assert (
+        symbolic.entry_polynomial(2).polynomial
+        == u1 + u2 + h11 * u1**2 + h12 * u1 * u2 + h22 * u2**2
+    )
+    assert (
+        symbolic.entry_polynomial(2, "cross", 3).polynomial
+        == u1 + u2 + h12 * u1 * u2 + h112 * u1**2 * u2 + h122 * u1 * u2**2
+    )
     assert symbolic.entry_polynomial(2, "none").polynomial == u1 + u2
 
 
 @pytest.mark.parametrize(
     ("rank", "terms", "degree", "in_u", "total"),
-    [(1, "none", 2, 1, 2), (1, "full", 2, 2, 5), (3, "full", 2, 2, 5), (2, "cross", 2, 2, 5), (2, "square", 3, 3, 7), (2, "full", 4, 4, 9)],
+    [
+        (1, "none", 2, 1, 2),
+        (1, "full", 2, 2, 5),
+        (3, "full", 2, 2, 5),
+        (2, "cross", 2, 2, 5),
+        (2, "square", 3, 3, 7),
+        (2, "full", 4, 4, 9),
+    ],
 )
 def test_degrees(rank, terms, degree, in_u, total):
     found = symbolic.entry_polynomial(rank, terms, degree)
@@ -214,7 +264,7 @@ def test_without_products_the_polynomial_is_linear():
     assert (found.degree, found.total_degree, found.holds) == (1, 2, True)
 
 
-# --- gradients -----------------------------------------------------------------------------------------------------
+# --- gradients ------------------------------------------------------------------------------------
 
 
 def floats(m, n, rank, terms="full", degree=2, seed=0):
@@ -229,14 +279,18 @@ def test_gradients_hold(sizes, terms, degree):
     assert symbolic.gradients(*sizes, terms, degree).holds
 
 
-@pytest.mark.parametrize(("terms", "degree"), [*RULES[:-1], ("full", 4)], ids=[*RULE_NAMES[:-1], "full4"])
+@pytest.mark.parametrize(
+    ("terms", "degree"), [*RULES[:-1], ("full", 4)], ids=[*RULE_NAMES[:-1], "full4"]
+)
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 3, 2), (2, 7, 3)])
 def test_gradients_are_torchs(sizes, terms, degree):
     G, *factors = floats(*sizes, terms, degree)
     leaves = [torch.tensor(x, requires_grad=True) for x in factors]
     (torch.tensor(G) * formulas.pera(*leaves, terms, degree)).sum().backward()
     found = gradients.pera_gradients(G, *factors, terms, degree)
-    on_tensors = gradients.pera_gradients(torch.tensor(G), *(leaf.detach() for leaf in leaves), terms, degree)
+    on_tensors = gradients.pera_gradients(
+        torch.tensor(G), *(leaf.detach() for leaf in leaves), terms, degree
+    )
     for name, leaf in zip("BAh", leaves, strict=True):
         expected = np.zeros(leaf.shape) if leaf.grad is None else leaf.grad.numpy()
         np.testing.assert_allclose(found[name], expected, rtol=1e-11, atol=1e-11)
@@ -244,8 +298,12 @@ def test_gradients_are_torchs(sizes, terms, degree):
 
 
 def test_gradients_of_a_number_by_hand():
-    """1 x 1, rank 1, B = 2, A = 3, h = 5, G = 7: ΔW = ba + h b²a² has derivatives a + 2hba², b + 2hb²a, b²a²."""
-    found = gradients.pera_gradients(np.array([[7]]), np.array([[2]]), np.array([[3]]), np.array([5]))
+    """1 x 1, rank 1, B = 2, A = 3, h = 5, G = 7: ΔW = ba + h b²a² has derivatives a + 2hba², b +
+    2hb²a, b²a².
+    """
+    found = gradients.pera_gradients(
+        np.array([[7]]), np.array([[2]]), np.array([[3]]), np.array([5])
+    )
     assert found["B"].tolist() == [[7 * (3 + 2 * 5 * 2 * 9)]]
     assert found["A"].tolist() == [[7 * (2 + 2 * 5 * 4 * 3)]]
     assert found["h"].tolist() == [7 * 36]
@@ -266,10 +324,12 @@ def test_the_first_step_is_loras():
     assert not found["h"].any()
     np.testing.assert_array_equal(found["B"], lora["B"])
     np.testing.assert_array_equal(found["A"], lora["A"])
-    np.testing.assert_allclose(lora["B"], [[sum(G[p, q] * A[i, q] for q in range(3)) for i in range(2)] for p in range(5)])
+    np.testing.assert_allclose(
+        lora["B"], [[sum(G[p, q] * A[i, q] for q in range(3)) for i in range(2)] for p in range(5)]
+    )
 
 
-# --- kernel --------------------------------------------------------------------------------------------------------
+# --- kernel ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("degree", [2, 3, 4])
@@ -281,11 +341,19 @@ def test_kernel_holds(sizes, degree):
 def test_kernel_coefficients_by_hand():
     c2, c3 = sym("c_{2} c_{3}")
     assert list(symbolic.kernel(2, 2, 2).steps[0].expression.rhs) == [c2, 2 * c2, c2]
-    assert list(symbolic.kernel(1, 1, 2, 3).steps[0].expression.rhs) == [c2, 2 * c2, c2, c3, 3 * c3, 3 * c3, c3]
+    assert list(symbolic.kernel(1, 1, 2, 3).steps[0].expression.rhs) == [
+        c2,
+        2 * c2,
+        c2,
+        c3,
+        3 * c3,
+        3 * c3,
+        c3,
+    ]
     assert list(symbolic.kernel(1, 1, 3, 3).steps[0].expression.rhs).count(6 * c3) == 1
 
 
-# --- gauge ---------------------------------------------------------------------------------------------------------
+# --- gauge ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -318,14 +386,18 @@ def test_a_small_layer_has_a_larger_null_space():
 
 
 def test_the_first_entry_after_a_swap():
-    a1, a2, b1, b2, h11, h12, h22 = sym("a_{1\\,1} a_{2\\,1} b_{1\\,1} b_{1\\,2} h_{11} h_{12} h_{22}")
+    a1, a2, b1, b2, h11, h12, h22 = sym(
+        "a_{1\\,1} a_{2\\,1} b_{1\\,1} b_{1\\,2} h_{11} h_{12} h_{22}"
+    )
     u, h = (step.expression.rhs for step in derived("gauge").steps[:2])
     assert list(u) == [a2 * b2, a1 * b1]
     assert list(h) == [h22, h12, h11]
 
 
 def test_kernel_coefficients_have_a_larger_group():
-    """A special point: h = (c, 2c, c) and any X in GL(2), here [[1, 1], [0, 1]]; not so for other h."""
+    """A special point: h = (c, 2c, c) and any X in GL(2), here [[1, 1], [0, 1]]; not so for other
+    h.
+    """
     B, A = np.array([[1, 2], [3, 5], [7, 1]]), np.array([[2, 1, 4], [1, 3, 6]])
     X, inverse = np.array([[1, 1], [0, 1]]), np.array([[1, -1], [0, 1]])
     for h, invariant in (([3, 6, 3], True), ([3, 5, 3], False)):
@@ -333,7 +405,7 @@ def test_kernel_coefficients_have_a_larger_group():
         assert np.array_equal(moved, formulas.pera(B, A, np.array(h))) == invariant
 
 
-# --- jacobian and ranks --------------------------------------------------------------------------------------------
+# --- jacobian and ranks ---------------------------------------------------------------------------
 
 
 def test_jacobian_by_hand():
@@ -360,7 +432,9 @@ def test_jacobian_is_torchs(terms, degree, at):
 
 def test_points_have_the_zeros_they_promise():
     def zeros(at):
-        return {name for name, value in symbolic.jacobian(2, 2, 1, at=at).point.items() if value == 0}
+        return {
+            name for name, value in symbolic.jacobian(2, 2, 1, at=at).point.items() if value == 0
+        }
 
     b1, b2, h = sym("b_{1\\,1} b_{2\\,1} h_{11}")
     assert (zeros("generic"), zeros("lora"), zeros("start")) == (set(), {h}, {b1, b2, h})
@@ -423,11 +497,13 @@ def test_floats_in_a_formula_are_read_as_rationals():
     assert symbolic.generic_rank(5, 6, 2, formula=scaled) == 5
 
 
-# --- what is written -----------------------------------------------------------------------------------------------
+# --- what is written ------------------------------------------------------------------------------
 
 
 def check_latex(text):
-    """Braces, \\left/\\right and environments balanced, one display, and only characters that every engine knows."""
+    """Braces, \\left/\\right and environments balanced, one display, and only characters that every
+    engine knows.
+    """
     assert text.startswith("$$")
     assert text.endswith("$$")
     assert text.count("$") == 4
@@ -460,8 +536,12 @@ def test_every_derivation_can_be_read(name, mutant):
     for step in derivation.steps:
         assert step.text in text
         assert sympy.latex(step.expression) in latex
-    assert text.count("✓") == sum(step.holds is True for step in derivation.steps) + derivation.holds
-    assert text.count("✗") == sum(step.holds is False for step in derivation.steps) + (not derivation.holds)
+    assert (
+        text.count("✓") == sum(step.holds is True for step in derivation.steps) + derivation.holds
+    )
+    assert text.count("✗") == sum(step.holds is False for step in derivation.steps) + (
+        not derivation.holds
+    )
     assert ("fails" in latex) == (not derivation.holds) == ("DOES NOT HOLD" in text)
     assert (r"\checkmark" in latex) == any(step.holds for step in derivation.steps)
     assert not re.search(r"[{}\\]", text)
@@ -474,7 +554,14 @@ def test_every_rule_can_be_read(terms, degree):
 
 
 def test_the_latex_check_can_fail():
-    for broken in (r"$$\frac{1}{2$$", r"$$\begin{a}\end{b}$$", r"$$\left( x$$", r"$$\text{a_b}$$", "$$Δ$$", "$x$"):
+    for broken in (
+        r"$$\frac{1}{2$$",
+        r"$$\begin{a}\end{b}$$",
+        r"$$\left( x$$",
+        r"$$\text{a_b}$$",
+        "$$Δ$$",
+        "$x$",
+    ):
         with pytest.raises(AssertionError):
             check_latex(broken)
 
@@ -488,7 +575,10 @@ def test_text_of_your_own_is_escaped():
 
 
 def test_the_equation_of_the_paper_is_cited():
-    cited = {terms: symbolic.expansion(1, 1, 1, terms).source for terms in ("full", "square", "cross", "none")}
+    cited = {
+        terms: symbolic.expansion(1, 1, 1, terms).source
+        for terms in ("full", "square", "cross", "none")
+    }
     assert {terms: source.split(", ")[1] for terms, source in cited.items()} == {
         "full": "Eq. 9",
         "square": "Eq. 10",
@@ -500,7 +590,10 @@ def test_the_equation_of_the_paper_is_cited():
 def test_plain_text_by_hand():
     lines = [line.rstrip() for line in str(symbolic.expansion(1, 1, 1)).splitlines()]
     start = next(k for k, line in enumerate(lines) if line.startswith("3."))
-    assert lines[start + 1 : start + 3] == ["             2    2", "   ΔW₁₁ = a₁₁ ⋅b₁₁ ⋅h₁₁ + a₁₁⋅b₁₁"]
+    assert lines[start + 1 : start + 3] == [
+        "             2    2",
+        "   ΔW₁₁ = a₁₁ ⋅b₁₁ ⋅h₁₁ + a₁₁⋅b₁₁",
+    ]
 
 
 def test_indices_from_ten_on_stay_apart():
@@ -510,13 +603,15 @@ def test_indices_from_ten_on_stay_apart():
 
 
 def test_a_difference_is_shown():
-    shown = symbolic.expansion(1, 1, 1, formula=lambda B, A, h: formulas.pera(B, A, 2 * h)).steps[-1]
+    shown = symbolic.expansion(1, 1, 1, formula=lambda B, A, h: formulas.pera(B, A, 2 * h)).steps[
+        -1
+    ]
     b, a, h = sym("b_{1\\,1} a_{1\\,1} h_{11}")
     assert shown.holds is False
     assert shown.expression.rhs == h * a**2 * b**2
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 ONE = np.ones((1, 1))
 
@@ -527,22 +622,61 @@ ONE = np.ones((1, 1))
         (lambda: symbolic.symbols(0, 2, 1), "m=0 must be an integer >= 1"),
         (lambda: symbolic.symbols(2, 2.0, 1), "n=2.0 must be an integer >= 1"),
         (lambda: symbolic.expansion(2, 2, 0), "rank=0 must be an integer >= 1"),
-        (lambda: symbolic.expansion(terms="all"), "terms='all' is unknown: choose from 'full', 'square', 'cross', 'none'"),
+        (
+            lambda: symbolic.expansion(terms="all"),
+            "terms='all' is unknown: choose from 'full', 'square', 'cross', 'none'",
+        ),
         (lambda: symbolic.entry_polynomial(2, degree=1), "degree=1 must be an integer >= 2"),
         (lambda: symbolic.kernel(degree=1), "degree=1 must be an integer >= 2"),
-        (lambda: symbolic.gauge(2, 3, 3), "rank=3 is above min(m, n) = 2 of a 2 x 3 layer: choose a smaller rank"),
-        (lambda: symbolic.tangent_space(2, 3, 3), "rank=3 is above min(m, n) = 2 of a 2 x 3 layer: choose a smaller rank"),
-        (lambda: symbolic.generic_rank(2, 3, 3), "rank=3 is above min(m, n) = 2 of a 2 x 3 layer: choose a smaller rank"),
-        (lambda: symbolic.jacobian(2, 3, 1, at="end"), "at='end' is unknown: choose from 'generic', 'lora', 'start'"),
+        (
+            lambda: symbolic.gauge(2, 3, 3),
+            "rank=3 is above min(m, n) = 2 of a 2 x 3 layer: choose a smaller rank",
+        ),
+        (
+            lambda: symbolic.tangent_space(2, 3, 3),
+            "rank=3 is above min(m, n) = 2 of a 2 x 3 layer: choose a smaller rank",
+        ),
+        (
+            lambda: symbolic.generic_rank(2, 3, 3),
+            "rank=3 is above min(m, n) = 2 of a 2 x 3 layer: choose a smaller rank",
+        ),
+        (
+            lambda: symbolic.jacobian(2, 3, 1, at="end"),
+            "at='end' is unknown: choose from 'generic', 'lora', 'start'",
+        ),
         (lambda: symbolic.jacobian(2, 3, 1, seed=-1), "seed=-1 must be an integer >= 0"),
-        (lambda: symbolic.expansion(formula=3), "formula=3 cannot be called: pass a rule like perakit.formulas.pera"),
-        (lambda: symbolic.expansion(2, 3, formula=lambda B, A, h: B), "the formula returned shape (2, 2) where the layer is (2, 3)"),
-        (lambda: symbolic.jacobian(1, 1, 1, formula=lambda B, A, h: 1 / (A - A)), "the formula gives zoo for an entry of ΔW"),
-        (lambda: symbolic.jacobian(1, 1, 1, formula=lambda B, A, h: A ** sympy.Rational(1, 2)), "exact ranks need a rational function"),
-        (lambda: symbolic.entry_polynomial(1, formula=lambda B, A, h: 1 / (B @ A)), "no polynomial in its parameters"),
-        (lambda: gradients.pera_gradients(np.ones((2, 1)), ONE, ONE, np.ones(1)), "G has shape (2, 1) where the update has (1, 1)"),
-        (lambda: gradients.lora_gradients(np.ones((1, 2)), ONE, ONE), "G has shape (1, 2) where the update has (1, 1)"),
-        (lambda: gradients.pera_gradients(ONE, ONE, ONE, np.ones(2)), "h has shape (2,): rank 1, terms='full', degree 2 need (1,)"),
+        (
+            lambda: symbolic.expansion(formula=3),
+            "formula=3 cannot be called: pass a rule like perakit.formulas.pera",
+        ),
+        (
+            lambda: symbolic.expansion(2, 3, formula=lambda B, A, h: B),
+            "the formula returned shape (2, 2) where the layer is (2, 3)",
+        ),
+        (
+            lambda: symbolic.jacobian(1, 1, 1, formula=lambda B, A, h: 1 / (A - A)),
+            "the formula gives zoo for an entry of ΔW",
+        ),
+        (
+            lambda: symbolic.jacobian(1, 1, 1, formula=lambda B, A, h: A ** sympy.Rational(1, 2)),
+            "exact ranks need a rational function",
+        ),
+        (
+            lambda: symbolic.entry_polynomial(1, formula=lambda B, A, h: 1 / (B @ A)),
+            "no polynomial in its parameters",
+        ),
+        (
+            lambda: gradients.pera_gradients(np.ones((2, 1)), ONE, ONE, np.ones(1)),
+            "G has shape (2, 1) where the update has (1, 1)",
+        ),
+        (
+            lambda: gradients.lora_gradients(np.ones((1, 2)), ONE, ONE),
+            "G has shape (1, 2) where the update has (1, 1)",
+        ),
+        (
+            lambda: gradients.pera_gradients(ONE, ONE, ONE, np.ones(2)),
+            "h has shape (2,): rank 1, terms='full', degree 2 need (1,)",
+        ),
     ],
 )
 def test_bad_input(call, message):

@@ -32,10 +32,13 @@ def searches(target, starts, scale=1.0, seed=0):
     def loss(p):
         return np.sum((member(p[:3], p[3:6], p[6]) - target) ** 2)
 
-    return sorted(float(np.sqrt(scipy.optimize.minimize(loss, scale * rng.normal(size=7)).fun)) for _ in range(starts))
+    return sorted(
+        float(np.sqrt(scipy.optimize.minimize(loss, scale * rng.normal(size=7)).fun))
+        for _ in range(starts)
+    )
 
 
-# --- certificate -----------------------------------------------------------------------------------------------
+# --- certificate ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,9 @@ def test_the_counterexample(proof):
 
 
 def test_the_quintic_vanishes_for_each_choice_of_roots():
-    """Choose t with t11 t22 = t12 t21 and any h, put w = (t² + t)/h: then h is a root of Q(h; w)."""
+    """Choose t with t11 t22 = t12 t21 and any h, put w = (t² + t)/h: then h is a root of Q(h;
+    w).
+    """
     for t11, t12, t21, h in product((-3, 2), (5, Fraction(1, 2)), (-7, 4), (Fraction(3, 5), -2)):
         t = fractions(t11, t12, t21, Fraction(t12 * t21) / t11)
         values = theorem1._evaluator()(*((t * t + t) / h))
@@ -63,18 +68,29 @@ def test_the_lowest_and_highest_coefficient():
     coefficients, (a, b, c, d) = theorem1.quintic()
     assert sp.expand(coefficients[0] - (a * d - b * c) ** 8) == 0
     trap = a - b - c + d
-    assert sp.expand(coefficients[-1] + a * b * c * d * (a - b) * (a - c) * (b - d) * (c - d) * (a * d - b * c) * trap) == 0
+    assert (
+        sp.expand(
+            coefficients[-1]
+            + a * b * c * d * (a - b) * (a - c) * (b - d) * (c - d) * (a * d - b * c) * trap
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
-    "target", [E, [fractions(1, "2/3", 3), fractions(4, "5/7", 7), fractions("1/2", 7, "-10/9")]], ids=["whole", "not"]
+    "target",
+    [E, [fractions(1, "2/3", 3), fractions(4, "5/7", 7), fractions("1/2", 7, "-10/9")]],
+    ids=["whole", "not"],
 )
 def test_the_resultants_are_those_of_sympy(target):
     """Where no leading coefficient vanishes the formal resultant is the ordinary one."""
     import sympy as sp
 
     h = sp.Symbol("h")
-    p, q = (sp.Poly([sp.Rational(c.numerator, c.denominator) for c in form], h) for form in theorem1.quintics(target)[:2])
+    p, q = (
+        sp.Poly([sp.Rational(c.numerator, c.denominator) for c in form], h)
+        for form in theorem1.quintics(target)[:2]
+    )
     assert p.degree() == q.degree() == 5
     assert sp.resultant(p, q) == theorem1.resultants(target)[0] != 0
 
@@ -134,7 +150,7 @@ def test_the_cubic_fails_the_controls_too():
     assert not theorem1.certificate(formula=cubic).controls
 
 
-# --- common roots ----------------------------------------------------------------------------------------------
+# --- common roots ---------------------------------------------------------------------------------
 
 
 def test_common_roots():
@@ -148,7 +164,7 @@ def test_common_roots():
     assert theorem1.common_roots(np.zeros((3, 3))).elsewhere == 5
 
 
-# --- lower bound -----------------------------------------------------------------------------------------------
+# --- lower bound ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +173,10 @@ def nearest():
     return member(np.array(b), np.array(a), h) - np.array(E)
 
 
-@pytest.mark.parametrize(("norm", "least", "order"), [("frobenius", 0.24, None), ("spectral", 0.17, 2), ("max", 0.14, "max")])
+@pytest.mark.parametrize(
+    ("norm", "least", "order"),
+    [("frobenius", 0.24, None), ("spectral", 0.17, 2), ("max", 0.14, "max")],
+)
 def test_lower_bound(norm, least, order, nearest):
     bound = distance.lower_bound(norm=norm)
     assert bound.distance == Fraction(round(100 * least), 100)
@@ -170,7 +189,9 @@ def test_lower_bound(norm, least, order, nearest):
 def test_no_search_comes_below_the_bound():
     assert 0.24 < 0.3302 < searches(E, 12)[0]
     b, a, h = theorem1.NEAREST
-    polished = scipy.optimize.minimize(lambda p: np.sum((member(p[:3], p[3:6], p[6]) - np.array(E)) ** 2), [*b, *a, h])
+    polished = scipy.optimize.minimize(
+        lambda p: np.sum((member(p[:3], p[3:6], p[6]) - np.array(E)) ** 2), [*b, *a, h]
+    )
     assert np.sqrt(polished.fun) == pytest.approx(0.33024, abs=1e-5)
 
 
@@ -192,7 +213,11 @@ def test_a_matrix_near_a_member_is_never_excluded(factors, norm):
     centre = member(np.array(b), np.array(a), h)
     assert (centre > 0.2).all()
     noise = np.random.default_rng(5).normal(size=(3, 3))
-    size = {"frobenius": np.linalg.norm(noise), "spectral": np.linalg.norm(noise, 2), "max": abs(noise).max()}[norm]
+    size = {
+        "frobenius": np.linalg.norm(noise),
+        "spectral": np.linalg.norm(noise, 2),
+        "max": abs(noise).max(),
+    }[norm]
     assert distance.excluded(centre + 0.01 * noise / size, Fraction(101, 10000), norm) == 0
 
 
@@ -207,7 +232,10 @@ def test_limits_at_infinite_h_are_never_excluded():
 
 
 def test_the_small_root_encloses():
-    x, y, v = (distance._Interval(*(int(z * distance.ONE) for z in ends)) for ends in ((0.25, 0.5), (0.5, 1), (2, 3)))
+    x, y, v = (
+        distance._Interval(*(int(z * distance.ONE) for z in ends))
+        for ends in ((0.25, 0.5), (0.5, 1), (2, 3))
+    )
     root, slope = distance._small_root(x, y, v), distance._slope(x, y, v) / distance.ONE
     for p, q, s in product(np.linspace(0.25, 0.5, 4), np.linspace(0.5, 1, 4), np.linspace(2, 3, 4)):
         w = (np.sqrt(p * p + 4 * q * s) - p) / (2 * q)
@@ -215,7 +243,7 @@ def test_the_small_root_encloses():
         assert 1 / np.sqrt(p * p + 4 * q * s) <= slope
 
 
-# --- limit -----------------------------------------------------------------------------------------------------
+# --- limit ----------------------------------------------------------------------------------------
 
 
 def test_the_limit_and_its_expansion():
@@ -239,7 +267,9 @@ def test_the_sequence_converges_and_its_factors_diverge(eps, distance):
     exactly = formulas.pera(*theorem1.limit_sequence((0, 3, 6), (1, 2, 3), Fraction(eps)))
     in_floats = formulas.pera(*theorem1.limit_sequence((0, 3, 6), (1, 2, 3), eps))
     for delta in (exactly, in_floats):
-        assert np.linalg.norm((delta - IN_CLOSURE).astype(float)) == pytest.approx(distance, rel=0.02)
+        assert np.linalg.norm((delta - IN_CLOSURE).astype(float)) == pytest.approx(
+            distance, rel=0.02
+        )
     B, _, h = theorem1.limit_sequence((0, 3, 6), (1, 2, 3), eps)
     assert abs(B).max() > 0.9 / eps
     assert h == -eps
@@ -249,10 +279,13 @@ def test_ordinary_searches_stop_short_of_the_infimum():
     assert searches(IN_CLOSURE, 12)[0] == pytest.approx(0.4943, abs=1e-4)
 
 
-# --- dimensions ------------------------------------------------------------------------------------------------
+# --- dimensions -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("m", "n", "rank"), [(2, 2, 1), (3, 3, 1), (2, 5, 1), (5, 7, 2), (6, 5, 2), (4, 4, 2), (9, 10, 3)])
+@pytest.mark.parametrize(
+    ("m", "n", "rank"),
+    [(2, 2, 1), (3, 3, 1), (2, 5, 1), (5, 7, 2), (6, 5, 2), (4, 4, 2), (9, 10, 3)],
+)
 def test_dimensions_are_ranks_of_jacobians(m, n, rank):
     counted = theorem1.dimensions(m, n, rank)
     rng = np.random.default_rng(0)
@@ -265,7 +298,9 @@ def test_dimensions_are_ranks_of_jacobians(m, n, rank):
 
     step = 1e-5 * np.eye(parameters.size)
     jacobian = np.array([(update(parameters + d) - update(parameters - d)) / 2e-5 for d in step])
-    assert np.linalg.matrix_rank(jacobian, tol=1e-6 * np.linalg.norm(jacobian, 2)) == counted.members
+    assert (
+        np.linalg.matrix_rank(jacobian, tol=1e-6 * np.linalg.norm(jacobian, 2)) == counted.members
+    )
     K = min(formulas.rank_bound(rank), m, n)
     P, Q = rng.normal(size=(m, K)), rng.normal(size=(K, n))
     tangent = [np.outer(e, row).ravel() for e in np.eye(m) for row in Q] + [
@@ -278,15 +313,23 @@ def test_the_count_is_strict_with_one_exception():
     equal = []
     for rank in (1, 2, 3, 4):
         K = formulas.rank_bound(rank)
-        equal += [(m, n, rank) for m in range(K, K + 9) for n in range(K, K + 9) if not theorem1.dimensions(m, n, rank).theorem_fails]
+        equal += [
+            (m, n, rank)
+            for m in range(K, K + 9)
+            for n in range(K, K + 9)
+            if not theorem1.dimensions(m, n, rank).theorem_fails
+        ]
     assert equal == [(2, 2, 1)]
     assert "<= 6 < 8" in str(theorem1.dimensions(3, 3, 1))
 
 
-# --- sandwich --------------------------------------------------------------------------------------------------
+# --- sandwich -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("m", "n", "inner", "outer"), [(7, 5, 1, 2), (5, 11, 2, 5), (3, 3, 0, 0), (13, 11, 3, 9), (1, 1, 1, 2)])
+@pytest.mark.parametrize(
+    ("m", "n", "inner", "outer"),
+    [(7, 5, 1, 2), (5, 11, 2, 5), (3, 3, 0, 0), (13, 11, 3, 9), (1, 1, 1, 2)],
+)
 def test_sandwich_against_truncated_svd(m, n, inner, outer):
     target = np.random.default_rng(m + n).normal(size=(m, n))
     U, s, V = np.linalg.svd(target, full_matrices=False)
@@ -303,17 +346,29 @@ def test_the_sandwich_holds_for_the_counterexample(nearest):
     assert "spectral" in str(theorem1.sandwich(E, 1, 2))
 
 
-# --- messages --------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: theorem1.certificate([[1, 2], [3, 4]]), r"rows of length \[2, 2\]: the proof is for 3 x 3"),
-        (lambda: theorem1.certificate([[1, 2, 3], [4, 5, 6], [7, 8, float("nan")]]), "no matrix of rational numbers .*finite floats"),
+        (
+            lambda: theorem1.certificate([[1, 2], [3, 4]]),
+            r"rows of length \[2, 2\]: the proof is for 3 x 3",
+        ),
+        (
+            lambda: theorem1.certificate([[1, 2, 3], [4, 5, 6], [7, 8, float("nan")]]),
+            "no matrix of rational numbers .*finite floats",
+        ),
         (lambda: theorem1.certificate(7), "no matrix of rational numbers"),
-        (lambda: distance.excluded(E, Fraction(1, 10), "nuclear"), "norm='nuclear' is unknown: choose from 'frobenius'"),
-        (lambda: distance.excluded(E, Fraction(2)), "distance=2 must lie between 0 and the smallest entry, 1"),
+        (
+            lambda: distance.excluded(E, Fraction(1, 10), "nuclear"),
+            "norm='nuclear' is unknown: choose from 'frobenius'",
+        ),
+        (
+            lambda: distance.excluded(E, Fraction(2)),
+            "distance=2 must lie between 0 and the smallest entry, 1",
+        ),
         (lambda: distance.excluded(E, Fraction(0)), "distance=0 must lie"),
         (lambda: distance.excluded(E, "x"), "distance='x' is no number"),
         (lambda: theorem1.certificate(formula="x"), "formula='x' cannot be called"),

@@ -10,7 +10,13 @@ from perakit.toy.benchmark import Measured
 from perakit.toy.gpt2 import Config
 
 FOUND = [
-    Measured("verify", [4.0, 6.0, 5.0], 300, "0 fail", {f"claim-{k}": [k / 10, k / 10 + 1, k / 10 + 0.5] for k in range(12)}),
+    Measured(
+        "verify",
+        [4.0, 6.0, 5.0],
+        300,
+        "0 fail",
+        {f"claim-{k}": [k / 10, k / 10 + 1, k / 10 + 0.5] for k in range(12)},
+    ),
     Measured("dimension-256", [9.0], 800, "4124", {}),
     Measured("dense-8", [3.0], 500, "rank 44", {"48 layers": [2.0, 2.5, 2.25]}),
 ]
@@ -46,7 +52,9 @@ def test_a_task_is_run_in_a_process_of_its_own():
 
 
 def test_both_ways_to_the_spectra_find_the_same_ranks(monkeypatch):
-    monkeypatch.setattr(benchmark, "SHAPE", Config(vocab_size=11, n_positions=4, n_embd=24, n_head=2, n_layer=2))
+    monkeypatch.setattr(
+        benchmark, "SHAPE", Config(vocab_size=11, n_positions=4, n_embd=24, n_head=2, n_layer=2)
+    )
     core, dense = benchmark._spectra(3), benchmark._dense_spectra(3)
     assert core.text == dense.text == "rank 9"
     assert list(core.parts) == ["8 layers, by the K x K core"]
@@ -55,7 +63,11 @@ def test_both_ways_to_the_spectra_find_the_same_ranks(monkeypatch):
 
 def test_the_command_writes_what_it_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
-        benchmark, "measure", lambda name, repeats: Measured(name, [1.0] * repeats, 100, "found", {"a part": [0.5] * repeats})
+        benchmark,
+        "measure",
+        lambda name, repeats: Measured(
+            name, [1.0] * repeats, 100, "found", {"a part": [0.5] * repeats}
+        ),
     )
     monkeypatch.setattr("sys.argv", ["benchmark", str(tmp_path), "--repeats", "2"])
     benchmark.main()

@@ -64,7 +64,11 @@ def numbers(text):
 
 def documented(tree):
     owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node for node in ast.walk(tree) if isinstance(node, owners) and ast.get_docstring(node) is not None]
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, owners) and ast.get_docstring(node) is not None
+    ]
 
 
 class TestProse:
@@ -73,17 +77,29 @@ class TestProse:
         passages = (found.train + b"\n\n" + found.heldout).decode()
         for n in range(40):
             doc = DOCSTRING.format(n)
-            wanted = [f"{doc} Module.", f"{doc} Class.\n\nWith a second paragraph.", f"{doc} Method.", f"{doc} Inner."]
+            wanted = [
+                f"{doc} Module.",
+                f"{doc} Class.\n\nWith a second paragraph.",
+                f"{doc} Method.",
+                f"{doc} Inner.",
+            ]
             assert all(passage in passages for passage in wanted)
         assert "short one" not in passages
         assert "import" not in passages
         assert "not a docstring" not in passages
-        assert found.source == "docstrings of 40 files, package fablebook of unknown version, split by file"
+        assert (
+            found.source
+            == "docstrings of 40 files, package fablebook of unknown version, split by file"
+        )
 
     def test_whole_files_are_held_out(self, package):
         found = corpus.load("prose:fablebook")
         train, heldout = numbers(found.train), numbers(found.heldout)
-        assert heldout == {n for n in range(40) if int(hashlib.sha256(f"m{n}.py".encode()).hexdigest(), 16) % 10 == 0}
+        assert heldout == {
+            n
+            for n in range(40)
+            if int(hashlib.sha256(f"m{n}.py".encode()).hexdigest(), 16) % 10 == 0
+        }
         assert 2 <= len(heldout) <= 6
         assert not train & heldout
         assert train | heldout == set(range(40))
@@ -108,18 +124,23 @@ class TestProse:
 
     def test_also_across_joined_parts(self, package, tmp_path):
         twin = write_package(tmp_path, files=60, name="otherbook")
-        for n in range(60):  # m0 says what m59 says in the other package: a held-out file here, a training file there
+        # m0 says what m59 says in the other package: a held-out file here, a training file there
+        for n in range(60):
             (twin / f"m{n}.py").write_text(MODULE.format(doc=DOCSTRING.format(59 - n), n=n))
         alone = corpus.load("prose:otherbook")
         assert numbers(corpus.load("prose:fablebook").train) & numbers(alone.heldout)
         found = corpus.load("prose:fablebook+prose:otherbook")
         passages = set(found.train.split(b"\n\n"))
-        assert not passages.intersection(set(found.heldout.split(b"\n\n")) - {b"With a second paragraph."})
+        assert not passages.intersection(
+            set(found.heldout.split(b"\n\n")) - {b"With a second paragraph."}
+        )
 
     def test_unreadable_files_are_skipped(self, package):
         wanted = corpus.load("prose:fablebook")
         (package / "syntax.py").write_text(f'"""{DOCSTRING}"""\nthis is no python')
-        (package / "latin.py").write_bytes(b'# -*- coding: latin-1 -*-\n"""' + "é".encode("latin-1") * 60 + b'"""')
+        (package / "latin.py").write_bytes(
+            b'# -*- coding: latin-1 -*-\n"""' + "é".encode("latin-1") * 60 + b'"""'
+        )
         (package / "null.py").write_bytes(b'"""' + b"a" * 60 + b'"""\x00')
         (package / "folder.py").mkdir()
         (package / "dangling.py").symlink_to(package / "nowhere.py")
@@ -156,7 +177,10 @@ class TestCode:
     @pytest.mark.parametrize(
         "source",
         [
-            'class Error(Exception):\n    """Nothing but a docstring stands in this class."""\n\n\nx = 1\n',
+            (
+                'class Error(Exception):\n    """Nothing but a docstring stands in this'
+                ' class."""\n\n\nx = 1\n'
+            ),
             'def f():\n    """Nothing but a docstring stands in this function."""\n',
             'def f(): "A docstring on the line of its function."; return 1\n',
             'class C: "A docstring on the line of its class, all alone."\n',
@@ -175,7 +199,8 @@ class TestCode:
             assert not documented(tree)
             assert b"docstring" not in text
             kept = {type(node) for node in ast.walk(ast.parse(source))} - {ast.Expr, ast.Constant}
-            assert kept <= {type(node) for node in ast.walk(tree)}  # nothing but the docstring has gone
+            # Nothing but the docstring has gone
+            assert kept <= {type(node) for node in ast.walk(tree)}
 
     def test_the_standard_library(self):
         found = corpus.load("code", limit=90_000)
@@ -186,7 +211,10 @@ class TestCode:
 
     def test_prose_and_code_hold_out_the_same_files(self, package):
         prose, code = corpus.load("prose:fablebook"), corpus.load("package:fablebook")
-        returned = {int(part.split()[0]) for part in code.heldout.split(b"async def later(self):\n        return ")[1:]}
+        returned = {
+            int(part.split()[0])
+            for part in code.heldout.split(b"async def later(self):\n        return ")[1:]
+        }
         assert returned == numbers(prose.heldout)
 
 
@@ -297,7 +325,11 @@ def test_an_installed_package_has_a_version():
 def test_no_sources_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     with pytest.raises(
-        PerakitError, match=r"standard library of Python 3.* has too few Python source files on this machine: choose another"
+        PerakitError,
+        match=(
+            r"standard library of Python 3.* has too few Python source files on this machine:"
+            r" choose another"
+        ),
     ):
         corpus.load("prose")
 
@@ -306,18 +338,30 @@ def test_no_sources_on_this_machine(tmp_path, monkeypatch):
     ("spec", "message"),
     [
         ("", "no text file ''"),
-        ("nowhere.txt", "no text file 'nowhere.txt': give prose, code, prose:PACKAGE, package:PACKAGE, synthetic"),
+        (
+            "nowhere.txt",
+            (
+                "no text file 'nowhere.txt': give prose, code, prose:PACKAGE, package:PACKAGE,"
+                " synthetic"
+            ),
+        ),
         (".", "no text file '.'"),
         ("proze", "no text file 'proze'"),
         ("synthetic+nowhere.txt", "no text file 'nowhere.txt'"),
-        pytest.param("a long text that is no path " * 20, "no text file", id="text instead of a path"),
+        pytest.param(
+            "a long text that is no path " * 20, "no text file", id="text instead of a path"
+        ),
         ("package:", "package: needs a name, for example package:sympy"),
-        ("package:no_such_thing", "no installed package 'no_such_thing' with Python source: install it or name another"),
+        (
+            "package:no_such_thing",
+            "no installed package 'no_such_thing' with Python source: install it or name another",
+        ),
         ("prose:no_such_thing", "no installed package 'no_such_thing'"),
         ("package:a.b", "no installed package 'a.b'"),
         ("package:../etc", "no installed package '../etc'"),
         ("package:math", "no installed package 'math'"),  # compiled
-        ("package:json", "too few Python source files"),  # five files, none of them in the held-out tenth
+        # Five files, none of them in the held-out tenth
+        ("package:json", "too few Python source files"),
         ("synthetic:x", "synthetic:SEED needs a whole number, got 'x'"),
         ("synthetic:-1", "synthetic:SEED needs a whole number, got '-1'"),
         ("synthetic:²", "synthetic:SEED needs a whole number, got '²'"),
@@ -336,7 +380,9 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(path), "read_bytes", refuse)
-    with pytest.raises(PerakitError, match=r"cannot read text '.*secret.txt': Permission denied; give prose"):
+    with pytest.raises(
+        PerakitError, match=r"cannot read text '.*secret.txt': Permission denied; give prose"
+    ):
         corpus.load(str(path))
 
 

@@ -1,4 +1,6 @@
-"""docs/export.md: its table of costs is that of docs/export.json, and the costs are within the targets."""
+"""docs/export.md: its table of costs is that of docs/export.json, and the costs are within the
+targets.
+"""
 
 import json
 import statistics
@@ -30,7 +32,9 @@ def test_the_costs_are_within_the_targets():
 
 
 def test_what_is_measured_is_what_is_said():
-    """The same functions on a small model: sizes and ranks as written, and an operation that is made is counted."""
+    """The same functions on a small model: sizes and ranks as written, and an operation that is
+    made is counted.
+    """
     model = nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 30))
     attach(model, benchmark.METHOD, "all-linear")
     for rank, options in ((24, {}), (2, {"rank": 2})):

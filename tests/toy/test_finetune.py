@@ -46,7 +46,9 @@ def test_trial_folders_are_plain_names():
 
 TEXT = corpus.load("synthetic", limit=20_000)
 SHORT = Recipe(steps=3, batch=2, context=16, eval_every=3, eval_windows=2)
-METHODS = sorted(name for name, method in Method.registry.items() if method.__module__.startswith("perakit."))
+METHODS = sorted(
+    name for name, method in Method.registry.items() if method.__module__.startswith("perakit.")
+)
 
 
 @pytest.fixture
@@ -56,7 +58,10 @@ def small(tmp_path):
     folder.mkdir()
     torch.manual_seed(0)
     model = GPT2(Config(n_embd=16, n_layer=1, n_head=2, n_positions=32))
-    save_file({k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}, folder / "model.safetensors")
+    save_file(
+        {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"},
+        folder / "model.safetensors",
+    )
     (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
     return folder
 
@@ -64,7 +69,10 @@ def small(tmp_path):
 @pytest.mark.parametrize("quantize", [None, "nf4"])
 def test_every_method_is_reported(small, quantize, tmp_path):
     bare = pk.toy.load(small)
-    trials = [finetune.uniform(bare, Method.registry[name](2), ["c_attn", "mlp.c_proj"], name) for name in METHODS]
+    trials = [
+        finetune.uniform(bare, Method.registry[name](2), ["c_attn", "mlp.c_proj"], name)
+        for name in METHODS
+    ]
     result = finetune.compare(small, trials, TEXT, None, SHORT, tmp_path / "out", quantize=quantize)
     assert [outcome.label for outcome in result.outcomes] == METHODS
     rows = {row[0]: row for row in result.table().rows}
@@ -87,7 +95,10 @@ def test_every_method_is_reported(small, quantize, tmp_path):
 
 def test_an_adapter_that_stands_on_four_bits_differs_from_one_on_full_weights(small, tmp_path):
     trials = [finetune.uniform(pk.toy.load(small), pk.LoRA(2), "all-linear")]
-    full, four = (finetune.compare(small, trials, TEXT, None, SHORT, tmp_path / str(q), quantize=q) for q in (None, "nf4"))
+    full, four = (
+        finetune.compare(small, trials, TEXT, None, SHORT, tmp_path / str(q), quantize=q)
+        for q in (None, "nf4")
+    )
     assert full.before == four.before
     assert full.outcomes[0].new != four.outcomes[0].new
     assert full.outcomes[0].trainable == four.outcomes[0].trainable
@@ -101,8 +112,34 @@ def test_an_unknown_quantization(small, tmp_path):
 
 
 def test_the_command_line_quantizes(small, tmp_path, capsys):
-    short = ["--steps", "2", "--context", "16", "--batch", "2", "--rank", "2", "--method", "pera", "quadratic"]
-    command = ["finetune", "--model", str(small), "--text", "synthetic", "--out", str(tmp_path / "out"), *short, "--quantize", "nf4"]
+    short = [
+        "--steps",
+        "2",
+        "--context",
+        "16",
+        "--batch",
+        "2",
+        "--rank",
+        "2",
+        "--method",
+        "pera",
+        "quadratic",
+    ]
+    command = [
+        "finetune",
+        "--model",
+        str(small),
+        "--text",
+        "synthetic",
+        "--out",
+        str(tmp_path / "out"),
+        *short,
+        "--quantize",
+        "nf4",
+    ]
     assert main(command) == 0
     assert "quadratic r=2" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out/results.json").read_text())["facts"]["adapted layers"] == "NF4(block=64, double=True)"
+    assert (
+        json.loads((tmp_path / "out/results.json").read_text())["facts"]["adapted layers"]
+        == "NF4(block=64, double=True)"
+    )

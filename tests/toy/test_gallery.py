@@ -1,4 +1,6 @@
-"""The gallery draws what it computes, writes the numbers beside the figures, and refuses in one sentence."""
+"""The gallery draws what it computes, writes the numbers beside the figures, and refuses in one
+sentence.
+"""
 
 import hashlib
 import json
@@ -20,7 +22,9 @@ from perakit.toy import gallery
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """(folder, paths, numbers) of a small gallery, drawn where a missing glyph or an overflow would be an error."""
+    """(folder, paths, numbers) of a small gallery, drawn where a missing glyph or an overflow would
+    be an error.
+    """
     folder = tmp_path_factory.mktemp("gallery") / "new" / "folder"
     before = torch.random.get_rng_state()
     with warnings.catch_warnings():
@@ -43,8 +47,12 @@ def test_every_figure_is_a_picture_of_moderate_size(drawn):
     from matplotlib.image import imread
 
     folder, paths, numbers = drawn
-    assert sorted(path.name for path in paths) == sorted([*(f"{name}.png" for name in gallery.FIGURES), "numbers.json"])
-    assert sorted(os.listdir(folder)) == sorted(path.name for path in paths), "and no temporary file is left"
+    assert sorted(path.name for path in paths) == sorted(
+        [*(f"{name}.png" for name in gallery.FIGURES), "numbers.json"]
+    )
+    assert sorted(os.listdir(folder)) == sorted(path.name for path in paths), (
+        "and no temporary file is left"
+    )
     assert list(numbers["figures"]) == list(gallery.FIGURES)
     for path in paths[:-1]:
         picture = imread(path)
@@ -61,10 +69,16 @@ def test_the_numbers_are_finite_and_say_what_they_were_made_from(drawn):
     assert made_from["seed"] == 3
     assert made_from["small"] is True
     assert made_from["versions"].keys() >= {"python", "torch", "numpy"}
-    assert made_from["formulas_sha256"] == hashlib.sha256(Path(formulas.__file__).read_bytes()).hexdigest()
+    assert (
+        made_from["formulas_sha256"]
+        == hashlib.sha256(Path(formulas.__file__).read_bytes()).hexdigest()
+    )
     assert made_from["corpus"]["sha256"] == pk.toy.corpus.load("synthetic", limit=300_000).sha256
     assert {trained["recipe"]["seed"] for trained in made_from["training"].values()} == {3}
-    assert all(set(trained["heldout_bits_per_byte"]) == {"before", "after"} for trained in made_from["training"].values())
+    assert all(
+        set(trained["heldout_bits_per_byte"]) == {"before", "after"}
+        for trained in made_from["training"].values()
+    )
 
 
 def test_dimensions_agree_with_the_closed_form(drawn):
@@ -78,10 +92,17 @@ def test_dimensions_agree_with_the_closed_form(drawn):
 def test_spectra_drop_at_the_rank_bound_of_each_family(drawn):
     figure = drawn[2]["figures"]["spectra"]
     bounds = {"LoRA": 2, "PERA, cross terms only": 3, "PERA, squares only": 4, "PERA": 5}
-    assert {name: numerical_rank(np.diag(values)).rank for name, values in figure["random"].items()} == bounds
-    assert all(values[5] < 1e-12 for name, values in figure["trained"].items() if name.startswith("PERA"))
+    assert {
+        name: numerical_rank(np.diag(values)).rank for name, values in figure["random"].items()
+    } == bounds
+    assert all(
+        values[5] < 1e-12 for name, values in figure["trained"].items() if name.startswith("PERA")
+    )
     assert figure["trained"]["all weights trained"][5] > 1e-6
-    assert figure["order_share"]["as published"]["whole model"] < figure["order_share"]["feature_scale=192"]["whole model"]
+    assert (
+        figure["order_share"]["as published"]["whole model"]
+        < figure["order_share"]["feature_scale=192"]["whole model"]
+    )
 
 
 def test_the_sandwich_is_that_of_the_target(drawn):
@@ -91,7 +112,9 @@ def test_the_sandwich_is_that_of_the_target(drawn):
     for k, r in enumerate(figure["ranks"]):
         for name, bound in (("upper", r), ("lower", formulas.rank_bound(r))):
             assert figure[name][k] == pytest.approx(np.linalg.norm(spectrum(E)[bound:]), rel=1e-5)
-        assert figure["lower"][k] * (1 - 1e-5) <= figure["found"][k] <= figure["upper"][k] * (1 + 1e-5)
+        assert (
+            figure["lower"][k] * (1 - 1e-5) <= figure["found"][k] <= figure["upper"][k] * (1 + 1e-5)
+        )
 
 
 def test_errors_of_targets_are_recomputed_and_respect_inclusions(drawn):
@@ -104,15 +127,28 @@ def test_errors_of_targets_are_recomputed_and_respect_inclusions(drawn):
             found = np.linalg.norm(spectrum(E)[point["rank"] :]) / np.linalg.norm(E)
             assert point["error"] == pytest.approx(found, rel=1e-5, abs=1e-12)
             assert point["parameters"] == point["rank"] * sum(E.shape)
-            parts = [lines[family][k]["error"] for family in ("LoRA", "PERA, cross terms only", "PERA, squares only")]
+            parts = [
+                lines[family][k]["error"]
+                for family in ("LoRA", "PERA, cross terms only", "PERA, squares only")
+            ]
             assert lines["PERA"][k]["error"] <= min(parts)
 
 
 def test_a_better_error_comes_from_any_set_inside(monkeypatch):
-    found = {("LoRA", 1): 0.5, ("LoRA", 2): 0.6, ("PERA, squares only", 1): 0.3, ("PERA", 1): 0.4, ("PERA", 2): 0.2}
+    found = {
+        ("LoRA", 1): 0.5,
+        ("LoRA", 2): 0.6,
+        ("PERA, squares only", 1): 0.3,
+        ("PERA", 1): 0.4,
+        ("PERA", 2): 0.2,
+    }
 
     def curve(E, families, ranks, seed, starts):
-        points = [gallery.Point(name, r, 7, found.get((name, r), 0.9), 0.0, False, False) for name in families for r in ranks]
+        points = [
+            gallery.Point(name, r, 7, found.get((name, r), 0.9), 0.0, False, False)
+            for name in families
+            for r in ranks
+        ]
         return type("Curve", (), {"points": points})
 
     monkeypatch.setattr(gallery, "error_curve", curve)
@@ -130,8 +166,14 @@ def test_the_real_update_is_of_full_rank_and_its_blocks_are_bounded(drawn):
     assert figure["spectrum"][-1] > 1e-12 * figure["spectrum"][0]
     squares = np.square(figure["spectrum"])
     whole = figure["whole layer, error of the best matrix of each rank"]
-    assert whole == {r: pytest.approx(math.sqrt(squares[int(r) :].sum() / squares.sum()), rel=1e-4) for r in whole}
-    assert all(block["PERA"][0]["error"] <= block["LoRA"][0]["error"] for block in figure["blocks"].values())
+    assert whole == {
+        r: pytest.approx(math.sqrt(squares[int(r) :].sum() / squares.sum()), rel=1e-4)
+        for r in whole
+    }
+    assert all(
+        block["PERA"][0]["error"] <= block["LoRA"][0]["error"]
+        for block in figure["blocks"].values()
+    )
 
 
 def test_interaction_is_zero_for_one_linear_layer_and_not_in_the_model(drawn):
@@ -152,12 +194,14 @@ def test_an_adapters_update_is_multiplied_out_in_float64():
         for parameter in adapter.parameters():
             parameter.uniform_(0.5, 1.5)
     update = gallery._update(model, gallery.LAYER)
-    factors = {name: parameter.detach().double().numpy() for name, parameter in adapter.named_parameters()}
+    factors = {
+        name: parameter.detach().double().numpy() for name, parameter in adapter.named_parameters()
+    }
     np.testing.assert_allclose(update, pera(2).update(None, **factors), rtol=1e-6)
     assert numerical_rank(update).rank == 5
 
 
-# --- what callers get wrong ------------------------------------------------------------------------------------------
+# --- what callers get wrong -----------------------------------------------------------------------
 
 
 def test_one_figure_alone_and_the_same_again(tmp_path, capsys):

@@ -13,7 +13,14 @@ from perakit.toy.gpt2 import FIXED
 SHAPES = [
     {"vocab_size": 61, "n_positions": 19, "n_embd": 12, "n_layer": 3, "n_head": 3},
     {"vocab_size": 256, "n_positions": 32, "n_embd": 20, "n_layer": 2, "n_head": 5, "n_inner": 13},
-    {"vocab_size": 7, "n_positions": 5, "n_embd": 4, "n_layer": 1, "n_head": 1, "layer_norm_epsilon": 1e-2},
+    {
+        "vocab_size": 7,
+        "n_positions": 5,
+        "n_embd": 4,
+        "n_layer": 1,
+        "n_head": 1,
+        "layer_norm_epsilon": 1e-2,
+    },
 ]
 
 
@@ -33,7 +40,9 @@ def theirs(shape):
 
 def some_ids(shape, batch=2, seed=1):
     time = shape["n_positions"]
-    return torch.randint(shape["vocab_size"], (batch, time), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        shape["vocab_size"], (batch, time), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -73,12 +82,19 @@ def test_loss_and_gradients_are_transformers(shape):
     ids = some_ids(shape)
     loss = F.cross_entropy(ours(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     expected = other(ids, labels=ids).loss
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0, check_dtype=False)  # they take the loss in float32
+    # They take the loss in float32
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0, check_dtype=False)
     loss.backward()
     expected.backward()
     wanted = {name: p.grad for name, p in other.named_parameters()}
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            parameter.grad,
+            wanted[name],
+            rtol=1e-5,
+            atol=1e-6,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 def test_a_token_sees_only_what_stands_before_it():
@@ -89,9 +105,12 @@ def test_a_token_sees_only_what_stands_before_it():
             other = ids.clone()
             other[0, changed] = (other[0, changed] + 1) % 61
             after = model(other)
-            torch.testing.assert_close(after[:, :changed], before[:, :changed], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                after[:, :changed], before[:, :changed], rtol=1e-5, atol=1e-6
+            )
             assert not torch.allclose(after[:, changed:], before[:, changed:], atol=1e-3)
-            assert (after[0, changed:] != before[0, changed:]).any(-1).all()  # and all that follow see it
+            # And all that follow see it
+            assert (after[0, changed:] != before[0, changed:]).any(-1).all()
 
 
 def test_a_start_of_the_text_gives_the_same_logits():
@@ -103,21 +122,31 @@ def test_a_start_of_the_text_gives_the_same_logits():
 def test_the_head_is_the_embedding():
     model = toy.GPT2(toy.Config())
     assert model.lm_head.weight is model.transformer.wte.weight
-    assert sum(p.numel() for p in model.parameters()) == (256 + 256) * 128 + 4 * (12 * 128**2 + 13 * 128) + 2 * 128
+    assert (
+        sum(p.numel() for p in model.parameters())
+        == (256 + 256) * 128 + 4 * (12 * 128**2 + 13 * 128) + 2 * 128
+    )
 
 
 def test_initial_weights():
     torch.manual_seed(0)
     state = toy.GPT2(toy.Config(n_embd=64, n_layer=8)).state_dict()
-    std = {key: state[key].std().item() for key in ("transformer.wte.weight", "transformer.wpe.weight")}
-    std |= {key: state[f"transformer.h.0.{key}.weight"].std().item() for key in ("attn.c_attn", "mlp.c_fc", "attn.c_proj", "mlp.c_proj")}
+    std = {
+        key: state[key].std().item() for key in ("transformer.wte.weight", "transformer.wpe.weight")
+    }
+    std |= {
+        key: state[f"transformer.h.0.{key}.weight"].std().item()
+        for key in ("attn.c_attn", "mlp.c_fc", "attn.c_proj", "mlp.c_proj")
+    }
     residual = 0.02 / 16**0.5
     wanted = {key: residual if "c_proj" in key else 0.02 for key in std}
     assert std == pytest.approx(wanted, rel=0.05)
 
 
 def test_more_tokens_than_positions():
-    with pytest.raises(PerakitError, match=r"20 tokens exceed this model's context of 19: pass fewer tokens"):
+    with pytest.raises(
+        PerakitError, match=r"20 tokens exceed this model's context of 19: pass fewer tokens"
+    ):
         toy.GPT2(toy.Config(**SHAPES[0]))(torch.zeros(1, 20, dtype=torch.long))
 
 
@@ -157,7 +186,8 @@ class TestGenerate:
         with torch.no_grad():
             expected = (self.model(self.ids[:1])[0, -1] / 0.7).softmax(-1)
         share = torch.bincount(drawn, minlength=61) / 4000
-        assert (share - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5  # four standard deviations of the widest
+        # Four standard deviations of the widest
+        assert (share - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5
 
     @pytest.mark.parametrize("temperature", [-1.0, float("nan")])
     def test_a_temperature_below_zero_is_refused(self, temperature):
@@ -207,7 +237,11 @@ def test_heads_must_divide_the_width():
 )
 def test_a_setting_that_changes_the_function_is_refused(name, value):
     with pytest.raises(
-        PerakitError, match=rf"config.json has {name}={value!r}; this GPT-2 implements only {FIXED[name]!r}: load the model"
+        PerakitError,
+        match=(
+            rf"config.json has {name}={value!r}; this GPT-2 implements only {FIXED[name]!r}: load"
+            r" the model"
+        ),
     ):
         toy.Config.from_dict(toy.Config().to_dict() | {name: value})
 

@@ -15,7 +15,9 @@ COMMITTED = json.loads((ROOT / "docs/methods/numbers.json").read_text())
 
 
 def test_each_method_has_a_page_with_its_picture():
-    ours = {name for name, cls in pk.Method.registry.items() if cls.__module__.startswith("perakit.")}
+    ours = {
+        name for name, cls in pk.Method.registry.items() if cls.__module__.startswith("perakit.")
+    }
     assert {*ours, "nf4", "idea"} == set(peers.FIGURES) == set(COMMITTED["figures"])
     for name in ours:
         page = (ROOT / f"docs/methods/{name}.md").read_text()
@@ -33,7 +35,9 @@ def test_the_numbers_are_those_of_the_picture(name):
     for key, value in made.items():
         if key == "spectrum":
             for label, values in value.items():
-                np.testing.assert_allclose(values, committed[key][label], rtol=1e-4, atol=1e-10 * values[0])
+                np.testing.assert_allclose(
+                    values, committed[key][label], rtol=1e-4, atol=1e-10 * values[0]
+                )
         elif isinstance(value, list):
             np.testing.assert_allclose(value, committed[key], rtol=1e-4, atol=1e-6)
         elif key not in ("levels", "relative_error"):
@@ -43,7 +47,11 @@ def test_the_numbers_are_those_of_the_picture(name):
 def test_random_factors_attain_the_rank_bound():
     """The picture shows the rank that the page states: a degenerate draw would show less."""
     for method in peers.METHODS:
-        assert COMMITTED["figures"][method.name]["rank"] == COMMITTED["figures"][method.name]["rank_bound"] == method.rank_bound(24, 36)
+        assert (
+            COMMITTED["figures"][method.name]["rank"]
+            == COMMITTED["figures"][method.name]["rank_bound"]
+            == method.rank_bound(24, 36)
+        )
 
 
 def test_nf4_is_nearer_than_equal_steps():

@@ -33,8 +33,13 @@ def test_the_bytes_of_the_tiny_model_are_those_of_the_json():
         model = load("tiny")
         if config is not None:
             benchmark.quantised(model, config)
-        kept = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}  # tied: the embedding
-        assert sum(tensor.nbytes for tensor in kept.values()) == DATA["tiny"]["sizes"][base]["bytes"]
+        # tied: the embedding
+        kept = {
+            name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"
+        }
+        assert (
+            sum(tensor.nbytes for tensor in kept.values()) == DATA["tiny"]["sizes"][base]["bytes"]
+        )
 
 
 def test_the_124m_model_takes_the_bytes_of_its_bits():
@@ -58,8 +63,14 @@ def test_the_costs_are_within_the_targets():
 
 def test_measuring_runs(monkeypatch, tmp_path, capsys):
     """Each task on a small shape, in this process, and the page that comes of it."""
-    monkeypatch.setattr(benchmark, "SHAPE", benchmark.Config(vocab_size=256, n_positions=256, n_embd=32, n_layer=1, n_head=1))
-    monkeypatch.setattr(benchmark, "_process", lambda task, *arguments: benchmark.TASKS[task](*arguments))
+    monkeypatch.setattr(
+        benchmark,
+        "SHAPE",
+        benchmark.Config(vocab_size=256, n_positions=256, n_embd=32, n_layer=1, n_head=1),
+    )
+    monkeypatch.setattr(
+        benchmark, "_process", lambda task, *arguments: benchmark.TASKS[task](*arguments)
+    )
     (tmp_path / "methods").mkdir()
     page = tmp_path / "methods/qlora.md"
     empty = f"before <!-- measured: {benchmark.COMMAND} --> old <!-- end of measured --> after"
@@ -68,6 +79,11 @@ def test_measuring_runs(monkeypatch, tmp_path, capsys):
     benchmark.main()
     data = json.loads((tmp_path / "nf4.json").read_text())
     assert page.read_text() == renewed(empty, benchmark.COMMAND, benchmark.tables(data))
-    assert data["tiny"]["sizes"]["NF4"]["errors"] == pytest.approx(DATA["tiny"]["sizes"]["NF4"]["errors"], rel=1e-5)
-    assert data["tiny"]["sizes"]["float32"]["bits_per_byte"] < data["tiny"]["sizes"]["NF4"]["bits_per_byte"]
+    assert data["tiny"]["sizes"]["NF4"]["errors"] == pytest.approx(
+        DATA["tiny"]["sizes"]["NF4"]["errors"], rel=1e-5
+    )
+    assert (
+        data["tiny"]["sizes"]["float32"]["bits_per_byte"]
+        < data["tiny"]["sizes"]["NF4"]["bits_per_byte"]
+    )
     assert set(data) == set(DATA)

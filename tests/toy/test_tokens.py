@@ -40,10 +40,14 @@ def folder(tmp_path):
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=260, initial_alphabet=alphabet, show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=260, initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator(["low lower lowest"] * 9, trainer)
     bpe.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast"}'
+    )
     return tmp_path
 
 
@@ -88,13 +92,17 @@ def test_more_tokens_than_the_model_has(folder):
 
 
 def test_no_tokenizer_in_the_folder(tmp_path):
-    with pytest.raises(PerakitError, match=r"no tokenizer at '.*': put tokenizer.json beside the checkpoint"):
+    with pytest.raises(
+        PerakitError, match=r"no tokenizer at '.*': put tokenizer.json beside the checkpoint"
+    ):
         toy.tokenizer(tmp_path, model_of(300))
 
 
 def test_no_tokenizer_beside_a_config(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(PerakitError, match=r"no tokenizer at '.*': put tokenizer.json beside the checkpoint"):
+    with pytest.raises(
+        PerakitError, match=r"no tokenizer at '.*': put tokenizer.json beside the checkpoint"
+    ):
         toy.tokenizer(tmp_path, model_of(300))
 
 
@@ -113,5 +121,7 @@ def test_a_hub_tokenizer_offline():
 
 def test_transformers_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(PerakitError, match=r"the tokenizer of '.*' needs transformers: pip install 'perakit\[hf\]'"):
+    with pytest.raises(
+        PerakitError, match=r"the tokenizer of '.*' needs transformers: pip install 'perakit\[hf\]'"
+    ):
         toy.tokenizer(tmp_path, model_of(300))

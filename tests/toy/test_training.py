@@ -27,11 +27,15 @@ from perakit.toy import training
 
 CONFIG = toy.Config(n_positions=16, n_embd=16, n_layer=1, n_head=2)
 TEXT = toy.corpus.load("synthetic", limit=20_000)
-RECIPE = toy.Recipe(steps=24, batch=2, context=16, warmup=4, eval_every=5, eval_windows=4, checkpoint_every=3)
+RECIPE = toy.Recipe(
+    steps=24, batch=2, context=16, warmup=4, eval_every=5, eval_windows=4, checkpoint_every=3
+)
 
 
 def make(kind="lora", seed=0):
-    """A model to train, always the same for the same seed: with adapters, or all of it; with dropout."""
+    """A model to train, always the same for the same seed: with adapters, or all of it; with
+    dropout.
+    """
     torch.manual_seed(seed)
     model = toy.GPT2(CONFIG)
     if kind == "full":
@@ -69,7 +73,10 @@ def equal(one, other):
 
 def without_clock(rows):
     """Metrics but what the machine decides."""
-    return [{key: value for key, value in row.items() if key not in ("seconds", "peak_bytes")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "peak_bytes")}
+        for row in rows
+    ]
 
 
 def read(path):
@@ -84,16 +91,18 @@ class TestRecipe:
 
     @pytest.mark.parametrize("warmup", [0, 1])
     def test_without_warmup(self, warmup):
-        assert [toy.Recipe(steps=4, warmup=warmup, lr=1.0).lr_at(step) for step in range(4)] == pytest.approx(
-            [1, 0.75, 0.5, 0.25] if warmup == 0 else [1, 1, 2 / 3, 1 / 3]
-        )
+        assert [
+            toy.Recipe(steps=4, warmup=warmup, lr=1.0).lr_at(step) for step in range(4)
+        ] == pytest.approx([1, 0.75, 0.5, 0.25] if warmup == 0 else [1, 1, 2 / 3, 1 / 3])
 
     @pytest.mark.parametrize(("steps", "warmup"), [(1, 10), (7, 7), (120, 10), (3, 100)])
     def test_it_stays_within_the_peak_and_above_zero(self, steps, warmup):
         recipe = toy.Recipe(steps=steps, warmup=warmup, lr=0.5)
         assert all(0 < recipe.lr_at(step) <= 0.5 for step in range(steps))
 
-    @pytest.mark.parametrize("name", ["steps", "batch", "context", "eval_every", "eval_windows", "checkpoint_every"])
+    @pytest.mark.parametrize(
+        "name", ["steps", "batch", "context", "eval_every", "eval_windows", "checkpoint_every"]
+    )
     @pytest.mark.parametrize("value", [0, -1, 1.0, True, "8", None])
     def test_counts(self, name, value):
         with pytest.raises(PerakitError, match=rf"{name}={value!r} must be an integer >= 1"):
@@ -106,7 +115,14 @@ class TestRecipe:
             toy.Recipe(**{name: value})
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("beta2", 1.0), ("beta2", -0.1), ("weight_decay", -0.1), ("weight_decay", math.nan), ("warmup", -1)]
+        ("name", "value"),
+        [
+            ("beta2", 1.0),
+            ("beta2", -0.1),
+            ("weight_decay", -0.1),
+            ("weight_decay", math.nan),
+            ("warmup", -1),
+        ],
     )
     def test_the_other_numbers(self, name, value):
         with pytest.raises(PerakitError, match=rf"{name}="):
@@ -122,10 +138,13 @@ class TestBitsPerByte:
         with torch.no_grad():
             model.bias[ord("a")] = math.log(255)  # probability 1/2; each of the others 1/510
         assert toy.bits_per_byte(model, b"a" * 50, context=7) == pytest.approx(1, rel=1e-6)
-        assert toy.bits_per_byte(model, b"b" * 50, context=7) == pytest.approx(math.log2(510), rel=1e-6)
+        assert toy.bits_per_byte(model, b"b" * 50, context=7) == pytest.approx(
+            math.log2(510), rel=1e-6
+        )
 
     @pytest.mark.parametrize(
-        ("length", "context", "batch"), [(17, 16, 16), (100, 7, 3), (113, 16, 1), (34, 16, 16), (33, 16, 16), (32, 16, 9)]
+        ("length", "context", "batch"),
+        [(17, 16, 16), (100, 7, 3), (113, 16, 1), (34, 16, 16), (33, 16, 16), (32, 16, 9)],
     )
     def test_it_equals_an_explicit_loop(self, length, context, batch):
         torch.manual_seed(0)
@@ -139,24 +158,34 @@ class TestBitsPerByte:
                 probabilities = logits.exp() / logits.exp().sum(-1, keepdim=True)
                 costs += [-math.log2(probabilities[t, byte]) for t, byte in enumerate(window[1:])]
         assert len(costs) >= context
-        assert toy.bits_per_byte(model, text, context=context, batch=batch) == pytest.approx(sum(costs) / len(costs), rel=1e-5)
+        assert toy.bits_per_byte(model, text, context=context, batch=batch) == pytest.approx(
+            sum(costs) / len(costs), rel=1e-5
+        )
 
     def test_fewer_windows_are_spread_evenly(self):
         model = Uniform()
         with torch.no_grad():
             model.bias[ord("a")] = 3
-        text = b"b" + b"a" * 8 + b"b" * 8 + b"a" * 8 + b"b" * 8 + b"a" * 8  # 5 windows of 8 targets: a b a b a
+        # 5 windows of 8 targets: a b a b a
+        text = b"b" + b"a" * 8 + b"b" * 8 + b"a" * 8 + b"b" * 8 + b"a" * 8
         a, b = (toy.bits_per_byte(model, c * 9, context=8) for c in (b"a", b"b"))
         assert toy.bits_per_byte(model, text, context=8, windows=3) == pytest.approx(a, rel=1e-6)
-        assert toy.bits_per_byte(model, text, context=8, windows=2) == pytest.approx(a, rel=1e-6)  # first and last
-        assert toy.bits_per_byte(model, text, context=8, windows=99) == pytest.approx((3 * a + 2 * b) / 5, rel=1e-6)
+        # First and last
+        assert toy.bits_per_byte(model, text, context=8, windows=2) == pytest.approx(a, rel=1e-6)
+        assert toy.bits_per_byte(model, text, context=8, windows=99) == pytest.approx(
+            (3 * a + 2 * b) / 5, rel=1e-6
+        )
 
     def test_a_model_of_transformers(self):
         transformers = pytest.importorskip("transformers")
-        theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=256, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+        theirs = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=256, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+        )
         ours = toy.GPT2(CONFIG)
         ours.load_state_dict(theirs.state_dict())
-        assert toy.bits_per_byte(theirs, TEXT.heldout, 16) == pytest.approx(toy.bits_per_byte(ours, TEXT.heldout, 16), rel=1e-5)
+        assert toy.bits_per_byte(theirs, TEXT.heldout, 16) == pytest.approx(
+            toy.bits_per_byte(ours, TEXT.heldout, 16), rel=1e-5
+        )
 
     def test_dropout_is_off_and_the_mode_comes_back(self):
         model = make("full")
@@ -189,7 +218,13 @@ class TestBitsPerByte:
         assert all(p.grad is None for p in model.parameters())
 
     def test_short_text(self):
-        with pytest.raises(PerakitError, match=r"held-out text has 16 tokens, a window needs 17: bring a longer text or a shorter context"):
+        with pytest.raises(
+            PerakitError,
+            match=(
+                r"held-out text has 16 tokens, a window needs 17: bring a longer text or a shorter"
+                r" context"
+            ),
+        ):
             toy.bits_per_byte(Uniform(), b"x" * 16, context=16)
 
 
@@ -220,7 +255,11 @@ class TestTrain:
                 assert row["lr"] == RECIPE.lr_at(row["step"] - 1)
                 assert row["grad_norm"] > 0
             else:
-                assert {"step", "heldout_bits_per_byte"} <= set(row) <= {"step", "heldout_bits_per_byte", "peak_bytes"}
+                assert (
+                    {"step", "heldout_bits_per_byte"}
+                    <= set(row)
+                    <= {"step", "heldout_bits_per_byte", "peak_bytes"}
+                )
         assert run.losses == [(row["step"], row["loss"]) for row in run.metrics if "loss" in row]
         assert run.seconds == pytest.approx(sum(row.get("seconds", 0) for row in run.metrics))
         assert read(tmp_path / "metrics.jsonl") == run.metrics
@@ -239,7 +278,9 @@ class TestTrain:
         ours, theirs = toy.GPT2(CONFIG), toy.GPT2(CONFIG)
         theirs.load_state_dict(ours.state_dict())
         seen = []
-        ours.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()) if module.training else None)
+        ours.register_forward_pre_hook(
+            lambda module, args: seen.append(args[0].clone()) if module.training else None
+        )
         run = toy.train(ours, TEXT, recipe)
         text = bytes(TEXT.train)
         optimizer = torch.optim.AdamW(theirs.parameters(), betas=(0.9, 0.9), weight_decay=0.1)
@@ -265,13 +306,18 @@ class TestTrain:
         def batches(seed, steps, kind):
             seen, model = [], make(kind)
             part = model if kind == "lora" else model[0]
-            part.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()) if torch.is_grad_enabled() else None)
+            part.register_forward_pre_hook(
+                lambda module, args: (
+                    seen.append(args[0].clone()) if torch.is_grad_enabled() else None
+                )
+            )
             torch.manual_seed(random.randrange(10**6))  # what came before does not matter
             toy.train(model, TEXT, replace(RECIPE, seed=seed, steps=steps, eval_every=steps))
             return torch.stack(seen)
 
         long = batches(3, 8, "lora")
-        assert torch.equal(batches(3, 5, "full"), long[:5])  # nor does the model, its dropout, or the length of the run
+        # Nor does the model, its dropout, or the length of the run
+        assert torch.equal(batches(3, 5, "full"), long[:5])
         assert not torch.equal(batches(4, 8, "lora"), long)
         assert len({tuple(batch.flatten().tolist()) for batch in long}) == 8
 
@@ -280,7 +326,8 @@ class TestTrain:
         one, other = make(kind), make(kind)
         first = toy.train(one, TEXT, RECIPE)
         torch.rand(7)
-        second = toy.train(other, TEXT, replace(RECIPE, eval_every=7, checkpoint_every=11))  # reports change nothing
+        # Reports change nothing
+        second = toy.train(other, TEXT, replace(RECIPE, eval_every=7, checkpoint_every=11))
         assert equal(parameters(one), parameters(other))
         assert first.losses == second.losses
 
@@ -323,7 +370,13 @@ class TestTrain:
 class TestErrors:
     def test_short_text(self):
         short = toy.corpus.Corpus("x", b"x" * 16, b"x" * 99, "")
-        with pytest.raises(PerakitError, match=r"training text has 16 tokens, a window needs 17: bring a longer text or a shorter context"):
+        with pytest.raises(
+            PerakitError,
+            match=(
+                r"training text has 16 tokens, a window needs 17: bring a longer text or a shorter"
+                r" context"
+            ),
+        ):
             toy.train(make(), short, RECIPE)
 
     def test_short_held_out_text(self):
@@ -332,15 +385,23 @@ class TestErrors:
             toy.train(make(), short, RECIPE)
 
     def test_one_window_is_enough(self):
-        toy.train(make(), toy.corpus.Corpus("x", b"x" * 17, b"x" * 17, ""), replace(RECIPE, steps=1))
+        toy.train(
+            make(), toy.corpus.Corpus("x", b"x" * 17, b"x" * 17, ""), replace(RECIPE, steps=1)
+        )
 
     def test_nothing_to_train(self):
-        with pytest.raises(PerakitError, match=r"no parameter requires grad: attach an adapter first, or unfreeze the model"):
+        with pytest.raises(
+            PerakitError,
+            match=r"no parameter requires grad: attach an adapter first, or unfreeze the model",
+        ):
             toy.train(toy.GPT2(CONFIG).requires_grad_(False), TEXT, RECIPE)
 
     def test_a_loss_that_is_not_a_number(self):
         model = Noisy()
-        with pytest.raises(PerakitError, match=f"loss nan, gradient norm nan at step 0: lower lr={toy.Recipe().lr:g}"):
+        with pytest.raises(
+            PerakitError,
+            match=f"loss nan, gradient norm nan at step 0: lower lr={toy.Recipe().lr:g}",
+        ):
             toy.train(model, TEXT, RECIPE)
         assert torch.equal(model.bias, torch.zeros(256))  # stopped before the step
 
@@ -350,7 +411,9 @@ class TestErrors:
 
     def test_a_folder_that_is_a_file(self, tmp_path):
         (tmp_path / "out").write_text("")
-        with pytest.raises(PerakitError, match=r"cannot write '.*': .*; choose a folder that can be written"):
+        with pytest.raises(
+            PerakitError, match=r"cannot write '.*': .*; choose a folder that can be written"
+        ):
             toy.train(make(), TEXT, RECIPE, tmp_path / "out")
 
 
@@ -390,27 +453,57 @@ class TestResume:
     def test_the_files(self, tmp_path):
         model = make()
         toy.train(model, TEXT, RECIPE, tmp_path / "new" / "folder")
-        assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"metrics.jsonl", "checkpoint.safetensors"}
+        assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
+            "metrics.jsonl",
+            "checkpoint.safetensors",
+        }
         saved = load_file(tmp_path / "new" / "folder" / "checkpoint.safetensors")
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        assert set(saved) == {f"{part}/{name}" for name in trained for part in ("parameter", "step", "exp_avg", "exp_avg_sq")}
+        assert set(saved) == {
+            f"{part}/{name}"
+            for name in trained
+            for part in ("parameter", "step", "exp_avg", "exp_avg_sq")
+        }
         assert all(torch.equal(saved[f"parameter/{name}"], p) for name, p in trained.items())
 
     @pytest.mark.parametrize(
-        "change", [{"steps": 25}, {"batch": 3}, {"context": 15}, {"lr": 1e-3}, {"seed": 1}, {"warmup": 5}, {"clip": 2.0}, {"bf16": True}]
+        "change",
+        [
+            {"steps": 25},
+            {"batch": 3},
+            {"context": 15},
+            {"lr": 1e-3},
+            {"seed": 1},
+            {"warmup": 5},
+            {"clip": 2.0},
+            {"bf16": True},
+        ],
     )
     def test_another_recipe_is_refused(self, change, tmp_path):
         interrupted(make(), tmp_path)
-        with pytest.raises(PerakitError, match=r"holds a run of another model, text or recipe: choose another folder or delete it"):
+        with pytest.raises(
+            PerakitError,
+            match=(
+                r"holds a run of another model, text or recipe: choose another folder or delete it"
+            ),
+        ):
             toy.train(make(), TEXT, replace(RECIPE, **change), tmp_path)
 
     def test_other_reports_are_not_another_recipe(self, tmp_path):
         interrupted(make(), tmp_path)
-        toy.train(make(), TEXT, replace(RECIPE, eval_every=3, eval_windows=2, checkpoint_every=7), tmp_path)
+        toy.train(
+            make(),
+            TEXT,
+            replace(RECIPE, eval_every=3, eval_windows=2, checkpoint_every=7),
+            tmp_path,
+        )
 
     def test_another_text_is_refused(self, tmp_path):
         interrupted(make(), tmp_path)
-        for other in (replace(TEXT, train=TEXT.train[:-1] + b"!"), replace(TEXT, heldout=TEXT.heldout + b"!")):
+        for other in (
+            replace(TEXT, train=TEXT.train[:-1] + b"!"),
+            replace(TEXT, heldout=TEXT.heldout + b"!"),
+        ):
             with pytest.raises(PerakitError, match="another model, text or recipe"):
                 toy.train(make(), other, RECIPE, tmp_path)
 
@@ -447,7 +540,13 @@ class TestResume:
         interrupted(make(), tmp_path)
         file = tmp_path / "checkpoint.safetensors"
         file.write_bytes(file.read_bytes()[:keep])
-        with pytest.raises(PerakitError, match=r"cannot read checkpoint '.*checkpoint.safetensors' \(.*\): delete it to start again"):
+        with pytest.raises(
+            PerakitError,
+            match=(
+                r"cannot read checkpoint '.*checkpoint.safetensors' \(.*\): delete it to start"
+                r" again"
+            ),
+        ):
             toy.train(make(), TEXT, RECIPE, tmp_path)
 
     def test_a_foreign_file_in_its_place(self, tmp_path):
@@ -469,7 +568,12 @@ class TestResume:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(files.os, "fsync", full)
-        with pytest.raises(PerakitError, match=r"cannot write '.*': No space left on device; choose a folder that can be written"):
+        with pytest.raises(
+            PerakitError,
+            match=(
+                r"cannot write '.*': No space left on device; choose a folder that can be written"
+            ),
+        ):
             toy.train(make(), TEXT, RECIPE, tmp_path)
 
 
@@ -480,8 +584,8 @@ def adapted(method, targets=("c_attn", "mlp.c_proj"), **config):
     return model
 
 
-# Killing. One process imports torch once and forks a child for every sitting; the child is killed with SIGKILL, by its
-# parent at a random moment or by itself in the middle of a write.
+# Killing. One process imports torch once and forks a child for every sitting; the child is killed
+# with SIGKILL, by its parent at a random moment or by itself in the middle of a write.
 
 LONG = replace(RECIPE, steps=60)
 TRAPS = ("line", "write", "sync", "replaced")
@@ -491,7 +595,10 @@ def sitting(kind, folder):
     """Train to the end, and leave the final weights behind."""
     model = make(kind)
     toy.train(model, TEXT, LONG, folder)
-    save_file({name: p.detach().clone() for name, p in model.named_parameters()}, folder / "final.safetensors")
+    save_file(
+        {name: p.detach().clone() for name, p in model.named_parameters()},
+        folder / "final.safetensors",
+    )
 
 
 def die(*_):
@@ -499,7 +606,9 @@ def die(*_):
 
 
 def booby_trap(event, countdown):
-    """Kill this process at the `countdown`-th event of its kind: in the middle of a line or of a file, or around the renaming."""
+    """Kill this process at the `countdown`-th event of its kind: in the middle of a line or of a
+    file, or around the renaming.
+    """
 
     def fatal():
         nonlocal countdown
@@ -568,13 +677,16 @@ def in_a_child(work, seconds=None):
 
 
 def killed_and_resumed(kind, folder):
-    """A whole run in `folder`/whole, one that is killed and resumed in `folder`/killed; returns the kills."""
+    """A whole run in `folder`/whole, one that is killed and resumed in `folder`/killed; returns the
+    kills.
+    """
     whole, killed = folder / "whole", folder / "killed"
     in_a_child(lambda: sitting(kind, whole))
     began = time.perf_counter()
     in_a_child(lambda: sitting(kind, folder / "timed"))
     length, draw, kills = time.perf_counter() - began, random.Random(kind), []
-    for event in draw.sample(TRAPS, len(TRAPS)):  # each strikes within nine steps: all of them before the run is over
+    # Each strikes within nine steps: all of them before the run is over
+    for event in draw.sample(TRAPS, len(TRAPS)):
         countdown = draw.randint(1, 3)
 
         def trapped(event=event, countdown=countdown):
@@ -583,7 +695,9 @@ def killed_and_resumed(kind, folder):
 
         kills += [event] * in_a_child(trapped)
     for _ in range(3):
-        kills += ["clock"] * in_a_child(lambda: sitting(kind, killed), draw.uniform(0, 0.5) * length)
+        kills += ["clock"] * in_a_child(
+            lambda: sitting(kind, killed), draw.uniform(0, 0.5) * length
+        )
     assert not in_a_child(lambda: sitting(kind, killed))
     return kills
 
@@ -593,8 +707,13 @@ def worker(folder):
     torch.set_num_threads(1)
     warm = nn.Parameter(torch.zeros(1))
     warm.grad = torch.zeros(1)
-    torch.optim.AdamW([warm]).step()  # the first step imports much of torch: once here, not in every child
-    print(json.dumps({kind: killed_and_resumed(kind, folder / kind) for kind in ("lora", "pera", "full")}))
+    # The first step imports much of torch: once here, not in every child
+    torch.optim.AdamW([warm]).step()
+    print(
+        json.dumps(
+            {kind: killed_and_resumed(kind, folder / kind) for kind in ("lora", "pera", "full")}
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -602,7 +721,13 @@ def killed_runs(tmp_path_factory):
     """(folder, kills of each kind)."""
     folder = tmp_path_factory.mktemp("killed")
     environment = os.environ | {"PYTHONPATH": str(Path(pk.__file__).parents[1])}
-    done = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(
+        [sys.executable, __file__, folder],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
@@ -614,8 +739,12 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(kind, killed_runs)
     assert set(TRAPS) <= set(kills[kind])
     whole, killed = folder / kind / "whole", folder / kind / "killed"
     assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
-    assert equal(load_file(killed / "checkpoint.safetensors"), load_file(whole / "checkpoint.safetensors"))
-    assert without_clock(read(killed / "metrics.jsonl")) == without_clock(read(whole / "metrics.jsonl"))
+    assert equal(
+        load_file(killed / "checkpoint.safetensors"), load_file(whole / "checkpoint.safetensors")
+    )
+    assert without_clock(read(killed / "metrics.jsonl")) == without_clock(
+        read(whole / "metrics.jsonl")
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -647,4 +776,8 @@ def test_only_its_own_leftovers_are_removed(tmp_path):
     (tmp_path / ".mine.tmp").write_text("kept")
     (tmp_path / ".checkpoint.safetensors.123.tmp").write_text("left by a kill")
     toy.train(toy.GPT2(CONFIG), TEXT, RECIPE, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".mine.tmp", "metrics.jsonl", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".mine.tmp",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+    }

@@ -1,18 +1,21 @@
 # %% [markdown]
 # # LoRA and merging
 #
-# A weight matrix $W_0$ (m, n) is frozen. LoRA (arXiv 2106.09685) adds a product of two thin matrices to it,
+# A weight matrix $W_0$ (m, n) is frozen. LoRA (arXiv 2106.09685) adds a product of two thin
+# matrices to it,
 #
 # $$W = W_0 + \Delta W, \qquad \Delta W = s\,B A, \qquad s = \alpha / r,$$
 #
-# with $B$ (m, r), $A$ (r, n) and the rank $r$ much smaller than m and n. Only $B$ and $A$ are trained. You will write the
-# update, its start, the two ways to compute a layer's output, and a merge that can be undone exactly. It takes about two
-# hours. Notebooks 01 and 09 of perakit prepare for it.
+# with $B$ (m, r), $A$ (r, n) and the rank $r$ much smaller than m and n. Only $B$ and $A$ are
+# trained. You will write the update, its start, the two ways to compute a layer's output, and a
+# merge that can be undone exactly. It takes about two hours. Notebooks 01 and 09 of perakit prepare
+# for it.
 #
-# Replace each `raise NotImplementedError` by your code. Keep the names and the arguments of the functions. Use NumPy
-# only. A function leaves its arguments as they are. No function needs another one of yours, so that a mistake does not
-# spread. Run `perakit grade` on this file as often as you like: it shows the smallest input that breaks your function.
-# Cells with the tag `experiment` are yours: the grader does not run them.
+# Replace each `raise NotImplementedError` by your code. Keep the names and the arguments of the
+# functions. Use NumPy only. A function leaves its arguments as they are. No function needs another
+# one of yours, so that a mistake does not spread. Run `perakit grade` on this file as often as you
+# like: it shows the smallest input that breaks your function. Cells with the tag `experiment` are
+# yours: the grader does not run them.
 
 # %%
 import numpy as np
@@ -20,8 +23,8 @@ import numpy as np
 # %% [markdown]
 # ## 1. The update
 #
-# The rank $r$ is the number of rows of $A$. Think of a layer with m = 3 outputs and n = 2 inputs, and check the shapes on
-# paper before you write the line.
+# The rank $r$ is the number of rows of $A$. Think of a layer with m = 3 outputs and n = 2 inputs,
+# and check the shapes on paper before you write the line.
 
 
 # %%
@@ -56,13 +59,16 @@ for rank in (1, 8, 64):
 # %% [markdown]
 # ## 3. The start
 #
-# Training must begin at the model as it is: with $\Delta W = 0$, *exactly*. And it must be able to leave: if $B$ and $A$ are
-# both zero, both gradients are zero, and nothing ever moves. LoRA's own code sets $B = 0$ and draws $A$ at random.
+# Training must begin at the model as it is: with $\Delta W = 0$, *exactly*. And it must be able to
+# leave: if $B$ and $A$ are both zero, both gradients are zero, and nothing ever moves. LoRA's own
+# code sets $B = 0$ and draws $A$ at random.
 
 
 # %%
 def start(m, n, rank, seed):
-    """Factors (B (m, r), A (r, n)) to begin with: B zero, A normal with standard deviation 1/√n from `seed`."""
+    """Factors (B (m, r), A (r, n)) to begin with: B zero, A normal with standard deviation 1/√n
+    from `seed`.
+    """
     # BEGIN SOLUTION
     rng = np.random.default_rng(seed)
     return np.zeros((m, rank)), rng.normal(size=(rank, n)) / np.sqrt(n)
@@ -72,8 +78,8 @@ def start(m, n, rank, seed):
 # %% [markdown]
 # ## 4. The forward pass, factored
 #
-# For inputs $x$ of shape (T, n), one row a token, the layer answers $x W^\top$ of shape (T, m). While we train we do not
-# form $\Delta W$: we multiply by $A^\top$ first, then by $B^\top$.
+# For inputs $x$ of shape (T, n), one row a token, the layer answers $x W^\top$ of shape (T, m).
+# While we train we do not form $\Delta W$: we multiply by $A^\top$ first, then by $B^\top$.
 
 
 # %%
@@ -88,8 +94,9 @@ def forward(x, W0, B, A, alpha):
 
 
 # %% [markdown]
-# How many multiplications does the adapter add for T tokens in this order? Count those of the two products, and not those
-# with $s$. (Multiplying $B A$ first would cost m n r for the product alone.)
+# How many multiplications does the adapter add for T tokens in this order? Count those of the two
+# products, and not those with $s$. (Multiplying $B A$ first would cost m n r for the product
+# alone.)
 
 
 # %%
@@ -103,9 +110,9 @@ def multiplications(m, n, rank, tokens):
 # %% [markdown]
 # ## 5. Merging
 #
-# After training, $W_0 + \Delta W$ is one matrix, and the layer costs what it did before. The new matrix must have the
-# precision of $W_0$. Half precision (`float16`) has 11 binary digits, so it matters *how often* you round: form the sum in
-# `float64`, and round once.
+# After training, $W_0 + \Delta W$ is one matrix, and the layer costs what it did before. The new
+# matrix must have the precision of $W_0$. Half precision (`float16`) has 11 binary digits, so it
+# matters *how often* you round: form the sum in `float64`, and round once.
 
 
 # %%
@@ -122,7 +129,8 @@ def merge(W0, delta):
 # %% [markdown]
 # ## 6. And back
 #
-# Some libraries undo a merge by subtracting $\Delta W$ again. In floating point that does not give $W_0$ back:
+# Some libraries undo a merge by subtracting $\Delta W$ again. In floating point that does not give
+# $W_0$ back:
 
 
 # %% tags=["experiment"]
@@ -132,12 +140,15 @@ back = (merge(W0, delta).astype(np.float64) - delta).astype(np.float16)
 print(f"{(back != W0).mean():.1%} of the weights are not what they were")
 
 # %% [markdown]
-# Write a layer that keeps what it needs, so that `unmerge` restores every bit. Merging twice is merging once.
+# Write a layer that keeps what it needs, so that `unmerge` restores every bit. Merging twice is
+# merging once.
 
 
 # %%
 class Layer:
-    """A weight that can be merged and unmerged: `Layer(W0, delta)`, then `.merge()`, `.unmerge()`, `.weight`."""
+    """A weight that can be merged and unmerged: `Layer(W0, delta)`, then `.merge()`, `.unmerge()`,
+    `.weight`.
+    """
 
     def __init__(self, W0, delta):
         # BEGIN SOLUTION
@@ -146,7 +157,9 @@ class Layer:
         # END SOLUTION
 
     def merge(self):
-        """From now on `.weight` is W0 + delta, formed in float64 and rounded once to the dtype of W0, as in section 5."""
+        """From now on `.weight` is W0 + delta, formed in float64 and rounded once to the dtype of
+        W0, as in section 5.
+        """
         # BEGIN SOLUTION
         self.weight = (self.W0.astype(np.float64) + self.delta).astype(self.W0.dtype)
         # END SOLUTION
@@ -161,11 +174,12 @@ class Layer:
 # %% [markdown] tags=["rubric"]
 # ## 7. In your own words (marked by your teacher, 4 points)
 #
-# **a.** Someone starts with $B$ and $A$ both drawn at random, "so that training moves at once". What happens to the model
-# before the first step, and why is that worse than a start at which nothing changes? (2 points)
+# **a.** Someone starts with $B$ and $A$ both drawn at random, "so that training moves at once".
+# What happens to the model before the first step, and why is that worse than a start at which
+# nothing changes? (2 points)
 #
-# **b.** You merge an adapter into a `float16` model, and a colleague finds that a third of the weights did not change at all.
-# Is that a bug? What would you tell her to look at? (2 points)
+# **b.** You merge an adapter into a `float16` model, and a colleague finds that a third of the
+# weights did not change at all. Is that a bug? What would you tell her to look at? (2 points)
 #
 # | points | what the answer has |
 # |:--|:--|
@@ -179,29 +193,32 @@ class Layer:
 # %% [markdown] tags=["instructor"]
 # ### What it teaches
 #
-# Shapes and scale of an update; why one factor starts at zero; factored against merged; round once, keep $W_0$. Students need
-# matrix products and NumPy; no training, no PyTorch.
+# Shapes and scale of an update; why one factor starts at zero; factored against merged; round once,
+# keep $W_0$. Students need matrix products and NumPy; no training, no PyTorch.
 #
 # ### Where they stumble
 #
-# - *Scale.* `alpha / B.shape[0]` (m instead of r) passes on square examples; the checks draw others, too. A forgotten scale passes
-#   wherever alpha = r, so only the check on scaling sees it.
-# - *Merging in place* (`W0 += delta`): the grader passes copies and says that an argument was changed.
-# - *Rounding delta first*: `W0 + delta.astype(W0.dtype)` rounds twice. The example has one entry on which the two differ by
-#   the last bit: 1 + 2⁻¹¹(1 + 2⁻¹³).
-# - *Unmerge by subtraction*: loses bits on some of the entries, which the experiment of section 6 counts; discuss why no tolerance
-#   belongs in that test.
+# - *Scale.* `alpha / B.shape[0]` (m instead of r) passes on square examples; the checks draw
+#   others, too. A forgotten scale passes wherever alpha = r, so only the check on scaling sees it.
+# - *Merging in place* (`W0 += delta`): the grader passes copies and says that an argument was
+#   changed.
+# - *Rounding delta first*: `W0 + delta.astype(W0.dtype)` rounds twice. The example has one entry on
+#   which the two differ by the last bit: 1 + 2⁻¹¹(1 + 2⁻¹³).
+# - *Unmerge by subtraction*: loses bits on some of the entries, which the experiment of section 6
+#   counts; discuss why no tolerance belongs in that test.
 #
 # ### Written answers
 #
-# a: random noise disturbs the pretrained output, and the first steps have to undo it; measure the loss before step 1.
-# b: no bug. An update smaller than half the distance to the neighbouring float is rounded away; compare the size of the update
-# with that distance, or read perakit's merge report.
+# a: random noise disturbs the pretrained output, and the first steps have to undo it; measure the
+# loss before step 1.
+# b: no bug. An update smaller than half the distance to the neighbouring float is rounded away;
+# compare the size of the update with that distance, or read perakit's merge report.
 #
 # ### In class
 #
-# Twenty minutes on the experiment of section 6: let them predict the percentage first. Written answer (b) has a follow-up in
-# notebook 09, where the share of unchanged weights is drawn against the size of the update.
+# Twenty minutes on the experiment of section 6: let them predict the percentage first. Written
+# answer (b) has a follow-up in notebook 09, where the share of unchanged weights is drawn against
+# the size of the update.
 
 # %% tags=["checks"]
 import numpy as np
@@ -228,13 +245,26 @@ def product(work, B, A):
     expect_equal(work.update(B, A, float(len(A))), B @ A)
 
 
-@check(2, "scaling is alpha/r", "update", examples=arrays(**factors, alpha=alphas), hint="r is the number of rows of A")
+@check(
+    2,
+    "scaling is alpha/r",
+    "update",
+    examples=arrays(**factors, alpha=alphas),
+    hint="r is the number of rows of A",
+)
 def scaling(work, B, A, alpha):
-    unit = np.asarray(work.update(B, A, float(len(A))), dtype=float)  # right or wrong: here only its size counts
+    # Right or wrong: here only its size counts
+    unit = np.asarray(work.update(B, A, float(len(A))), dtype=float)
     expect_equal(work.update(B, A, alpha), alpha / len(A) * unit)
 
 
-@check(1, "r(m+n) numbers are trained", "trainable", examples=drawn(sizes), hint="B has m r entries; and A?")
+@check(
+    1,
+    "r(m+n) numbers are trained",
+    "trainable",
+    examples=drawn(sizes),
+    hint="B has m r entries; and A?",
+)
 def count(work, m, n, rank):
     expect_equal(work.trainable(m, n, rank), rank * (m + n))
 
@@ -248,30 +278,63 @@ def start(work, m, n, rank, seed):
         fail(f"expected two arrays, (B, A), got {show(got)}")
 
 
-@check(1, "at the start nothing changes", "start", examples=drawn(sizes | {"seed": seed}), hint="B starts at zero")
+@check(
+    1,
+    "at the start nothing changes",
+    "start",
+    examples=drawn(sizes | {"seed": seed}),
+    hint="B starts at zero",
+)
 def no_change(work, m, n, rank, seed):
     B, A = start(work, m, n, rank, seed)
-    expect((B.shape, A.shape) == ((m, rank), (rank, n)), f"expected shapes {(m, rank)} and {(rank, n)} got {B.shape} and {A.shape}")
+    expect(
+        (B.shape, A.shape) == ((m, rank), (rank, n)),
+        f"expected shapes {(m, rank)} and {(rank, n)} got {B.shape} and {A.shape}",
+    )
     expect(not (B @ A).any(), f"expected B A = 0 got {show(B @ A)}")
 
 
-@check(1, "and the update can leave zero", "start", examples=drawn({"seed": seed}), hint="∂L/∂B contains A, which must not be zero")
+@check(
+    1,
+    "and the update can leave zero",
+    "start",
+    examples=drawn({"seed": seed}),
+    hint="∂L/∂B contains A, which must not be zero",
+)
 def can_move(work, seed):
     _, A = start(work, 7, 11, 2, seed)
     expect(np.any(A), "A is zero: with B = 0 as well, both gradients are zero for ever")
 
 
-@check(1, "A has standard deviation 1/√n", "start", examples=drawn({"seed": seed}), count=5, hint="rng.normal has standard deviation 1")
+@check(
+    1,
+    "A has standard deviation 1/√n",
+    "start",
+    examples=drawn({"seed": seed}),
+    count=5,
+    hint="rng.normal has standard deviation 1",
+)
 def spread(work, seed):
     _, A = start(work, 5, 400, 20, seed)
-    expect(not np.any(A) or 0.9 < np.std(A) * 20 < 1.1, f"expected 1/√400 = 0.05 got {np.std(A):.3g}")
+    expect(
+        not np.any(A) or 0.9 < np.std(A) * 20 < 1.1, f"expected 1/√400 = 0.05 got {np.std(A):.3g}"
+    )
 
 
-@check(1, "the seed decides the start", "start", examples=drawn({"seed": seed}), hint="np.random.default_rng(seed)")
+@check(
+    1,
+    "the seed decides the start",
+    "start",
+    examples=drawn({"seed": seed}),
+    hint="np.random.default_rng(seed)",
+)
 def seeded(work, seed):
     (_, first), (_, again), (_, other) = (start(work, 3, 4, 2, k) for k in (seed, seed, seed + 1))
     expect(np.array_equal(first, again), "the same seed gives different factors")
-    expect(not np.any(first) or not np.array_equal(first, other), f"the seeds {seed} and {seed + 1} give the same A: is `seed` used?")
+    expect(
+        not np.any(first) or not np.array_equal(first, other),
+        f"the seeds {seed} and {seed + 1} give the same A: is `seed` used?",
+    )
 
 
 @check(
@@ -310,17 +373,30 @@ def forward_factored(work, power):
     expect_equal(work.forward(x, zero, A, A, 1.0), A, what=f"x = 1e-{power}, A = B = 1e{power}")
 
 
-@check(1, "the factored pass costs T r (m+n)", "multiplications", examples=drawn(sizes | {"tokens": seed}), hint="x Aᵀ: (T, n)(n, r)")
+@check(
+    1,
+    "the factored pass costs T r (m+n)",
+    "multiplications",
+    examples=drawn(sizes | {"tokens": seed}),
+    hint="x Aᵀ: (T, n)(n, r)",
+)
 def cost(work, m, n, rank, tokens):
     expect_equal(work.multiplications(m, n, rank, tokens), tokens * rank * (m + n))
 
 
-@check(2, "merging adds, and leaves W0 alone", "merge", examples=arrays(**matrices), hint="W0 += delta changes the caller's W0")
+@check(
+    2,
+    "merging adds, and leaves W0 alone",
+    "merge",
+    examples=arrays(**matrices),
+    hint="W0 += delta changes the caller's W0",
+)
 def merged(work, W0, delta):
     expect_equal(work.merge(W0, delta), W0 + delta)
 
 
-# W0 = 1 and an update of about half the distance to the next float16: who rounds it first loses the last bit.
+# W0 = 1 and an update of about half the distance to the next float16: who rounds it first loses the
+# last bit.
 @check(
     2,
     "the sum is rounded once, to W0's dtype",
@@ -332,7 +408,11 @@ def rounding(work, k):
     W0, delta = np.ones((1, 1), np.float16), np.full((1, 1), 2.0**-11 * (1 + k * 2.0**-13))
     expected, got = (W0.astype(float) + delta).astype(np.float16), np.asarray(work.merge(W0, delta))
     expect(got.dtype == np.float16, f"W0 is float16: expected float16 got {got.dtype}")
-    expect(np.array_equal(got, expected), f"W0 = 1, delta = {delta.item():.10g}: expected {expected.item():.10g} got {got.item():.10g}")
+    expect(
+        np.array_equal(got, expected),
+        f"W0 = 1, delta = {delta.item():.10g}: expected {expected.item():.10g} got"
+        f" {got.item():.10g}",
+    )
     other = np.asarray(work.merge(W0.astype(np.float32), delta)).dtype
     expect(other == np.float32, f"W0 is float32: expected float32 got {other}")
 
@@ -350,10 +430,19 @@ def restored(work, W0, delta, merges):
     for _ in range(merges):
         layer.merge()
     layer.unmerge()
-    expect(np.array_equal(layer.weight, W0), f"expected {show(W0)} got {show(layer.weight)}: not every bit is back")
+    expect(
+        np.array_equal(layer.weight, W0),
+        f"expected {show(W0)} got {show(layer.weight)}: not every bit is back",
+    )
 
 
-@check(1, "merging twice is merging once", "Layer", examples=arrays(**matrices), hint="form the sum from W0, not from the weight in use")
+@check(
+    1,
+    "merging twice is merging once",
+    "Layer",
+    examples=arrays(**matrices),
+    hint="form the sum from W0, not from the weight in use",
+)
 def twice(work, W0, delta):
     layer = work.Layer(W0, delta)
     layer.merge()
@@ -362,7 +451,13 @@ def twice(work, W0, delta):
     expect_equal(layer.weight, once, what="the weight after two merges")
 
 
-@check(1, "merge makes the weight W0 + delta", "Layer", examples=arrays(**matrices), hint="set self.weight in merge")
+@check(
+    1,
+    "merge makes the weight W0 + delta",
+    "Layer",
+    examples=arrays(**matrices),
+    hint="set self.weight in merge",
+)
 def layer_merges(work, W0, delta):
     layer = work.Layer(W0, delta)
     expect_equal(layer.weight, W0, what="before a merge")
@@ -372,5 +467,11 @@ def layer_merges(work, W0, delta):
     layer = work.Layer(half, third)
     layer.merge()
     got, expected = np.asarray(layer.weight), (half.astype(float) + third).astype(np.float16)
-    expect(got.dtype == np.float16, f"W0 is float16, delta/3 in place of delta: expected float16 after a merge got {got.dtype}")
-    expect(np.array_equal(got, expected), f"W0 is float16, delta/3 in place of delta: expected {show(expected)} got {show(got)}")
+    expect(
+        got.dtype == np.float16,
+        f"W0 is float16, delta/3 in place of delta: expected float16 after a merge got {got.dtype}",
+    )
+    expect(
+        np.array_equal(got, expected),
+        f"W0 is float16, delta/3 in place of delta: expected {show(expected)} got {show(got)}",
+    )

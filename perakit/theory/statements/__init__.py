@@ -1,4 +1,6 @@
-"""What is claimed, a chapter a file; importing this fills the registry `perakit.theory.claims`, in this order."""
+"""What is claimed, a chapter a file; importing this fills the registry `perakit.theory.claims`, in
+this order.
+"""
 
 from importlib import import_module
 

@@ -1,4 +1,6 @@
-"""Pieces that arguments are made of: small exact examples to draw, symbolic differences, comparisons."""
+"""Pieces that arguments are made of: small exact examples to draw, symbolic differences,
+comparisons.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ AT = "in symbols at " + ", ".join(f"{m} x {n} r = {rank}" for m, n, rank in SHAP
 
 def factors(terms: str = "full", degree: int = 2) -> st.SearchStrategy[dict[str, np.ndarray]]:
     """{B, A, h} of small whole numbers, for which every update is exact."""
-    return strategies.factors(terms=terms, degree=degree, integers=True).map(lambda drawn: dict(zip("BAh", drawn, strict=True)))
+    return strategies.factors(terms=terms, degree=degree, integers=True).map(
+        lambda drawn: dict(zip("BAh", drawn, strict=True))
+    )
 
 
 def layers(largest: int, rank: int) -> st.SearchStrategy[dict[str, int]]:
@@ -46,16 +50,31 @@ def weights_and_factors() -> st.SearchStrategy[dict[str, np.ndarray]]:
     return factors().flatmap(with_weight)
 
 
-def verified(drawn: Any, holds: Callable[..., bool], seed: int, examples: int, what: str) -> Finding:
+def verified(
+    drawn: Any, holds: Callable[..., bool], seed: int, examples: int, what: str
+) -> Finding:
     """No counterexample in N examples, or the smallest one."""
     found, tried = search(drawn, holds, seed, examples)
-    summary = f"no counterexample in {tried} examples: {what}" if found is None else f"falsified: not so that {what}"
+    summary = (
+        f"no counterexample in {tried} examples: {what}"
+        if found is None
+        else f"falsified: not so that {what}"
+    )
     return Finding(found is None, summary, {}, tried, found)
 
 
-def equal(drawn: Any, got: Callable[..., Any], expected: Callable[..., Any], seed: int, examples: int, what: str) -> Finding:
+def equal(
+    drawn: Any,
+    got: Callable[..., Any],
+    expected: Callable[..., Any],
+    seed: int,
+    examples: int,
+    what: str,
+) -> Finding:
     """As `verified`, of two things that should be the same; a counterexample comes with both."""
-    finding = verified(drawn, lambda **example: same(got(**example), expected(**example)), seed, examples, what)
+    finding = verified(
+        drawn, lambda **example: same(got(**example), expected(**example)), seed, examples, what
+    )
     if finding.counterexample is None:
         return finding
     both = {"expected": expected(**finding.counterexample), "got": got(**finding.counterexample)}
@@ -64,7 +83,10 @@ def equal(drawn: Any, got: Callable[..., Any], expected: Callable[..., Any], see
 
 def fails(summary: str, counterexample: Mapping[Any, Any] | None = None) -> Finding:
     """The verdict does not stand, and on what."""
-    shown = {name: plain(value) if hasattr(value, "free_symbols") else value for name, value in (counterexample or {}).items()}
+    shown = {
+        name: plain(value) if hasattr(value, "free_symbols") else value
+        for name, value in (counterexample or {}).items()
+    }
     return Finding(False, summary, counterexample=shown or None)
 
 
@@ -74,7 +96,9 @@ def symbolically(what: str) -> Finding:
 
 
 def beyond_lora(formula: Callable[..., Any]) -> Any:
-    """Where h = 0 does not give LoRA: the first difference in the shapes of SHAPES, 0 if there is none."""
+    """Where h = 0 does not give LoRA: the first difference in the shapes of SHAPES, 0 if there is
+    none.
+    """
     for m, n, rank in SHAPES:
         B, A, h = symbolic.symbols(m, n, rank).values()
         if (difference := symbolic.difference(formula(B, A, 0 * h), formulas.lora(B, A))) != 0:
@@ -83,7 +107,9 @@ def beyond_lora(formula: Callable[..., Any]) -> Any:
 
 
 def beyond_rank_K(formula: Callable[..., Any]) -> Any:
-    """Where the update is not the product of the factors (m, K) and (K, n) of `formulas.expand`; 0 if it is everywhere."""
+    """Where the update is not the product of the factors (m, K) and (K, n) of `formulas.expand`; 0
+    if it is everywhere.
+    """
     for m, n, rank in SHAPES:
         B, A, h = symbolic.symbols(m, n, rank).values()
         B_hat, A_hat = formulas.expand(B, A, h)
@@ -99,7 +125,9 @@ def derived(derivations: Iterable[Derivation], what: str) -> Finding:
     for derivation in derivations:
         for step in derivation.steps:
             if step.holds is False:
-                return fails(f"fails: {step.text}", {str(plain(step.expression.lhs)): step.expression.rhs})
+                return fails(
+                    f"fails: {step.text}", {str(plain(step.expression.lhs)): step.expression.rhs}
+                )
     return Finding(True, what)
 
 
@@ -107,4 +135,9 @@ def same(left: Any, right: Any) -> bool:
     """Equal shapes, and entries equal up to float rounding (exactly for integers)."""
     if np.shape(left) != np.shape(right):
         return False
-    return np.allclose(np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64), rtol=1e-9, atol=1e-9)
+    return np.allclose(
+        np.asarray(left, dtype=np.float64),
+        np.asarray(right, dtype=np.float64),
+        rtol=1e-9,
+        atol=1e-9,
+    )

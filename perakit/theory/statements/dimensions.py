@@ -23,7 +23,13 @@ JACOBIAN = "the exact rank of the Jacobian at random factors is the closed form"
 
 
 def _measured(
-    formula: Any, terms: str, degree: int, seed: int, examples: int, at: dict[str, int] | None, stated: Callable[..., int]
+    formula: Any,
+    terms: str,
+    degree: int,
+    seed: int,
+    examples: int,
+    at: dict[str, int] | None,
+    stated: Callable[..., int],
 ) -> Finding:
     def measured(m: int, n: int, rank: int) -> int:
         return jacobian_rank(m, n, of_rule(formula, rank, terms, degree), at=at, seed=seed).rank
@@ -41,13 +47,49 @@ def _dimension(id: str, title: str, terms: str, degree: int, statement: str, equ
         about=formulas.lora if terms == "none" else formulas.pera,
     )
     def measured(formula: Any, seed: int, examples: int) -> Finding:
-        return _measured(formula, terms, degree, seed, examples, None, lambda m, n, rank: dimension(m, n, rank, terms, degree))
+        return _measured(
+            formula,
+            terms,
+            degree,
+            seed,
+            examples,
+            None,
+            lambda m, n, rank: dimension(m, n, rank, terms, degree),
+        )
 
 
-_dimension("dimension", "Dimension of PERA", "full", 2, r"$\dim S_{\mathrm{PERA}}(r) = \min(mn,\; r(m+n) + r(r-1)/2)$", "Eq. 9")
-_dimension("dimension-square", "Dimension with square terms only", "square", 2, r"$\dim = \min(mn,\; r(m+n))$", "Eq. 10")
-_dimension("dimension-cross", "Dimension with cross terms only", "cross", 2, r"$\dim = \min(mn,\; r(m+n) - r + r(r-1)/2)$", "Eq. 11")
-_dimension("dimension-lora", "Dimension of LoRA", "none", 2, r"$\dim S_{\mathrm{LoRA}}(r) = r(m+n) - r^2$", "Eq. 8")
+_dimension(
+    "dimension",
+    "Dimension of PERA",
+    "full",
+    2,
+    r"$\dim S_{\mathrm{PERA}}(r) = \min(mn,\; r(m+n) + r(r-1)/2)$",
+    "Eq. 9",
+)
+_dimension(
+    "dimension-square",
+    "Dimension with square terms only",
+    "square",
+    2,
+    r"$\dim = \min(mn,\; r(m+n))$",
+    "Eq. 10",
+)
+_dimension(
+    "dimension-cross",
+    "Dimension with cross terms only",
+    "cross",
+    2,
+    r"$\dim = \min(mn,\; r(m+n) - r + r(r-1)/2)$",
+    "Eq. 11",
+)
+_dimension(
+    "dimension-lora",
+    "Dimension of LoRA",
+    "none",
+    2,
+    r"$\dim S_{\mathrm{LoRA}}(r) = r(m+n) - r^2$",
+    "Eq. 8",
+)
 
 
 @claims.register(
@@ -63,20 +105,32 @@ def _dimension_degree_k(formula: Any, seed: int, examples: int) -> Finding:
         return jacobian_rank(m, n, of_rule(formula, rank, "full", degree), seed=seed).rank
 
     drawn = st.tuples(SIZES, st.integers(3, 4)).map(lambda pair: pair[0] | {"degree": pair[1]})
-    return equal(drawn, measured, partial(dimension, terms="full"), seed, examples, f"{JACOBIAN}, at degrees 3 and 4")
+    return equal(
+        drawn,
+        measured,
+        partial(dimension, terms="full"),
+        seed,
+        examples,
+        f"{JACOBIAN}, at degrees 3 and 4",
+    )
 
 
 @claims.register(
     "dimension-gap",
     title="Most matrices of rank K are out of reach",
-    statement=r"$\dim S_{\mathrm{PERA}}(r) < \dim\{\operatorname{rank}\le K\} = K(m+n-K)$ for $K \le \min(m,n)$, except $r = 1$, $m "
-    r"= n = 2$",
+    statement=(
+        r"$\dim S_{\mathrm{PERA}}(r) < \dim\{\operatorname{rank}\le K\} = K(m+n-K)$ for $K \le"
+        r" \min(m,n)$, except $r = 1$, $m "
+        r"= n = 2$"
+    ),
     source="dimension count",
     verdict="proved",
     about=formulas.pera,
 )
 def _dimension_gap(formula: Any, seed: int, examples: int) -> Finding:
-    """The gap (K-r)(m+n) - K² - r(r-1)/2 grows with m + n >= 2K; there it is (K-1) r(r-1)/2, zero at r = 1 only, where it is m + n - 4."""
+    """The gap (K-r)(m+n) - K² - r(r-1)/2 grows with m + n >= 2K; there it is (K-1) r(r-1)/2, zero
+    at r = 1 only, where it is m + n - 4.
+    """
     import sympy
 
     r, s = sympy.symbols("r s", positive=True)
@@ -84,31 +138,50 @@ def _dimension_gap(formula: Any, seed: int, examples: int) -> Finding:
     gap = (K - r) * s - K**2 - r * (r - 1) / 2
     least = sympy.expand(gap.subs(s, 2 * K) - (K - 1) * r * (r - 1) / 2)
     at_one = sympy.expand(gap.subs(r, 1) - (s - 4))
-    invariant = derived((symbolic.gauge(m, n, rank, formula=formula) for m, n, rank in ((3, 4, 1), (4, 5, 2))), "")  # dim <= P - r
+    # Dim <= P - r
+    invariant = derived(
+        (symbolic.gauge(m, n, rank, formula=formula) for m, n, rank in ((3, 4, 1), (4, 5, 2))), ""
+    )
     holds = least == 0 and at_one == 0 and invariant.holds
-    summary = f"gap (K-1) r(r-1)/2 or more, and m + n - 4 at r = 1, in symbols; 3 x 3, r = 1: {dimension(3, 3, 1)} < {2 * (3 + 3 - 2)}"
-    return Finding(holds, f"dim <= P - r by r scalings; {summary}" if holds else invariant.summary, counterexample=invariant.counterexample)
+    summary = (
+        "gap (K-1) r(r-1)/2 or more, and m + n - 4 at r = 1, in symbols; 3 x 3, r = 1:"
+        f" {dimension(3, 3, 1)} < {2 * (3 + 3 - 2)}"
+    )
+    return Finding(
+        holds,
+        f"dim <= P - r by r scalings; {summary}" if holds else invariant.summary,
+        counterexample=invariant.counterexample,
+    )
 
 
 @claims.register(
     "gauge-group",
     title="PERA's symmetries are r-dimensional, LoRA's r²",
-    statement=r"$B \to BPD,\ A \to D^{-1}P^\top A$, $h$ permuted, leaves $\Delta W$; near generic factors, where $mn \ge P - r$ of "
-    r"the $P$ parameters, no other continuous change does",
+    statement=(
+        r"$B \to BPD,\ A \to D^{-1}P^\top A$, $h$ permuted, leaves $\Delta W$; near generic"
+        r" factors, where $mn \ge P - r$ of "
+        r"the $P$ parameters, no other continuous change does"
+    ),
     source=f"follows from {PAPER}, Eq. 9",
     verdict="proved",
     about=formulas.pera,
 )
 def _gauge_group(formula: Any, seed: int, examples: int) -> Finding:
     cases = ((3, 4, 1), (4, 5, 2), (6, 7, 3))
-    what = "invariance in symbols; the null space of an exact Jacobian is spanned by the r scalings; 3 x 4 r = 1, 4 x 5 r = 2, 6 x 7 r = 3"
+    what = (
+        "invariance in symbols; the null space of an exact Jacobian is spanned by the r scalings; 3"
+        " x 4 r = 1, 4 x 5 r = 2, 6 x 7 r = 3"
+    )
     return derived((symbolic.gauge(m, n, rank, formula=formula) for m, n, rank in cases), what)
 
 
 @claims.register(
     "free-dimensions",
     title="Of what PERA gains, h pays for part and broken symmetry gives the rest",
-    statement=r"$\dim S_{\mathrm{PERA}} - \dim S_{\mathrm{LoRA}} = r(3r-1)/2 = r(r+1)/2 + (r^2 - r)$ while below $mn$",
+    statement=(
+        r"$\dim S_{\mathrm{PERA}} - \dim S_{\mathrm{LoRA}} = r(3r-1)/2 = r(r+1)/2 + (r^2 - r)$"
+        r" while below $mn$"
+    ),
     source="dimension count",
     verdict="verified",
     about=formulas.pera,
@@ -116,45 +189,71 @@ def _gauge_group(formula: Any, seed: int, examples: int) -> Finding:
 def _free_dimensions(formula: Any, seed: int, examples: int) -> Finding:
     def balanced(rank: int, more: int) -> bool:
         m, n = 4 * rank + more, 4 * rank + 1
-        gain = jacobian_rank(m, n, of_rule(formula, rank), seed=seed).rank - jacobian_rank(m, n, rank, "none", seed=seed).rank
+        gain = (
+            jacobian_rank(m, n, of_rule(formula, rank), seed=seed).rank
+            - jacobian_rank(m, n, rank, "none", seed=seed).rank
+        )
         return gain == rank * (3 * rank - 1) // 2 == rank * (rank + 1) // 2 + rank**2 - rank
 
     sizes = st.fixed_dictionaries({"rank": st.integers(1, 4), "more": st.integers(1, 8)})
-    return verified(sizes, balanced, seed, min(examples, 30), "the measured gain over LoRA is r(3r-1)/2")
+    return verified(
+        sizes, balanced, seed, min(examples, 30), "the measured gain over LoRA is r(3r-1)/2"
+    )
 
 
 @claims.register(
     "lora-is-critical",
     title="LoRA sits on a critical set of PERA's parametrisation",
-    statement=r"At $h = 0$ and generic $B, A$ the Jacobian has rank $\min(mn,\; r(m+n) - r^2 + r(r+1)/2)$: "
-    r"$r^2 - r$ short of generic while that is below $mn$",
+    statement=(
+        r"At $h = 0$ and generic $B, A$ the Jacobian has rank $\min(mn,\; r(m+n) - r^2 +"
+        r" r(r+1)/2)$: "
+        r"$r^2 - r$ short of generic while that is below $mn$"
+    ),
     source=f"follows from {PAPER}, Eq. 9",
     verdict="verified",
     about=formulas.pera,
 )
 def _lora_is_critical(formula: Any, seed: int, examples: int) -> Finding:
-    return _measured(formula, "full", 2, seed, examples, {"h": 0}, lambda m, n, rank: tangent_dimension(m, n, rank, at="lora"))
+    return _measured(
+        formula,
+        "full",
+        2,
+        seed,
+        examples,
+        {"h": 0},
+        lambda m, n, rank: tangent_dimension(m, n, rank, at="lora"),
+    )
 
 
 @claims.register(
     "start-directions",
     title="At the usual start only B is seen",
-    statement=r"At $B = 0,\ h = 0$ the Jacobian has rank $mr$: the directions $\delta B\,A$, those of LoRA; at $A = 0,\ h = 0$ rank $nr$",
+    statement=(
+        r"At $B = 0,\ h = 0$ the Jacobian has rank $mr$: the directions $\delta B\,A$, those of"
+        r" LoRA; at $A = 0,\ h = 0$ rank $nr$"
+    ),
     source=f"follows from {PAPER}, Eq. 9",
     verdict="verified",
     about=formulas.pera,
 )
 def _start_directions(formula: Any, seed: int, examples: int) -> Finding:
-    zero_B = _measured(formula, "full", 2, seed, examples, {"B": 0, "h": 0}, lambda m, n, rank: m * rank)
-    zero_A = _measured(formula, "full", 2, seed, examples, {"A": 0, "h": 0}, lambda m, n, rank: n * rank)
+    zero_B = _measured(
+        formula, "full", 2, seed, examples, {"B": 0, "h": 0}, lambda m, n, rank: m * rank
+    )
+    zero_A = _measured(
+        formula, "full", 2, seed, examples, {"A": 0, "h": 0}, lambda m, n, rank: n * rank
+    )
     return zero_A if zero_B.holds else zero_B
 
 
 @claims.register(
     "lora-is-singular",
     title="Curvature is unbounded at points of LoRA",
-    statement=r"At $h = 0$ along $(s\,BX, -s\,XA, \delta h)$ the velocity does not depend on $s$, the normal curvature grows like "
-    r"$|s|$ unless $X$ is diagonal",
+    statement=(
+        r"At $h = 0$ along $(s\,BX, -s\,XA, \delta h)$ the velocity does not depend on $s$, the"
+        r" normal curvature grows like "
+        r"$|s|$ unless $X$ is diagonal"
+    ),
     source=f"follows from {PAPER}, Eq. 9",
     verdict="verified",
     about=formulas.pera,
@@ -164,7 +263,10 @@ def _lora_is_singular(formula: Any, seed: int, examples: int) -> Finding:
         generator = np.random.default_rng(draw)
         B, A, h, X = (generator.normal(size=size) for size in ((7, 2), (2, 6), (3,), (2, 2)))
         rule, point = of_rule(formula, 2), {"B": B, "A": A, "h": 0 * h}
-        bent = [curvature(rule, point, {"B": s * B @ Y, "A": -s * Y @ A, "h": h}) for s, Y in ((1, X), (8, X), (1, np.diag(np.diag(X))))]
+        bent = [
+            curvature(rule, point, {"B": s * B @ Y, "A": -s * Y @ A, "h": h})
+            for s, Y in ((1, X), (8, X), (1, np.diag(np.diag(X))))
+        ]
         return bent[0] > 0 and abs(bent[1] / bent[0] - 8) < 1e-5 and bent[2] == 0
 
     return verified(

@@ -1,4 +1,6 @@
-"""Who is measured: each contender's adapter on one frozen layer, with the same weights, factors and inputs for all."""
+"""Who is measured: each contender's adapter on one frozen layer, with the same weights, factors and
+inputs for all.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,25 @@ class Factors(NamedTuple):
 
 
 def draw(m: int, n: int, rank: int, like: Tensor, seed: int) -> Factors:
-    """Random factors off their start, on the device of `like` and in the dtype that its adapters have: float32 at least."""
+    """Random factors off their start, on the device of `like` and in the dtype that its adapters
+    have: float32 at least.
+    """
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.promote_types(like.dtype, torch.float32)
-    B, A, h = (torch.randn(*shape, generator=generator) for shape in ((m, rank), (rank, n), (rank * (rank + 1) // 2,)))
-    return Factors(*(factor.to(like.device, dtype) for factor in (B / math.sqrt(m), A / math.sqrt(n), h)))
+    B, A, h = (
+        torch.randn(*shape, generator=generator)
+        for shape in ((m, rank), (rank, n), (rank * (rank + 1) // 2,))
+    )
+    return Factors(
+        *(factor.to(like.device, dtype) for factor in (B / math.sqrt(m), A / math.sqrt(n), h))
+    )
 
 
 @dataclass(frozen=True)
 class Contender:
-    """name: one of BUILDERS; rank: r, for the base that of those beside it; plan: forced on the two of perakit, None: they choose."""
+    """name: one of BUILDERS; rank: r, for the base that of those beside it; plan: forced on the two
+    of perakit, None: they choose.
+    """
 
     name: str
     rank: int
@@ -52,20 +63,30 @@ class Contender:
         """K, the columns of the factors that x is multiplied with."""
         if self.name == "base":
             return 0
-        return self.rank if self.name in ("plain lora", "lora", "peft r") else formulas.rank_bound(self.rank)
+        return (
+            self.rank
+            if self.name in ("plain lora", "lora", "peft r")
+            else formulas.rank_bound(self.rank)
+        )
 
     def build(self, base: nn.Module, factors: Factors) -> nn.Module:
-        """The adapted layer; it stands on `base` itself, which is frozen and may carry any number of them."""
+        """The adapted layer; it stands on `base` itself, which is frozen and may carry any number
+        of them.
+        """
         return BUILDERS[self.name](base, factors)
 
     def flop(self, T: int, m: int, n: int, fused: bool) -> int:
-        """Counted operations of the adapter's forward and backward pass, beside its base's; arguments as in `plans.flop`."""
+        """Counted operations of the adapter's forward and backward pass, beside its base's;
+        arguments as in `plans.flop`.
+        """
         if self.name not in OURS:
             return 6 * self.inner * (m + n) * T
         return flop(self.plan or choose(T, m, n, self.inner, fused), T, m, n, self.inner, fused)
 
     def forward_flop(self, T: int, m: int, n: int, fused: bool) -> int:
-        """As `flop`, of the forward pass alone: through the factors, or where it is cheaper through W0 + ΔW."""
+        """As `flop`, of the forward pass alone: through the factors, or where it is cheaper through
+        W0 + ΔW.
+        """
         one = 2 * self.inner * (m + n) * T
         if self.name == "merged":
             return 0
@@ -77,7 +98,7 @@ class Contender:
         return {"contender": self.name, "rank": self.rank, "inner": self.inner, "plan": plan}
 
 
-# --- how each is built -----------------------------------------------------------------------------------------------
+# --- how each is built ----------------------------------------------------------------------------
 
 
 class _Beside(nn.Module):
@@ -110,14 +131,18 @@ class PlainLoRA(_Beside):
 
 
 class Authors(_Beside):
-    """PERA by the authors' algorithm, written from its description: all r² products of pairs, then the upper triangle of them."""
+    """PERA by the authors' algorithm, written from its description: all r² products of pairs, then
+    the upper triangle of them.
+    """
 
     h: nn.Parameter
     pairs: Tensor
 
     def __init__(self, base: nn.Module, B: Tensor, A: Tensor, h: Tensor) -> None:
         super().__init__(base, B=B, A=A, h=h)
-        self.register_buffer("pairs", torch.triu_indices(B.shape[1], B.shape[1], device=B.device), persistent=False)
+        self.register_buffer(
+            "pairs", torch.triu_indices(B.shape[1], B.shape[1], device=B.device), persistent=False
+        )
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(B̂ (m, K), Â (K, n)), with an (m, r, r) and an (n, r, r) tensor on the way."""
@@ -130,7 +155,9 @@ class Authors(_Beside):
 
 @dataclass(eq=False)
 class Gathered:
-    """PERA's rule as perakit's prototype had it: columns and rows gathered by `index_select`, and autograd for their gradients."""
+    """PERA's rule as perakit's prototype had it: columns and rows gathered by `index_select`, and
+    autograd for their gradients.
+    """
 
     i: Tensor
     j: Tensor
@@ -153,7 +180,12 @@ class Gathered:
         return B.shape[0], B.shape[1] + h.shape[0]
 
     def gradients(
-        self, parameters: Sequence[Tensor], factors: product.Factors, to_left: Tensor, to_right: Tensor, to_weight: Tensor | None
+        self,
+        parameters: Sequence[Tensor],
+        factors: product.Factors,
+        to_left: Tensor,
+        to_right: Tensor,
+        to_weight: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """By autograd, through the expansion made once more."""
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
@@ -162,7 +194,9 @@ class Gathered:
 
 
 class Prototype(_Beside):
-    """PERA with perakit's function and plans, and with the expansion of its prototype: what its own expansion is measured against."""
+    """PERA with perakit's function and plans, and with the expansion of its prototype: what its own
+    expansion is measured against.
+    """
 
     h: nn.Parameter
 
@@ -173,7 +207,12 @@ class Prototype(_Beside):
     def forward(self, x: Tensor) -> Tensor:
         """As an adapted layer's."""
         kind: Any = kind_of(self.base)
-        return adapted_linear(x, kind.weight(self.base), kind.bias(self.base), Expansion(self.rule, self.B, self.A, self.h))
+        return adapted_linear(
+            x,
+            kind.weight(self.base),
+            kind.bias(self.base),
+            Expansion(self.rule, self.B, self.A, self.h),
+        )
 
 
 def _attached(method: type[Method], base: nn.Module, factors: Factors) -> nn.Sequential:
@@ -193,12 +232,18 @@ def _merged(base: nn.Module, factors: Factors) -> nn.Module:
 
 
 def _peft(base: nn.Module, B: Tensor, A: Tensor) -> nn.Module:
-    """PEFT's LoRA layer with these factors: the layer alone, as it stands in a model that PEFT has adapted."""
+    """PEFT's LoRA layer with these factors: the layer alone, as it stands in a model that PEFT has
+    adapted.
+    """
     import peft
 
     rank = A.shape[0]
-    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"], fan_in_fan_out=Conv1D.fits(base))
-    layer: Any = peft.get_peft_model(nn.Sequential(base), config).get_submodule("base_model.model.0")
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=["0"], fan_in_fan_out=Conv1D.fits(base)
+    )
+    layer: Any = peft.get_peft_model(nn.Sequential(base), config).get_submodule(
+        "base_model.model.0"
+    )
     with torch.no_grad():
         layer.lora_A["default"].weight.copy_(A)
         layer.lora_B["default"].weight.copy_(B)
@@ -210,27 +255,46 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     "plain lora": lambda base, factors: PlainLoRA(base, B=factors.B, A=factors.A),
     "lora": lambda base, factors: _attached(LoRA, base, factors)[0],
     "pera": lambda base, factors: _attached(PERA, base, factors)[0],
-    "pera mkl": lambda base, factors: _attached(PERA, base, factors)[0],  # and `by_mkl` for its steps
+    # And `by_mkl` for its steps
+    "pera mkl": lambda base, factors: _attached(PERA, base, factors)[0],
     "prototype": lambda base, factors: Prototype(base, *factors),
     "authors": lambda base, factors: Authors(base, *factors),
     "peft r": lambda base, factors: _peft(base, factors.B, factors.A),
     "peft K": lambda base, factors: _peft(base, *formulas.expand(*factors)),
     "merged": _merged,
     "pera cached": lambda base, factors: _attached(PERA, base, factors)[0].eval(),
-    "pera expanded": lambda base, factors: _attached(PERA, base, factors)[0].train(),  # a layer that trains keeps no expansion
+    # a layer that trains keeps no expansion
+    "pera expanded": lambda base, factors: _attached(PERA, base, factors)[0].train(),
 }
-OURS = ("lora", "pera", "pera mkl", "prototype", "pera cached", "pera expanded")  # whose products are made by a plan
+# Whose products are made by a plan
+OURS = ("lora", "pera", "pera mkl", "prototype", "pera cached", "pera expanded")
 
 
 def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Contender]:
-    """Who takes part in a measurement of layers: part "layers", "plans" or "inference"; without PEFT installed, its LoRA does not.
+    """Who takes part in a measurement of layers: part "layers", "plans" or "inference"; without
+    PEFT installed, its LoRA does not.
 
-    mkl: part "layers" also has PERA by MKL's products alone, to tell what oneDNN's do; where there is no choice, it does not.
+    mkl: part "layers" also has PERA by MKL's products alone, to tell what oneDNN's do; where there
+    is no choice, it does not.
     """
     if part == "plans":
-        return [Contender(name, rank, plan) for rank in ranks for name in ("lora", "pera") for plan in (None, *PLANS)]
+        return [
+            Contender(name, rank, plan)
+            for rank in ranks
+            for name in ("lora", "pera")
+            for plan in (None, *PLANS)
+        ]
     names = {
-        "layers": ("base", "plain lora", "lora", "pera", *(("pera mkl",) if mkl and ONEDNN else ()), "prototype", "authors", *PEFT),
+        "layers": (
+            "base",
+            "plain lora",
+            "lora",
+            "pera",
+            *(("pera mkl",) if mkl and ONEDNN else ()),
+            "prototype",
+            "authors",
+            *PEFT,
+        ),
         "inference": ("base", "merged", "pera cached", "pera expanded", "plain lora"),
     }
     return [Contender(name, rank) for rank in ranks for name in installed(names[part])]
@@ -244,16 +308,24 @@ def installed(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in PEFT or find_spec("peft")]
 
 
-# --- the steps that are timed ----------------------------------------------------------------------------------------
+# --- the steps that are timed ---------------------------------------------------------------------
 
 
 def steps(
-    contenders: Sequence[Contender], m: int, n: int, tokens: int, dtype: torch.dtype, device: str, seed: int, training: bool = True
+    contenders: Sequence[Contender],
+    m: int,
+    n: int,
+    tokens: int,
+    dtype: torch.dtype,
+    device: str,
+    seed: int,
+    training: bool = True,
 ) -> dict[Contender, Step]:
     """A step of each contender on one (m, n) layer, all with the same W0, bias, factors and inputs.
 
-    training: y = layer(x) and y.backward(g), by x and the factors, gradients dropped before it off the clock; False: y alone, without
-    gradients. Factors are in float32 at least, on a bfloat16 base too.
+    training: y = layer(x) and y.backward(g), by x and the factors, gradients dropped before it off
+    the clock; False: y alone, without gradients. Factors are in float32 at least, on a bfloat16
+    base too.
     """
     generator = torch.Generator().manual_seed(seed)
     base = nn.Linear(n, m)
@@ -262,12 +334,16 @@ def steps(
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / math.sqrt(n))
     base.requires_grad_(False).to(device, dtype)
     x, g = (torch.randn(tokens, width, generator=generator).to(device, dtype) for width in (n, m))
-    factors = {rank: draw(m, n, rank, base.weight, seed) for rank in {one.rank for one in contenders}}
+    factors = {
+        rank: draw(m, n, rank, base.weight, seed) for rank in {one.rank for one in contenders}
+    }
     layers = {one: one.build(base, factors[one.rank]) for one in contenders}
     if training:
         x.requires_grad_()
         steps = {one: training_step(layer, one.plan, x, g) for one, layer in layers.items()}
-        return {one: by_mkl(step) if one.name == "pera mkl" else step for one, step in steps.items()}
+        return {
+            one: by_mkl(step) if one.name == "pera mkl" else step for one, step in steps.items()
+        }
     return {one: Step(torch.no_grad()(partial(layer, x))) for one, layer in layers.items()}
 
 

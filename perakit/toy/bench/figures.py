@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from perakit import plots
 from perakit.toy.bench.memory import PLAIN
-from perakit.toy.bench.ratios import TITLES, Cell, Spread, counted, find, group, paired, place, ranks
+from perakit.toy.bench.ratios import (
+    TITLES,
+    Cell,
+    Spread,
+    counted,
+    find,
+    group,
+    paired,
+    place,
+    ranks,
+)
 from perakit.toy.pictures import new_figure
 
 if TYPE_CHECKING:
@@ -18,7 +28,9 @@ RANK = 8  # of the panels against tokens and width, where it was measured
 
 
 def figures(document: dict[str, Any]) -> dict[str, Figure]:
-    """File name -> figure, two for each device and dtype whose layers were measured: step times, and ratios where there are rivals."""
+    """File name -> figure, two for each device and dtype whose layers were measured: step times,
+    and ratios where there are rivals.
+    """
     return {name: draw() for name, draw in drawings(document).items()}
 
 
@@ -37,7 +49,9 @@ def drawings(document: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
 
 
 def step_times(cells: list[Cell]) -> Figure:
-    """Seconds of a step against rank, tokens and the size of the layer, each with the others held, one line a contender."""
+    """Seconds of a step against rank, tokens and the size of the layer, each with the others held,
+    one line a contender.
+    """
     from matplotlib import style
 
     one_layer = [cell for cell in cells if place(cell) == place(cells[0])]
@@ -48,9 +62,24 @@ def step_times(cells: list[Cell]) -> Figure:
     with style.context(plots.STYLE):
         figure = new_figure(11.0, 4.4)
         panels = figure.subplots(1, 3)
-        _panel(panels[0], "rank r", f"{place(longest)}, {held}", [(r, longest, r) for r in ranks(longest)])
-        _panel(panels[1], "tokens T", f"{place(longest)}, rank {rank}", [(cell["tokens"], cell, rank) for cell in one_layer])
-        _panel(panels[2], "weights m n", f"{held}, rank {rank}", [(cell["m"] * cell["n"], cell, rank) for cell in of_equal_length])
+        _panel(
+            panels[0],
+            "rank r",
+            f"{place(longest)}, {held}",
+            [(r, longest, r) for r in ranks(longest)],
+        )
+        _panel(
+            panels[1],
+            "tokens T",
+            f"{place(longest)}, rank {rank}",
+            [(cell["tokens"], cell, rank) for cell in one_layer],
+        )
+        _panel(
+            panels[2],
+            "weights m n",
+            f"{held}, rank {rank}",
+            [(cell["m"] * cell["n"], cell, rank) for cell in of_equal_length],
+        )
         _share_legend(figure, panels, columns=4)
     return figure
 
@@ -58,22 +87,36 @@ def step_times(cells: list[Cell]) -> Figure:
 def _panel(ax: Any, xlabel: str, title: str, points: list[tuple[int, Cell, int]]) -> None:
     """The lines of one panel, from (x, cell, rank)."""
     lines = {
-        name: [(x, Spread.of(result["seconds"]).median) for x, cell, rank in points if (result := find(cell, contender, rank))]
+        name: [
+            (x, Spread.of(result["seconds"]).median)
+            for x, cell, rank in points
+            if (result := find(cell, contender, rank))
+        ]
         for contender, name in TITLES.items()
         if contender not in ("pera mkl", "prototype")  # whose lines would lie on PERA's
     }
     floor = [(x, seconds) for x, cell, rank in points if (seconds := floor_of(cell, rank))]
-    plots.plot_step_time({name: line for name, line in lines.items() if line}, floor=floor, xlabel=xlabel, title=title, ax=ax)
+    plots.plot_step_time(
+        {name: line for name, line in lines.items() if line},
+        floor=floor,
+        xlabel=xlabel,
+        title=title,
+        ax=ax,
+    )
 
 
 def floor_of(cell: Cell, rank: int) -> float | None:
-    """Seconds that PERA's counted operations take at the speed at which the base does its own in the same cell."""
+    """Seconds that PERA's counted operations take at the speed at which the base does its own in
+    the same cell.
+    """
     base, pera = find(cell, "base", rank), find(cell, "pera", rank)
     return Spread.of(base["seconds"]).median * counted(pera, base) if base and pera else None
 
 
 def ratios(cells: list[Cell], rivals: list[str]) -> Figure:
-    """PERA's time over that of each rival, against tokens: a row a rival, a column a layer, a line a rank."""
+    """PERA's time over that of each rival, against tokens: a row a rival, a column a layer, a line
+    a rank.
+    """
     from matplotlib import style
 
     layers = list(dict.fromkeys(map(place, cells)))
@@ -98,12 +141,25 @@ def _ratio_panel(ax: Any, layer: str, under: str, cells: list[Cell]) -> None:
             if ours and theirs:
                 lines.setdefault(f"r = {rank}", []).append((cell["tokens"], paired(ours, theirs)))
                 counts.setdefault(f"r = {rank}", []).append((cell["tokens"], counted(ours, theirs)))
-    plots.plot_ratio(lines, counted=counts, xlabel="tokens T", title=f"{layer}: PERA / {TITLES[under]}", ax=ax)
+    plots.plot_ratio(
+        lines, counted=counts, xlabel="tokens T", title=f"{layer}: PERA / {TITLES[under]}", ax=ax
+    )
 
 
 def _share_legend(figure: Figure, panels: Iterable[Any], columns: int) -> None:
     """One legend below all panels in the place of one in each."""
-    handles = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle
+        for ax in panels
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     for ax in panels:
         ax.get_legend().remove()
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False, handlelength=2.8)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        handlelength=2.8,
+    )

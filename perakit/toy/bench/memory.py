@@ -1,4 +1,6 @@
-"""What training one adapted layer holds: bytes counted from the tensors of a real step, beside what a closed form predicts."""
+"""What training one adapted layer holds: bytes counted from the tensors of a real step, beside what
+a closed form predicts.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ WIDE = 4  # bytes of a float32, which adapters are in
 
 @dataclass(frozen=True)
 class Case:
-    """One layer and what goes through it: tokens T, weight (m, n), rank r, and the dtype of the base and of x."""
+    """One layer and what goes through it: tokens T, weight (m, n), rank r, and the dtype of the
+    base and of x.
+    """
 
     tokens: int
     m: int
@@ -39,23 +43,31 @@ class Case:
         return self.dtype == torch.float32
 
 
-# --- predicted ---------------------------------------------------------------------------------------------------------
+# --- predicted ------------------------------------------------------------------------------------
 
 
 def inner(name: str, case: Case) -> int:
-    """K, the columns of B̂: r, r(r+3)/2 (PERA), r̂ (MoRA), r² (LoHa); 0 where ΔW is formed instead."""
-    products = {"pera": formulas.rank_bound(case.rank), "mora": formulas.mora_size(case.m, case.n, case.rank), "loha": case.rank**2}
+    """K, the columns of B̂: r, r(r+3)/2 (PERA), r̂ (MoRA), r² (LoHa); 0 where ΔW is formed
+    instead.
+    """
+    products = {
+        "pera": formulas.rank_bound(case.rank),
+        "mora": formulas.mora_size(case.m, case.n, case.rank),
+        "loha": case.rank**2,
+    }
     return (products | {"dora": 0, "hira": 0}).get(name, case.rank)
 
 
 def kept(name: str, case: Case) -> int:
-    """Bytes of what a method keeps besides x and z = x Âᵀ, so that autograd can go back from (B̂, Â), or from ΔW, to its parameters.
+    """Bytes of what a method keeps besides x and z = x Âᵀ, so that autograd can go back from (B̂,
+    Â), or from ΔW, to its parameters.
 
-    Nothing for LoRA at scale 1, and for PERA, which expands again; the factors K(m+n) where they are not the parameters themselves;
-    W0 + ΔW (m, n) where that is formed, and what it is made of.
+    Nothing for LoRA at scale 1, and for PERA, which expands again; the factors K(m+n) where they
+    are not the parameters themselves; W0 + ΔW (m, n) where that is formed, and what it is made of.
     """
     m, n, r, K = case.m, case.n, case.rank, inner(name, case)
-    lengths = 8 * r * (m + n) + 48 * r + WIDE * (n + 1)  # DeLoRA: squares of B and A in float64, lengths of rows and columns
+    # DeLoRA: squares of B and A in float64, lengths of rows and columns
+    lengths = 8 * r * (m + n) + 48 * r + WIDE * (n + 1)
     return {
         PLAIN: 0,
         "pera": 0,
@@ -69,13 +81,16 @@ def kept(name: str, case: Case) -> int:
 
 
 def predicted(name: str, case: Case) -> dict[str, int]:
-    """Bytes of each of KINDS for a method on one layer, with P parameters: 4 P, 4 P, 8 P + 4 a tensor (AdamW), and
+    """Bytes of each of KINDS for a method on one layer, with P parameters: 4 P, 4 P, 8 P + 4 a
+    tensor (AdamW), and
 
-        saved = T n (x) + 4 T K (z, where the plan makes it in the forward pass and needs it again) + `kept`.
+        saved = T n (x) + 4 T K (z, where the plan makes it in the forward pass and needs it again)
+        + `kept`.
 
     PERA's z has `windows.count` columns: K, or up to 15 more.
 
-    x is kept in the base's dtype where perakit multiplies by factors, and in float32 where autograd keeps what it multiplied.
+    x is kept in the base's dtype where perakit multiplies by factors, and in float32 where autograd
+    keeps what it multiplied.
     """
     method = Method.registry["lora" if name == PLAIN else name](case.rank)
     shapes = method.shapes(case.m, case.n)
@@ -95,12 +110,14 @@ def predicted(name: str, case: Case) -> dict[str, int]:
 
 
 def of_model(architecture: Architecture, name: str, tokens: int, rank: int) -> dict[str, int]:
-    """`predicted`, summed over all linear layers of a model in float32, each of which sees `tokens` tokens."""
+    """`predicted`, summed over all linear layers of a model in float32, each of which sees `tokens`
+    tokens.
+    """
     layers = [predicted(name, Case(tokens, m, n, rank)) for _, m, n in architecture.layers]
     return {kind: sum(layer[kind] for layer in layers) for kind in KINDS}
 
 
-# --- measured ----------------------------------------------------------------------------------------------------------
+# --- measured -------------------------------------------------------------------------------------
 
 
 def build(name: str, case: Case, seed: int) -> nn.Module:
@@ -117,7 +134,9 @@ def build(name: str, case: Case, seed: int) -> nn.Module:
 
 
 def measured(layer: nn.Module, x: Tensor) -> dict[str, int]:
-    """Bytes of each of KINDS, from the tensors of one step of AdamW: x (T, n) -> forward, backward, step."""
+    """Bytes of each of KINDS, from the tensors of one step of AdamW: x (T, n) -> forward, backward,
+    step.
+    """
     parameters = _trained(layer)
     y, saved = saved_bytes(lambda: layer(x), held=[*layer.parameters(), *layer.buffers()])
     y.backward(torch.ones_like(y))
@@ -134,9 +153,12 @@ def measured(layer: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tensor, int]:
-    """What `run` returns, and the bytes that autograd keeps for its backward pass: each memory once, all of it, without that of `held`."""
+    """What `run` returns, and the bytes that autograd keeps for its backward pass: each memory
+    once, all of it, without that of `held`.
+    """
     own = {tensor.untyped_storage().data_ptr() for tensor in held}
-    found: dict[int, Tensor] = {}  # the tensors themselves: memory that is freed could be given out again at the same place
+    # The tensors themselves: memory that is freed could be given out again at the same place
+    found: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         found[tensor.untyped_storage().data_ptr()] = tensor
@@ -144,11 +166,15 @@ def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tens
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = run()
-    return y, sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
+    return y, sum(
+        tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own
+    )
 
 
 def measure(seed: int) -> list[dict[str, Any]]:
-    """All rows, some seconds: every method on one layer, and PERA beside plain LoRA over tokens, ranks and the base's dtype."""
+    """All rows, some seconds: every method on one layer, and PERA beside plain LoRA over tokens,
+    ranks and the base's dtype.
+    """
     cases = [(name, Case(1024, 3072, 768, 8)) for name in METHODS]
     cases += [
         (name, Case(tokens, 768, 768, rank, dtype))

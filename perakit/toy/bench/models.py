@@ -1,4 +1,6 @@
-"""Whole training steps: a GPT-2 with random weights, adapted by each contender, from the token ids to AdamW's step."""
+"""Whole training steps: a GPT-2 with random weights, adapted by each contender, from the token ids
+to AdamW's step.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Model(NamedTuple):
     context: int
 
 
-MODELS = {"tiny": Model(Config(n_embd=192, n_head=6), 4, 256), "124M": Model(SHAPE, 1, 1024)}  # tiny: the one that ships
+# tiny: the one that ships
+MODELS = {"tiny": Model(Config(n_embd=192, n_head=6), 4, 256), "124M": Model(SHAPE, 1, 1024)}
 
 
 def contenders(rank: int) -> list[Contender]:
@@ -54,27 +57,41 @@ def make(model: Model, dtype: torch.dtype, device: str, seed: int) -> nn.Module:
 
 
 def adapted(model: nn.Module, contender: Contender, seed: int) -> nn.Module:
-    """A copy whose projections carry the contender's adapters; the frozen tensors are those of `model`, not copied."""
+    """A copy whose projections carry the contender's adapters; the frozen tensors are those of
+    `model`, not copied.
+    """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
     for name, module in list(twin.named_modules()):
         parent, _, key = name.rpartition(".")
         if key in PROJECTIONS:
             n, m = module.weight.shape
-            setattr(twin.get_submodule(parent), key, contender.build(module, draw(m, n, contender.rank, module.weight, seed)))
+            setattr(
+                twin.get_submodule(parent),
+                key,
+                contender.build(module, draw(m, n, contender.rank, module.weight, seed)),
+            )
     return twin
 
 
-def steps(contenders: Sequence[Contender], model: Model, dtype: torch.dtype, device: str, seed: int) -> dict[Contender, Step]:
-    """A training step of each contender on the same tokens and frozen weights: forward, loss, backward, AdamW."""
+def steps(
+    contenders: Sequence[Contender], model: Model, dtype: torch.dtype, device: str, seed: int
+) -> dict[Contender, Step]:
+    """A training step of each contender on the same tokens and frozen weights: forward, loss,
+    backward, AdamW.
+    """
     base = make(model, dtype, device, seed)
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(model.config.vocab_size, (model.batch, model.context), generator=generator).to(device)
+    ids = torch.randint(
+        model.config.vocab_size, (model.batch, model.context), generator=generator
+    ).to(device)
     return {one: training_step(adapted(base, one, seed), ids) for one in contenders}
 
 
 def training_step(model: nn.Module, ids: torch.Tensor) -> Step:
-    """One step of AdamW on the cost of the next token; gradients are dropped before it, off the clock."""
+    """One step of AdamW on the cost of the next token; gradients are dropped before it, off the
+    clock.
+    """
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
     def run() -> None:
@@ -86,8 +103,9 @@ def training_step(model: nn.Module, ids: torch.Tensor) -> Step:
 
 
 def flop(contender: Contender, model: Model, fused: bool) -> int:
-    """Counted operations of one training step: 4 m n T and the adapter of each projection, 4 T d V of the output head, and 12 T c d of each
-    block's attention, of context c and width d, as if nothing were masked. Beside them the optimiser and the norms are nothing.
+    """Counted operations of one training step: 4 m n T and the adapter of each projection, 4 T d V
+    of the output head, and 12 T c d of each block's attention, of context c and width d, as if
+    nothing were masked. Beside them the optimiser and the norms are nothing.
     """
     config, T = model.config, model.batch * model.context
     d = config.n_embd

@@ -1,4 +1,6 @@
-"""Times that were taken side by side are compared round by round: what slowed one moment slowed both."""
+"""Times that were taken side by side are compared round by round: what slowed one moment slowed
+both.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import numpy as np
 
 from perakit.errors import PerakitError
 
-Cell = dict[str, Any]  # one place of measurement: a layer or a model, tokens, device, dtype, and its results
+# One place of measurement: a layer or a model, tokens, device, dtype, and its results
+Cell = dict[str, Any]
 Result = dict[str, Any]  # one contender there: rank, plan, flop, and the seconds of each round
 
 TITLES = {  # of contenders
@@ -47,19 +50,28 @@ def paired(over: Result, under: Result) -> Spread:
     ours, theirs = over["seconds"], under["seconds"]
     if len(ours) != len(theirs) or not ours:
         raise PerakitError(
-            f"{over['contender']} has {len(ours)} rounds and {under['contender']} {len(theirs)}: only equally many, and one at least, pair"
+            f"{over['contender']} has {len(ours)} rounds and {under['contender']} {len(theirs)}:"
+            " only equally many, and one at least, pair"
         )
     return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def find(cell: Cell, contender: str, rank: int) -> Result | None:
-    """The contender's result beside adapters of that rank, by the library's own choice of a plan, or None."""
-    results = (result for result in cell["results"] if (result["contender"], result["rank"]) == (contender, rank))
+    """The contender's result beside adapters of that rank, by the library's own choice of a plan,
+    or None.
+    """
+    results = (
+        result
+        for result in cell["results"]
+        if (result["contender"], result["rank"]) == (contender, rank)
+    )
     return next((result for result in results if result["plan"] in ("auto", None)), None)
 
 
 def counted(over: Result, under: Result) -> float:
-    """over's counted operations / under's: what the ratio of their times would be if nothing else took time."""
+    """over's counted operations / under's: what the ratio of their times would be if nothing else
+    took time.
+    """
     return float(over["flop"] / under["flop"])
 
 

@@ -10,7 +10,18 @@ from perakit.models.catalogue import describe
 from perakit.table import Table
 from perakit.toy.bench.figures import drawings, figures, floor_of
 from perakit.toy.bench.memory import KINDS, METHODS, PLAIN, of_model
-from perakit.toy.bench.ratios import TITLES, Cell, Result, Spread, counted, find, group, paired, place, ranks
+from perakit.toy.bench.ratios import (
+    TITLES,
+    Cell,
+    Result,
+    Spread,
+    counted,
+    find,
+    group,
+    paired,
+    place,
+    ranks,
+)
 from perakit.toy.bench.verdicts import ROUNDS, case_of, choices, verdicts, where
 from perakit.toy.measured import renewed
 
@@ -27,8 +38,15 @@ STEP = (
     ("pera", "peft r"),
     ("pera", "peft K"),
 )
-INFERENCE = (("merged", "base"), ("pera cached", "base"), ("pera expanded", "base"), (PLAIN, "base"), ("pera cached", PLAIN))
-COUNTED = (("pera", PLAIN), ("pera cached", PLAIN))  # beside whose measured ratio stands that of their counted operations
+INFERENCE = (
+    ("merged", "base"),
+    ("pera cached", "base"),
+    ("pera expanded", "base"),
+    (PLAIN, "base"),
+    ("pera cached", PLAIN),
+)
+# Beside whose measured ratio stands that of their counted operations
+COUNTED = (("pera", PLAIN), ("pera cached", PLAIN))
 PLACE = ("where", "tokens", "rank")
 RIVALS = ("authors", PLAIN, "peft r", "peft K")  # whom PERA is listed against where it is slower
 GPT2, TOKENS, RANK = "gpt2", 1024, 8  # of the memory of a whole model
@@ -48,12 +66,23 @@ def table(document: dict[str, Any]) -> str:
 
 
 def page(document: dict[str, Any], before: str) -> str:
-    """docs/performance.md with its measured part renewed; before: the page as it is. PerakitError where that has no such part."""
-    pictures = [f"![{name.removesuffix('.png').replace('-', ' ')}]({name})" for name in drawings(document)]
-    parts = [
-        f"### {section.title}\n\n{section.table.markdown()}" for section in (*misses(document), *sections(document), *slower(document))
+    """docs/performance.md with its measured part renewed; before: the page as it is. PerakitError
+    where that has no such part.
+    """
+    pictures = [
+        f"![{name.removesuffix('.png').replace('-', ' ')}]({name})" for name in drawings(document)
     ]
-    text = [made_from(document), "### What was promised", "\n".join(promises(document)), *pictures, *parts]
+    parts = [
+        f"### {section.title}\n\n{section.table.markdown()}"
+        for section in (*misses(document), *sections(document), *slower(document))
+    ]
+    text = [
+        made_from(document),
+        "### What was promised",
+        "\n".join(promises(document)),
+        *pictures,
+        *parts,
+    ]
     return renewed(before, COMMAND, "\n\n".join(text))
 
 
@@ -68,9 +97,14 @@ def made_from(document: dict[str, Any]) -> str:
     machine = about["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, load {machine['load']:g}; device {machine['device']};",
-        f"{versions}; seed {about['seed']}; formulas {about['formulas_sha256'][:12]}; {about['repeats']} rounds, "
-        "of inference twice, of plans a third as many.",
+        (
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, load"
+            f" {machine['load']:g}; device {machine['device']};"
+        ),
+        (
+            f"{versions}; seed {about['seed']}; formulas {about['formulas_sha256'][:12]};"
+            f" {about['repeats']} rounds, of inference twice, of plans a third as many."
+        ),
         f"Measured by `{about['command']}`; numbers: `performance.json`.",
     ]
     if about["repeats"] < ROUNDS:
@@ -96,7 +130,9 @@ def sections(document: dict[str, Any]) -> Iterator[Section]:
     if document.get("memory"):
         yield Section("Memory of one layer in training, KiB", memory(document["memory"]))
         yield Section(
-            f"Memory of the 124M GPT-2 in training, rank {RANK} on all projections, {TOKENS} tokens: predicted MiB", memory_of_model()
+            f"Memory of the 124M GPT-2 in training, rank {RANK} on all projections, {TOKENS}"
+            " tokens: predicted MiB",
+            memory_of_model(),
         )
 
 
@@ -108,11 +144,15 @@ def misses(document: dict[str, Any]) -> Iterator[Section]:
         for miss in verdict.misses
     ]
     if rows:
-        yield Section("Where a promise is broken", Table(("promise", "cell", "ratio", "limit"), rows))
+        yield Section(
+            "Where a promise is broken", Table(("promise", "cell", "ratio", "limit"), rows)
+        )
 
 
 def slower(document: dict[str, Any]) -> Iterator[Section]:
-    """Every cell in which a step with PERA took longer than with somebody else; no table where there is none."""
+    """Every cell in which a step with PERA took longer than with somebody else; no table where
+    there is none.
+    """
     found = [
         (paired(ours, theirs), where(cell, rank), TITLES[rival], counted(ours, theirs))
         for cell in (*document.get("layers", []), *document.get("models", []))
@@ -121,19 +161,25 @@ def slower(document: dict[str, Any]) -> Iterator[Section]:
         if (ours := find(cell, "pera", rank)) and (theirs := find(cell, rival, rank))
     ]
     rows = [
-        [cell, rival, _ratio(spread), f"{floor:.2f}"] for spread, cell, rival, floor in sorted(found, reverse=True) if spread.median > 1
+        [cell, rival, _ratio(spread), f"{floor:.2f}"]
+        for spread, cell, rival, floor in sorted(found, reverse=True)
+        if spread.median > 1
     ]
     if rows:
         foot = f"{len(rows)} of {len(found)} comparisons; counted: the ratio of counted operations."
-        yield Section("Where PERA is slower", Table(("cell", "than", "ratio", "counted"), rows, foot))
+        yield Section(
+            "Where PERA is slower", Table(("cell", "than", "ratio", "counted"), rows, foot)
+        )
 
 
-# --- time ------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells of each device and dtype."""
-    return [[cell for cell in cells if group(cell) == key] for key in dict.fromkeys(map(group, cells))]
+    return [
+        [cell for cell in cells if group(cell) == key] for key in dict.fromkeys(map(group, cells))
+    ]
 
 
 def times(cells: Sequence[Cell]) -> Table:
@@ -144,11 +190,21 @@ def times(cells: Sequence[Cell]) -> Table:
         for rank in ranks(cell):
             floor = floor_of(cell, rank)
             row = [_milliseconds(find(cell, name, rank)) for name in names]
-            rows.append([place(cell), f"{cell['tokens']}", f"{rank}", *row, _short(1e3 * floor) if floor else ""])
+            rows.append(
+                [
+                    place(cell),
+                    f"{cell['tokens']}",
+                    f"{rank}",
+                    *row,
+                    _short(1e3 * floor) if floor else "",
+                ]
+            )
     foot = "Median ± half the distance of the quartiles."
     if any(row[-1] for row in rows):
         foot += " Counted: what PERA's operations take at the speed of the base."
-    return _without_empty(Table([*PLACE, *(TITLES[name] for name in names), "PERA, counted"], rows, foot))
+    return _without_empty(
+        Table([*PLACE, *(TITLES[name] for name in names), "PERA, counted"], rows, foot)
+    )
 
 
 def ratios(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]) -> Table:
@@ -165,12 +221,21 @@ def ratios(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]) -> Table:
             rows.append(row)
     columns = list(PLACE)
     for over, under in pairs:
-        columns += [f"{TITLES[over]} / {TITLES[under]}", *(["counted"] if (over, under) in COUNTED else [])]
-    return _without_empty(Table(columns, rows, "Median (lower ... upper quartile) of the ratios taken round by round."))
+        columns += [
+            f"{TITLES[over]} / {TITLES[under]}",
+            *(["counted"] if (over, under) in COUNTED else []),
+        ]
+    return _without_empty(
+        Table(
+            columns, rows, "Median (lower ... upper quartile) of the ratios taken round by round."
+        )
+    )
 
 
 def plans(cells: Sequence[Cell]) -> Table:
-    """The time of the counted choice over that of the best plan, and which plan that was: a row for a cell and contender."""
+    """The time of the counted choice over that of the best plan, and which plan that was: a row for
+    a cell and contender.
+    """
     columns = sorted({rank for cell in cells for rank in ranks(cell)})
     rows = []
     for cell in cells:
@@ -179,22 +244,31 @@ def plans(cells: Sequence[Cell]) -> Table:
             here = (found.get((name, rank)) for rank in columns)
             row = [f"{choice.ratio:.2f} ({choice.best})" if choice else "" for choice in here]
             rows.append([place(cell), f"{cell['tokens']}", cell["dtype"], TITLES[name], *row])
-    foot = "Time of the plan chosen by counting / time of the fastest (output/input gradient/factor gradients: f factored, d dense)."
+    foot = (
+        "Time of the plan chosen by counting / time of the fastest (output/input gradient/factor"
+        " gradients: f factored, d dense)."
+    )
     return Table((*PLACE[:2], "dtype", "adapter", *(f"r = {rank}" for rank in columns)), rows, foot)
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def memory(rows: Sequence[dict[str, Any]]) -> Table:
-    """Bytes of every method on the layer of the first row, measured; and what was predicted, where that differs."""
+    """Bytes of every method on the layer of the first row, measured; and what was predicted, where
+    that differs.
+    """
     same = [row for row in rows if case_of(row) == case_of(rows[0])]
-    cells = [[_method(row["method"]), f"{row['inner']}", *(_kibibytes(row, kind) for kind in KINDS)] for row in same]
+    cells = [
+        [_method(row["method"]), f"{row['inner']}", *(_kibibytes(row, kind) for kind in KINDS)]
+        for row in same
+    ]
     first = rows[0]
     exact = sum(row["measured"] == row["predicted"] for row in rows)
     foot = (
-        f"{first['m']} x {first['n']}, {first['tokens']} tokens, rank {first['rank']}, {first['dtype']}. Predicted to the byte in {exact} "
-        f"of {len(rows)} layers, all of them in the JSON; where it differs the prediction stands behind."
+        f"{first['m']} x {first['n']}, {first['tokens']} tokens, rank {first['rank']},"
+        f" {first['dtype']}. Predicted to the byte in {exact} of {len(rows)} layers, all of them in"
+        " the JSON; where it differs the prediction stands behind."
     )
     return Table(("method", "K", *KINDS), cells, foot)
 
@@ -205,7 +279,11 @@ def memory_of_model() -> Table:
     for name in METHODS:
         found = of_model(describe(GPT2), name, TOKENS, RANK)
         rows.append([_method(name), *(f"{found[kind] / 2**20:.1f}" for kind in KINDS)])
-    return Table(("method", *KINDS), rows, "Saved: by the adapted layers alone; attention, norms and the frozen weights come on top.")
+    return Table(
+        ("method", *KINDS),
+        rows,
+        "Saved: by the adapted layers alone; attention, norms and the frozen weights come on top.",
+    )
 
 
 def _method(name: str) -> str:
@@ -214,17 +292,23 @@ def _method(name: str) -> str:
 
 def _kibibytes(row: dict[str, Any], kind: str) -> str:
     measured, predicted = (row[side][kind] / 2**10 for side in ("measured", "predicted"))
-    return f"{measured:.1f}" if measured == predicted else f"{measured:.1f} (predicted {predicted:.1f})"
+    return (
+        f"{measured:.1f}"
+        if measured == predicted
+        else f"{measured:.1f} (predicted {predicted:.1f})"
+    )
 
 
-# --- cells of tables -------------------------------------------------------------------------------------------------
+# --- cells of tables ------------------------------------------------------------------------------
 
 
 def _milliseconds(result: Result | None) -> str:
     if result is None:
         return ""
     spread = Spread.of(result["seconds"])
-    return f"{_short(1e3 * spread.median)} ± {_short(1e3 * (spread.high - spread.low) / 2, digits=2)}"
+    return (
+        f"{_short(1e3 * spread.median)} ± {_short(1e3 * (spread.high - spread.low) / 2, digits=2)}"
+    )
 
 
 def _short(value: float, digits: int = 3) -> str:
@@ -239,4 +323,8 @@ def _ratio(spread: Spread) -> str:
 def _without_empty(table: Table) -> Table:
     """The table without columns in which nothing was measured."""
     filled = [k for k in range(len(table.columns)) if any(row[k] for row in table.rows)]
-    return Table([table.columns[k] for k in filled], [[row[k] for k in filled] for row in table.rows], table.foot)
+    return Table(
+        [table.columns[k] for k in filled],
+        [[row[k] for k in filled] for row in table.rows],
+        table.foot,
+    )

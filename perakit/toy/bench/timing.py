@@ -25,11 +25,16 @@ class Step:
 
 
 def interleave(
-    steps: Mapping[Key, Step], repeats: int, device: torch.device | str = "cpu", progress: Callable[[], object] = lambda: None
+    steps: Mapping[Key, Step],
+    repeats: int,
+    device: torch.device | str = "cpu",
+    progress: Callable[[], object] = lambda: None,
 ) -> dict[Key, list[float]]:
-    """Seconds of every step in each of `repeats` rounds; entry k of every list comes from round k, so ratios are taken entry by entry.
+    """Seconds of every step in each of `repeats` rounds; entry k of every list comes from round k,
+    so ratios are taken entry by entry.
 
-    device: "cuda" waits for the GPU before the clock starts and before it stops; progress: called after every round, warm-up included.
+    device: "cuda" waits for the GPU before the clock starts and before it stops; progress: called
+    after every round, warm-up included.
     """
     loops, seconds = dict.fromkeys(steps, 1), dict[Key, list[float]]()
     gc.collect()
@@ -42,7 +47,10 @@ def interleave(
             if turn <= 0:
                 seconds = {key: [] for key in steps}
             for key in order(list(steps), turn):
-                seconds[key].append(sum(_clocked(steps[key], torch.device(device)) for _ in range(loops[key])) / loops[key])
+                seconds[key].append(
+                    sum(_clocked(steps[key], torch.device(device)) for _ in range(loops[key]))
+                    / loops[key]
+                )
             progress()
     finally:
         if enabled:
@@ -51,11 +59,11 @@ def interleave(
 
 
 def order(keys: Sequence[Key], turn: int) -> list[Key]:
-    """The keys in the order of round `turn`: places 0, 1, −1, 2, −2, ... of a circle that turns by one each round, and where
-    their number is odd runs backwards in every other one.
+    """The keys in the order of round `turn`: places 0, 1, −1, 2, −2, ... of a circle that turns by
+    one each round, and where their number is odd runs backwards in every other one.
 
-    In len(keys) rounds each key follows each other one exactly once, or in twice as many twice (Williams 1949): none always finds
-    the caches as the same other one left them.
+    In len(keys) rounds each key follows each other one exactly once, or in twice as many twice
+    (Williams 1949): none always finds the caches as the same other one left them.
     """
     circle = keys[::-1] if turn * len(keys) % 2 else keys
     zigzag = [(k + 1) // 2 * (-1) ** (k + 1) for k in range(len(keys))]
@@ -63,7 +71,9 @@ def order(keys: Sequence[Key], turn: int) -> list[Key]:
 
 
 def speed(device: torch.device | str, dtype: torch.dtype) -> float:
-    """FLOP a second of a 1024 x 1024 x 1024 product: what a floor of operations becomes a floor of time with."""
+    """FLOP a second of a 1024 x 1024 x 1024 product: what a floor of operations becomes a floor of
+    time with.
+    """
     X = torch.ones(1024, 1024, device=device, dtype=dtype)
     return 2 * 1024**3 / min(interleave({"product": Step(lambda: X @ X)}, 3, device)["product"])
 

@@ -1,4 +1,6 @@
-"""What was promised of speed and memory, held against a measurement: each statement with its limit, and the cell that is worst."""
+"""What was promised of speed and memory, held against a measurement: each statement with its limit,
+and the cell that is worst.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,19 @@ from perakit.toy.bench.ratios import Cell, counted, find, paired, place, ranks
 # Every limit of this page. Ratios are medians of paired rounds.
 ROUNDS = 9  # fewer are a glance
 NOISE = 1.05  # what such a median still moves by between two runs of the same code
-FASTER = {8: 1 / 1.15, 16: 1 / 1.15, 32: 1 / 1.4}  # of the authors' time from MANY tokens on: a prototype had 1/1.20, 1/1.22, 1/1.4
+# Of the authors' time from MANY tokens on: a prototype had 1/1.20, 1/1.22, 1/1.4
+FASTER = {8: 1 / 1.15, 16: 1 / 1.15, 32: 1 / 1.4}
 COUNTED = 1.05  # beyond counted operations: reading and writing what is not counted
 PEFT = 0.9  # of PEFT's time at MANY tokens: a dense plan saves what PEFT cannot
-PLAN, PLAN_SHARE = 1.05, 0.9  # counting is blind to caches: near the best nearly everywhere is what it can do
+# Counting is blind to caches: near the best nearly everywhere is what it can do
+PLAN, PLAN_SHARE = 1.05, 0.9
 MERGED = 1.02  # the same product as the base's
 KEPT = 1.1  # x, A, B and h are all that PERA has to keep besides z
 FEW, MANY = 256, 4096  # tokens
 HALVED = (8, 16, 32)  # ranks at which the expansion is to cost half of what it cost the prototype
 
-# What a ratio may be: of the cell, the rank, and the counted ratio of the two contenders; None: nothing was promised there.
+# What a ratio may be: of the cell, the rank, and the counted ratio of the two contenders; None:
+# nothing was promised there.
 Limit = Callable[[Cell, int, float], float | None]
 
 
@@ -40,7 +45,9 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A statement about cells, and what was found in each; share: of them must hold for the statement to hold."""
+    """A statement about cells, and what was found in each; share: of them must hold for the
+    statement to hold.
+    """
 
     statement: str
     findings: list[Finding]
@@ -61,29 +68,52 @@ class Verdict:
         if self.holds is None:
             return f"not measured: {self.statement}"
         count, worst = len(self.findings), max(self.findings, key=_excess)
-        found = f"{'kept' if self.holds else 'BROKEN, kept'} in {count - len(self.misses)} of {count}"
-        return f"{found}: {self.statement}; worst {worst.ratio:.3f}, limit {worst.limit:.3f}, at {worst.where}"
+        found = (
+            f"{'kept' if self.holds else 'BROKEN, kept'} in {count - len(self.misses)} of {count}"
+        )
+        return (
+            f"{found}: {self.statement}; worst {worst.ratio:.3f}, limit {worst.limit:.3f}, at"
+            f" {worst.where}"
+        )
 
 
 def verdicts(document: dict[str, Any]) -> list[Verdict]:
-    """Every statement, with what the document's parts say of it; one that nothing was measured for is there, without findings."""
-    layers, models, inference = (document.get(part, []) for part in ("layers", "models", "inference"))
+    """Every statement, with what the document's parts say of it; one that nothing was measured for
+    is there, without findings.
+    """
+    layers, models, inference = (
+        document.get(part, []) for part in ("layers", "models", "inference")
+    )
     large = [model for model in models if model["model"] == "124M" and model["tokens"] >= 1024]
     return [
         Verdict(
-            f"a step with PERA is never slower than with the authors' algorithm (up to {NOISE:g}, noise)",
+            f"a step with PERA is never slower than with the authors' algorithm (up to {NOISE:g},"
+            " noise)",
             compare(layers, "pera", "authors", lambda cell, rank, _: NOISE),
         ),
         Verdict(
-            f"from {MANY} tokens on PERA is as many times faster than the authors' algorithm: {_listed(FASTER)}",
-            compare(layers, "pera", "authors", lambda cell, rank, _: FASTER.get(rank) if cell["tokens"] >= MANY else None),
+            f"from {MANY} tokens on PERA is as many times faster than the authors' algorithm:"
+            f" {_listed(FASTER)}",
+            compare(
+                layers,
+                "pera",
+                "authors",
+                lambda cell, rank, _: FASTER.get(rank) if cell["tokens"] >= MANY else None,
+            ),
         ),
         Verdict(
-            f"at {MANY} tokens PERA over plain LoRA of its rank is at most {COUNTED:g} of the counted ratio",
-            compare(layers, "pera", PLAIN, lambda cell, rank, ratio: COUNTED * ratio if cell["tokens"] == MANY else None),
+            f"at {MANY} tokens PERA over plain LoRA of its rank is at most {COUNTED:g} of the"
+            " counted ratio",
+            compare(
+                layers,
+                "pera",
+                PLAIN,
+                lambda cell, rank, ratio: COUNTED * ratio if cell["tokens"] == MANY else None,
+            ),
         ),
         Verdict(
-            f"at {FEW} tokens PERA costs at most half of what its prototype costs beyond the counted ratio, at ranks {_words(HALVED)}",
+            f"at {FEW} tokens PERA costs at most half of what its prototype costs beyond the"
+            f" counted ratio, at ranks {_words(HALVED)}",
             compare(layers, "pera", PLAIN, _half_of_the_prototype),
         ),
         Verdict(
@@ -92,15 +122,26 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
         ),
         Verdict(
             f"at {MANY} tokens LoRA takes at most {PEFT:g} of the time of PEFT's",
-            compare(layers, "lora", "peft r", lambda cell, rank, _: PEFT if cell["tokens"] == MANY else None),
+            compare(
+                layers,
+                "lora",
+                "peft r",
+                lambda cell, rank, _: PEFT if cell["tokens"] == MANY else None,
+            ),
         ),
         Verdict(
-            f"a training step of the 124M GPT-2 with PERA of rank 8 is no slower than with PEFT's LoRA of rank 8 (up to {NOISE:g}, noise)",
+            "a training step of the 124M GPT-2 with PERA of rank 8 is no slower than with PEFT's"
+            f" LoRA of rank 8 (up to {NOISE:g}, noise)",
             compare(large, "pera", "peft r", lambda cell, rank, _: NOISE if rank == 8 else None),
         ),
         Verdict(
-            f"the counted plan is within {100 * (PLAN - 1):.0f} % of the best plan in at least {100 * PLAN_SHARE:.0f} % of the cells",
-            [Finding(one.where, one.ratio, PLAN) for cell in document.get("plans", []) for one in choices(cell)],
+            f"the counted plan is within {100 * (PLAN - 1):.0f} % of the best plan in at least"
+            f" {100 * PLAN_SHARE:.0f} % of the cells",
+            [
+                Finding(one.where, one.ratio, PLAN)
+                for cell in document.get("plans", [])
+                for one in choices(cell)
+            ],
             PLAN_SHARE,
         ),
         Verdict(
@@ -126,7 +167,9 @@ def compare(cells: Iterable[Cell], over: str, under: str, limit: Limit) -> list[
 
 
 class Choice(NamedTuple):
-    """The plan taken by counting against the best of all that were measured; ratio: of their times."""
+    """The plan taken by counting against the best of all that were measured; ratio: of their
+    times.
+    """
 
     contender: str
     rank: int
@@ -136,15 +179,23 @@ class Choice(NamedTuple):
 
 
 def choices(cell: Cell) -> list[Choice]:
-    """For each contender and rank of a cell of the part "plans": how far the counted choice is from the best plan."""
+    """For each contender and rank of a cell of the part "plans": how far the counted choice is from
+    the best plan.
+    """
     found = []
     for contender in dict.fromkeys(result["contender"] for result in cell["results"]):
         for rank in ranks(cell):
             chosen = find(cell, contender, rank)
-            others = [one for one in cell["results"] if (one["contender"], one["rank"]) == (contender, rank) and one["plan"] != "auto"]
+            others = [
+                one
+                for one in cell["results"]
+                if (one["contender"], one["rank"]) == (contender, rank) and one["plan"] != "auto"
+            ]
             if chosen and others:
                 ratio, best = max((paired(chosen, other).median, other["plan"]) for other in others)
-                found.append(Choice(contender, rank, best, ratio, f"{where(cell, rank)}, {contender}"))
+                found.append(
+                    Choice(contender, rank, best, ratio, f"{where(cell, rank)}, {contender}")
+                )
     return found
 
 

@@ -14,13 +14,30 @@ from perakit.toy import bench, pictures
 from perakit.toy.bench import contenders, models, timing
 from perakit.toy.gpt2 import Config
 
-SMALL = ["--layers", "8x6", "--tokens", "4", "5", "--ranks", "2", "--repeats", "3", "--model-ranks", "2"]
-EMPTY = f"# Performance\n\n<!-- measured: {bench.report.COMMAND} -->\nnothing yet\n<!-- end of measured -->\n\nafter\n"
+SMALL = [
+    "--layers",
+    "8x6",
+    "--tokens",
+    "4",
+    "5",
+    "--ranks",
+    "2",
+    "--repeats",
+    "3",
+    "--model-ranks",
+    "2",
+]
+EMPTY = (
+    f"# Performance\n\n<!-- measured: {bench.report.COMMAND} -->\nnothing yet\n<!-- end of measured"
+    " -->\n\nafter\n"
+)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Nothing that takes long: no step fills its turn, no garbage is looked for, the model is smaller than tiny, no figure is drawn."""
+    """Nothing that takes long: no step fills its turn, no garbage is looked for, the model is
+    smaller than tiny, no figure is drawn.
+    """
     monkeypatch.setattr(timing, "TURN", 0.0)
     monkeypatch.setattr(timing.gc, "collect", lambda: 0)
     monkeypatch.setattr(timing, "speed", lambda device, dtype: 1e9)
@@ -63,7 +80,9 @@ def document(out):
 
 def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(contenders, "ONEDNN", True)
-    assert run(tmp_path, "--parts", *bench.PARTS, "--dtype", "float32", "bfloat16", "--seed", "3") == 0
+    assert (
+        run(tmp_path, "--parts", *bench.PARTS, "--dtype", "float32", "bfloat16", "--seed", "3") == 0
+    )
     found, printed = document(tmp_path), capsys.readouterr()
     assert list(found) == ["made_from", *bench.PARTS]
     about = found["made_from"]
@@ -85,14 +104,32 @@ def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
                 assert len(result["seconds"]) == {"inference": 6}.get(part, 3)
                 assert min(result["seconds"]) > 0
                 assert result["flop"] > 0
-    names = {part: [one["contender"] for one in found[part][0]["results"]] for part in ("layers", "inference", "models")}
-    assert names["layers"] == ["base", "plain lora", "lora", "pera", "pera mkl", "prototype", "authors", "peft r", "peft K"]
+    names = {
+        part: [one["contender"] for one in found[part][0]["results"]]
+        for part in ("layers", "inference", "models")
+    }
+    assert names["layers"] == [
+        "base",
+        "plain lora",
+        "lora",
+        "pera",
+        "pera mkl",
+        "prototype",
+        "authors",
+        "peft r",
+        "peft K",
+    ]
     assert names["inference"] == ["base", "merged", "pera cached", "pera expanded", "plain lora"]
     assert names["models"] == ["lora", "pera", "authors", "peft r", "peft K"]
     plans = [(one["contender"], one["plan"]) for one in found["plans"][0]["results"]]
-    assert plans == [(name, plan) for name in ("lora", "pera") for plan in ("auto", *map(str, PLANS))]
+    assert plans == [
+        (name, plan) for name in ("lora", "pera") for plan in ("auto", *map(str, PLANS))
+    ]
     assert printed.out.strip() == bench.table(found)
-    assert "42 visits to cells, at least 1 min: their FLOP at 1 GFLOP/s in float32, 1 GFLOP/s in bfloat16" in printed.err
+    assert (
+        "42 visits to cells, at least 1 min: their FLOP at 1 GFLOP/s in float32, 1 GFLOP/s in"
+        " bfloat16" in printed.err
+    )
     assert "FLOP/s]" in printed.err
 
 
@@ -129,12 +166,25 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, measured, monkeypatch, capsys)
     monkeypatch.setattr(bench, "interleave", whole)
     del measured[:2]
     assert run(tmp_path, "--parts", "layers", "inference") == 0
-    one_visit = [f"{part}: 8 x 6, T={tokens}, float32" for part in ("layers", "inference") for tokens in (4, 5)]
-    assert measured == [one_visit[2], *one_visit[2:], *one_visit, *one_visit], "the third, that again, and the rest"
+    one_visit = [
+        f"{part}: 8 x 6, T={tokens}, float32"
+        for part in ("layers", "inference")
+        for tokens in (4, 5)
+    ]
+    assert measured == [
+        one_visit[2],
+        *one_visit[2:],
+        *one_visit,
+        *one_visit,
+    ], "the third, that again, and the rest"
     assert [len(document(tmp_path)[part]) for part in ("layers", "inference")] == [2, 2]
 
 
-@pytest.mark.parametrize("other", [["--seed", "1"], ["--repeats", "6"], ["--ranks", "3"], ["--dtype", "bfloat16"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "other",
+    [["--seed", "1"], ["--repeats", "6"], ["--ranks", "3"], ["--dtype", "bfloat16"]],
+    ids=" ".join,
+)
 def test_what_was_measured_otherwise_is_not_mixed_in(tmp_path, measured, other):
     assert run(tmp_path, "--parts", "layers") == 0
     assert run(tmp_path, "--parts", "layers", *other) == 0
@@ -177,7 +227,11 @@ def test_docs_are_renewed(tmp_path):
     assert text == bench.report.page(found, EMPTY)
     assert "nothing yet" not in text
     assert text.endswith("after\n")
-    assert {path.name for path in docs.iterdir()} == {"performance.md", "performance.json", *bench.report.figures(found)}
+    assert {path.name for path in docs.iterdir()} == {
+        "performance.md",
+        "performance.json",
+        *bench.report.figures(found),
+    }
     assert [path.name for path in out.iterdir()] == ["cells.jsonl"]
     assert str(tmp_path) not in json.dumps(found)
 
@@ -192,17 +246,24 @@ def test_prose_written_while_it_measures_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench, "interleave", interleave)
     assert run(tmp_path / "out", "--parts", "layers", "--docs", str(tmp_path)) == 0
-    assert page.read_text() == bench.report.page(document(tmp_path), EMPTY).replace("after", "written meanwhile")
+    assert page.read_text() == bench.report.page(document(tmp_path), EMPTY).replace(
+        "after", "written meanwhile"
+    )
 
 
 def test_a_cell_is_visited_with_the_others_in_between(tmp_path, measured):
     """Its rounds are those of all visits, one after the other."""
     assert run(tmp_path, "--parts", "layers", "--repeats", "4") == 0
     assert measured == 3 * ["layers: 8 x 6, T=4, float32", "layers: 8 x 6, T=5, float32"]
-    visits = [json.loads(line)["cell"]["results"] for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    visits = [
+        json.loads(line)["cell"]["results"]
+        for line in (tmp_path / "cells.jsonl").read_text().splitlines()
+    ]
     for k, cell in enumerate(document(tmp_path)["layers"]):
         for place, result in enumerate(cell["results"]):
-            assert result["seconds"] == [one for visit in visits[k::2] for one in visit[place]["seconds"]]
+            assert result["seconds"] == [
+                one for visit in visits[k::2] for one in visit[place]["seconds"]
+            ]
             assert len(result["seconds"]) == 6, "two of each visit: four at least"
 
 
@@ -210,7 +271,11 @@ def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
     """The base beside each: what is compared is measured one after the other."""
     turns, whole = [], bench.interleave
     monkeypatch.setattr(
-        bench, "interleave", lambda steps, *rest: turns.append([(one.name, one.rank) for one in steps]) or whole(steps, *rest)
+        bench,
+        "interleave",
+        lambda steps, *rest: (
+            turns.append([(one.name, one.rank) for one in steps]) or whole(steps, *rest)
+        ),
     )
     assert run(tmp_path, "--parts", "inference", "--ranks", "2", "3", "--tokens", "4") == 0
     names = ["base", "merged", "pera cached", "pera expanded", "plain lora"]
@@ -220,7 +285,13 @@ def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
 
 
 def test_the_command_in_the_document_measures_the_same(monkeypatch):
-    settings = bench.Settings(layers=((5, 3), (2, 2)), dtype=("bfloat16",), parts=("plans", "memory"), model_ranks=(2, 4), seed=7)
+    settings = bench.Settings(
+        layers=((5, 3), (2, 2)),
+        dtype=("bfloat16",),
+        parts=("plans", "memory"),
+        model_ranks=(2, 4),
+        seed=7,
+    )
     seen = []
     monkeypatch.setattr(bench, "run", lambda settings, out: seen.append(settings) or sys.exit(0))
     program, *words = shlex.split(settings.command)
@@ -231,7 +302,9 @@ def test_the_command_in_the_document_measures_the_same(monkeypatch):
 
 
 def test_a_step_is_forward_and_backward_and_an_answer_forward_alone():
-    both = bench.tasks(bench.Settings(layers=((8, 6),), tokens=(4,), ranks=(2,), parts=("layers", "inference")))
+    both = bench.tasks(
+        bench.Settings(layers=((8, 6),), tokens=(4,), ranks=(2,), parts=("layers", "inference"))
+    )
     for task, products in zip(both, (2, 1), strict=True):
         base = contenders.Contender("base", 2)
         step = task.steps()[base]
@@ -257,17 +330,28 @@ def test_without_peft_and_transformers_the_rest_is_measured(tmp_path, monkeypatc
     assert main(["bench", "--out", str(tmp_path), *SMALL[:-2]]) == 0
     found = document(tmp_path)
     assert found["models"] == []
-    assert [one["contender"] for one in found["layers"][0]["results"]][3:] == ["pera", "pera mkl", "prototype", "authors"]
+    assert [one["contender"] for one in found["layers"][0]["results"]][3:] == [
+        "pera",
+        "pera mkl",
+        "prototype",
+        "authors",
+    ]
     assert set(found["made_from"]["machine"]["versions"]) == {"python", "torch"}
     printed = capsys.readouterr()
     assert "PEFT is not installed, its LoRA is left out" in printed.err
     assert "PEFT was not installed" in printed.out
     assert main(["bench", "--out", str(tmp_path), "--parts", "models"]) == 2
-    assert "the part models needs transformers: pip install 'perakit[hf]', or choose --parts layers" in capsys.readouterr().err
+    assert (
+        "the part models needs transformers: pip install 'perakit[hf]', or choose --parts layers"
+        in capsys.readouterr().err
+    )
 
 
 MISTAKES = [
-    (["--parts", "layer"], "parts: 'layer' is unknown, choose from layers, plans, inference, models, memory"),
+    (
+        ["--parts", "layer"],
+        "parts: 'layer' is unknown, choose from layers, plans, inference, models, memory",
+    ),
     (["--models", "7B"], "models: '7B' is unknown, choose from tiny, 124M"),
     (["--dtype", "float16"], "dtype: 'float16' is unknown, choose from float32, bfloat16"),
     (["--layers", "768"], "layer '768' is not written MxN, outputs and inputs: as in 3072x768"),
@@ -286,7 +370,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_a_mistake_is_one_sentence_before_anything_runs(tmp_path, nothing_runs, monkeypatch, capsys, arguments, message):
+def test_a_mistake_is_one_sentence_before_anything_runs(
+    tmp_path, nothing_runs, monkeypatch, capsys, arguments, message
+):
     monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
     assert run(tmp_path / "out", *arguments) == 2
     printed = capsys.readouterr()
@@ -302,7 +388,10 @@ def test_files_in_the_way_are_refused_before_anything_runs(tmp_path, nothing_run
     assert "cannot write" in capsys.readouterr().err
     (tmp_path / "cells.jsonl").write_text("[1, 2]\n")
     assert run(tmp_path) == 2
-    assert "is not what perakit bench writes: remove it, or choose another --out" in capsys.readouterr().err
+    assert (
+        "is not what perakit bench writes: remove it, or choose another --out"
+        in capsys.readouterr().err
+    )
     (tmp_path / "performance.md").write_text("# A page of somebody else\n")
     assert run(tmp_path / "out", "--docs", str(tmp_path)) == 2
     assert "the page has no measured part" in capsys.readouterr().err
@@ -310,6 +399,14 @@ def test_files_in_the_way_are_refused_before_anything_runs(tmp_path, nothing_run
 
 def test_help_and_defaults_agree():
     usual = bench.usual("cpu")
-    text = next(action for action in cli._parser()._actions if action.dest == "run" or action.choices).choices["bench"].format_help()
-    for part in (" ".join(map(str, usual.tokens)), " ".join(map(str, usual.ranks)), " ".join(f"{m}x{n}" for m, n in usual.layers)):
+    text = (
+        next(action for action in cli._parser()._actions if action.dest == "run" or action.choices)
+        .choices["bench"]
+        .format_help()
+    )
+    for part in (
+        " ".join(map(str, usual.tokens)),
+        " ".join(map(str, usual.ranks)),
+        " ".join(f"{m}x{n}" for m, n in usual.layers),
+    ):
         assert part in " ".join(text.split())

@@ -17,17 +17,35 @@ from perakit.toy.gpt2 import Conv1D as ToyConv1D
 
 M, N, T, RANK = 7, 5, 11, 3
 LINEAR = ("plain lora", "lora", "peft r")
-QUADRATIC = ("pera", "pera mkl", "prototype", "authors", "peft K", "merged", "pera cached", "pera expanded")
-SMALL = models.Model(Config(vocab_size=31, n_positions=16, n_embd=12, n_layer=2, n_head=2), batch=3, context=16)
+QUADRATIC = (
+    "pera",
+    "pera mkl",
+    "prototype",
+    "authors",
+    "peft K",
+    "merged",
+    "pera cached",
+    "pera expanded",
+)
+SMALL = models.Model(
+    Config(vocab_size=31, n_positions=16, n_embd=12, n_layer=2, n_head=2), batch=3, context=16
+)
 
 
 @pytest.fixture
 def case():
-    """(base, factors, x, g): a frozen float64 layer, factors for it, inputs and a gradient of its output."""
+    """(base, factors, x, g): a frozen float64 layer, factors for it, inputs and a gradient of its
+    output.
+    """
     torch.manual_seed(0)
     base = nn.Linear(N, M, dtype=torch.float64).requires_grad_(False)
     factors = contenders.draw(M, N, RANK, base.weight, seed=0)
-    return base, factors, torch.randn(T, N, dtype=torch.float64), torch.randn(T, M, dtype=torch.float64)
+    return (
+        base,
+        factors,
+        torch.randn(T, N, dtype=torch.float64),
+        torch.randn(T, M, dtype=torch.float64),
+    )
 
 
 def by_the_formula(case, linear):
@@ -84,7 +102,10 @@ def test_factor_gradients_are_those_of_the_formula_under_every_plan(case, name, 
     ours, to_ours = stepped(layer, case, plan)
     assert close(ours, y)
     assert close(to_ours, to_x)
-    found = {parameter_name.rpartition(".")[2]: parameter.grad for parameter_name, parameter in layer.named_parameters()}
+    found = {
+        parameter_name.rpartition(".")[2]: parameter.grad
+        for parameter_name, parameter in layer.named_parameters()
+    }
     for key, gradient in zip("BAh"[: 2 if linear else 3], gradients, strict=False):
         assert close(found[key], gradient)
     assert found["weight"] is None, "the base is frozen"
@@ -96,7 +117,11 @@ def test_lora_and_peft_have_the_same_gradients(case):
     stepped(ours, case)
     stepped(theirs, case)
     for key in "AB":
-        mine = next(parameter.grad for name, parameter in ours.named_parameters() if name.endswith(f".{key}"))
+        mine = next(
+            parameter.grad
+            for name, parameter in ours.named_parameters()
+            if name.endswith(f".{key}")
+        )
         assert close(mine, theirs.get_parameter(f"lora_{key}.default.weight").grad)
 
 
@@ -104,7 +129,11 @@ def test_lora_and_peft_have_the_same_gradients(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_contenders_of_a_part_share_weights_and_dtypes(part, dtype, monkeypatch):
     built = {}
-    monkeypatch.setattr(Contender, "build", lambda one, base, factors: built.setdefault(one, BUILDERS[one.name](base, factors)))
+    monkeypatch.setattr(
+        Contender,
+        "build",
+        lambda one, base, factors: built.setdefault(one, BUILDERS[one.name](base, factors)),
+    )
     who = contenders.contenders(part, (2, 3))
     assert len(set(who)) == len(who)
     steps = contenders.steps(who, M, N, T, dtype, "cpu", seed=0, training=part != "inference")
@@ -113,7 +142,10 @@ def test_contenders_of_a_part_share_weights_and_dtypes(part, dtype, monkeypatch)
         step.reset()
         step.run()
     weights = {
-        parameter.data_ptr() for layer in built.values() for name, parameter in layer.named_parameters() if not parameter.requires_grad
+        parameter.data_ptr()
+        for layer in built.values()
+        for name, parameter in layer.named_parameters()
+        if not parameter.requires_grad
     }
     assert len(weights) == 2, "W0 and the bias, once"
     x = torch.randn(T, N, dtype=dtype)
@@ -129,7 +161,10 @@ def test_where_peft_is_not_installed_it_is_left_out(monkeypatch):
     everyone = {one.name for one in contenders.contenders("layers", (2,))}
     assert everyone == {"base", *LINEAR, "pera", "prototype", "authors", "peft K"}
     monkeypatch.setattr(contenders, "find_spec", lambda name: None)
-    assert {one.name for one in contenders.contenders("layers", (2,))} == everyone - {"peft r", "peft K"}
+    assert {one.name for one in contenders.contenders("layers", (2,))} == everyone - {
+        "peft r",
+        "peft K",
+    }
     assert [one.name for one in models.contenders(2)] == ["lora", "pera", "authors"]
 
 
@@ -137,7 +172,9 @@ def test_pera_by_mkl_takes_part_where_there_is_a_choice_and_differs_in_nothing_e
     monkeypatch.setattr(contenders, "ONEDNN", True)
     names = [one.name for one in contenders.contenders("layers", (2,), mkl=True)]
     assert names[3:7] == ["pera", "pera mkl", "prototype", "authors"]
-    assert "pera mkl" not in {one.name for one in contenders.contenders("inference", (2,), mkl=True)}
+    assert "pera mkl" not in {
+        one.name for one in contenders.contenders("inference", (2,), mkl=True)
+    }
     monkeypatch.setattr(contenders, "ONEDNN", False)
     assert "pera mkl" not in {one.name for one in contenders.contenders("layers", (2,), mkl=True)}
     one, other = (Contender(name, 4) for name in ("pera", "pera mkl"))
@@ -163,13 +200,33 @@ def test_onednn_is_off_in_the_steps_of_pera_by_mkl_alone(monkeypatch):
 
 
 def test_what_a_result_says_of_a_contender():
-    assert Contender("base", 8).to_dict() == {"contender": "base", "rank": 8, "inner": 0, "plan": None}
-    assert Contender("pera", 8).to_dict() == {"contender": "pera", "rank": 8, "inner": 44, "plan": "auto"}
-    assert Contender("lora", 8, PLANS[2]).to_dict() == {"contender": "lora", "rank": 8, "inner": 8, "plan": "f/d/f"}
-    assert Contender("peft K", 4).to_dict() == {"contender": "peft K", "rank": 4, "inner": 14, "plan": None}
+    assert Contender("base", 8).to_dict() == {
+        "contender": "base",
+        "rank": 8,
+        "inner": 0,
+        "plan": None,
+    }
+    assert Contender("pera", 8).to_dict() == {
+        "contender": "pera",
+        "rank": 8,
+        "inner": 44,
+        "plan": "auto",
+    }
+    assert Contender("lora", 8, PLANS[2]).to_dict() == {
+        "contender": "lora",
+        "rank": 8,
+        "inner": 8,
+        "plan": "f/d/f",
+    }
+    assert Contender("peft K", 4).to_dict() == {
+        "contender": "peft K",
+        "rank": 4,
+        "inner": 14,
+        "plan": None,
+    }
 
 
-# --- operations ------------------------------------------------------------------------------------------------------
+# --- operations -----------------------------------------------------------------------------------
 
 
 def in_place(_, x_shape, y_shape, out_shape=None, **options):
@@ -178,8 +235,12 @@ def in_place(_, x_shape, y_shape, out_shape=None, **options):
 
 
 def counted(step):
-    """The operations of the matrix products that torch makes in a step; its counter does not know the one in place."""
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+    """The operations of the matrix products that torch makes in a step; its counter does not know
+    the one in place.
+    """
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.addmm_: in_place}
+    ) as counter:
         step.run()
     return counter.get_total_flops()
 
@@ -188,31 +249,55 @@ def counted(step):
 @pytest.mark.parametrize("part", ["layers", "plans"])
 def test_the_counted_operations_of_a_step_are_those_that_torch_makes(part, dtype):
     m, n, tokens = 24, 20, 40
-    steps = contenders.steps(contenders.contenders(part, (2, 4)), m, n, tokens, dtype, "cpu", seed=0)
+    steps = contenders.steps(
+        contenders.contenders(part, (2, 4)), m, n, tokens, dtype, "cpu", seed=0
+    )
     fused = dtype == torch.float32
-    beyond = {one: counted(step) - 4 * m * n * tokens - one.flop(tokens, m, n, fused) for one, step in steps.items()}
+    beyond = {
+        one: counted(step) - 4 * m * n * tokens - one.flop(tokens, m, n, fused)
+        for one, step in steps.items()
+    }
     for one in beyond:  # columns that only fill a tile are made, and no part of what is counted
         if one.name == "pera" and (columns := windows.count(one.rank, "full")) > one.inner:
             plan = one.plan or choose(tokens, m, n, one.inner, fused)
-            beyond[one] -= flop(plan, tokens, m, n, columns, fused) - flop(plan, tokens, m, n, one.inner, fused)
+            beyond[one] -= flop(plan, tokens, m, n, columns, fused) - flop(
+                plan, tokens, m, n, one.inner, fused
+            )
     for one, extra in beyond.items():
         expansion = extra if one.name == "pera" else 0
-        assert extra == expansion == beyond.get(Contender(one.name, one.rank), expansion), f"{one}: the same by every plan"
-        assert 0 <= expansion <= 4 * one.rank * one.inner * (m + n), "of the order of the expansion, whatever the tokens"
+        assert extra == expansion == beyond.get(Contender(one.name, one.rank), expansion), (
+            f"{one}: the same by every plan"
+        )
+        assert 0 <= expansion <= 4 * one.rank * one.inner * (m + n), (
+            "of the order of the expansion, whatever the tokens"
+        )
 
 
 def test_the_counted_operations_of_an_answer_are_the_fewest():
     m, n, tokens = 24, 20, 40
-    steps = contenders.steps(contenders.contenders("inference", (2, 4)), m, n, tokens, torch.float32, "cpu", seed=0, training=False)
+    steps = contenders.steps(
+        contenders.contenders("inference", (2, 4)),
+        m,
+        n,
+        tokens,
+        torch.float32,
+        "cpu",
+        seed=0,
+        training=False,
+    )
     for one, step in steps.items():
         found = counted(step) - 2 * m * n * tokens
         if one.name.startswith("pera"):
-            assert one.forward_flop(tokens, m, n, True) == min(2 * one.inner * (m + n) * tokens, 2 * m * n * one.inner) <= found
+            assert (
+                one.forward_flop(tokens, m, n, True)
+                == min(2 * one.inner * (m + n) * tokens, 2 * m * n * one.inner)
+                <= found
+            )
         else:
             assert one.forward_flop(tokens, m, n, True) == found, one
 
 
-# --- whole models ----------------------------------------------------------------------------------------------------
+# --- whole models ---------------------------------------------------------------------------------
 
 
 def test_models_of_contenders_compute_the_same_and_share_what_is_frozen():
@@ -223,10 +308,14 @@ def test_models_of_contenders_compute_the_same_and_share_what_is_frozen():
     for one in models.contenders(2):
         model = models.adapted(base, one, seed=0)
         outputs[one.name] = model(ids).logits
-        tensors = {parameter.data_ptr() for parameter in model.parameters() if not parameter.requires_grad}
+        tensors = {
+            parameter.data_ptr() for parameter in model.parameters() if not parameter.requires_grad
+        }
         assert tensors == frozen
         layers = 4 * SMALL.config.n_layer
-        assert sum(parameter.requires_grad for parameter in model.parameters()) == layers * (3 if one.name in ("pera", "authors") else 2)
+        assert sum(parameter.requires_grad for parameter in model.parameters()) == layers * (
+            3 if one.name in ("pera", "authors") else 2
+        )
     assert torch.equal(base(ids).logits, before), "the copies are adapted, not the model"
     for name, other in (("pera", "authors"), ("pera", "peft K"), ("lora", "peft r")):
         assert (outputs[name] - outputs[other]).norm() <= 1e-5 * outputs[other].norm()
@@ -234,7 +323,9 @@ def test_models_of_contenders_compute_the_same_and_share_what_is_frozen():
 
 
 def test_a_training_step_moves_the_adapters_and_nothing_else():
-    model = models.adapted(models.make(SMALL, torch.float32, "cpu", seed=0), Contender("pera", 2), seed=0)
+    model = models.adapted(
+        models.make(SMALL, torch.float32, "cpu", seed=0), Contender("pera", 2), seed=0
+    )
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     step = models.training_step(model, torch.arange(32).view(2, 16) % 31)
     step.run()

@@ -1,4 +1,6 @@
-"""What a benchmark says of a made-up document: numbers that can be worked out by hand come out, and nothing slow is hidden."""
+"""What a benchmark says of a made-up document: numbers that can be worked out by hand come out, and
+nothing slow is hidden.
+"""
 
 import copy
 import json
@@ -29,7 +31,9 @@ SHAPES, TOKENS, RANKS = ((768, 768), (3072, 768)), (256, 4096), (4, 8, 16, 32)
 
 
 def result(contender, rank, factor, plan=None, flop=100):
-    """Three rounds, the second disturbed alike for everyone: the median of the paired ratios is that of the factors."""
+    """Three rounds, the second disturbed alike for everyone: the median of the paired ratios is
+    that of the factors.
+    """
     return {
         "contender": contender,
         "rank": rank,
@@ -41,49 +45,107 @@ def result(contender, rank, factor, plan=None, flop=100):
 
 
 def make(peft=True, device="cpu", dtypes=("float32",)):
-    """A document in which every contender takes SPEED times the base's time; PERA's counted ratio over plain LoRA is 1.2."""
+    """A document in which every contender takes SPEED times the base's time; PERA's counted ratio
+    over plain LoRA is 1.2.
+    """
     names = [name for name in SPEED if peft or not name.startswith("peft")]
     flop = {"base": 100, "pera": 144}
-    places = [{"device": device, "dtype": t, "m": m, "n": n, "tokens": T} for t in dtypes for m, n in SHAPES for T in TOKENS]
-    step = [result(name, rank, SPEED[name], flop=flop.get(name, 120)) for rank in RANKS for name in names]
+    places = [
+        {"device": device, "dtype": t, "m": m, "n": n, "tokens": T}
+        for t in dtypes
+        for m, n in SHAPES
+        for T in TOKENS
+    ]
+    step = [
+        result(name, rank, SPEED[name], flop=flop.get(name, 120))
+        for rank in RANKS
+        for name in names
+    ]
     planned = [
         result(name, rank, 1.0 + 0.01 * k, "auto" if k == 1 else str(plan))
         for name in ("lora", "pera")
         for rank in RANKS
         for k, plan in enumerate((PLANS[0], None, *PLANS[1:]))
     ]
-    inference = {"base": 1.0, "merged": 1.01, "pera cached": 1.1, "pera expanded": 1.7, "plain lora": 1.15}
-    forward = [result(name, rank, factor, "auto" if "pera" in name else None) for rank in RANKS for name, factor in inference.items()]
-    model = {"device": device, "dtype": dtypes[0], "batch": 1, "context": 1024, "tokens": 1024, "rank": 8}
+    inference = {
+        "base": 1.0,
+        "merged": 1.01,
+        "pera cached": 1.1,
+        "pera expanded": 1.7,
+        "plain lora": 1.15,
+    }
+    forward = [
+        result(name, rank, factor, "auto" if "pera" in name else None)
+        for rank in RANKS
+        for name, factor in inference.items()
+    ]
+    model = {
+        "device": device,
+        "dtype": dtypes[0],
+        "batch": 1,
+        "context": 1024,
+        "tokens": 1024,
+        "rank": 8,
+    }
     versions = {"python": "3.11.7", "torch": "2.13.0"} | ({"peft": "0.21"} if peft else {})
     saved = {"plain lora": 100, "pera": 300}
-    sizes = {name: {"parameters": 4096, "gradients": 4096, "optimizer": 8192, "saved": 1024 * kept} for name, kept in saved.items()}
+    sizes = {
+        name: {"parameters": 4096, "gradients": 4096, "optimizer": 8192, "saved": 1024 * kept}
+        for name, kept in saved.items()
+    }
     return {
         "made_from": {
             "seed": 3,
             "repeats": 3,
-            "machine": {"cpu": "a processor", "cores": 2, "threads": 2, "load": 0.5, "device": device, "versions": versions},
+            "machine": {
+                "cpu": "a processor",
+                "cores": 2,
+                "threads": 2,
+                "load": 0.5,
+                "device": device,
+                "versions": versions,
+            },
             "formulas_sha256": "0123456789abcdef" * 4,
             "command": "perakit bench",
         },
         "layers": [place | {"results": step} for place in places],
         "plans": [place | {"results": planned} for place in places],
         "inference": [place | {"results": forward} for place in places],
-        "models": [model | {"model": "124M", "results": [one for one in step if one["rank"] == 8 and one["contender"] != "base"]}],
+        "models": [
+            model
+            | {
+                "model": "124M",
+                "results": [one for one in step if one["rank"] == 8 and one["contender"] != "base"],
+            }
+        ],
         "memory": [
-            {"method": name, "dtype": "float32", "m": 30, "n": 20, "tokens": 10, "rank": 2, "inner": 5}
+            {
+                "method": name,
+                "dtype": "float32",
+                "m": 30,
+                "n": 20,
+                "tokens": 10,
+                "rank": 2,
+                "inner": 5,
+            }
             | {"measured": size, "predicted": size | {"saved": 2048}}
             for name, size in sizes.items()
         ],
     }
 
 
-# --- ratios ----------------------------------------------------------------------------------------------------------
+# --- ratios ---------------------------------------------------------------------------------------
 
 
 def test_ratios_are_taken_within_a_round():
     """Medians of [1, 2, 30] and [2, 40, 3]: 2 / 3; of the paired ratios 1/2, 1/20, 10: 1/2."""
-    over, under = {"contender": "a", "seconds": [1, 2, 30]}, {"contender": "b", "seconds": [2, 40, 3]}
+    over, under = (
+        {"contender": "a", "seconds": [1, 2, 30]},
+        {
+            "contender": "b",
+            "seconds": [2, 40, 3],
+        },
+    )
     assert paired(over, under).median == 0.5
     assert Spread.of([4, 1, 2, 3, 5]) == (3, 2, 4)
     with pytest.raises(PerakitError, match="a has 3 rounds and b 2: only equally many"):
@@ -99,7 +161,7 @@ def test_the_library_s_own_choice_is_found_and_the_base_beside_every_rank():
     assert find(make()["layers"][0], "base", 16)["contender"] == "base"
 
 
-# --- verdicts --------------------------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def by_words(document, words):
@@ -122,7 +184,9 @@ def by_words(document, words):
         ("T K floats", 1, 300 / (100 + 4 * 10 * 5 / 1024), 1.1, False),
     ],
 )
-def test_each_promise_has_the_cells_the_number_and_the_limit_worked_out_by_hand(words, count, ratio, limit, holds):
+def test_each_promise_has_the_cells_the_number_and_the_limit_worked_out_by_hand(
+    words, count, ratio, limit, holds
+):
     verdict = by_words(make(), words)
     worst = max(verdict.findings, key=lambda finding: finding.ratio / finding.limit)
     assert (len(verdict.findings), verdict.holds) == (count, holds)
@@ -136,29 +200,45 @@ def test_all_promises_are_in_that_list():
 def test_one_slow_cell_breaks_a_promise_and_is_named():
     document = make()
     slow = copy.deepcopy(document["layers"][1])
-    (one,) = (entry for entry in slow["results"] if (entry["contender"], entry["rank"]) == ("pera", 16))
+    (one,) = (
+        entry for entry in slow["results"] if (entry["contender"], entry["rank"]) == ("pera", 16)
+    )
     one["seconds"] = [2 * second for second in one["seconds"]]
     document["layers"][1] = slow
     verdict = by_words(document, "never slower than with the authors")
     assert [miss.where for miss in verdict.misses] == ["768 x 768, T=4096, r=16, float32 on cpu"]
     assert str(verdict).startswith("BROKEN, kept in 15 of 16: a step with PERA")
-    assert str(verdict).endswith("worst 1.667, limit 1.050, at 768 x 768, T=4096, r=16, float32 on cpu")
+    assert str(verdict).endswith(
+        "worst 1.667, limit 1.050, at 768 x 768, T=4096, r=16, float32 on cpu"
+    )
     page = report.page(document, PAGE.read_text())
     broken = page.split("### Where a promise is broken")[1].split("###")[0]
     assert "| 1 | 768 x 768, T=4096, r=16, float32 on cpu | 1.667 | 1.050 |" in broken
     slowest = page.split("### Where PERA is slower")[1].splitlines()[4]
-    assert slowest == "| 768 x 768, T=4096, r=16, float32 on cpu | plain LoRA | 2.08 (2.08 ... 2.08) | 1.20 |"
+    assert (
+        slowest
+        == "| 768 x 768, T=4096, r=16, float32 on cpu | plain LoRA | 2.08 (2.08 ... 2.08) | 1.20 |"
+    )
 
 
 def test_a_share_of_the_plans_may_miss_and_no_more():
     document = make()
     document["plans"] = document["plans"][:1]
-    (chosen,) = (one for one in document["plans"][0]["results"] if (one["contender"], one["rank"], one["plan"]) == ("pera", 8, "auto"))
+    (chosen,) = (
+        one
+        for one in document["plans"][0]["results"]
+        if (one["contender"], one["rank"], one["plan"]) == ("pera", 8, "auto")
+    )
     chosen["seconds"] = [1.2 * second for second in chosen["seconds"]]
     verdict = by_words(document, "best plan")
-    assert [miss.where for miss in verdict.misses] == ["768 x 768, T=256, r=8, float32 on cpu, pera"]
+    assert [miss.where for miss in verdict.misses] == [
+        "768 x 768, T=256, r=8, float32 on cpu, pera"
+    ]
     assert verdict.holds is False  # 7 of 8 are less than 90 %
-    assert verdicts.Verdict("", verdict.findings + 2 * verdict.findings[:1], verdicts.PLAN_SHARE).holds  # 9 of 10 are enough
+    # 9 of 10 are enough
+    assert verdicts.Verdict(
+        "", verdict.findings + 2 * verdict.findings[:1], verdicts.PLAN_SHARE
+    ).holds
 
 
 def test_what_was_not_measured_is_said():
@@ -170,7 +250,7 @@ def test_what_was_not_measured_is_said():
         assert (verdict.holds is None) == ("PEFT" in verdict.statement)
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def rows_of(text, title):
@@ -224,13 +304,28 @@ def test_a_glance_and_a_missing_peft_are_said():
     assert "not installed" not in report.table(document)
 
 
-# --- page and figures ------------------------------------------------------------------------------------------------
+# --- page and figures -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", [[], ["layers"], ["models"], ["plans"], ["inference"], ["memory"], ["layers", "memory", "inference"]])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        ["layers"],
+        ["models"],
+        ["plans"],
+        ["inference"],
+        ["memory"],
+        ["layers", "memory", "inference"],
+    ],
+)
 def test_any_parts_make_a_page(parts):
     document = make(device="cuda", dtypes=("float32", "bfloat16"))
-    some = document | {part: [] for part in ("layers", "plans", "inference", "models", "memory") if part not in parts}
+    some = document | {
+        part: []
+        for part in ("layers", "plans", "inference", "models", "memory")
+        if part not in parts
+    }
     page = report.page(some, PAGE.read_text())
     assert page.startswith(PAGE.read_text().partition("<!-- measured")[0])
     assert page.endswith(PAGE.read_text().partition("<!-- end of measured -->")[2])
@@ -257,11 +352,23 @@ def test_the_page_is_that_of_its_json():
 
 def test_figures_draw_the_medians_and_the_floor():
     drawn = report.figures(make())
-    assert list(drawn) == ["performance-step-time-cpu-float32.png", "performance-ratios-cpu-float32.png"]
+    assert list(drawn) == [
+        "performance-step-time-cpu-float32.png",
+        "performance-ratios-cpu-float32.png",
+    ]
     times, ratios = drawn.values()
     by_rank, by_tokens, by_width = times.axes
     lines = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in by_rank.lines}
-    assert list(lines) == ["frozen base", "plain LoRA", "LoRA", "PERA", "authors", "PEFT r", "PEFT K", "PERA, counted"]
+    assert list(lines) == [
+        "frozen base",
+        "plain LoRA",
+        "LoRA",
+        "PERA",
+        "authors",
+        "PEFT r",
+        "PEFT K",
+        "PERA, counted",
+    ]
     assert lines["PERA"] == [(rank, pytest.approx(0.015)) for rank in RANKS]
     assert lines["PERA, counted"] == [(rank, pytest.approx(0.01728)) for rank in RANKS]
     assert list(by_tokens.lines[0].get_xdata()) == [256, 4096]
@@ -270,16 +377,23 @@ def test_figures_draw_the_medians_and_the_floor():
         f"{m} x {n}: PERA / {other}" for other in ("authors", "plain LoRA") for m, n in SHAPES
     ]
     assert list(ratios.axes[0].lines[1].get_ydata()) == pytest.approx([1.25 / 1.5] * 2)
-    assert [text.get_text() for text in ratios.legends[0].texts] == [*(f"r = {rank}" for rank in RANKS), "counted"]
+    assert [text.get_text() for text in ratios.legends[0].texts] == [
+        *(f"r = {rank}" for rank in RANKS),
+        "counted",
+    ]
     assert plt.get_fignums() == []
     assert all(png(figure).startswith(b"\x89PNG") for figure in drawn.values())
 
 
 def test_figures_of_a_small_run():
-    """One cell of one rank: without anybody to compare with there are no ratios, and without the base there is no floor."""
+    """One cell of one rank: without anybody to compare with there are no ratios, and without the
+    base there is no floor.
+    """
     document = make()
     cell = document["layers"][0]
-    ours = [one for one in cell["results"] if one["rank"] == 4 and one["contender"] in ("pera", "lora")]
+    ours = [
+        one for one in cell["results"] if one["rank"] == 4 and one["contender"] in ("pera", "lora")
+    ]
     document["layers"] = [cell | {"results": ours}]
     assert list(report.figures(document)) == ["performance-step-time-cpu-float32.png"]
     png(report.figures(document)["performance-step-time-cpu-float32.png"])

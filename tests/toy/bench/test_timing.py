@@ -33,9 +33,14 @@ def test_an_entry_is_what_the_step_took_in_that_round(clock):
         rounds[name] += 1
         clock.advance(seconds * rounds[name])
 
-    found = interleave({"a": Step(lambda: take("a", 1.0)), "b": Step(lambda: take("b", 10.0))}, repeats=3)
+    found = interleave(
+        {"a": Step(lambda: take("a", 1.0)), "b": Step(lambda: take("b", 10.0))}, repeats=3
+    )
     first = WARM_UP + 1
-    assert found == {"a": [pytest.approx(first + k) for k in range(3)], "b": [pytest.approx(10 * (first + k)) for k in range(3)]}
+    assert found == {
+        "a": [pytest.approx(first + k) for k in range(3)],
+        "b": [pytest.approx(10 * (first + k)) for k in range(3)],
+    }
 
 
 def test_a_reset_comes_before_every_step_and_costs_nothing(clock):
@@ -60,7 +65,10 @@ def test_a_short_step_fills_its_turn_and_its_mean_is_kept(clock):
         counts[name] += 1
         clock.advance(seconds)
 
-    steps = {"short": Step(lambda: take("short", TURN / 5)), "long": Step(lambda: take("long", 3 * TURN))}
+    steps = {
+        "short": Step(lambda: take("short", TURN / 5)),
+        "long": Step(lambda: take("long", 3 * TURN)),
+    }
     found = interleave(steps, repeats=4)
     assert counts == {"short": WARM_UP + 5 * 4, "long": WARM_UP + 4}
     assert found["short"] == [pytest.approx(TURN / 5)] * 4
@@ -83,8 +91,12 @@ def test_everybody_stands_everywhere_and_follows_everybody_equally_often(count):
     times = 1 if count % 2 == 0 else 2
     rounds = [order(range(count), turn) for turn in range(times * count)]
     assert all(sorted(one) == list(range(count)) for one in rounds)
-    assert all(Counter(place) == dict.fromkeys(range(count), times) for place in zip(*rounds, strict=True))
-    assert Counter(pair for one in rounds for pair in pairwise(one)) == dict.fromkeys(permutations(range(count), 2), times)
+    assert all(
+        Counter(place) == dict.fromkeys(range(count), times) for place in zip(*rounds, strict=True)
+    )
+    assert Counter(pair for one in rounds for pair in pairwise(one)) == dict.fromkeys(
+        permutations(range(count), 2), times
+    )
 
 
 def test_the_garbage_collector_rests_meanwhile_and_is_put_back(clock):
@@ -112,11 +124,17 @@ def test_the_garbage_collector_rests_meanwhile_and_is_put_back(clock):
 def test_a_gpu_is_waited_for_on_both_sides_of_the_clock(monkeypatch):
     events = []
     monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda device: events.append("wait"))
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: events.append("clock") or float(len(events)))
-    interleave({"one": Step(lambda: events.append("run"), lambda: events.append("reset"))}, 1, "cuda")
+    monkeypatch.setattr(
+        timing.time, "perf_counter", lambda: events.append("clock") or float(len(events))
+    )
+    interleave(
+        {"one": Step(lambda: events.append("run"), lambda: events.append("reset"))}, 1, "cuda"
+    )
     assert events[:6] == ["reset", "wait", "clock", "run", "wait", "clock"]
 
 
 def test_speed_is_operations_over_the_quickest_round(clock, monkeypatch):
-    monkeypatch.setattr(timing, "interleave", lambda steps, repeats, device: {"product": [0.5, 0.25, 1.0]})
+    monkeypatch.setattr(
+        timing, "interleave", lambda steps, repeats, device: {"product": [0.5, 0.25, 1.0]}
+    )
     assert timing.speed("cpu", torch.float32) == 2 * 1024**3 / 0.25
