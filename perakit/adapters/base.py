@@ -1,9 +1,8 @@
-"""What every method is: a frozen description (Method), and the module that holds its parameters
-(Adapter).
+"""What every method is: a frozen description (Method), and its parameters on a layer (Adapter).
 
-An adapter is a map W0 -> W0 + ΔW. An additive method gives `factors()`, whose product is ΔW with
-the scale included; a method whose ΔW depends on W0 gives `delta(W0)` instead. Forward, merge, save
-and reports follow from that one.
+An adapter is a map W0 -> W0 + ΔW. Where ΔW is a product of two factors (Additive), a method names
+the rule that makes them; where ΔW depends on W0 it defines `delta(W0)`. Forward, merge, save and
+reports follow from that one.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perakit.adapters.forward import Product, adapted_linear, chain
 from perakit.errors import PerakitError, short
 from perakit.formulas import LARGEST_RANK, check_count
 
@@ -31,30 +29,26 @@ INITS = ("zero_B", "zero_A")
 class Method:
     """How to adapt a layer; the arguments that all methods share.
 
-    rank: r, columns of B and rows of A; alpha: the update is multiplied by alpha/rank, None = rank
-    (scale 1); in DoRA it is B A that is multiplied, inside V and before the rows are normalised, so
-    ΔW itself is not proportional to alpha;
-    scaling: "standard" alpha/r, or "rslora" alpha/√r (arXiv 2312.03732); dropout: chance that an
-    input feature of the update (not of W0) is dropped in training; init: which factor starts at
-    zero, so that ΔW does: "zero_B" with Kaiming-uniform A (LoRA, PEFT, PERA's released code), or
-    "zero_A" with Gaussian B (PERA's paper).
+    rank: r, columns of B and rows of A.
+    alpha: the update is multiplied by alpha/rank; None = rank, which is scale 1. In DoRA it is B A
+    that is multiplied, inside V and before the rows are normalised.
+    scaling: "standard" alpha/r, or "rslora" alpha/√r (arXiv 2312.03732).
+    dropout: chance that an input feature of the update (not of W0) is dropped in training.
+    init: which factor starts at zero, so that ΔW does: "zero_B" with Kaiming-uniform A (LoRA, PEFT,
+    PERA's released code), or "zero_A" with Gaussian B (PERA's paper).
     """
 
-    # Each subclass in perakit.adapters, or of a user's own, is found by its name: load and the
+    # Each subclass, in perakit.adapters or of a user's own, is found by its name: files and the
     # command line ask here.
     registry: ClassVar[dict[str, type[Method]]] = {}
     name: ClassVar[str]
     adapter: ClassVar[type[Adapter]]
-    # What the laws (perakit.testing) ask of the method; docs/adding-a-method.md says when to put
-    # one to False.
-    # False: the update is no matrix, since it is not linear in the layer's input
-    mergeable: ClassVar[bool] = True
-    # False: ΔW is not proportional to `scale`, which acts inside a normalisation
-    proportional: ClassVar[bool] = True
-    # False: a part of the rule is held constant in the backward pass
-    exact_gradient: ClassVar[bool] = True
-    # False: a part is rounded to the parameters' first dtype, also there
-    exact_in_float64: ClassVar[bool] = True
+
+    # What the laws (perakit.laws) ask of a method; docs/adding-a-method.md says when one is False.
+    mergeable: ClassVar[bool] = True  # False: the update is not linear in the input, so no matrix
+    proportional: ClassVar[bool] = True  # False: the scale acts inside a normalisation
+    exact_gradient: ClassVar[bool] = True  # False: backward holds a part of the rule constant
+    exact_in_float64: ClassVar[bool] = True  # False: a part keeps the parameters' first dtype
 
     rank: int
     alpha: float | None = None
@@ -65,9 +59,9 @@ class Method:
     def __init_subclass__(cls) -> None:
         name = cls.__dict__.get("name")
         other = Method.registry.get(str(name))
-        if not isinstance(name, str) or (
-            other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__)
-        ):
+        place = (cls.__module__, cls.__qualname__)
+        taken = other is not None and (other.__module__, other.__qualname__) != place
+        if not isinstance(name, str) or taken:
             raise PerakitError(
                 f"{cls.__qualname__} needs a name of its own, a string, not {name!r}: files find"
                 " the method by it"
@@ -110,10 +104,10 @@ class Method:
         return min(m, n, self.rank)
 
     def update(self, W0: Any, **factors: Any) -> Any:
-        """ΔW (m, n), scale included, by the rule in `perakit.formulas`, of arrays of any kind named
-        as in `shapes`.
+        """ΔW (m, n), scale included, by the rule in `perakit.formulas`: what theory and tests read.
 
-        What theory and tests read; W0 may be None where the rule does not depend on it.
+        W0: the frozen weight (m, n), or None where the rule does not depend on it; factors: arrays
+        of any kind, named as in `shapes`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must define update(W0, **factors) -> (m, n)"
@@ -149,55 +143,38 @@ class Adapter(nn.Module):
 
     method: the description; W0 (m, n): the frozen weight, which gives shape, dtype and device.
     Parameters have dtype `promote_types(W0.dtype, float32)`: an update is too small for half
-    precision. A subclass overrides `reset` and, where ΔW is a product, `factors` (see Additive).
+    precision. A subclass overrides `reset`; and `delta`, or what an `Additive` needs.
     """
 
     def __init__(self, method: Any, W0: Tensor) -> None:
         super().__init__()
         self.method = method
-        dtype = torch.promote_types(W0.dtype, torch.float32)
         for name, shape in method.shapes(*W0.shape).items():
-            self.register_parameter(
-                name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=W0.device))
-            )
+            start = torch.zeros(shape, dtype=at_least_float32(W0.dtype), device=W0.device)
+            self.register_parameter(name, nn.Parameter(start))
 
     def reset(self, W0: Tensor) -> None:
         """Draw the start values, with which ΔW is exactly zero."""
         raise NotImplementedError(f"{type(self).__name__} must define reset(W0)")
 
     def delta(self, W0: Tensor) -> Tensor:
-        """ΔW (m, n), scale included, for the frozen weight W0 (m, n), which comes in float32 at
-        least.
-        """
+        """ΔW (m, n), scale included, for the frozen weight W0 (m, n), float32 at least."""
         return self.method.update(W0, **dict(self.named_parameters()))
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
-        """Matrices whose product is ΔW, for the forward pass to multiply in the order it likes."""
-        return (self.delta(W0.to(torch.promote_types(W0.dtype, torch.float32))),)
+        """Matrices whose product is ΔW: two factors where it has them, else ΔW alone."""
+        return (self.delta(W0.to(at_least_float32(W0.dtype))),)
 
-    def dropped(self, x: Tensor) -> Tensor | None:
-        """x after dropout, in training; None where nothing is dropped."""
-        return (
-            F.dropout(x, self.method.dropout) if self.training and self.method.dropout > 0 else None
-        )
+    def forward(self, x: Tensor, W0: Tensor) -> Tensor:
+        """ΔW x (..., m), what the layer adds to W0 x + b, for x (..., n) and W0 (m, n).
 
-    def contribution(self, x: Tensor, W0: Tensor) -> Tensor:
-        """ΔW x (..., m) alone, after dropout, in the adapter's precision: what a sum of adapters
-        adds up.
+        In the adapter's precision; dropout, in training, is on this x only.
         """
-        dropped = self.dropped(x)
-        return chain(x if dropped is None else dropped, self.product(W0))
-
-    def forward(
-        self,
-        x: Tensor,
-        W0: Tensor,
-        bias: Tensor | None,
-        linear: Product = F.linear,
-        others: Sequence[Tensor] = (),
-    ) -> Tensor:
-        """The adapted layer: x (..., n) -> (..., m); linear, others: as in `adapted_linear`."""
-        return adapted_linear(x, W0, bias, self.product(W0), self.dropped(x), linear, others)
+        product, dropout = self.product(W0), self.method.dropout
+        x = F.dropout(x, dropout, training=self.training and dropout > 0).to(product[-1].dtype)
+        for matrix in reversed(product):
+            x = F.linear(x, matrix)
+        return x
 
     def widened(self, dtype: torch.dtype) -> Adapter:
         """A copy in `dtype`, to compute `delta` in more precision than the parameters have."""
@@ -219,23 +196,27 @@ class Adapter(nn.Module):
 
 
 class Additive(Adapter):
-    """An adapter whose ΔW = B_hat A_hat does not depend on W0, with the parameters `A` (r, n) and
-    `B` (m, r).
+    """An adapter whose ΔW = B_hat A_hat does not depend on W0.
 
-    linear: the first `method.rank` features are those of B A, as `theory.order_share` reads them;
-    False where ΔW has no such part.
+    rule: the function of `perakit.formulas` that makes the two factors of `arguments()`; a method
+    without one overrides `factors`. linear: the first `method.rank` features are those of B A, as
+    `theory.order_share` reads them; False where ΔW has no such part.
     """
 
+    rule: ClassVar[Callable[..., tuple[Tensor, Tensor]]]
     linear: ClassVar[bool] = True
 
     A: nn.Parameter
     B: nn.Parameter
 
+    def arguments(self) -> tuple[Any, ...]:
+        """What `rule` is called with."""
+        raise NotImplementedError(f"{type(self).__name__} must define arguments() or factors()")
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """(B_hat (m, K), A_hat (K, n)), whose product is ΔW, scale included."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must define factors() -> (B_hat (m, K), A_hat (K, n))"
-        )
+        B_hat, A_hat = self.rule(*self.arguments())
+        return self.method.scale * B_hat, A_hat
 
     def delta(self, W0: Tensor | None = None) -> Tensor:
         B_hat, A_hat = self.factors()
@@ -244,15 +225,26 @@ class Additive(Adapter):
     def product(self, W0: Tensor) -> Sequence[Tensor]:
         return self.factors()
 
+    def forward(self, x: Tensor, W0: Tensor) -> Tensor:
+        (B_hat, A_hat), dropout = self.factors(), self.method.dropout
+        x = F.dropout(x, dropout, training=self.training and dropout > 0).to(A_hat.dtype)
+        return F.linear(F.linear(x, A_hat), B_hat)  # (..., n) -> (..., K) -> (..., m)
+
     def reset(self, W0: Tensor) -> None:
         """One factor random, the other zero: `start_factors`."""
         start_factors(self.method, self.B, self.A)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of an adapter's parameters on a weight of `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 @torch.no_grad()
 def start_factors(method: Method, B: Tensor, A: Tensor) -> None:
     """One factor random, the other zero, in place, so that B A = 0.
 
+    method: its `init` chooses; B (m, r), A (r, n).
     "zero_B": A uniform in ±1/√n (Kaiming-uniform with a = √5, as LoRA's code); "zero_A": B Gaussian
     with the same variance, 1/(3m), which is our choice.
     """
@@ -280,7 +272,7 @@ def check_positive(name: str, value: Any, remedy: str = "") -> None:
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, int):
-        # a larger one need not fit a float
+        # A larger integer need not fit a float
         return not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, float | np.integer | np.floating)
 
@@ -288,6 +280,5 @@ def _is_number(value: Any) -> bool:
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse anything but one of `choices`."""
     if value not in choices:
-        raise PerakitError(
-            f"{name}={short(value)} is unknown: choose from {', '.join(map(repr, choices))}"
-        )
+        choose = ", ".join(map(repr, choices))
+        raise PerakitError(f"{name}={short(value)} is unknown: choose from {choose}")

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from perakit import formulas
-from perakit.adapters.base import Adapter, Method, check_positive, start_factors
+from perakit.adapters.base import Adapter, Method, at_least_float32, check_positive, start_factors
 
 
 class DeLoRAAdapter(Adapter):
@@ -19,9 +18,8 @@ class DeLoRAAdapter(Adapter):
     lam: nn.Parameter
 
     def product(self, W0: Tensor) -> Sequence[Tensor]:
-        B_hat, A_hat = formulas.normalise(
-            W0.to(torch.promote_types(W0.dtype, torch.float32)), self.B, self.A, self.lam
-        )
+        wide = W0.to(at_least_float32(W0.dtype))
+        B_hat, A_hat = formulas.normalise(wide, self.B, self.A, self.lam)
         return self.method.scale * B_hat, A_hat
 
     def delta(self, W0: Tensor) -> Tensor:
@@ -35,16 +33,18 @@ class DeLoRAAdapter(Adapter):
 
 @dataclass(frozen=True)
 class DeLoRA(Method):
-    """Directions and strength apart: ΔW = s Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ diag(‖W0‖_col), with
-    λ trained.
+    """Directions and strength apart: ΔW = s Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ diag(‖W0‖_col).
 
-    lam: where λ starts, 15 as in PEFT, the one number that decides how large ΔW can be; the other
-    arguments as in `Method` (alpha multiplies once more, scale 1 as published). r(m+n) + 1
-    trainable parameters a layer, λ named `lam`. Each of the r terms has a Frobenius norm of at most
-    s λ/r times the longest column of W0, however large b_i and a_i grow. Lengths below 1e-4 count
-    as 1e-4, so ΔW is zero, and moves, at b_i = 0: there it is 1e4/‖a_i‖ times as steep as LoRA's,
-    which asks for small first steps. Column lengths of W0 are read from W0, never stored. Rule:
-    `formulas.delora`.
+    lam: where λ, which is trained, starts: 15 as in PEFT, the one number that decides how large ΔW
+    can be. The other arguments as in `Method` (alpha multiplies once more; scale 1 as published).
+    r(m+n) + 1 trainable parameters a layer, λ named `lam`. Each of the r terms has a Frobenius norm
+    of at most s λ/r times the longest column of W0, however large b_i and a_i grow. Lengths below
+    1e-4 count as 1e-4, so ΔW is zero, and moves, at b_i = 0: there it is 1e4/‖a_i‖ times as steep
+    as LoRA's, which asks for small first steps. Column lengths of W0 are read from W0, never stored.
+    Rule: `formulas.delora`.
+
+    >>> DeLoRA(rank=8).count(768, 768)
+    12289
     """
 
     name = "delora"

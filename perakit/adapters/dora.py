@@ -13,36 +13,27 @@ from perakit.adapters.base import Adapter, Method, start_factors
 
 
 class DoRAAdapter(Adapter):
-    """precision: the dtype of the magnitude when it was made, to which row lengths are rounded ever
-    after.
-
-    A layer moved to float64, or widened for merging, keeps the start at which ΔW is zero; its
-    lengths are those of float32.
-    """
-
     A: nn.Parameter
     B: nn.Parameter
     magnitude: nn.Parameter
-    precision: torch.dtype
 
     def __init__(self, method: DoRA, W0: Tensor) -> None:
         super().__init__(method, W0)
+        # Row lengths are rounded to the magnitude's first dtype ever after, so that ΔW is zero at
+        # the start also where the layer was moved to float64, or widened for merging.
         self.precision = self.magnitude.dtype
 
     def length(self, W0: Tensor) -> Tensor:
-        """Row lengths (m,) of V = W0 + s B A, in float64 and rounded to what a magnitude can hold:
-        one path for start and delta.
-
-        Equal to the magnitude bit for bit at the start, so that their ratio is 1; constant in the
-        backward pass (section 4.3).
-        """
+        """Row lengths (m,) of V = W0 + s B A, held constant in the backward pass (section 4.3)."""
         V = W0.detach() + self.method.scale * (self.B.detach() @ self.A.detach())
-        # contiguous: one order of summing, however W0 is stored
+        # Contiguous: one order of summing, however W0 is stored. At the start the magnitude has
+        # these very bits, and their ratio is 1.
         wide = formulas.row_norm(V.double().contiguous())
         return wide.to(self.precision).to(V.dtype)
 
     def delta(self, W0: Tensor) -> Tensor:
-        return formulas.dora(W0, self.B, self.A, self.magnitude, self.method.scale, self.length(W0))
+        length = self.length(W0)
+        return formulas.dora(W0, self.B, self.A, self.magnitude, self.method.scale, length)
 
     def reset(self, W0: Tensor) -> None:
         start_factors(self.method, self.B, self.A)
@@ -52,16 +43,18 @@ class DoRAAdapter(Adapter):
 
 @dataclass(frozen=True)
 class DoRA(Method):
-    """Direction and length apart: W0 + ΔW = diag(g / ‖V‖_row) V with V = W0 + s B A, and g (m,)
-    trained.
+    """Direction and length apart: W0 + ΔW = diag(g / ‖V‖_row) V with V = W0 + s B A, g trained.
 
-    Arguments as in `Method`; r(m+n) + m trainable parameters a layer, g named `magnitude`. g starts
-    at the row lengths of W0. A row is an output: PEFT measures rows too, other code the columns.
-    The gradient is not that of the function: ‖V‖ is held constant in it (section 4.3 of the paper).
-    With c = g/‖V‖ and G the gradient by W0 + ΔW, a row of V gets c G_p here, and c (G_p - (G_p·v)
-    v), v = V_p/‖V_p‖, by the chain rule: the part of the step along the row, which changes no
-    direction, is left in. Gradients by g and by the input are exact.
+    Arguments as in `Method`; r(m+n) + m trainable parameters a layer, g (m,) named `magnitude`. It
+    starts at the row lengths of W0. A row is an output: PEFT measures rows too, other code the
+    columns. ‖V‖ is held constant in the gradient (section 4.3 of the paper), which is therefore not
+    that of the function. With c = g/‖V‖ and G the gradient by W0 + ΔW, a row of V gets c G_p here,
+    and c (G_p - (G_p·v) v), v = V_p/‖V_p‖, by the chain rule: the part of the step along the row,
+    which changes no direction, is left in. Gradients by g and by the input are exact.
     Rule: `formulas.dora`.
+
+    >>> DoRA(rank=8).count(768, 768)
+    13056
     """
 
     name = "dora"

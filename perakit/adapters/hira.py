@@ -24,9 +24,11 @@ class HiRA(Method):
     """The update takes the pattern of the weight: ΔW = s W0∘(B A), with B (m, r) and A (r, n).
 
     Arguments as in `Method`; r(m+n) trainable parameters a layer. Published without a scale, which
-    is s = 1, alpha's default. Its rank reaches min(m, n) already at r = 1 where W0 has that rank;
-    where W0 is zero, or small, so is ΔW: a weight that is zero stays zero.
-    Rule: `formulas.hira`.
+    is s = 1, alpha's default. Its rank reaches min(m, n) already at r = 1 where W0 has that rank.
+    Where W0 is zero, or small, so is ΔW: a weight that is zero stays zero. Rule: `formulas.hira`.
+
+    >>> HiRA(rank=8).count(768, 768), HiRA(rank=8).rank_bound(768, 768)
+    (12288, 768)
     """
 
     name = "hira"

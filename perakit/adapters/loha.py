@@ -13,6 +13,7 @@ from perakit.adapters.base import Additive, Method
 
 
 class LoHaAdapter(Additive):
+    rule = staticmethod(formulas.khatri_rao)
     linear = False
 
     A1: nn.Parameter
@@ -20,14 +21,14 @@ class LoHaAdapter(Additive):
     A2: nn.Parameter
     B2: nn.Parameter
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        B_hat, A_hat = formulas.khatri_rao(self.B1, self.A1, self.B2, self.A2)
-        return self.method.scale * B_hat, A_hat
+    def arguments(self) -> tuple[Any, ...]:
+        return self.B1, self.A1, self.B2, self.A2
 
     @torch.no_grad()
     def reset(self, W0: Tensor) -> None:
-        """B2 zero ("zero_B") or A2 ("zero_A", as PEFT); the other three Kaiming-uniform, in ±1/√n
-        for A and ±1/√r for B, as PEFT.
+        """B2 zero ("zero_B") or A2 ("zero_A", as PEFT), the other three Kaiming-uniform, as PEFT.
+
+        That is in ±1/√n for A and ±1/√r for B.
         """
         for factor in (self.B1, self.A1, self.B2, self.A2):
             nn.init.kaiming_uniform_(factor, a=5**0.5)
@@ -36,13 +37,14 @@ class LoHaAdapter(Additive):
 
 @dataclass(frozen=True)
 class LoHa(Method):
-    """The product, entry by entry, of two LoRA updates: ΔW = s (B1 A1)∘(B2 A2), each B (m, r) and A
-    (r, n).
+    """Two LoRA updates multiplied entry by entry: ΔW = s (B1 A1)∘(B2 A2), B (m, r) and A (r, n).
 
     Arguments as in `Method`; 2r(m+n) trainable parameters a layer, and rank up to r² (LoRA of rank
-    2r has as many, and rank 2r).
-    init: "zero_B" starts B2 at zero, "zero_A" A2. Unmerged, a token costs r²(m+n) multiply-adds.
-    Rule: `formulas.loha`.
+    2r has as many, and rank 2r). init: "zero_B" starts B2 at zero, "zero_A" A2. Unmerged, a token
+    costs r²(m+n) multiply-adds. Rule: `formulas.loha`.
+
+    >>> LoHa(rank=8).count(768, 768), LoHa(rank=8).rank_bound(768, 768)
+    (24576, 64)
     """
 
     name = "loha"

@@ -13,7 +13,7 @@ from perakit.adapters.base import Additive, Method
 
 class LoRAAdapter(Additive):
     def factors(self) -> tuple[Tensor, Tensor]:
-        return self.B if self.method.scale == 1 else self.method.scale * self.B, self.A
+        return self.method.scale * self.B, self.A
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class LoRA(Method):
     """Low-rank adaptation: ΔW = s B A, s = α/r (or α/√r), with B (m, r) and A (r, n).
 
     Arguments as in `Method`; r(m+n) trainable parameters a layer. Rule: `formulas.lora`.
+
+    >>> LoRA(rank=8, alpha=16).scale, LoRA(rank=8).count(768, 768)
+    (2.0, 12288)
     """
 
     name = "lora"

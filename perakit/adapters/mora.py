@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from perakit import formulas
@@ -14,24 +13,17 @@ from perakit.errors import PerakitError
 
 
 class MoRAAdapter(Additive):
+    rule = staticmethod(formulas.tile)
     linear = False
 
     M: nn.Parameter
-    rows: Tensor
-    columns: Tensor
 
     def __init__(self, method: MoRA, W0: Tensor) -> None:
         super().__init__(method, W0)
-        for name, index in zip(
-            ("rows", "columns"), formulas.tile_index(self.M.shape[0], *W0.shape), strict=True
-        ):
-            self.register_buffer(name, torch.as_tensor(index, device=W0.device), persistent=False)
+        self.shape = tuple(W0.shape)  # M itself does not say how often it is repeated
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        tall, selection = formulas.tile(
-            self.M, len(self.rows), len(self.columns), (self.rows, self.columns)
-        )
-        return self.method.scale * tall, selection
+    def arguments(self) -> tuple[Any, ...]:
+        return self.M, *self.shape
 
     def reset(self, W0: Tensor) -> None:
         nn.init.zeros_(self.M)
@@ -39,15 +31,17 @@ class MoRAAdapter(Additive):
 
 @dataclass(frozen=True)
 class MoRA(Method):
-    """One square matrix, repeated over the layer: ΔW[p, q] = s M[p mod r̂, q mod r̂], with M (r̂,
-    r̂) and r̂ = floor(√((m+n) r) + 1/2).
+    """One square matrix, repeated over the layer: ΔW[p, q] = s M[p mod r̂, q mod r̂].
 
-    Arguments as in `Method`, but `init`, which has nothing to choose: M starts at zero. r̂²
-    trainable parameters a layer, about LoRA's r(m+n), and rank up to r̂ instead of r; rows p and p
-    + r̂ of ΔW are equal, and so are columns. Where r̂ > m or r̂ > n only the entries of M in its
-    first m rows and n columns are trained to any effect: the others are counted, and never read.
-    This is the sharing form, linear in the input; the paper's rotating form is not here. Rule:
-    `formulas.mora`.
+    M (r̂, r̂) with r̂ = floor(√((m+n) r) + 1/2) starts at zero. Arguments as in `Method`, but `init`,
+    which has nothing to choose. r̂² trainable parameters a layer, about LoRA's r(m+n), and rank up to
+    r̂ instead of r; rows p and p + r̂ of ΔW are equal, and so are columns. Where r̂ > m or r̂ > n only
+    the entries of M in its first m rows and n columns are trained to any effect: the others are
+    counted, and never read. This is the sharing form, linear in the input; the paper's rotating form
+    is not here. Rule: `formulas.mora`.
+
+    >>> MoRA(rank=8).shapes(768, 768), MoRA(rank=8).rank_bound(768, 768)
+    ({'M': (111, 111)}, 111)
     """
 
     name = "mora"
