@@ -6,9 +6,9 @@ model = pk.toy.load("tiny")
 print(pk.attach(model, pk.PERA(rank=8), targets=["c_attn", "c_proj"]))
 """
 
-from perakit import formulas, theory, toy
+from perakit import fast, formulas, theory, toy
 from perakit.adapters import PERA, Adapter, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA, Quadratic
-from perakit.adapters.plans import use_plan
+from perakit.fast.plans import use_plan
 from perakit.errors import PerakitError
 from perakit.models import (
     NF4,

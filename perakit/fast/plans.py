@@ -1,5 +1,4 @@
-"""In which order an adapted layer multiplies its matrices: chosen by counting operations, never by
-a clock.
+"""In which order an adapted layer multiplies its matrices: by counting, never by a clock.
 
 A plan is a pure function of shapes and dtypes, so the same layer rounds the same way on every run.
 Three products may each go through the factors, or through an (m, n) matrix:
@@ -12,7 +11,7 @@ Three products may each go through the factors, or through an (m, n) matrix:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
@@ -21,9 +20,7 @@ from perakit.errors import PerakitError, short
 
 
 class Plan(NamedTuple):
-    """For each of the three products: True through an (m, n) matrix, dense; False through the
-    factors.
-    """
+    """For each of the three products: True, dense, through an (m, n) matrix; False, factored."""
 
     output: bool
     input: bool
@@ -37,7 +34,7 @@ PLANS = tuple(Plan(*choices) for choices in product((False, True), repeat=3))
 
 
 def flop(plan: Plan, T: int, m: int, n: int, K: int, fused: bool = True) -> int:
-    """Multiply-adds × 2 of an adapter's forward and backward pass, beside the 4 m n T of its base.
+    """Multiply-adds × 2 of an adapter's two passes, beside the 4 m n T of its base.
 
     T: tokens; (m, n): the layer; K: columns of B̂; fused: ΔW may be added to W0, so that a dense
     product is the base's own; False: it is one more, (m, n) times T.
@@ -62,41 +59,49 @@ def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
     return best
 
 
-# The same, for those who ask again and again; torch.compile does not follow a cache
+# For those who ask again and again; torch.compile follows no cache. 1,024: lengths of batches vary
+# without end, and what is kept must not.
 chosen = lru_cache(1024)(choose)
 
 
-REFERENCE = "reference"
-_forced: Plan | Literal["reference"] | None = None
-
-
-def forced() -> Plan | Literal["reference"] | None:
-    """What `use_plan` asks for here."""
-    return _forced
+# What `use_plan` asks for here. Module attributes, since the adapted layer and the seam read them in
+# every forward pass.
+wanted: Plan | None = None
+switched_off = False
 
 
 @contextmanager
 def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
-    """Every adapted layer that is called within the block follows `plan`, also in its backward
-    pass.
+    """Every adapted layer that is called within the block follows `plan`, in both passes.
 
     plan: a `Plan`; "reference": the formula as it stands, differentiated by autograd; None: the
     counted choice, as without the block. For comparing and for teaching; results differ by rounding
     only. It holds for the whole process, all threads; where activations are checkpointed, the
     backward pass must run inside the block too.
+
+    >>> import torch
+    >>> import perakit as pk
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report, x = pk.attach(model, pk.PERA(rank=2), ["0"]), torch.ones(4, 3)
+    >>> with pk.use_plan("reference"):
+    ...     plain = model(x)
+    >>> torch.allclose(model(x), plain)
+    True
     """
-    global _forced
-    if not (
-        plan is None
-        or (isinstance(plan, Plan) and plan in PLANS)
-        or (isinstance(plan, str) and plan == REFERENCE)
-    ):
+    global wanted, switched_off
+    plain = isinstance(plan, str) and plan == "reference"
+    if not (plain or plan is None or (isinstance(plan, Plan) and plan in PLANS)):
         raise PerakitError(
-            f"plan={short(plan)} is none: pass one of perakit.adapters.plans.PLANS, 'reference' or"
-            " None"
+            f"plan={short(plan)} is none: pass one of perakit.fast.plans.PLANS, 'reference' or None"
         )
-    before, _forced = _forced, plan
+    before = wanted, switched_off
+    wanted, switched_off = plan if isinstance(plan, Plan) else None, plain
     try:
         yield
     finally:
-        _forced = before
+        wanted, switched_off = before
+
+
+def off() -> AbstractContextManager[None]:
+    """The plain way within the block: base(x) + adapter(x), by autograd; `use_plan("reference")`."""
+    return use_plan("reference")

@@ -1,15 +1,18 @@
-"""PERA's products of two rows without gathering them: round a circle, as windows that slide along
-the rows written twice.
+"""PERA's products of two rows without gathering them: windows that slide along the rows.
 
-Of r rows, {i, i + d mod r} with d = 0, 1, ..., r/2 are all pairs, each once (of d = r/2, where r is
-even, the first half). In the rows written twice, one below the other, the rows i + d lie together
-for every d: one multiplication makes the products of all d, and each d goes back to its rows in two
-additions. The rule is `formulas.expand`; this is the same where nobody asks for a derivative, with
-h left apart and the products in the order of `circle`.
+Put r rows on a circle. The pairs {i, i + d mod r} with d = 0, 1, ..., r/2 are all pairs, each once;
+of d = r/2, where r is even, only the first half is needed. Write the rows twice, one copy below the
+other: then the rows i + d lie together for every d. So one multiplication makes the products of all
+d, and in the backward pass each d goes back to its rows in two additions.
+
+The rule is `formulas.expand`. This is the same where nobody asks for a derivative, with h left apart
+and the products in the order of `circle`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -17,32 +20,84 @@ import torch
 from torch import Tensor
 
 from perakit import formulas
+from perakit.fast.gradients import expand_gradients
+from perakit.fast.product import recorded
+from perakit.fast.sources import Factors
 
-# Columns that a product takes at once, with AVX-512; the last take as long where they are fewer
+# Columns that a product takes at once with AVX-512: MKL took 103-120 µs for 44 columns and 77 for
+# 48 (256 tokens, 768 x 768, Intel Xeon, 2026). Doubt it on processors with shorter vectors.
 TILE = 16
 
 
+@dataclass(frozen=True)
+class Expanded:
+    """The factors of `formulas.expand`, times `scale`, of the parameters B, A and h."""
+
+    scale: float
+    terms: str
+    degree: int
+
+    def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        B_hat, A_hat = formulas.expand(*parameters, self.terms, self.degree)
+        return self.scale * B_hat, A_hat
+
+    def value(self, *parameters: Tensor) -> Factors:
+        # Windows are of products of two; and a compiler finds out by itself what is fast.
+        if self.degree > 2 or torch.compiler.is_compiling():
+            return Factors(*self.plain(*parameters))
+        B, A, h = parameters
+        (m, r), n = B.shape, A.shape[1]
+        room, made = features(B, A, self.terms)
+        left, right = made.split_with_sizes((m, n), 1)
+        order = (_circle if recorded() else _remembered_circle)(h.device, r, self.terms)
+        again = made.shape[0] - r - h.shape[0]  # pairs that are there already have no weight
+        weight = torch.cat((h.new_ones(r), h.index_select(0, order), h.new_zeros(again)))
+        if self.scale != 1:
+            weight = self.scale * weight
+        return Factors(left.T, right, weight, room)
+
+    def shape(self, *parameters: Tensor) -> tuple[int, int]:
+        B, _, h = parameters
+        return B.shape[0], B.shape[1] + h.shape[0]
+
+    def gradients(
+        self,
+        parameters: Sequence[Tensor],
+        factors: Factors,
+        to_left: Tensor,
+        to_right: Tensor,
+        to_weight: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        B, A, h = parameters
+        room = factors.room
+        if room is None or to_weight is None:
+            to_B_hat = self.scale * to_left.T
+            return expand_gradients(B, A, h, to_B_hat, to_right, self.terms, self.degree)
+        if to_right is not factors.A_hat:  # they are not written over the features yet
+            factors.B_hat.T.copy_(to_left)
+            factors.A_hat.copy_(to_right)
+        m, r = B.shape
+        order = (_circle if recorded() else _remembered_circle)(h.device, r, self.terms)
+        by_place = self.scale * to_weight[r : r + h.shape[0]]
+        to_h = torch.empty_like(h).index_copy_(0, order, by_place)
+        return *gradients(room, r, m, self.terms), to_h
+
+
 def circle(rank: int, terms: str) -> np.ndarray:
-    """The place in h of each product, in their order here: one d after the other, i running
-    fastest.
-    """
+    """The place in h of each product, in their order here: one d after the other, i fastest."""
     start, stop, half = _distances(rank, terms)
-    pairs = [(i, (i + d) % rank) for d in range(start, stop) for i in range(rank)] + [
-        (i, i + half) for i in range(half)
-    ]
-    places = {
-        pair: k
-        for k, pair in enumerate(
-            zip(*(index.tolist() for index in formulas.pairs(rank, terms)), strict=True)
-        )
-    }
+    pairs = [(i, (i + d) % rank) for d in range(start, stop) for i in range(rank)]
+    pairs += [(i, i + half) for i in range(half)]
+    of_h = zip(*(index.tolist() for index in formulas.pairs(rank, terms)), strict=True)
+    places = {pair: k for k, pair in enumerate(of_h)}
     return np.array([places[min(i, j), max(i, j)] for i, j in pairs], dtype=np.int64)
 
 
 @cache
 def _distances(rank: int, terms: str) -> tuple[int, int, int]:
-    """(start, stop, half): each d from start to stop - 1 has r pairs, and d = r/2, where it is
-    whole, has half = r/2 of them.
+    """(start, stop, half): each d from start to stop - 1 has r pairs, and d = r/2 has `half`.
+
+    half is r/2, or 0 where that is no whole number.
     """
     start, stop = int(terms == "cross"), 1 if terms == "square" else (rank + 1) // 2
     return start, max(start, stop), 0 if terms == "square" or rank % 2 else rank // 2
@@ -50,70 +105,70 @@ def _distances(rank: int, terms: str) -> tuple[int, int, int]:
 
 @cache
 def count(rank: int, terms: str) -> int:
-    """How many features there are: K, filled up towards a multiple of TILE by the pairs that the
-    window of d = r/2 has twice.
-    """
-    K = formulas.rank_bound(rank, terms)
-    return min(_made(rank, terms) * rank + rank, -(-K // TILE) * TILE)
+    """How many features there are: K, and some pairs again towards a multiple of TILE.
 
-
-def _made(rank: int, terms: str) -> int:
-    """How many windows are multiplied: that of d = r/2 is whole, though its second half is the
-    first half once more.
+    The window of d = r/2 holds its pairs twice. As many of the second ones stay in, without weight,
+    as fill the last tile.
     """
     start, stop, half = _distances(rank, terms)
-    return stop - start + (half > 0)
+    K, made = formulas.rank_bound(rank, terms), stop - start + (half > 0)
+    return min(made * rank + rank, -(-K // TILE) * TILE)
 
 
-def expand(B: Tensor, A: Tensor, terms: str) -> tuple[Tensor, Tensor]:
-    """(room, features) of B (m, r) and A (r, n): the features (`count`, m+n) are the rows of [Bᵀ A]
-    and below them their products in the order of `circle`; beyond K are products that are there
-    already.
+def _circle(device: torch.device, rank: int, terms: str) -> Tensor:
+    """`circle` as a tensor on a device."""
+    return torch.as_tensor(circle(rank, terms), device=device)
 
-    room: the memory in which the features lie. Above them it has the rows twice, then r rows that
-    are free.
+
+# Only where nothing is recorded: torch.compile follows no cache, and a tensor that was made under
+# one of torch's modes must not be found by others.
+_remembered_circle = cache(_circle)
+
+
+def features(B: Tensor, A: Tensor, terms: str) -> tuple[Tensor, Tensor]:
+    """(room, features) of B (m, r) and A (r, n).
+
+    The features (`count`, m+n) are the rows of [Bᵀ A], and below them their products in the order
+    of `circle`; beyond K are products that are there already. room is the memory in which they lie:
+    above them it has the rows twice, then r rows that are free.
     """
     r, width = A.shape[0], B.shape[0] + A.shape[1]
-    start, made = _distances(r, terms)[0], _made(r, terms)
+    start, stop, half = _distances(r, terms)
+    made = stop - start + (half > 0)  # the window of d = r/2 is made whole
     room = B.new_empty(((4 + made) * r, width))
     twice, _, rows, products = room.split_with_sizes((2 * r, r, r, made * r))
     torch.cat((B.T, A), 1, out=rows)
     twice.view(2, r, width).copy_(rows)
-    torch.mul(rows, _windows(room, 0, r, start, start + made), out=products.view(made, r, width))
+    windows = _windows(twice, r)[start : start + made]
+    torch.mul(rows, windows, out=products.view(made, r, width))
     return room, room[3 * r : 3 * r + count(r, terms)]
 
 
 def gradients(room: Tensor, r: int, m: int, terms: str) -> tuple[Tensor, Tensor]:
-    """The gradients by B (m, r) and A (r, n), from those by the features; room: that of `expand`,
-    with these in the features' place.
+    """The gradients by B (m, r) and A (r, n), from those by the features.
 
-    Those by what is there already are not looked at.
+    room: that of `features`, with these gradients in the features' place. Gradients by the pairs
+    that stand there twice are not read: those pairs have no weight.
     """
     start, stop, half = _distances(r, terms)
     width = room.shape[1]
+    # lower and upper: the gradients by the two copies of the rows. of_distance: by the products.
     rows, _, lower, upper, *of_distance = room.view(-1, r, width).unbind()
-    # Lower and upper: the gradients by the rows written twice, above those by the products
     lower.zero_()
-    windows, to_windows = (
-        _windows(room, 0, r, 0, stop + 1).unbind(),
-        _windows(room, 2 * r, r, 0, stop).unbind(),
-    )
+    windows = _windows(room[: 2 * r], r).unbind()
+    to_windows = _windows(room[2 * r : 4 * r], r).unbind()
     for d, of_d in zip(range(start, stop), of_distance, strict=False):
-        # a square is the same from either side
+        # A square has the same row on either side, so it counts twice.
         lower.addcmul_(of_d, windows[d], value=1 if d else 2)
         if d:
             to_windows[d].addcmul_(of_d, rows)
     if half:  # the first half of the rows by the second, and the other way round
-        lower.view(2, half, width).addcmul_(
-            of_distance[-1][:half], windows[half].view(2, half, width)
-        )
+        pairs = windows[half].view(2, half, width)
+        lower.view(2, half, width).addcmul_(of_distance[-1][:half], pairs)
     to_B, to_A = lower.add_(upper).split_with_sizes((m, width - m), 1)
     return to_B.T, to_A
 
 
-def _windows(room: Tensor, first: int, r: int, start: int, stop: int) -> Tensor:
-    """(stop - start, r, w): for d = start, ..., stop - 1 the rows first + d, ..., first + d + r - 1
-    of `room`, seen and not copied.
-    """
-    width = room.shape[1]
-    return room.as_strided((stop - start, r, width), (width, width, 1), (first + start) * width)
+def _windows(twice: Tensor, r: int) -> Tensor:
+    """(r + 1, r, w): for each d = 0 ... r the r rows of `twice` (2r, w) from d on, not copied."""
+    return twice.unfold(0, r, 1).transpose(1, 2)

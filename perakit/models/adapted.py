@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.models.layers import LayerKind
+
+# Without the folder every layer goes the plain way. Looked for, not tried: an error inside is one.
+fast = import_module("perakit.fast") if find_spec("perakit.fast") else None
 
 
 class AdaptedLayer(nn.Module):
@@ -91,26 +96,32 @@ class AdaptedLayer(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         """The base's bias (m,), or None."""
-        return self.kind.bias(self.base)
+        return self.base.bias  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., n) -> (..., m), by whichever of W0, W0 + ΔW and W0 with factors is in effect."""
-        # first, and asked for once: a merged layer is to cost what its base does
-        merged = self.merged
-        # And an adapter is active, since nothing may change a merged sum
-        if merged is not None and self.enabled:
-            return F.linear(x, merged, self.kind.bias(self.base))
-        if not self.enabled or not (active := self.active_adapters):
-            return self.base(x)
-        kind, base, (first, *rest) = self.kind, self.base, active
-        W0 = kind.weight(base)
-        return first(
-            x,
-            W0,
-            kind.bias(base),
-            kind.product(base),
-            [adapter.contribution(x, W0) for adapter in rest],
-        )
+        """y = W0 x + b + Σ ΔW x over the active adapters: (..., n) -> (..., m)."""
+        # The module's own tables: an attribute that is in none of them would be asked of the base.
+        merged, base = self._buffers["merged"], self._modules["base"]
+        adapters = self._modules["adapters"]._modules
+        if not self.enabled:
+            return base(x)
+        if merged is not None:  # and an adapter is active, since nothing may change a merged sum
+            return F.linear(x, merged, base.bias)
+        active = []
+        for name in self.wanted:
+            if name in adapters:
+                active.append(adapters[name])
+        if not active:
+            return base(x)
+        kind, W0 = self.kind, self.kind.weight(base)
+        if fast is not None and not fast.plans.switched_off:
+            y = fast.forward(x, W0, base.bias, kind.product(base), active)
+            if y is not None:
+                return y
+        y, total = base(x), 0
+        for adapter in active:
+            total = total + adapter(x, W0)
+        return (y + total).to(y.dtype)  # an update is as precise as its adapter, and rounded once
 
     def __getattr__(self, name: str) -> Any:
         """What the layer itself lacks (in_features, nf ...) is read from the base."""

@@ -1,19 +1,19 @@
-"""Layer kinds: how a layer stores its weight. Nothing else in perakit knows about orientation or
-storage.
-"""
+"""Layer kinds: how a layer stores its weight. Only this file knows of orientation and storage."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perakit.adapters.forward import Product
-
 if TYPE_CHECKING:
     from perakit.models.quantize import NF4Layer
+
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W0 x + b
 
 
 class LayerKind:
@@ -36,10 +36,10 @@ class LayerKind:
         """
         raise NotImplementedError
 
-    @classmethod
-    def weight(cls, module: nn.Module) -> Tensor:
+    @staticmethod
+    def weight(module: nn.Module) -> Tensor:
         """W (m, n), a view of the layer's own memory."""
-        return cls.matrix(cast(Tensor, module.weight))
+        raise NotImplementedError
 
     @classmethod
     def shape(cls, module: nn.Module) -> tuple[int, int]:
@@ -51,11 +51,6 @@ class LayerKind:
     def dtype(cls, module: nn.Module) -> torch.dtype:
         """The dtype in which the layer multiplies."""
         return cls.weight(module).dtype
-
-    @staticmethod
-    def bias(module: nn.Module) -> Tensor | None:
-        """b (m,), or None."""
-        return getattr(module, "bias", None)
 
     @staticmethod
     def lost(module: nn.Module) -> float | None:
@@ -97,6 +92,10 @@ class Linear(LayerKind):
     def matrix(stored: Tensor) -> Tensor:
         return stored
 
+    @staticmethod
+    def weight(module: nn.Module) -> Tensor:
+        return cast(Tensor, module.weight)
+
 
 class Conv1D(LayerKind):
     """GPT-2's Conv1D, of transformers (known by its name, so that nothing is imported) or of `toy`:
@@ -113,6 +112,10 @@ class Conv1D(LayerKind):
     def matrix(stored: Tensor) -> Tensor:
         return stored.T
 
+    @staticmethod
+    def weight(module: nn.Module) -> Tensor:
+        return cast(Tensor, module.weight).T
+
 
 class NF4(LayerKind):
     """A Linear or Conv1D whose weight is kept in 4 bits (`perakit.models.quantize`)."""
@@ -126,8 +129,8 @@ class NF4(LayerKind):
 
         return isinstance(module, NF4Layer)
 
-    @classmethod
-    def weight(cls, module: nn.Module) -> Tensor:
+    @staticmethod
+    def weight(module: nn.Module) -> Tensor:
         return _four_bit(module).dequantize()
 
     @classmethod
