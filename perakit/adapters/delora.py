@@ -40,7 +40,7 @@ class DeLoRA(Method):
     r(m+n) + 1 trainable parameters a layer, λ named `lam`. Each of the r terms has a Frobenius norm
     of at most s λ/r times the longest column of W0, however large b_i and a_i grow. Lengths below
     1e-4 count as 1e-4, so ΔW is zero, and moves, at b_i = 0: there it is 1e4/‖a_i‖ times as steep
-    as LoRA's, which asks for small first steps. Column lengths of W0 are read from W0, never stored.
+    as LoRA's, which asks for small first steps. Lengths of W0's columns are read from W0, not kept.
     Rule: `formulas.delora`.
 
     >>> DeLoRA(rank=8).count(768, 768)

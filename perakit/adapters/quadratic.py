@@ -44,7 +44,7 @@ class Quadratic(Method):
     U (r, n), P (m, r). What PERA is not: PERA multiplies columns of its *factors*, and the layer
     stays W x with one matrix W. Here *inputs* are multiplied: twice x gives four times the update,
     so no ΔW exists, and merge, bake, export and delta_weights are refused with that reason. Attach,
-    train, disable, save, load and detach work as for any method, and the cost stays in every forward
+    train, disable, save, load and detach work as for any method; the cost stays in every forward
     pass. Arguments as in `Method`, but `init`: P starts at zero and U is random. r(m+n) trainable
     parameters a layer. Large inputs are squared: watch half precision. Rule: `formulas.quadratic`.
 

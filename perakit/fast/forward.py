@@ -19,8 +19,8 @@ from perakit.fast.windows import Expanded
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W0 x + b
 
-# Rule -> its source, made of the scale and the rule's settings, and how many of the rule's arguments
-# are tensors: they come first. A method whose adapter names the rule goes this way by itself.
+# Rule -> its source, made of the scale and the rule's settings; and how many of the arguments are
+# tensors, which come first. A method whose adapter names the rule goes this way by itself.
 RULES: dict[Any, tuple[Callable[..., Source], int]] = {formulas.expand: (Expanded, 3)}
 
 PLAIN = (Adapter.forward, Additive.forward)  # an adapter with a forward of its own means it
@@ -80,6 +80,8 @@ def _multiplied(
     # Rows and back again out here: a function that returns a view forbids `y += 1`
     rows = x.flatten(0, -2) if x.ndim > 1 else x[None]
     if torch.is_grad_enabled():
+        if adapter.training and not torch.compiler.is_compiling():
+            kept.last.pop(adapter, None)  # it trains: the memory is free again
         y = AdaptedProduct.apply(source, plan, rows, W0, bias, *parameters)
         assert isinstance(y, Tensor)
     else:

@@ -19,7 +19,7 @@ from perakit.fast.product import recorded
 from perakit.fast.sources import GIVEN, Factors, Source
 
 # A weak key: what is kept goes with its adapter, and a copy or a pickle of that has nothing kept.
-_last: WeakKeyDictionary[Adapter, tuple[Source, tuple[Tensor, ...], Factors]] = WeakKeyDictionary()
+last: WeakKeyDictionary[Adapter, tuple[Source, tuple[Tensor, ...], Factors]] = WeakKeyDictionary()
 
 
 def factors(adapter: Adapter, source: Source, parameters: Sequence[Tensor]) -> Factors:
@@ -31,13 +31,14 @@ def factors(adapter: Adapter, source: Source, parameters: Sequence[Tensor]) -> F
     if source is GIVEN or parameters[0].device.type != "cpu" or recorded():
         return source.value(*parameters)
     if adapter.training:
-        _last.pop(adapter, None)
+        last.pop(adapter, None)
         return source.value(*parameters)
-    last = _last.get(adapter)
-    if last is None or last[0] != source or not all(map(_same, last[1], parameters)):
+    # Read once and written whole: another thread may ask meanwhile.
+    found = last.get(adapter)
+    if found is None or found[0] != source or not all(map(_same, found[1], parameters)):
         copies = tuple(parameter.detach().clone() for parameter in parameters)
-        last = _last[adapter] = source, copies, source.value(*copies)
-    return last[2]
+        found = last[adapter] = source, copies, source.value(*copies)
+    return found[2]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -64,8 +64,7 @@ def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
 chosen = lru_cache(1024)(choose)
 
 
-# What `use_plan` asks for here. Module attributes, since the adapted layer and the seam read them in
-# every forward pass.
+# What `use_plan` asks for here. Module attributes, since every forward pass reads them.
 wanted: Plan | None = None
 switched_off = False
 
@@ -103,5 +102,5 @@ def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
 
 
 def off() -> AbstractContextManager[None]:
-    """The plain way within the block: base(x) + adapter(x), by autograd; `use_plan("reference")`."""
+    """The plain way within the block, base(x) + adapter(x) by autograd: `use_plan("reference")`."""
     return use_plan("reference")

@@ -1,4 +1,4 @@
-"""The adapted product as one differentiable function: keeps x and parameters, makes the rest again."""
+"""The adapted product as one function: it keeps x and the parameters, and makes the rest again."""
 
 from __future__ import annotations
 

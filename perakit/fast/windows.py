@@ -5,8 +5,8 @@ of d = r/2, where r is even, only the first half is needed. Write the rows twice
 other: then the rows i + d lie together for every d. So one multiplication makes the products of all
 d, and in the backward pass each d goes back to its rows in two additions.
 
-The rule is `formulas.expand`. This is the same where nobody asks for a derivative, with h left apart
-and the products in the order of `circle`.
+The rule is `formulas.expand`. This is the same where nobody asks for a derivative, with h left
+apart and the products in the order of `circle`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from perakit import formulas
-from perakit.fast.gradients import expand_gradients
+from perakit.fast import rows
 from perakit.fast.product import recorded
 from perakit.fast.sources import Factors
 
@@ -44,12 +44,13 @@ class Expanded:
     def value(self, *parameters: Tensor) -> Factors:
         # Windows are of products of two; and a compiler finds out by itself what is fast.
         if self.degree > 2 or torch.compiler.is_compiling():
-            return Factors(*self.plain(*parameters))
+            B_hat, A_hat = rows.factors(*parameters, self.terms, self.degree)
+            return Factors(self.scale * B_hat, A_hat)
         B, A, h = parameters
         (m, r), n = B.shape, A.shape[1]
         room, made = features(B, A, self.terms)
         left, right = made.split_with_sizes((m, n), 1)
-        order = (_circle if recorded() else _remembered_circle)(h.device, r, self.terms)
+        order = (_order if recorded() else _remembered_order)(h.device, r, self.terms)
         again = made.shape[0] - r - h.shape[0]  # pairs that are there already have no weight
         weight = torch.cat((h.new_ones(r), h.index_select(0, order), h.new_zeros(again)))
         if self.scale != 1:
@@ -72,12 +73,12 @@ class Expanded:
         room = factors.room
         if room is None or to_weight is None:
             to_B_hat = self.scale * to_left.T
-            return expand_gradients(B, A, h, to_B_hat, to_right, self.terms, self.degree)
+            return rows.gradients(B, A, h, to_B_hat, to_right, self.terms, self.degree)
         if to_right is not factors.A_hat:  # they are not written over the features yet
             factors.B_hat.T.copy_(to_left)
             factors.A_hat.copy_(to_right)
         m, r = B.shape
-        order = (_circle if recorded() else _remembered_circle)(h.device, r, self.terms)
+        order = (_order if recorded() else _remembered_order)(h.device, r, self.terms)
         by_place = self.scale * to_weight[r : r + h.shape[0]]
         to_h = torch.empty_like(h).index_copy_(0, order, by_place)
         return *gradients(room, r, m, self.terms), to_h
@@ -115,14 +116,14 @@ def count(rank: int, terms: str) -> int:
     return min(made * rank + rank, -(-K // TILE) * TILE)
 
 
-def _circle(device: torch.device, rank: int, terms: str) -> Tensor:
+def _order(device: torch.device, rank: int, terms: str) -> Tensor:
     """`circle` as a tensor on a device."""
     return torch.as_tensor(circle(rank, terms), device=device)
 
 
 # Only where nothing is recorded: torch.compile follows no cache, and a tensor that was made under
 # one of torch's modes must not be found by others.
-_remembered_circle = cache(_circle)
+_remembered_order = cache(_order)
 
 
 def features(B: Tensor, A: Tensor, terms: str) -> tuple[Tensor, Tensor]:
@@ -136,11 +137,11 @@ def features(B: Tensor, A: Tensor, terms: str) -> tuple[Tensor, Tensor]:
     start, stop, half = _distances(r, terms)
     made = stop - start + (half > 0)  # the window of d = r/2 is made whole
     room = B.new_empty(((4 + made) * r, width))
-    twice, _, rows, products = room.split_with_sizes((2 * r, r, r, made * r))
-    torch.cat((B.T, A), 1, out=rows)
-    twice.view(2, r, width).copy_(rows)
+    twice, _, once, products = room.split_with_sizes((2 * r, r, r, made * r))
+    torch.cat((B.T, A), 1, out=once)
+    twice.view(2, r, width).copy_(once)
     windows = _windows(twice, r)[start : start + made]
-    torch.mul(rows, windows, out=products.view(made, r, width))
+    torch.mul(once, windows, out=products.view(made, r, width))
     return room, room[3 * r : 3 * r + count(r, terms)]
 
 
@@ -152,8 +153,8 @@ def gradients(room: Tensor, r: int, m: int, terms: str) -> tuple[Tensor, Tensor]
     """
     start, stop, half = _distances(r, terms)
     width = room.shape[1]
-    # lower and upper: the gradients by the two copies of the rows. of_distance: by the products.
-    rows, _, lower, upper, *of_distance = room.view(-1, r, width).unbind()
+    # once: the rows. lower, upper: the gradients by their two copies; of_distance: by the products.
+    once, _, lower, upper, *of_distance = room.view(-1, r, width).unbind()
     lower.zero_()
     windows = _windows(room[: 2 * r], r).unbind()
     to_windows = _windows(room[2 * r : 4 * r], r).unbind()
@@ -161,7 +162,7 @@ def gradients(room: Tensor, r: int, m: int, terms: str) -> tuple[Tensor, Tensor]
         # A square has the same row on either side, so it counts twice.
         lower.addcmul_(of_d, windows[d], value=1 if d else 2)
         if d:
-            to_windows[d].addcmul_(of_d, rows)
+            to_windows[d].addcmul_(of_d, once)
     if half:  # the first half of the rows by the second, and the other way round
         pairs = windows[half].view(2, half, width)
         lower.view(2, half, width).addcmul_(of_distance[-1][:half], pairs)
