@@ -97,7 +97,7 @@ def _source(adapter: Adapter, W0: Tensor) -> tuple[Source | Dense, tuple[Tensor,
         source, count = RULES[kind.rule]
         arguments = adapter.arguments()
         return source(adapter.method.scale, *arguments[count:]), arguments[:count]
-    product = tuple(adapter.product(W0))
+    product = adapter.factors() if isinstance(adapter, Additive) else tuple(adapter.product(W0))
     return (GIVEN if len(product) == 2 else DENSE), product
 
 
