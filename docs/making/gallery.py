@@ -1,4 +1,4 @@
-"""The figures of docs/theory.md and the numbers in them, made again: `python -m perakit.toy.gallery
+"""The figures of docs/theory.md and the numbers in them, made again: `python docs/making/gallery.py
 FOLDER`.
 """
 
@@ -19,9 +19,11 @@ import torch
 
 from perakit import formulas, plots
 from perakit.adapters import PERA, Additive
+from perakit.bench.measured import made_from, plain
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.models import adapters, attach, disabled
+from perakit.plots.pictures import new_figure, png
 from perakit.theory.approximation import best_approximation
 from perakit.theory.curves import Point, error_curve, targets
 from perakit.theory.families import pera
@@ -29,7 +31,6 @@ from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.manifold import dimension, measured_dimension
 from perakit.theory.rank import order_share, spectrum, tail
 from perakit.toy import GPT2, Recipe, corpus, load, train
-from perakit.toy.pictures import made_from, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -482,7 +483,7 @@ FIGURES: dict[str, Callable[[_Lab], Drawn]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for a PerakitError, printed as one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m perakit.toy.gallery", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python docs/making/gallery.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the figures and numbers.json go")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The pictures of docs/methods and the numbers in them, made again: `python -m perakit.toy.peers
+"""The pictures of docs/methods and the numbers in them, made again: `python docs/making/peers.py
 FOLDER`.
 
 Each method on the same small layer: the weight, the update that random factors make of it, and how
@@ -20,11 +20,12 @@ import torch
 
 from perakit import formulas, plots
 from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA
+from perakit.bench.measured import made_from, plain
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.models import nf4
+from perakit.plots.pictures import new_figure, png
 from perakit.theory.rank import spectrum
-from perakit.toy.pictures import made_from, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -222,7 +223,7 @@ def draw(folder: str | Path, seed: int = 0) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for a PerakitError, printed as one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m perakit.toy.peers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python docs/making/peers.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the figures and numbers.json go")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)

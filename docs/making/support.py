@@ -1,6 +1,6 @@
 """What works with what, found out by trying: each method with each kind of layer, dtype and use.
 
-`python -m perakit.toy.support` runs every cell and prints the table; `make methods` puts it into
+`python docs/making/support.py` runs every cell and prints the table; `make methods` puts it into
 docs/methods.md. A cell is the law or laws of `perakit.testing` that it names, on a 7 x 5 layer with
 factors off their start; it says yes, or what is so instead, or FAILS with the reason, and the
 command then exits with status 1.
@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 
 from perakit import models, testing
 from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA, Quadratic
+from perakit.bench.measured import renewed
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 from perakit.strategies import make_layer, move
 from perakit.table import Table
 from perakit.toy.distributed import parallel
-from perakit.toy.measured import renewed
 
 RANK = 2
 COMMAND = "make methods"
@@ -209,7 +209,7 @@ def table() -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 1 where a cell fails."""
-    parser = argparse.ArgumentParser(prog="python -m perakit.toy.support", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python docs/making/support.py", description=__doc__)
     parser.add_argument("--markdown", action="store_true", help="as in docs/methods.md")
     parser.add_argument(
         "--into", type=Path, metavar="PAGE", help="renew the table of docs/methods.md too"

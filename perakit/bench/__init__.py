@@ -25,17 +25,17 @@ from tqdm.auto import tqdm
 
 from perakit import formulas
 from perakit.adapters import plans
+from perakit.bench import contenders, memory, models, report, timing
+from perakit.bench.contenders import Contender
+from perakit.bench.measured import machine, plain, renewed
+from perakit.bench.ratios import place
+from perakit.bench.report import table
+from perakit.bench.timing import WARM_UP, Step, interleave
 from perakit.errors import PerakitError, short
 from perakit.files import write_atomically
 from perakit.formulas import check_count
 from perakit.models import layers as kinds
-from perakit.toy.bench import contenders, memory, models, report, timing
-from perakit.toy.bench.contenders import Contender
-from perakit.toy.bench.ratios import place
-from perakit.toy.bench.report import table
-from perakit.toy.bench.timing import WARM_UP, Step, interleave
-from perakit.toy.measured import machine, renewed
-from perakit.toy.pictures import plain, png
+from perakit.plots.pictures import png
 
 __all__ = ["MODELS", "PARTS", "Settings", "layer", "page", "publish", "run", "table", "usual"]
 

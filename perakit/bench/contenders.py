@@ -20,9 +20,9 @@ from perakit.adapters import PERA, LoRA, Method, product
 from perakit.adapters.forward import adapted_linear
 from perakit.adapters.plans import PLANS, Plan, choose, flop, use_plan
 from perakit.adapters.product import ONEDNN, Expansion
+from perakit.bench.timing import Step
 from perakit.models import adapters, attach, merge
 from perakit.models.layers import Conv1D, kind_of
-from perakit.toy.bench.timing import Step
 
 
 class Factors(NamedTuple):

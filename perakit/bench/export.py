@@ -1,4 +1,4 @@
-"""What leaving and swapping cost: `python -m perakit.toy.export_benchmark docs` writes export.json
+"""What leaving and swapping cost: `python -m perakit.bench.export docs` writes export.json
 and a table of export.md.
 
 A GPT-2 of the shape of the 124M model with random weights (nothing is downloaded), PERA of rank 16
@@ -20,14 +20,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perakit.adapters import PERA
+from perakit.bench.measured import machine, renewed
+from perakit.bench.models import SEED, SHAPE
 from perakit.files import write_atomically
 from perakit.models import activate, adapters, attach, export_peft
 from perakit.table import Table
 from perakit.toy import GPT2
-from perakit.toy.measured import machine, renewed
-from perakit.toy.quantize_benchmark import SEED, SHAPE
 
-COMMAND = "python -m perakit.toy.export_benchmark docs"
+COMMAND = "python -m perakit.bench.export docs"
 METHOD = PERA(rank=16)
 EXPORTS: dict[str, dict[str, Any]] = {
     "exact": {},
@@ -137,7 +137,7 @@ Swapping between two such adapters with `pk.activate` takes {milliseconds:.1f} m
 def main() -> None:
     """Measure, print, and where a folder is given write export.json and the table of export.md."""
     parser = argparse.ArgumentParser(
-        prog="python -m perakit.toy.export_benchmark", description="Time export and swapping."
+        prog="python -m perakit.bench.export", description="Time export and swapping."
     )
     parser.add_argument(
         "folder",

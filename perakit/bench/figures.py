@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perakit import plots
-from perakit.toy.bench.memory import PLAIN
-from perakit.toy.bench.ratios import (
+from perakit.bench.memory import PLAIN
+from perakit.bench.ratios import (
     TITLES,
     Cell,
     Spread,
@@ -19,7 +19,7 @@ from perakit.toy.bench.ratios import (
     place,
     ranks,
 )
-from perakit.toy.pictures import new_figure
+from perakit.plots.pictures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from perakit import formulas
 from perakit.errors import PerakitError
 
 
@@ -39,6 +43,30 @@ def cpu() -> str:
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
         platform.machine(),
     )
+
+
+def made_from(seed: int) -> dict[str, Any]:
+    """What goes beside every number: the seed, the versions, the rules, and what it ran on."""
+    return {
+        "seed": seed,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")},
+        },
+        "formulas_sha256": hashlib.sha256(Path(formulas.__file__).read_bytes()).hexdigest(),
+        "hardware": f"cpu, {torch.get_num_threads()} threads, {platform.machine()}",
+    }
+
+
+def plain(value: Any) -> Any:
+    """As JSON values, floats to six digits: beyond them machines differ."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def renewed(page: str, command: str, text: str) -> str:

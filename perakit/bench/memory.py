@@ -15,9 +15,9 @@ from tqdm import tqdm
 from perakit import formulas
 from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA, windows
 from perakit.adapters.plans import choose
+from perakit.bench.contenders import BUILDERS, draw
 from perakit.models import attach
 from perakit.models.catalogue import Architecture
-from perakit.toy.bench.contenders import BUILDERS, draw
 
 PLAIN = "plain lora"
 METHODS = (PLAIN, *(method.name for method in (LoRA, PERA, DoRA, HiRA, MoRA, DeLoRA, LoHa)))

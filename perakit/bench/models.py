@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from perakit.toy.bench.contenders import Contender, draw, installed
-from perakit.toy.bench.timing import Step
+from perakit.bench.contenders import Contender, draw, installed
+from perakit.bench.timing import Step
 from perakit.toy.gpt2 import Config
-from perakit.toy.quantize_benchmark import PROJECTIONS, SHAPE
 
+SEED = 0
+# Of the 124M GPT-2
+SHAPE = Config(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12)
+PROJECTIONS = ("c_attn", "c_proj", "c_fc")  # of every block
 NAMES = ("lora", "pera", "authors", "peft r", "peft K")
 OPTIONS: dict[str, Any] = {
     "resid_pdrop": 0.0,

@@ -1,4 +1,4 @@
-"""What 4 bits save and cost: `python -m perakit.toy.quantize_benchmark docs` writes nf4.json and
+"""What 4 bits save and cost: `python -m perakit.bench.quantising docs` writes nf4.json and
 the table of methods/qlora.md.
 
 Two GPT-2s: the tiny one that ships, and one of the shape of the 124M model with random weights
@@ -25,23 +25,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from perakit.adapters import PERA
+from perakit.bench.measured import machine, renewed
+from perakit.bench.models import PROJECTIONS, SEED, SHAPE
 from perakit.files import write_atomically
 from perakit.models import attach
 from perakit.models.quantize import NF4, NF4Layer
 from perakit.table import Table
-from perakit.toy import GPT2, Config, bits_per_byte, corpus, load
-from perakit.toy.measured import machine, renewed
+from perakit.toy import GPT2, bits_per_byte, corpus, load
 from perakit.toy.memory import peak_bytes, reset_peak
 
-SEED = 0
 MODELS = {"tiny": "tiny, trained", "124M": "124M shape, random weights"}
-# Of the 124M GPT-2
-SHAPE = Config(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12)
-PROJECTIONS = ["c_attn", "c_proj", "c_fc"]  # of every block
 METHOD = PERA(rank=8)
 TOKENS, BATCH = 256, 1
 BASES = {"float32": None, "NF4": NF4(), "NF4, float32 absmax": NF4(double=False)}
-COMMAND = "python -m perakit.toy.quantize_benchmark docs"
+COMMAND = "python -m perakit.bench.quantising docs"
 CPU = torch.device("cpu")
 
 
@@ -280,7 +277,7 @@ def _mebibytes(count: float) -> str:
 def main() -> None:
     """Run one task (`--task`), or all of them and write what was measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m perakit.toy.quantize_benchmark", description="Measure the 4-bit base."
+        prog="python -m perakit.bench.quantising", description="Measure the 4-bit base."
     )
     parser.add_argument(
         "folder",

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from perakit.adapters import Method
-from perakit.models.catalogue import describe
-from perakit.table import Table
-from perakit.toy.bench.figures import drawings, figures, floor_of
-from perakit.toy.bench.memory import KINDS, METHODS, PLAIN, of_model
-from perakit.toy.bench.ratios import (
+from perakit.bench.figures import drawings, figures, floor_of
+from perakit.bench.measured import renewed
+from perakit.bench.memory import KINDS, METHODS, PLAIN, of_model
+from perakit.bench.ratios import (
     TITLES,
     Cell,
     Result,
@@ -22,8 +21,9 @@ from perakit.toy.bench.ratios import (
     place,
     ranks,
 )
-from perakit.toy.bench.verdicts import ROUNDS, case_of, choices, verdicts, where
-from perakit.toy.measured import renewed
+from perakit.bench.verdicts import ROUNDS, case_of, choices, verdicts, where
+from perakit.models.catalogue import describe
+from perakit.table import Table
 
 __all__ = ["figures", "page", "table"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from perakit.toy.bench.memory import PLAIN
-from perakit.toy.bench.ratios import Cell, counted, find, paired, place, ranks
+from perakit.bench.memory import PLAIN
+from perakit.bench.ratios import Cell, counted, find, paired, place, ranks
 
 # Every limit of this page. Ratios are medians of paired rounds.
 ROUNDS = 9  # fewer are a glance

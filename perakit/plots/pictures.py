@@ -1,19 +1,9 @@
-"""Figures and numbers on disk, as every report of the laboratory writes them."""
+"""A figure that stands alone, and the bytes of its picture."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import platform
-from collections.abc import Mapping
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-
-from perakit import formulas
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,27 +29,3 @@ def png(figure: Figure) -> bytes:
         small, format="png", optimize=True
     )
     return small.getvalue()
-
-
-def made_from(seed: int) -> dict[str, Any]:
-    """What goes beside every number: the seed, the versions, the rules, and what it ran on."""
-    return {
-        "seed": seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")},
-        },
-        "formulas_sha256": hashlib.sha256(Path(formulas.__file__).read_bytes()).hexdigest(),
-        "hardware": f"cpu, {torch.get_num_threads()} threads, {platform.machine()}",
-    }
-
-
-def plain(value: Any) -> Any:
-    """As JSON values, floats to six digits: beyond them machines differ."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return float(f"{value:.6g}") if isinstance(value, float) else value

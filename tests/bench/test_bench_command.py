@@ -7,11 +7,11 @@ import sys
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from perakit import cli
+from perakit import bench, cli
 from perakit.adapters.plans import PLANS
+from perakit.bench import contenders, models, timing
 from perakit.cli import main
-from perakit.toy import bench, pictures
-from perakit.toy.bench import contenders, models, timing
+from perakit.plots import pictures
 from perakit.toy.gpt2 import Config
 
 SMALL = [

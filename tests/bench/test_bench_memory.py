@@ -8,9 +8,9 @@ from torch import nn
 
 import perakit as pk
 from perakit.adapters.plans import REFERENCE, choose, use_plan
+from perakit.bench import memory
+from perakit.bench.memory import KINDS, METHODS, PLAIN, Case
 from perakit.models import catalogue
-from perakit.toy.bench import memory
-from perakit.toy.bench.memory import KINDS, METHODS, PLAIN, Case
 
 DTYPES = (torch.float32, torch.bfloat16)
 # z kept; T = 1; dense factor gradients; more columns than the layer has inputs; a dense output with

@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from perakit import formulas
 from perakit.adapters import windows
 from perakit.adapters.plans import PLANS, choose, flop, use_plan
+from perakit.bench import contenders, models
+from perakit.bench.contenders import BUILDERS, Contender
+from perakit.bench.timing import Step
 from perakit.models.layers import Conv1D, kind_of
-from perakit.toy.bench import contenders, models
-from perakit.toy.bench.contenders import BUILDERS, Contender
-from perakit.toy.bench.timing import Step
 from perakit.toy.gpt2 import Config
 from perakit.toy.gpt2 import Conv1D as ToyConv1D
 

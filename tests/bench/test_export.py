@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
+from perakit.bench import export as benchmark
+from perakit.bench.measured import machine, renewed
 from perakit.models import attach
-from perakit.toy import export_benchmark as benchmark
-from perakit.toy.measured import machine, renewed
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, DATA = (DOCS / "export.md").read_text(), json.loads((DOCS / "export.json").read_text())

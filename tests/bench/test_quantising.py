@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from perakit.bench import quantising as benchmark
+from perakit.bench.measured import renewed
 from perakit.errors import PerakitError
-from perakit.toy import load
-from perakit.toy import quantize_benchmark as benchmark
-from perakit.toy.measured import renewed
+from perakit.toy import Config, load
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "methods/qlora.md").read_text()
@@ -66,7 +66,7 @@ def test_measuring_runs(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         benchmark,
         "SHAPE",
-        benchmark.Config(vocab_size=256, n_positions=256, n_embd=32, n_layer=1, n_head=1),
+        Config(vocab_size=256, n_positions=256, n_embd=32, n_layer=1, n_head=1),
     )
     monkeypatch.setattr(
         benchmark, "_process", lambda task, *arguments: benchmark.TASKS[task](*arguments)

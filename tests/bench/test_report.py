@@ -12,11 +12,11 @@ import pytest
 
 from perakit import PerakitError
 from perakit.adapters.plans import PLANS
-from perakit.toy.bench import figures, report, verdicts
-from perakit.toy.bench.ratios import Spread, find, paired
-from perakit.toy.pictures import png
+from perakit.bench import figures, report, verdicts
+from perakit.bench.ratios import Spread, find, paired
+from perakit.plots.pictures import png
 
-PAGE = Path(__file__).parents[3] / "docs/performance.md"
+PAGE = Path(__file__).parents[2] / "docs/performance.md"
 SPEED = {  # times the base's
     "base": 1.0,
     "plain lora": 1.2,

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from perakit.toy import benchmark
-from perakit.toy.benchmark import Measured
+from perakit.bench import theory as benchmark
+from perakit.bench.theory import Measured
 from perakit.toy.gpt2 import Config
 
 FOUND = [

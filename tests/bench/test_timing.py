@@ -7,8 +7,8 @@ from itertools import pairwise, permutations
 import pytest
 import torch
 
-from perakit.toy.bench import timing
-from perakit.toy.bench.timing import TURN, WARM_UP, Step, interleave, order
+from perakit.bench import timing
+from perakit.bench.timing import TURN, WARM_UP, Step, interleave, order
 
 
 @pytest.fixture

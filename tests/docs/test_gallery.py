@@ -9,6 +9,7 @@ import os
 import warnings
 from pathlib import Path
 
+import gallery
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,6 @@ import perakit as pk
 from perakit import PerakitError, formulas
 from perakit.theory import numerical_rank, spectrum
 from perakit.theory.families import pera
-from perakit.toy import gallery
 
 
 @pytest.fixture(scope="module")

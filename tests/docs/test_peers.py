@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import peers
 import pytest
 
 import perakit as pk
-from perakit.toy import peers
-from perakit.toy.pictures import plain
+from perakit.bench.measured import plain
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = json.loads((ROOT / "docs/methods/numbers.json").read_text())

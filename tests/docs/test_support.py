@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import support
 
 import perakit as pk
-from perakit.toy import support
 
 PAGE = (Path(__file__).parents[2] / "docs/methods.md").read_text()
 
