@@ -17,8 +17,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from perakit import __version__, bench, classroom
+from perakit import __version__, classroom
 from perakit.adapters import PERA, LoRA, Method
+from perakit.bench import command as bench
 from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments.report import findings_table

@@ -7,8 +7,9 @@ import sys
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from perakit import bench, cli
+from perakit import cli
 from perakit.adapters.plans import PLANS
+from perakit.bench import command as bench
 from perakit.bench import contenders, models, timing
 from perakit.cli import main
 from perakit.plots import pictures
