@@ -1,29 +1,26 @@
-"""The figures of docs/theory.md and the numbers in them, made again: `python docs/making/gallery.py
-FOLDER`.
-"""
+"""The figures of docs/theory.md and the numbers in them: `python docs/making/gallery.py FOLDER`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from drawing import Drawn, draw_into, write_numbers
 
 from perakit import formulas, plots
 from perakit.adapters import PERA, Additive
-from perakit.bench.measured import made_from, plain
+from perakit.bench.measured import made_from
 from perakit.errors import PerakitError
-from perakit.files import write_atomically
 from perakit.models import adapters, attach, disabled
-from perakit.plots.pictures import new_figure, png
+from perakit.plots.pictures import new_figure
 from perakit.theory.approximation import best_approximation
 from perakit.theory.curves import Point, error_curve, targets
 from perakit.theory.families import pera
@@ -32,10 +29,6 @@ from perakit.theory.manifold import dimension, measured_dimension
 from perakit.theory.rank import order_share, spectrum, tail
 from perakit.toy import GPT2, Recipe, corpus, load, train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Drawn = tuple["Figure", dict[str, Any]]
 Lines = dict[str, list[dict[str, Any]]]  # family -> its points, as JSON
 
 # (192, 192); its inputs are the outputs of 6 heads of width 32
@@ -111,8 +104,6 @@ def draw(
     one core. numbers.json holds the figures of this call alone and is written after each. Returns
     the paths. Raises PerakitError for a folder that cannot be written, or an unknown name.
     """
-    from matplotlib import style
-
     formulas.check_count("seed", seed, least=0)
     if isinstance(only, str):
         raise PerakitError(f"only={only!r} is one name: pass a list of names")
@@ -126,20 +117,12 @@ def draw(
     numbers: dict[str, Any] = {"made_from": made_from(seed) | {"small": small}, "figures": {}}
     for count, name in enumerate(names, start=1):
         start = time.perf_counter()
-        with style.context(plots.STYLE):
-            figure, numbers["figures"][name] = FIGURES[name](lab)
-            picture = png(figure)
-        numbers["made_from"] |= lab.training
         written.append(folder / f"{name}.png")
-        write_atomically(written[-1], picture)
-        write_atomically(
-            folder / "numbers.json",
-            (json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n").encode(),
-        )
-        print(
-            f"{count}/{len(names)} {written[-1]} ({time.perf_counter() - start:.1f} s)",
-            file=sys.stderr,
-        )
+        numbers["figures"][name] = draw_into(written[-1], partial(FIGURES[name], lab))
+        numbers["made_from"] |= lab.training
+        write_numbers(folder, numbers)
+        seconds = time.perf_counter() - start
+        print(f"{count}/{len(names)} {written[-1]} ({seconds:.1f} s)", file=sys.stderr)
     return [*written, folder / "numbers.json"]
 
 

@@ -1,5 +1,4 @@
-"""The pictures of docs/methods and the numbers in them, made again: `python docs/making/peers.py
-FOLDER`.
+"""The pictures of docs/methods and the numbers in them: `python docs/making/peers.py FOLDER`.
 
 Each method on the same small layer: the weight, the update that random factors make of it, and how
 its singular values fall beside LoRA's of the same rank.
@@ -8,29 +7,22 @@ its singular values fall beside LoRA's of the same rank.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from drawing import Drawn, draw_into, write_numbers
 
 from perakit import formulas, plots
 from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA
-from perakit.bench.measured import made_from, plain
+from perakit.bench.measured import made_from
 from perakit.errors import PerakitError
-from perakit.files import write_atomically
 from perakit.models import nf4
-from perakit.plots.pictures import new_figure, png
+from perakit.plots.pictures import new_figure
 from perakit.theory.rank import spectrum
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Drawn = tuple["Figure", dict[str, Any]]
 
 M, N, RANK = 24, 36, 2  # the layer of every picture
 METHODS: tuple[Method, ...] = (
@@ -204,21 +196,12 @@ def draw(folder: str | Path, seed: int = 0) -> list[Path]:
     """Make every picture, a PNG each, and `numbers.json` with what is drawn; returns the paths.
     Some seconds.
     """
-    from matplotlib import style
-
     folder, written, numbers = Path(folder), [], {}
     for name, make in FIGURES.items():
-        with style.context(plots.STYLE):
-            figure, numbers[name] = make(seed)
-            picture = png(figure)
         written.append(folder / f"{name}.png")
-        write_atomically(written[-1], picture)
+        numbers[name] = draw_into(written[-1], partial(make, seed))
     record = {"made_from": made_from(seed), "layer": [M, N], "figures": numbers}
-    write_atomically(
-        folder / "numbers.json",
-        (json.dumps(plain(record), indent=1, allow_nan=False) + "\n").encode(),
-    )
-    return [*written, folder / "numbers.json"]
+    return [*written, write_numbers(folder, record)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
-"""What leaving and swapping cost: `python -m perakit.bench.export docs` writes export.json
-and a table of export.md.
+"""What leaving and swapping cost: `python -m perakit.bench.export docs` writes export.json and a
+table of export.md.
 
 A GPT-2 of the shape of the 124M model with random weights (nothing is downloaded), PERA of rank 16
 on all projections.
@@ -8,7 +8,6 @@ on all projections.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perakit.adapters import PERA
-from perakit.bench.measured import machine, renewed
+from perakit.bench.measured import as_json, in_words, machine, renewed
 from perakit.bench.models import SEED, SHAPE
 from perakit.files import write_atomically
 from perakit.models import activate, adapters, attach, export_peft
@@ -34,11 +33,12 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "cut to rank 64": {"rank": 64},
     "exact, padded to 256": {"pad": True},
 }
+COLUMNS = ("124M shape, PERA of rank 16", "seconds", "spread", "rank", "MiB", "worst error")
 
 
 class _Operations(TorchDispatchMode):
-    """Counts what torch does within the block: every copy, write and allocation of a tensor is
-    one.
+    """Counts what torch does within the block: each copy, write or allocation of a tensor is one
+    operation.
     """
 
     count = 0
@@ -75,9 +75,7 @@ def exporting(model: GPT2, options: dict[str, Any], repeats: int) -> dict[str, A
 
 
 def swapping(model: GPT2, repeats: int) -> dict[str, Any]:
-    """Seconds of each swap between two adapters, and the tensor operations that all of them
-    made.
-    """
+    """Seconds of each swap between two adapters, and the tensor operations of all swaps."""
     attach(model, METHOD, "all-linear", name="other")
     seconds = []
     with _Operations() as operations:
@@ -90,48 +88,45 @@ def swapping(model: GPT2, repeats: int) -> dict[str, Any]:
 
 def measure(repeats: int) -> dict[str, Any]:
     """All of it, some seconds a repeat."""
-    model = make()
-    data: dict[str, Any] = {
+    about, model, exports = machine("safetensors"), make(), {}
+    for name, options in EXPORTS.items():
+        print(f"export: {name}", file=sys.stderr)
+        exports[name] = exporting(model, options, repeats)
+    return {
         "seed": SEED,
         "repeats": repeats,
         "method": METHOD.to_dict(),
-        "machine": machine("safetensors"),
-        "export": {},
+        "machine": about,
+        "export": exports,
+        "swap": swapping(model, 20 * repeats),
     }
-    for name, options in EXPORTS.items():
-        print(f"export_benchmark: {name}", file=sys.stderr)
-        data["export"][name] = exporting(model, options, repeats)
-    data["swap"] = swapping(model, 20 * repeats)
-    return data
 
 
 def table(data: dict[str, Any]) -> str:
     """The measured part of docs/export.md."""
-    rows = []
-    for name, one in data["export"].items():
-        seconds = one["seconds"]
-        spread = f"{min(seconds):.2f} ... {max(seconds):.2f}"
-        size = f"{one['bytes'] / 2**20:.1f}"
-        rows.append(
-            (
-                f"export, {name}",
-                f"{statistics.median(seconds):.2f}",
-                spread,
-                str(one["rank"]),
-                size,
-                f"{one['error']:.1e}",
-            )
-        )
-    about, swap = data["machine"], data["swap"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    milliseconds = 1e3 * statistics.median(swap["seconds"])
-    return f"""{about["cpu"]}, {about["cores"]} cores, {about["threads"]} threads, load {about["load"]:g}; {versions}; seed {data["seed"]};
+    rows = [_row(name, one) for name, one in data["export"].items()]
+    seconds, operations = data["swap"]["seconds"], data["swap"]["operations"]
+    milliseconds = 1e3 * statistics.median(seconds)
+    return f"""{in_words(data["machine"])}; seed {data["seed"]};
 median and spread of {data["repeats"]} runs. Numbers: `export.json`.
 
-{Table(("124M shape, PERA of rank 16", "seconds", "spread", "rank", "MiB", "worst error"), rows).markdown()}
+{Table(COLUMNS, rows).markdown()}
 
-Swapping between two such adapters with `pk.activate` takes {milliseconds:.1f} ms and {swap["operations"]} tensor operations in
-{len(swap["seconds"])} swaps: nothing is copied, written or allocated."""
+Swapping between two such adapters with `pk.activate` takes {milliseconds:.1f} ms,
+and {len(seconds)} swaps make {operations} tensor operations: nothing is copied,
+written or allocated."""
+
+
+def _row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
+    seconds = one["seconds"]
+    return (
+        f"export, {name}",
+        f"{statistics.median(seconds):.2f}",
+        f"{min(seconds):.2f} ... {max(seconds):.2f}",
+        str(one["rank"]),
+        f"{one['bytes'] / 2**20:.1f}",
+        f"{one['error']:.1e}",
+    )
 
 
 def main() -> None:
@@ -152,9 +147,7 @@ def main() -> None:
     if arguments.folder:
         page = arguments.folder / "export.md"
         text = renewed(page.read_text(), COMMAND, table(data))
-        write_atomically(
-            arguments.folder / "export.json", (json.dumps(data, indent=2) + "\n").encode()
-        )
+        write_atomically(arguments.folder / "export.json", as_json(data))
         write_atomically(page, text.encode())
 
 

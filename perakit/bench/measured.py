@@ -1,10 +1,13 @@
-"""What every measurement carries, and how its table gets into a page."""
+"""What every measurement carries, and how it gets into a file or a page."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +19,8 @@ import torch
 from perakit import formulas
 from perakit.errors import PerakitError
 
+# --- what it was measured on ----------------------------------------------------------------------
+
 
 def machine(*packages: str) -> dict[str, Any]:
     """Processor, cores, torch's threads, the load at this moment, and the versions of Python, torch
@@ -26,10 +31,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
-        "versions": (
-            {"python": platform.python_version()}
-            | {name: version(name) for name in ("torch", *packages)}
-        ),
+        "versions": _versions("torch", *packages),
     }
 
 
@@ -45,17 +47,45 @@ def cpu() -> str:
     )
 
 
+def in_words(about: Mapping[str, Any]) -> str:
+    """A `machine`, as pages say it."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return (
+        f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads, load"
+        f" {about['load']:g}; {versions}"
+    )
+
+
 def made_from(seed: int) -> dict[str, Any]:
-    """What goes beside every number: the seed, the versions, the rules, and what it ran on."""
+    """What decides computed numbers: the seed, the versions, the rules, and the processor."""
     return {
         "seed": seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "scipy", "matplotlib")},
-        },
+        "versions": _versions("torch", "numpy", "scipy", "matplotlib"),
         "formulas_sha256": hashlib.sha256(Path(formulas.__file__).read_bytes()).hexdigest(),
         "hardware": f"cpu, {torch.get_num_threads()} threads, {platform.machine()}",
     }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+# --- how it is measured, and where it goes --------------------------------------------------------
+
+
+def in_process(module: str, *arguments: str, **environment: str) -> Any:
+    """What `python -m module arguments` prints, as JSON; environment: variables set for it alone.
+
+    A fresh process has its own memory, and has read and cached nothing yet.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | environment,
+    )
+    return json.loads(done.stdout)
 
 
 def plain(value: Any) -> Any:
@@ -67,6 +97,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def as_json(value: Any) -> bytes:
+    """The text of a JSON file; ValueError for NaN and infinity, which JSON does not have."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def renewed(page: str, command: str, text: str) -> str:

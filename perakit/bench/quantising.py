@@ -1,9 +1,9 @@
-"""What 4 bits save and cost: `python -m perakit.bench.quantising docs` writes nf4.json and
-the table of methods/qlora.md.
+"""What 4 bits save and cost: `python -m perakit.bench.quantising docs` writes nf4.json and the
+tables of methods/qlora.md.
 
 Two GPT-2s: the tiny one that ships, and one of the shape of the 124M model with random weights
 (nothing is downloaded; time and memory do not depend on the values). Memory is the peak of a fresh
-process; forward passes alternate.
+process; forward passes in float32 and in 4 bits take turns.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from perakit.adapters import PERA
-from perakit.bench.measured import machine, renewed
+from perakit.bench.measured import as_json, in_process, in_words, machine, renewed
 from perakit.bench.models import PROJECTIONS, SEED, SHAPE
 from perakit.files import write_atomically
 from perakit.models import attach
@@ -159,6 +157,8 @@ TASKS: dict[str, Callable[..., Any]] = {
     "forward": forward,
     "training": training,
 }
+# glibc gives freed memory back at once, which is slower; other systems ignore these
+AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def measure(repeats: int) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def measure(repeats: int) -> dict[str, Any]:
         "tokens": TOKENS,
         "batch": BATCH,
         "method": METHOD.to_dict(),
+        "machine": machine(),
     }
-    data["machine"] = machine()
     for name in MODELS:
         data[name] = {
             "sizes": _process("sizes", name),
@@ -183,22 +183,42 @@ def measure(repeats: int) -> dict[str, Any]:
 
 def _process(task: str, *arguments: Any) -> Any:
     """What one task returns in a fresh process."""
-    print(f"quantize_benchmark: {task} {' '.join(map(str, arguments))}", file=sys.stderr)
-    environment = dict(os.environ)
-    # Glibc gives freed memory back at once (slower); other systems ignore it
-    if task == "training":
-        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, "-m", __spec__.name, "--task", json.dumps([task, *arguments])]
-    return json.loads(
-        subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=True, env=environment
-        ).stdout
-    )
+    print(f"quantising: {task} {' '.join(map(str, arguments))}", file=sys.stderr)
+    settings = AT_ONCE if task == "training" else {}
+    return in_process(__spec__.name, "--task", json.dumps([task, *arguments]), **settings)
+
+
+# --- the page -------------------------------------------------------------------------------------
 
 
 def tables(data: dict[str, Any]) -> str:
     """The measured part of docs/methods/qlora.md, Markdown."""
-    kept = Table(
+    passes = f"{data['batch']} x {data['tokens']}"
+    method, rank = data["method"]["method"].upper(), data["method"]["rank"]
+    return f"""{in_words(data["machine"])}; seed {data["seed"]}.
+Numbers: `docs/nf4.json`. Where the load of the machine is above 0, the times suffer from it.
+In 4 bits are the projections of all blocks, not the embedding and the norms.
+
+{_sizes(data).markdown()}
+
+Bits a weight are those of the 4-bit layers, from the bytes of their buffers.
+Error: ‖deq(Q(W)) − W‖ / ‖W‖, least and largest of a layer.
+Bits per byte: cost of held-out prose, before any adapter is trained.
+
+{_times(data).markdown()}
+
+Seconds; median of {data["repeats"]} passes over {passes} tokens (3 for quantising), float32 and
+NF4 in turn.
+
+{_memory(data).markdown()}
+
+{method} of rank {rank} on the same projections, AdamW, {passes} tokens.
+The first two columns leave out what Python and torch hold before there is a model. That is more
+than all of the tiny model, so what 4 bits save there is too small for this measurement to show."""
+
+
+def _sizes(data: dict[str, Any]) -> Table:
+    return Table(
         ("model", "base", "model MiB", "bits a weight", "error of a layer", "bits per byte"),
         [
             (
@@ -213,61 +233,36 @@ def tables(data: dict[str, Any]) -> str:
             for base, one in data[name]["sizes"].items()
         ],
     )
-    speed = Table(
+
+
+def _times(data: dict[str, Any]) -> Table:
+    columns = ("forward, float32", "forward, NF4", "ratio", "of which dequantising")
+    rows = []
+    for name in MODELS:
+        quantise = statistics.median(data[name]["quantising"])
+        dense, four, dequantise = (
+            statistics.median(data[name]["forward"][key])
+            for key in ("float32", "NF4", "dequantise")
+        )
+        seconds = [f"{one:.3f}" for one in (quantise, dense, four)]
+        rows.append((MODELS[name], *seconds, f"{four / dense:.2f}", f"{dequantise:.3f}"))
+    return Table(("model", "quantising", *columns), rows)
+
+
+def _memory(data: dict[str, Any]) -> Table:
+    columns = ("ready to train, MiB", "peak of a step, MiB", "peak in the process, MiB")
+    rows = [
         (
-            "model",
-            "quantising",
-            "forward, float32",
-            "forward, NF4",
-            "ratio",
-            "of which dequantising",
-        ),
-        [(MODELS[name], *_speed(data[name])) for name in MODELS],
-    )
-    memory = Table(
-        ("model", "base", "ready to train, MiB", "peak of a step, MiB", "peak in the process, MiB"),
-        [
-            (
-                MODELS[name],
-                base,
-                _mebibytes(one["ready"] - one["empty"]),
-                _mebibytes(one["peak"] - one["empty"]),
-                _mebibytes(one["peak"]),
-            )
-            for name in MODELS
-            for base, one in data[name]["training"].items()
-        ],
-    )
-    about = data["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    return f"""{about["cpu"]}, {about["cores"]} cores, {about["threads"]} threads; {versions}; seed {data["seed"]}.
-Numbers: `docs/nf4.json`. Load of the machine when it was measured: {about["load"]:g}, which times suffer from where it is above 0.
-In 4 bits are the projections of all blocks, not the embedding and the norms.
-
-{kept.markdown()}
-
-Bits a weight are those of the 4-bit layers, from the bytes of their buffers. Error: ‖deq(Q(W)) − W‖ / ‖W‖, least and
-largest of a layer. Bits per byte: cost of held-out prose, before any adapter is trained.
-
-{speed.markdown()}
-
-Seconds; median of {data["repeats"]} passes over {data["batch"]} x {data["tokens"]} tokens (3 for quantising), float32 and NF4 in turn.
-
-{memory.markdown()}
-
-{data["method"]["method"].upper()} of rank {data["method"]["rank"]} on the same projections, AdamW, {data["batch"]} x {data["tokens"]}
-tokens. The first two columns leave out what Python and torch hold before there is a model, which is more than all of the
-tiny one: what it saves is below what such a measurement shows."""
-
-
-def _speed(data: dict[str, Any]) -> list[str]:
-    seconds = {key: statistics.median(values) for key, values in data["forward"].items()}
-    cells = [statistics.median(data["quantising"]), seconds["float32"], seconds["NF4"]]
-    return [
-        *(f"{cell:.3f}" for cell in cells),
-        f"{seconds['NF4'] / seconds['float32']:.2f}",
-        f"{seconds['dequantise']:.3f}",
+            MODELS[name],
+            base,
+            _mebibytes(one["ready"] - one["empty"]),
+            _mebibytes(one["peak"] - one["empty"]),
+            _mebibytes(one["peak"]),
+        )
+        for name in MODELS
+        for base, one in data[name]["training"].items()
     ]
+    return Table(("model", "base", *columns), rows)
 
 
 def _mebibytes(count: float) -> str:
@@ -294,13 +289,13 @@ def main() -> None:
         task, *rest = json.loads(arguments.task)
         print(json.dumps(TASKS[task](*rest)))
         return
-    page = arguments.folder / "methods" / "qlora.md" if arguments.folder else None
     data = measure(arguments.repeats)
-    if page is None:
+    if not arguments.folder:
         print(tables(data))
         return
+    page = arguments.folder / "methods" / "qlora.md"
     text = renewed(page.read_text(), COMMAND, tables(data))
-    write_atomically(arguments.folder / "nf4.json", (json.dumps(data, indent=2) + "\n").encode())
+    write_atomically(arguments.folder / "nf4.json", as_json(data))
     write_atomically(page, text.encode())
 
 

@@ -1,9 +1,9 @@
 """How long the theory takes: `python -m perakit.bench.theory docs` writes theory-speed.json and
 theory-speed.md there.
 
-Each task runs in a process of its own, several times; time is that of the whole process, imports
-included, memory its peak. Targets are what the project asks of 2 CPU cores. Some tasks also time
-their parts, from within.
+Each task runs several times, each time in a process of its own. The time is that of the whole
+process, imports included; the memory is its peak. Targets are what the project asks of 2 CPU cores.
+Some tasks also time their parts, from within.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from perakit.bench.measured import machine, made_from
+from perakit.bench.measured import as_json, in_process, in_words, machine, made_from
 from perakit.bench.models import SEED, SHAPE
 from perakit.files import write_atomically
 from perakit.table import Table
@@ -41,8 +40,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Task:
-    """A title, what to run, and the most seconds (and MiB) that it may take; None: it is there to
-    compare with.
+    """A title, what to run, and the most seconds (and MiB) that it may take; None: no target, the
+    task is there to compare others with.
     """
 
     title: str
@@ -55,10 +54,8 @@ def _verify() -> Answer:
     from perakit.theory import verify
 
     report = verify()
-    return Answer(
-        f"{len(report.failed)} fail",
-        {evidence.claim: evidence.seconds for evidence in report.evidence},
-    )
+    seconds = {evidence.claim: evidence.seconds for evidence in report.evidence}
+    return Answer(f"{len(report.failed)} fail", seconds)
 
 
 def _dimension(size: int) -> Answer:
@@ -76,14 +73,13 @@ def _symbolic() -> Answer:
 def _approximation() -> Answer:
     from perakit.theory import best_approximation, families, targets
 
-    return Answer(
-        f"{best_approximation(targets(32, 32)['gaussian'], families.pera(2)).error_fro:.4f}"
-    )
+    found = best_approximation(targets(32, 32)["gaussian"], families.pera(2))
+    return Answer(f"{found.error_fro:.4f}")
 
 
 def _adapted(rank: int) -> GPT2:
-    """A GPT-2 of the shape of the 124M model with random weights, and PERA off its start on all
-    projections.
+    """A GPT-2 of the shape of the 124M model with random weights; on all projections PERA, moved
+    off its start.
     """
     from perakit.adapters import PERA
     from perakit.models import attach
@@ -102,9 +98,8 @@ def _spectra(rank: int) -> Answer:
     model = _adapted(rank)
     start = time.perf_counter()
     ranks = [one.rank.rank for one in layer_spectra(model).layers.values()]
-    return Answer(
-        _ranks(ranks), {f"{len(ranks)} layers, by the K x K core": time.perf_counter() - start}
-    )
+    seconds = time.perf_counter() - start
+    return Answer(_ranks(ranks), {f"{len(ranks)} layers, by the K x K core": seconds})
 
 
 def _dense_spectra(rank: int) -> Answer:
@@ -114,10 +109,8 @@ def _dense_spectra(rank: int) -> Answer:
     model = _adapted(rank)
     start = time.perf_counter()
     ranks = [numerical_rank(delta).rank for delta in delta_weights(model).values()]
-    return Answer(
-        _ranks(ranks),
-        {f"{len(ranks)} layers, by the singular values of ΔW": time.perf_counter() - start},
-    )
+    seconds = time.perf_counter() - start
+    return Answer(_ranks(ranks), {f"{len(ranks)} layers, by the singular values of ΔW": seconds})
 
 
 def _ranks(ranks: list[int]) -> str:
@@ -142,8 +135,8 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One task: seconds of each run, peak memory of the largest, what it found, and seconds of each
-    part in each run.
+    """One task: seconds of each run, the largest peak memory of a run, what it found, and seconds
+    of each part in each run.
     """
 
     task: str
@@ -158,49 +151,34 @@ def measure(name: str, repeats: int) -> Measured:
     seconds, answers = [], []
     for _ in range(repeats):
         start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", __spec__.name, "--task", name],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
+        answers.append(in_process(__spec__.name, "--task", name))
         seconds.append(round(time.perf_counter() - start, 2))
-        answers.append(json.loads(done.stdout))
     last = answers[-1]
     parts = {
         part: [round(answer["parts"][part], 3) for answer in answers] for part in last["parts"]
     }
-    return Measured(
-        name,
-        seconds,
-        round(max(answer["peak_bytes"] for answer in answers) / 2**20),
-        last["text"],
-        parts,
-    )
+    mebibytes = round(max(answer["peak_bytes"] for answer in answers) / 2**20)
+    return Measured(name, seconds, mebibytes, last["text"], parts)
 
 
 def table(found: list[Measured]) -> Table:
     """Median, spread and peak beside the targets."""
-    rows = []
-    for one in found:
-        task = TASKS[one.task]
-        limit = (
-            "-"
-            if task.seconds is None
-            else f"{task.seconds:g}" + (f", {task.mebibytes:g} MiB" if task.mebibytes else "")
-        )
-        spread = f"{min(one.seconds):.1f} ... {max(one.seconds):.1f}"
-        rows.append(
-            (
-                task.title,
-                f"{statistics.median(one.seconds):.1f}",
-                spread,
-                f"{one.mebibytes:.0f}",
-                limit,
-                one.result,
-            )
-        )
-    return Table(("task", "seconds", "spread", "peak MiB", "target s", "result"), rows)
+    columns = ("task", "seconds", "spread", "peak MiB", "target s", "result")
+    return Table(columns, [_row(one) for one in found])
+
+
+def _row(one: Measured) -> tuple[str, ...]:
+    task, limit = TASKS[one.task], "-"
+    if task.seconds is not None:
+        limit = f"{task.seconds:g}" + (f", {task.mebibytes:g} MiB" if task.mebibytes else "")
+    return (
+        task.title,
+        f"{statistics.median(one.seconds):.1f}",
+        f"{min(one.seconds):.1f} ... {max(one.seconds):.1f}",
+        f"{one.mebibytes:.0f}",
+        limit,
+        one.result,
+    )
 
 
 def parts(found: list[Measured]) -> Table:
@@ -245,28 +223,24 @@ def main() -> None:
     }
     print(table(found), parts(found), sep="\n\n")
     if arguments.folder:
-        write_atomically(
-            arguments.folder / "theory-speed.json", (json.dumps(data, indent=2) + "\n").encode()
-        )
-        write_atomically(
-            arguments.folder / "theory-speed.md",
-            page(found, data["machine"], arguments.repeats).encode(),
-        )
+        text = page(found, data["machine"], arguments.repeats)
+        write_atomically(arguments.folder / "theory-speed.json", as_json(data))
+        write_atomically(arguments.folder / "theory-speed.md", text.encode())
 
 
 def page(found: list[Measured], about: Mapping[str, Any], repeats: int) -> str:
     """docs/theory-speed.md."""
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     return f"""# How long the theory takes
 
-Generated by `python -m perakit.bench.theory docs`; not edited by hand. Whole processes, imports included; median
-of {repeats} runs; {about["cpu"]}, {about["cores"]} cores, {about["threads"]} threads, load {about["load"]:g}; {versions}. Numbers:
-`theory-speed.json`.
+Generated by `python -m perakit.bench.theory docs`; not edited by hand. Whole processes, imports
+included; median of {repeats} runs; {in_words(about)}.
+Numbers: `theory-speed.json`.
 
 {table(found).markdown()}
 
-What it takes within a process, after imports: the slowest {SLOWEST} claims, in the order of the registry, so that what several of them need
-falls to the first; and the spectra, once the model is there.
+The same within a process, after imports: the slowest {SLOWEST} claims, and the spectra once the
+model is there. Claims run in the order of the registry; what several of them need is counted with
+the first.
 
 {parts(found).markdown()}
 """

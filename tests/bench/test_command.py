@@ -96,8 +96,14 @@ def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
         ]
     first = found["models"][0]
     assert {key: value for key, value in first.items() if key != "results"} == {
-        "model": "tiny", "tokens": 32, "batch": 2, "context": 16, "rank": 2, "device": "cpu", "dtype": "float32",
-    }  # fmt: skip
+        "model": "tiny",
+        "tokens": 32,
+        "batch": 2,
+        "context": 16,
+        "rank": 2,
+        "device": "cpu",
+        "dtype": "float32",
+    }
     for part in (*bench.LAYER_PARTS, "models"):
         for cell in found[part]:
             for result in cell["results"]:

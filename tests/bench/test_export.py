@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from perakit.bench import export as benchmark
-from perakit.bench.measured import machine, renewed
+from perakit.bench.measured import renewed
 from perakit.models import attach
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -46,10 +46,3 @@ def test_what_is_measured_is_what_is_said():
     with benchmark._Operations() as operations:
         model[0].base.weight.clone()
     assert operations.count == 1
-
-
-def test_a_machine_says_what_it_is():
-    about = machine("numpy")
-    assert {"python", "torch", "numpy"} == set(about["versions"])
-    assert about["cores"] >= 1
-    assert about["threads"] >= 1

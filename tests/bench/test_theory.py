@@ -38,7 +38,7 @@ def test_the_slowest_parts_come_first_and_the_rest_is_left_out():
 
 def test_the_page_holds_both_tables():
     page = benchmark.page(FOUND, ABOUT, 3)
-    assert "median\nof 3 runs; a processor, 2 cores, 1 threads, load 0.1; torch 2." in page
+    assert "median of 3 runs; a processor, 2 cores, 1 threads, load 0.1; torch 2.\n" in page
     assert benchmark.table(FOUND).markdown() in page
     assert benchmark.parts(FOUND).markdown() in page
 
