@@ -34,9 +34,9 @@ Lines = dict[str, list[dict[str, Any]]]  # family -> its points, as JSON
 # (192, 192); its inputs are the outputs of 6 heads of width 32
 LAYER = "transformer.h.3.attn.c_proj"
 INTERACTION_LAYER = "transformer.h.2.mlp.c_fc"
-ORDER = ("none", "cross", "square", "full")  # every line may hide those before it
+ORDER = ("none", "cross", "square", "full")  # of drawing: a line may hide those before it
 FAMILIES = {plots.SETS[terms]: partial(pera, terms=terms) for terms in ORDER}
-# Sets that each contains
+# Family -> the families whose sets its own contains
 INSIDE = {name: (plots.SETS["none"], name) for name in FAMILIES} | {
     plots.SETS["full"]: tuple(FAMILIES)
 }
@@ -130,7 +130,7 @@ def draw(
 
 
 class _Lab:
-    """One seed, one size, and what several figures share: the text, a model with a trained adapter,
+    """One seed, one size, and what several figures share: the text, models with a trained adapter,
     a full update.
     """
 
@@ -409,11 +409,12 @@ def _interaction(lab: _Lab) -> Drawn:
 
 
 def _search(lab: _Lab, E: np.ndarray, ranks: Sequence[int]) -> Lines:
-    """The relative error of every family at every rank, and under "search" what the search of this
-    very point found.
+    """The relative error of every family at every rank, and under "search" what the search at this
+    point alone found.
 
     The error is the least that was found in any set that the family's set contains: LoRA, the parts
-    of PERA, lower ranks. It is an upper bound on the infimum as the search's is, and a better one.
+    of PERA, lower ranks. Like the search's it is an upper bound on the infimum, and never a worse
+    one.
     """
     points = error_curve(E, FAMILIES, ranks, lab.seed, lab.size.starts).points
 

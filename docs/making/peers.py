@@ -112,15 +112,14 @@ def of_idea(seed: int) -> Drawn:
         rf"$h_{{{i}{j}}}\,(b_{i}\!\circ b_{j})(a_{i}\!\circ a_{j})^T$"
         for i, j in ((1, 1), (1, 2), (2, 2))
     ]
-    figure, largest = (
-        new_figure(12.6, 2.7),
-        max(np.abs(term).max() for term in [*terms, sum(terms)]),
-    )
-    # The places of the tiles and of what is said under them are set by hand
+    figure = new_figure(12.6, 2.7)
+    tiles = [*terms, sum(terms)]
+    largest = max(np.abs(tile).max() for tile in tiles)
+    # Tiles and the words under them are placed by hand
     figure.set_layout_engine("none")
     width, step = 0.132, 0.166
     for k, (matrix, name, sign) in enumerate(
-        zip([*terms, sum(terms)], [*names, r"$\Delta W$"], ["", *"++++="], strict=True)
+        zip(tiles, [*names, r"$\Delta W$"], ["", *"++++="], strict=True)
     ):
         ax = figure.add_axes((0.01 + k * step, 0.26, width, 0.56))
         ax.imshow(
@@ -142,7 +141,7 @@ def of_idea(seed: int) -> Drawn:
         left, right = 0.012 + first * step, 0.008 + last * step + width
         figure.add_artist(Line2D([left, right], [0.19, 0.19], color="0.55", linewidth=1))
         figure.text((left + right) / 2, 0.15, text, color="0.2", ha="center", va="top")
-    return figure, {"h": h, "largest": [float(np.abs(term).max()) for term in (*terms, sum(terms))]}
+    return figure, {"h": h, "largest": [float(np.abs(term).max()) for term in tiles]}
 
 
 def of_input(seed: int) -> Drawn:

@@ -1,9 +1,9 @@
 """What works with what, found out by trying: each method with each kind of layer, dtype and use.
 
 `python docs/making/support.py` runs every cell and prints the table; `make methods` puts it into
-docs/methods.md. A cell is the law or laws of `perakit.testing` that it names, on a 7 x 5 layer with
-factors off their start; it says yes, or what is so instead, or FAILS with the reason, and the
-command then exits with status 1.
+docs/methods.md. A cell tries laws of `perakit.testing` on a 7 x 5 layer, with factors moved off
+their start. It says yes, or what is the case instead, or FAILS and why; a cell that fails ends the
+command with status 1.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def _unmerge(method: Method) -> str:
 
 
 def _export(method: Method) -> str:
-    """To PEFT's format and back into LoRAs of a bare model, whose ΔW are those exported to 1e-6 of
-    their size.
+    """To PEFT's format and back, as LoRAs on a bare model: their ΔW differ from those exported by
+    less than 1e-6 of their size.
     """
     model = nn.Sequential(make_layer("Linear", 17, 19), make_layer("Conv1D", 13, 17))
     models.attach(model, method, "all-linear")
@@ -131,10 +131,8 @@ def _trained(method: Method, rank: int, size: int) -> dict[str, Tensor]:
     models.attach(model, method, "all-linear")
     move(model, seed=3)
     draw = torch.Generator().manual_seed(3)
-    forward, optimizer = (
-        parallel(model),
-        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05),
-    )
+    forward = parallel(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
     for _ in range(3):
         x, y = (
             torch.randn(8, width, generator=draw, dtype=torch.float64)[rank::size]

@@ -50,8 +50,8 @@ def draw(m: int, n: int, rank: int, like: Tensor, seed: int) -> Factors:
 
 @dataclass(frozen=True)
 class Contender:
-    """name: one of BUILDERS; rank: r, for the base that of those beside it; plan: forced on the two
-    of perakit, None: they choose.
+    """name: one of BUILDERS; rank: r, for the base that of the adapters beside it; plan: forced on
+    perakit's own layers, None: they choose.
     """
 
     name: str
@@ -63,20 +63,15 @@ class Contender:
         """K, the columns of the factors that x is multiplied with."""
         if self.name == "base":
             return 0
-        return (
-            self.rank
-            if self.name in ("plain lora", "lora", "peft r")
-            else formulas.rank_bound(self.rank)
-        )
+        linear = self.name in ("plain lora", "lora", "peft r")
+        return self.rank if linear else formulas.rank_bound(self.rank)
 
     def build(self, base: nn.Module, factors: Factors) -> nn.Module:
-        """The adapted layer; it stands on `base` itself, which is frozen and may carry any number
-        of them.
-        """
+        """The adapted layer. It shares `base`, which is frozen and may carry any number of them."""
         return BUILDERS[self.name](base, factors)
 
     def flop(self, T: int, m: int, n: int, fused: bool) -> int:
-        """Counted operations of the adapter's forward and backward pass, beside its base's;
+        """Counted operations of the adapter's forward and backward pass, without its base's;
         arguments as in `plans.flop`.
         """
         if self.name not in OURS:
@@ -84,8 +79,8 @@ class Contender:
         return flop(self.plan or choose(T, m, n, self.inner, fused), T, m, n, self.inner, fused)
 
     def forward_flop(self, T: int, m: int, n: int, fused: bool) -> int:
-        """As `flop`, of the forward pass alone: through the factors, or where it is cheaper through
-        W0 + ΔW.
+        """As `flop`, of the forward pass alone: through the factors, or through W0 + ΔW where that
+        is cheaper.
         """
         one = 2 * self.inner * (m + n) * T
         if self.name == "merged":
@@ -131,8 +126,8 @@ class PlainLoRA(_Beside):
 
 
 class Authors(_Beside):
-    """PERA by the authors' algorithm, written from its description: all r² products of pairs, then
-    the upper triangle of them.
+    """PERA by the authors' algorithm, written from its description: all r² products of pairs, of
+    which the upper triangle is taken.
     """
 
     h: nn.Parameter
@@ -155,8 +150,8 @@ class Authors(_Beside):
 
 @dataclass(eq=False)
 class Gathered:
-    """PERA's rule as perakit's prototype had it: columns and rows gathered by `index_select`, and
-    autograd for their gradients.
+    """PERA's rule as perakit's prototype had it: `index_select` gathers columns and rows, and
+    autograd makes their gradients.
     """
 
     i: Tensor
@@ -194,8 +189,8 @@ class Gathered:
 
 
 class Prototype(_Beside):
-    """PERA with perakit's function and plans, and with the expansion of its prototype: what its own
-    expansion is measured against.
+    """PERA with perakit's function and plans, but with the expansion of its prototype: perakit's
+    own expansion is measured against it.
     """
 
     h: nn.Parameter
@@ -266,16 +261,16 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     # a layer that trains keeps no expansion
     "pera expanded": lambda base, factors: _attached(PERA, base, factors)[0].train(),
 }
-# Whose products are made by a plan
+# Contenders whose products are made by a plan
 OURS = ("lora", "pera", "pera mkl", "prototype", "pera cached", "pera expanded")
 
 
 def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Contender]:
-    """Who takes part in a measurement of layers: part "layers", "plans" or "inference"; without
-    PEFT installed, its LoRA does not.
+    """Who takes part in a measurement of layers; part: "layers", "plans" or "inference". PEFT's
+    LoRA takes part where PEFT is installed.
 
-    mkl: part "layers" also has PERA by MKL's products alone, to tell what oneDNN's do; where there
-    is no choice, it does not.
+    mkl: part "layers" also has PERA by MKL's products alone, which shows what oneDNN's save; not
+    where torch has no oneDNN to choose.
     """
     if part == "plans":
         return [
@@ -284,17 +279,9 @@ def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Conte
             for name in ("lora", "pera")
             for plan in (None, *PLANS)
         ]
+    ours = ("lora", "pera", "pera mkl") if mkl and ONEDNN else ("lora", "pera")
     names = {
-        "layers": (
-            "base",
-            "plain lora",
-            "lora",
-            "pera",
-            *(("pera mkl",) if mkl and ONEDNN else ()),
-            "prototype",
-            "authors",
-            *PEFT,
-        ),
+        "layers": ("base", "plain lora", *ours, "prototype", "authors", *PEFT),
         "inference": ("base", "merged", "pera cached", "pera expanded", "plain lora"),
     }
     return [Contender(name, rank) for rank in ranks for name in installed(names[part])]
@@ -323,9 +310,9 @@ def steps(
 ) -> dict[Contender, Step]:
     """A step of each contender on one (m, n) layer, all with the same W0, bias, factors and inputs.
 
-    training: y = layer(x) and y.backward(g), by x and the factors, gradients dropped before it off
-    the clock; False: y alone, without gradients. Factors are in float32 at least, on a bfloat16
-    base too.
+    training: y = layer(x) and y.backward(g), with gradients of x and the factors; old gradients are
+    dropped before, off the clock. False: y alone, without gradients. Factors are in float32 at
+    least, on a bfloat16 base too.
     """
     generator = torch.Generator().manual_seed(seed)
     base = nn.Linear(n, m)
@@ -341,9 +328,8 @@ def steps(
     if training:
         x.requires_grad_()
         steps = {one: training_step(layer, one.plan, x, g) for one, layer in layers.items()}
-        return {
-            one: by_mkl(step) if one.name == "pera mkl" else step for one, step in steps.items()
-        }
+        mkl = {one: by_mkl(step) for one, step in steps.items() if one.name == "pera mkl"}
+        return steps | mkl
     return {one: Step(torch.no_grad()(partial(layer, x))) for one, layer in layers.items()}
 
 

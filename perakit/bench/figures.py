@@ -49,8 +49,8 @@ def drawings(document: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
 
 
 def step_times(cells: list[Cell]) -> Figure:
-    """Seconds of a step against rank, tokens and the size of the layer, each with the others held,
-    one line a contender.
+    """Seconds of a step against rank, tokens and the size of the layer, the other two held each
+    time; a line for each contender.
     """
     from matplotlib import style
 
@@ -62,24 +62,12 @@ def step_times(cells: list[Cell]) -> Figure:
     with style.context(plots.STYLE):
         figure = new_figure(11.0, 4.4)
         panels = figure.subplots(1, 3)
-        _panel(
-            panels[0],
-            "rank r",
-            f"{place(longest)}, {held}",
-            [(r, longest, r) for r in ranks(longest)],
-        )
-        _panel(
-            panels[1],
-            "tokens T",
-            f"{place(longest)}, rank {rank}",
-            [(cell["tokens"], cell, rank) for cell in one_layer],
-        )
-        _panel(
-            panels[2],
-            "weights m n",
-            f"{held}, rank {rank}",
-            [(cell["m"] * cell["n"], cell, rank) for cell in of_equal_length],
-        )
+        against_rank = [(r, longest, r) for r in ranks(longest)]
+        against_tokens = [(cell["tokens"], cell, rank) for cell in one_layer]
+        against_size = [(cell["m"] * cell["n"], cell, rank) for cell in of_equal_length]
+        _panel(panels[0], "rank r", f"{place(longest)}, {held}", against_rank)
+        _panel(panels[1], "tokens T", f"{place(longest)}, rank {rank}", against_tokens)
+        _panel(panels[2], "weights m n", f"{held}, rank {rank}", against_size)
         _share_legend(figure, panels, columns=4)
     return figure
 
@@ -106,9 +94,7 @@ def _panel(ax: Any, xlabel: str, title: str, points: list[tuple[int, Cell, int]]
 
 
 def floor_of(cell: Cell, rank: int) -> float | None:
-    """Seconds that PERA's counted operations take at the speed at which the base does its own in
-    the same cell.
-    """
+    """Seconds that PERA's counted operations would take at the base's speed in the same cell."""
     base, pera = find(cell, "base", rank), find(cell, "pera", rank)
     return Spread.of(base["seconds"]).median * counted(pera, base) if base and pera else None
 

@@ -59,11 +59,12 @@ def inner(name: str, case: Case) -> int:
 
 
 def kept(name: str, case: Case) -> int:
-    """Bytes of what a method keeps besides x and z = x Âᵀ, so that autograd can go back from (B̂,
-    Â), or from ΔW, to its parameters.
+    """Bytes that a method keeps besides x and z = x Âᵀ, so that autograd can go back from (B̂, Â),
+    or from ΔW, to its parameters.
 
-    Nothing for LoRA at scale 1, and for PERA, which expands again; the factors K(m+n) where they
-    are not the parameters themselves; W0 + ΔW (m, n) where that is formed, and what it is made of.
+    LoRA at scale 1 keeps nothing, nor does PERA, which expands again. Others keep the factors
+    K(m+n) where these are not the parameters themselves, or W0 + ΔW (m, n) where that is formed,
+    and what it is made of.
     """
     m, n, r, K = case.m, case.n, case.rank, inner(name, case)
     # DeLoRA: squares of B and A in float64, lengths of rows and columns
@@ -75,7 +76,8 @@ def kept(name: str, case: Case) -> int:
         "mora": WIDE * K * (m + n),
         "loha": WIDE * K * (m + n),
         "delora": WIDE * K * (m + n) + lengths,
-        "dora": WIDE * (2 * m * n + 2 * m),  # W0 + ΔW and V; lengths of the rows, and g over them
+        # W0 + ΔW and V = W0 + s B A; lengths of V's rows, and g over them
+        "dora": WIDE * (2 * m * n + 2 * m),
         "hira": WIDE * m * n * (1 if case.wide else 2),  # W0 + ΔW; W0 in float32
     }[name]
 
@@ -89,8 +91,8 @@ def predicted(name: str, case: Case) -> dict[str, int]:
 
     PERA's z has `windows.count` columns: K, or up to 15 more.
 
-    x is kept in the base's dtype where perakit multiplies by factors, and in float32 where autograd
-    keeps what it multiplied.
+    Where perakit multiplies by factors, x is kept in the base's dtype; where autograd keeps what it
+    multiplied, in float32.
     """
     method = Method.registry["lora" if name == PLAIN else name](case.rank)
     shapes = method.shapes(case.m, case.n)
@@ -153,11 +155,11 @@ def measured(layer: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tensor, int]:
-    """What `run` returns, and the bytes that autograd keeps for its backward pass: each memory
-    once, all of it, without that of `held`.
+    """What `run` returns, and the bytes that autograd keeps for its backward pass: each storage
+    whole and once, but not those of `held`.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in held}
-    # The tensors themselves: memory that is freed could be given out again at the same place
+    # The tensors are held: freed memory could be given out again at the same address
     found: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -1,6 +1,4 @@
-"""Times that were taken side by side are compared round by round: what slowed one moment slowed
-both.
-"""
+"""Times taken side by side, compared round by round: what slowed one moment slowed both."""
 
 from __future__ import annotations
 
@@ -57,8 +55,8 @@ def paired(over: Result, under: Result) -> Spread:
 
 
 def find(cell: Cell, contender: str, rank: int) -> Result | None:
-    """The contender's result beside adapters of that rank, by the library's own choice of a plan,
-    or None.
+    """The contender's result among adapters of that rank, with the plan that the library chose;
+    None where there is none.
     """
     results = (
         result
@@ -69,9 +67,7 @@ def find(cell: Cell, contender: str, rank: int) -> Result | None:
 
 
 def counted(over: Result, under: Result) -> float:
-    """over's counted operations / under's: what the ratio of their times would be if nothing else
-    took time.
-    """
+    """over's counted operations / under's: the ratio of their times if nothing else took time."""
     return float(over["flop"] / under["flop"])
 
 

@@ -45,10 +45,10 @@ INFERENCE = (
     (PLAIN, "base"),
     ("pera cached", PLAIN),
 )
-# Beside whose measured ratio stands that of their counted operations
+# Pairs for which the ratio of counted operations stands beside the measured one
 COUNTED = (("pera", PLAIN), ("pera cached", PLAIN))
 PLACE = ("where", "tokens", "rank")
-RIVALS = ("authors", PLAIN, "peft r", "peft K")  # whom PERA is listed against where it is slower
+RIVALS = ("authors", PLAIN, "peft r", "peft K")  # of PERA, named where they are faster
 GPT2, TOKENS, RANK = "gpt2", 1024, 8  # of the memory of a whole model
 
 
@@ -60,7 +60,7 @@ class Section(NamedTuple):
 
 
 def table(document: dict[str, Any]) -> str:
-    """For a terminal: the tables, the machine, and each promise in a line."""
+    """For a terminal: the tables, the machine, and a line for each promise."""
     parts = [f"{section.title}\n\n{section.table}" for section in sections(document)]
     return "\n\n".join([*parts, made_from(document), "\n".join(promises(document))])
 
@@ -190,15 +190,8 @@ def times(cells: Sequence[Cell]) -> Table:
         for rank in ranks(cell):
             floor = floor_of(cell, rank)
             row = [_milliseconds(find(cell, name, rank)) for name in names]
-            rows.append(
-                [
-                    place(cell),
-                    f"{cell['tokens']}",
-                    f"{rank}",
-                    *row,
-                    _short(1e3 * floor) if floor else "",
-                ]
-            )
+            row.append(_short(1e3 * floor) if floor else "")
+            rows.append([place(cell), f"{cell['tokens']}", f"{rank}", *row])
     foot = "Median ± half the distance of the quartiles."
     if any(row[-1] for row in rows):
         foot += " Counted: what PERA's operations take at the speed of the base."
@@ -221,15 +214,11 @@ def ratios(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]) -> Table:
             rows.append(row)
     columns = list(PLACE)
     for over, under in pairs:
-        columns += [
-            f"{TITLES[over]} / {TITLES[under]}",
-            *(["counted"] if (over, under) in COUNTED else []),
-        ]
-    return _without_empty(
-        Table(
-            columns, rows, "Median (lower ... upper quartile) of the ratios taken round by round."
-        )
-    )
+        columns.append(f"{TITLES[over]} / {TITLES[under]}")
+        if (over, under) in COUNTED:
+            columns.append("counted")
+    foot = "Median (lower ... upper quartile) of the ratios taken round by round."
+    return _without_empty(Table(columns, rows, foot))
 
 
 def plans(cells: Sequence[Cell]) -> Table:
@@ -279,11 +268,10 @@ def memory_of_model() -> Table:
     for name in METHODS:
         found = of_model(describe(GPT2), name, TOKENS, RANK)
         rows.append([_method(name), *(f"{found[kind] / 2**20:.1f}" for kind in KINDS)])
-    return Table(
-        ("method", *KINDS),
-        rows,
-        "Saved: by the adapted layers alone; attention, norms and the frozen weights come on top.",
+    foot = (
+        "Saved: by the adapted layers alone; attention, norms and the frozen weights come on top."
     )
+    return Table(("method", *KINDS), rows, foot)
 
 
 def _method(name: str) -> str:
@@ -292,11 +280,8 @@ def _method(name: str) -> str:
 
 def _kibibytes(row: dict[str, Any], kind: str) -> str:
     measured, predicted = (row[side][kind] / 2**10 for side in ("measured", "predicted"))
-    return (
-        f"{measured:.1f}"
-        if measured == predicted
-        else f"{measured:.1f} (predicted {predicted:.1f})"
-    )
+    behind = "" if measured == predicted else f" (predicted {predicted:.1f})"
+    return f"{measured:.1f}{behind}"
 
 
 # --- cells of tables ------------------------------------------------------------------------------
@@ -306,13 +291,12 @@ def _milliseconds(result: Result | None) -> str:
     if result is None:
         return ""
     spread = Spread.of(result["seconds"])
-    return (
-        f"{_short(1e3 * spread.median)} ± {_short(1e3 * (spread.high - spread.low) / 2, digits=2)}"
-    )
+    half = (spread.high - spread.low) / 2
+    return f"{_short(1e3 * spread.median)} ± {_short(1e3 * half, digits=2)}"
 
 
 def _short(value: float, digits: int = 3) -> str:
-    """So many digits, but all of those before the point."""
+    """So many digits, and never fewer than stand before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.{digits}g}"
 
 
@@ -323,8 +307,5 @@ def _ratio(spread: Spread) -> str:
 def _without_empty(table: Table) -> Table:
     """The table without columns in which nothing was measured."""
     filled = [k for k in range(len(table.columns)) if any(row[k] for row in table.rows)]
-    return Table(
-        [table.columns[k] for k in filled],
-        [[row[k] for k in filled] for row in table.rows],
-        table.foot,
-    )
+    rows = [[row[k] for k in filled] for row in table.rows]
+    return Table([table.columns[k] for k in filled], rows, table.foot)

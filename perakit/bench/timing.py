@@ -12,8 +12,8 @@ import torch
 
 Key = TypeVar("Key")
 
-WARM_UP = 2  # rounds: the first finds an empty allocator, and reads up to a fifth slow
-TURN = 0.02  # seconds: a shorter step is taken several times in its turn, and their mean is kept
+WARM_UP = 2  # rounds that do not count: the first, with an empty allocator, is up to a fifth slower
+TURN = 0.02  # seconds: a shorter step is repeated within its turn, and the mean is kept
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ def interleave(
 
 
 def order(keys: Sequence[Key], turn: int) -> list[Key]:
-    """The keys in the order of round `turn`: places 0, 1, −1, 2, −2, ... of a circle that turns by
-    one each round, and where their number is odd runs backwards in every other one.
+    """The keys in the order of round `turn`.
 
-    In len(keys) rounds each key follows each other one exactly once, or in twice as many twice
-    (Williams 1949): none always finds the caches as the same other one left them.
+    They stand in a circle, which is read at the places 0, 1, −1, 2, −2, ... and turns by one place
+    each round; an odd number of keys is read backwards in every second round. So within len(keys)
+    rounds, or twice as many for an odd number, each key follows every other one equally often
+    (Williams 1949): no key always finds the caches as the same other one left them.
     """
     circle = keys[::-1] if turn * len(keys) % 2 else keys
     zigzag = [(k + 1) // 2 * (-1) ** (k + 1) for k in range(len(keys))]
@@ -71,8 +72,8 @@ def order(keys: Sequence[Key], turn: int) -> list[Key]:
 
 
 def speed(device: torch.device | str, dtype: torch.dtype) -> float:
-    """FLOP a second of a 1024 x 1024 x 1024 product: what a floor of operations becomes a floor of
-    time with.
+    """Operations a second of a 1024 x 1024 x 1024 product: counted operations over it are the least
+    time that they take.
     """
     X = torch.ones(1024, 1024, device=device, dtype=dtype)
     return 2 * 1024**3 / min(interleave({"product": Step(lambda: X @ X)}, 3, device)["product"])

@@ -1,5 +1,5 @@
-"""What was promised of speed and memory, held against a measurement: each statement with its limit,
-and the cell that is worst.
+"""What was promised of speed and memory, held against a measurement: each statement with its limit
+and its worst cell.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from perakit.bench.memory import PLAIN
 from perakit.bench.ratios import Cell, counted, find, paired, place, ranks
 
 # Every limit of this page. Ratios are medians of paired rounds.
-ROUNDS = 9  # fewer are a glance
-NOISE = 1.05  # what such a median still moves by between two runs of the same code
-# Of the authors' time from MANY tokens on: a prototype had 1/1.20, 1/1.22, 1/1.4
+ROUNDS = 9  # with fewer, nothing follows from a median
+NOISE = 1.05  # by so much a median still moves between two runs of the same code
+# Rank -> PERA's time over the authors', from MANY tokens on; the prototype's: 1/1.20, 1/1.22, 1/1.4
 FASTER = {8: 1 / 1.15, 16: 1 / 1.15, 32: 1 / 1.4}
-COUNTED = 1.05  # beyond counted operations: reading and writing what is not counted
-PEFT = 0.9  # of PEFT's time at MANY tokens: a dense plan saves what PEFT cannot
-# Counting is blind to caches: near the best nearly everywhere is what it can do
+COUNTED = 1.05  # over the counted ratio: memory is read and written too, which is not counted
+PEFT = 0.9  # LoRA's time over PEFT's at MANY tokens: a dense plan saves what PEFT cannot
+# Counting does not see caches: its plan is to be near the best, and in most cells
 PLAN, PLAN_SHARE = 1.05, 0.9
-MERGED = 1.02  # the same product as the base's
-KEPT = 1.1  # x, A, B and h are all that PERA has to keep besides z
+MERGED = 1.02  # a merged layer makes the same product as its base
+KEPT = 1.1  # besides z, PERA has to keep x, A, B and h alone
 FEW, MANY = 256, 4096  # tokens
-HALVED = (8, 16, 32)  # ranks at which the expansion is to cost half of what it cost the prototype
+HALVED = (8, 16, 32)  # ranks at which the expansion is to cost half of what the prototype's cost
 
-# What a ratio may be: of the cell, the rank, and the counted ratio of the two contenders; None:
-# nothing was promised there.
+# (cell, rank, counted ratio of the two contenders) -> the most that the measured ratio may be;
+# None: nothing was promised there.
 Limit = Callable[[Cell, int, float], float | None]
 
 
@@ -45,8 +45,8 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A statement about cells, and what was found in each; share: of them must hold for the
-    statement to hold.
+    """A statement about cells, and what was found in each; share: how many of them must keep it for
+    the statement to hold, 1 = all.
     """
 
     statement: str
@@ -78,38 +78,33 @@ class Verdict:
 
 
 def verdicts(document: dict[str, Any]) -> list[Verdict]:
-    """Every statement, with what the document's parts say of it; one that nothing was measured for
-    is there, without findings.
-    """
+    """Every statement, with its findings in the document; with none where nothing was measured."""
     layers, models, inference = (
         document.get(part, []) for part in ("layers", "models", "inference")
     )
     large = [model for model in models if model["model"] == "124M" and model["tokens"] >= 1024]
+    many = [layer for layer in layers if layer["tokens"] == MANY]
+    more = [layer for layer in layers if layer["tokens"] >= MANY]
+    chosen = [
+        Finding(one.where, one.ratio, PLAN)
+        for cell in document.get("plans", [])
+        for one in choices(cell)
+    ]
     return [
         Verdict(
             f"a step with PERA is never slower than with the authors' algorithm (up to {NOISE:g},"
             " noise)",
-            compare(layers, "pera", "authors", lambda cell, rank, _: NOISE),
+            compare(layers, "pera", "authors", _always(NOISE)),
         ),
         Verdict(
             f"from {MANY} tokens on PERA is as many times faster than the authors' algorithm:"
             f" {_listed(FASTER)}",
-            compare(
-                layers,
-                "pera",
-                "authors",
-                lambda cell, rank, _: FASTER.get(rank) if cell["tokens"] >= MANY else None,
-            ),
+            compare(more, "pera", "authors", lambda cell, rank, _: FASTER.get(rank)),
         ),
         Verdict(
             f"at {MANY} tokens PERA over plain LoRA of its rank is at most {COUNTED:g} of the"
             " counted ratio",
-            compare(
-                layers,
-                "pera",
-                PLAIN,
-                lambda cell, rank, ratio: COUNTED * ratio if cell["tokens"] == MANY else None,
-            ),
+            compare(many, "pera", PLAIN, lambda cell, rank, ratio: COUNTED * ratio),
         ),
         Verdict(
             f"at {FEW} tokens PERA costs at most half of what its prototype costs beyond the"
@@ -118,16 +113,11 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
         ),
         Verdict(
             f"LoRA is never slower than PEFT's of its rank (up to {NOISE:g}, noise)",
-            compare(layers, "lora", "peft r", lambda cell, rank, _: NOISE),
+            compare(layers, "lora", "peft r", _always(NOISE)),
         ),
         Verdict(
             f"at {MANY} tokens LoRA takes at most {PEFT:g} of the time of PEFT's",
-            compare(
-                layers,
-                "lora",
-                "peft r",
-                lambda cell, rank, _: PEFT if cell["tokens"] == MANY else None,
-            ),
+            compare(many, "lora", "peft r", _always(PEFT)),
         ),
         Verdict(
             "a training step of the 124M GPT-2 with PERA of rank 8 is no slower than with PEFT's"
@@ -137,22 +127,22 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
         Verdict(
             f"the counted plan is within {100 * (PLAN - 1):.0f} % of the best plan in at least"
             f" {100 * PLAN_SHARE:.0f} % of the cells",
-            [
-                Finding(one.where, one.ratio, PLAN)
-                for cell in document.get("plans", [])
-                for one in choices(cell)
-            ],
+            chosen,
             PLAN_SHARE,
         ),
         Verdict(
             f"merged inference takes at most {MERGED:g} of the base's time",
-            compare(inference, "merged", "base", lambda cell, rank, _: MERGED),
+            compare(inference, "merged", "base", _always(MERGED)),
         ),
         Verdict(
             f"PERA keeps at most {KEPT:g} times the activations of plain LoRA and T K floats",
             _kept(document.get("memory", [])),
         ),
     ]
+
+
+def _always(limit: float) -> Limit:
+    return lambda cell, rank, ratio: limit
 
 
 def compare(cells: Iterable[Cell], over: str, under: str, limit: Limit) -> list[Finding]:
@@ -167,9 +157,7 @@ def compare(cells: Iterable[Cell], over: str, under: str, limit: Limit) -> list[
 
 
 class Choice(NamedTuple):
-    """The plan taken by counting against the best of all that were measured; ratio: of their
-    times.
-    """
+    """The plan taken by counting, and the best of all that were measured; ratio: of their times."""
 
     contender: str
     rank: int

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from perakit import cli
 from perakit.adapters.plans import PLANS
 from perakit.bench import command as bench
-from perakit.bench import contenders, models, timing
+from perakit.bench import contenders, models, settings, timing
 from perakit.cli import main
 from perakit.plots import pictures
 from perakit.toy.gpt2 import Config
@@ -90,7 +91,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
     assert (about["seed"], about["repeats"], len(about["formulas_sha256"])) == (3, 3, 64)
     assert {"cpu", "cores", "threads", "load", "versions", "device"} == set(about["machine"])
     assert {"python", "torch", "peft", "transformers"} == set(about["machine"]["versions"])
-    for part in bench.LAYER_PARTS:
+    for part in settings.LAYER_PARTS:
         assert [(cell["dtype"], cell["m"], cell["n"], cell["tokens"]) for cell in found[part]] == [
             (dtype, 8, 6, tokens) for dtype in ("float32", "bfloat16") for tokens in (4, 5)
         ]
@@ -104,7 +105,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
         "device": "cpu",
         "dtype": "float32",
     }
-    for part in (*bench.LAYER_PARTS, "models"):
+    for part in (*settings.LAYER_PARTS, "models"):
         for cell in found[part]:
             for result in cell["results"]:
                 assert set(result) == {"contender", "rank", "inner", "plan", "flop", "seconds"}
@@ -216,6 +217,17 @@ def test_another_machine_or_code_measures_again(tmp_path, measured, monkeypatch,
     assert len(measured) == 12
 
 
+def test_the_code_that_decides_a_time_is_all_there(tmp_path, monkeypatch):
+    seen, now = [], bench._hash
+    monkeypatch.setattr(bench, "_hash", lambda files: seen.append([*files]) or now(seen[-1]))
+    assert run(tmp_path, "--parts", "memory", "layers", "--tokens", "4") == 0
+    code = {file.relative_to(bench.PACKAGE).as_posix() for file in max(seen, key=len)}
+    assert code >= {"formulas.py", "bench/timing.py", "bench/contenders.py", "bench/models.py"}
+    assert code >= {"adapters/base.py", "adapters/pera.py", "models/adapted.py", "models/layers.py"}
+    plans = Path(sys.modules[PLANS[0].__module__].__file__)
+    assert plans.relative_to(bench.PACKAGE).as_posix() in code, "the room where plans are"
+
+
 def test_another_load_of_the_machine_does_not(tmp_path, measured, monkeypatch):
     assert run(tmp_path, "--parts", "layers") == 0
     now = bench._machine("cpu")
@@ -292,7 +304,7 @@ def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
 
 
 def test_the_command_in_the_document_measures_the_same(monkeypatch):
-    settings = bench.Settings(
+    asked = bench.Settings(
         layers=((5, 3), (2, 2)),
         dtype=("bfloat16",),
         parts=("plans", "memory"),
@@ -300,12 +312,12 @@ def test_the_command_in_the_document_measures_the_same(monkeypatch):
         seed=7,
     )
     seen = []
-    monkeypatch.setattr(bench, "run", lambda settings, out: seen.append(settings) or sys.exit(0))
-    program, *words = shlex.split(settings.command)
+    monkeypatch.setattr(bench, "run", lambda asked, out: seen.append(asked) or sys.exit(0))
+    program, *words = shlex.split(asked.command)
     assert program == "perakit"
     with pytest.raises(SystemExit):
         main(words)
-    assert seen == [settings]
+    assert seen == [asked]
 
 
 def test_a_step_is_forward_and_backward_and_an_answer_forward_alone():
@@ -326,13 +338,13 @@ def test_what_is_measured_where_nothing_is_said(monkeypatch):
     assert here.parts == gpu.parts == ("layers", "inference", "models", "memory")
     assert (here.layers[-1], here.tokens[-1], here.models) == ((3072, 768), 4096, ("tiny",))
     assert (gpu.layers[-1], gpu.tokens[-1], gpu.models) == ((4096, 4096), 16384, ("tiny", "124M"))
-    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
     assert "models" not in bench.usual("cpu").parts
 
 
 def test_without_peft_and_transformers_the_rest_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contenders, "ONEDNN", True)
-    for module in (bench, contenders):
+    for module in (bench, settings, contenders):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert main(["bench", "--out", str(tmp_path), *SMALL[:-2]]) == 0
     found = document(tmp_path)
