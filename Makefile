@@ -26,8 +26,8 @@ claims: .venv/demo-ready ## check every claim, and write docs/claims.md
 	.venv/bin/perakit verify --markdown > build/claims.md && mv build/claims.md docs/claims.md
 
 methods: .venv/demo-ready ## try every method with every use and draw its picture: the table and figures of docs/methods
-	.venv/bin/python -m perakit.toy.peers docs/methods
-	.venv/bin/python -m perakit.toy.support --markdown --into docs/methods.md
+	.venv/bin/python docs/making/peers.py docs/methods
+	.venv/bin/python docs/making/support.py --markdown --into docs/methods.md
 
 performance: .venv/test-ready ## measure speed and memory, on a quiet machine: docs/performance.md, 30 to 50 minutes on 2 cores
 	.venv/bin/perakit bench --docs docs

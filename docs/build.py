@@ -31,7 +31,7 @@ MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c
 # 2 of its 24 MB
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 LINK = re.compile(r"(?<!!)\[([^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\(([^)\s]+)\)")
-NOT_PAGES = {"build.py", "_build", "__pycache__"}
+NOT_PAGES = {"build.py", "making", "_build", "__pycache__"}
 
 
 class BuildError(Exception):
@@ -141,10 +141,8 @@ class Site:
                 cell.source = LINK.sub(self.link(NOTEBOOKS / copy.name), cell.source)
             elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", ())):
                 figures += 1
-                alt = (
-                    cell.metadata.get("alt")
-                    or f"Figure {figures} of notebook {title}: {titles(cell.source) or 'described in the text'}"
-                )
+                shows = titles(cell.source) or "described in the text"
+                alt = cell.metadata.get("alt") or f"Figure {figures} of notebook {title}: {shows}"
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}
         return nbformat.writes(book)
 
@@ -168,7 +166,8 @@ class Site:
             here = Path(
                 os.path.relpath(origin, DOCS if origin.is_relative_to(DOCS) else ROOT)
             ).parent
-            return f"[{text}]({Path(os.path.relpath(place, here)).as_posix()}{'#' + anchor if anchor else ''})"
+            page = Path(os.path.relpath(place, here)).as_posix()
+            return f"[{text}]({page}{'#' + anchor if anchor else ''})"
 
         return rewritten
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from perakit import __version__, classroom
 from perakit.adapters import PERA, LoRA, Method
+from perakit.bench import command as bench
 from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments.report import findings_table
@@ -30,7 +31,7 @@ from perakit.models.export import export_peft
 from perakit.table import Table
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
-from perakit.toy import Recipe, bench, corpus, distributed, finetune, load
+from perakit.toy import Recipe, corpus, distributed, finetune, load
 
 METHODS_HELP = (
     "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora"

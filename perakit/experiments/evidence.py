@@ -8,11 +8,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from perakit.bench.measured import renewed
 from perakit.experiments import EXPERIMENTS
 from perakit.experiments.report import LORA_PAPER, OURS, PERA_PAPER, findings_table, publish
 from perakit.files import write_atomically
 from perakit.table import Table
-from perakit.toy.measured import renewed
 
 COMMAND = "make evidence"
 

@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from perakit.bench.measured import machine, plain
 from perakit.errors import PerakitError
 from perakit.experiments.jobs import Job, Ledger, code_version
-from perakit.toy.measured import machine
-from perakit.toy.pictures import plain
 
 LIGHT = 0.05  # seconds that a unit of work takes where no model is trained
 CALIBRATION = 4  # steps; the first is slower than all others and is not counted

@@ -14,8 +14,8 @@ from perakit.experiments.arms import Results
 from perakit.experiments.statistics import Interval, interval
 from perakit.files import write_atomically
 from perakit.plots import STYLE
+from perakit.plots.pictures import new_figure, png
 from perakit.table import Table
-from perakit.toy.pictures import new_figure, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

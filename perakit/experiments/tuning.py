@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from perakit.adapters import Additive, Method
+from perakit.bench.memory import saved_bytes
+from perakit.bench.timing import Step, interleave
 from perakit.files import write_atomically
 from perakit.models import adapters
 from perakit.models.adapted import adapted_layers
@@ -25,8 +27,6 @@ from perakit.models.attach import adapt, report
 from perakit.theory import order_share
 from perakit.theory.interaction import layer_interaction
 from perakit.toy import corpus
-from perakit.toy.bench.memory import saved_bytes
-from perakit.toy.bench.timing import Step, interleave
 from perakit.toy.corpus import Corpus
 from perakit.toy.finetune import matched_lora, uniform
 from perakit.toy.gpt2 import GPT2

@@ -37,8 +37,10 @@ SAMPLE_PROMPT, SAMPLE_TOKENS = 96, 120
 NOTES = """\
 new domain, old domain: held-out bits per byte, lower is better
 peak: memory of the whole process while training (on CUDA, of torch's tensors)
-merged - factored: largest difference of a logit between W0 + ΔW and W0 with factors; "-": it cannot be merged
-order share: ‖high-order part‖ / ‖linear part‖ of the update, if it has both; near 0: it is, numerically, LoRA's
+merged - factored: largest difference of a logit between W0 + ΔW and W0 with factors; \
+"-": it cannot be merged
+order share: ‖high-order part‖ / ‖linear part‖ of the update, if it has both; \
+near 0: it is, numerically, LoRA's
 One seed and one learning rate for all: a difference of a few thousandths of a bit is noise."""
 
 

@@ -327,14 +327,19 @@ LOOK = """async () => {
   const article = document.querySelector("article");
   const prose = article.cloneNode(true);
   prose.querySelectorAll("pre, code").forEach(code => code.remove());
-  const unread = [...article.querySelectorAll(".math")].filter(math => !math.querySelector("mjx-container"));
-  const scrolls = e => e && e !== article && (["auto", "scroll"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-  const outside = [...article.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e));
+  const unread = [...article.querySelectorAll(".math")]
+    .filter(math => !math.querySelector("mjx-container"));
+  const scrolls = e => e && e !== article
+    && (["auto", "scroll"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  const outside = [...article.querySelectorAll("*")]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e));
   return {
     outside: outside.slice(0, 5).map(e => e.outerHTML.slice(0, 200)),
     width: document.documentElement.scrollWidth, window: window.innerWidth,
-    maths: article.querySelectorAll(".math").length, unread: unread.length, errors: article.querySelectorAll("mjx-merror").length,
-    text: prose.textContent, images: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
+    maths: article.querySelectorAll(".math").length, unread: unread.length,
+    errors: article.querySelectorAll("mjx-merror").length,
+    text: prose.textContent,
+    images: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
   };
 }"""
 
@@ -415,8 +420,10 @@ def tab(browser):
     context.close()
 
 
-FOCUS = """() => { const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
-  return {tag: e.tagName, href: e.getAttribute("href"), name: e.getAttribute("name"), text: e.innerText, outline: style.outlineStyle,
+FOCUS = """() => {
+  const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
+  return {tag: e.tagName, href: e.getAttribute("href"), name: e.getAttribute("name"), text: e.innerText,
+          outline: style.outlineStyle,
           visible: box.right > 0 && box.left < innerWidth && style.visibility !== "hidden"}; }"""
 
 
@@ -493,7 +500,8 @@ def test_the_page_is_readable_in_the_dark(browser, address):
     page.goto(address + "methods/pera.html")
     ground, text, figure = page.evaluate(
         """() => ["body", "article p", "article img"].map((s, k) =>
-        getComputedStyle(document.querySelector(s))[k === 1 ? "color" : "backgroundColor"].match(/\\d+/g).slice(0, 3).map(Number))"""
+        getComputedStyle(document.querySelector(s))[k === 1 ? "color" : "backgroundColor"]
+        .match(/\\d+/g).slice(0, 3).map(Number))"""
     )
     assert max(ground) < 60
     assert min(text) > 150

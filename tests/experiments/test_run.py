@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from perakit.bench.measured import renewed
 from perakit.cli import main
 from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, Options
@@ -19,7 +20,6 @@ from perakit.experiments.lab import duration
 from perakit.experiments.regression import fit
 from perakit.experiments.report import page
 from perakit.experiments.tuning import text_hash, tune
-from perakit.toy.measured import renewed
 
 ROOT = Path(__file__).parents[2]
 SMALL = Options(seeds=2, small=True)

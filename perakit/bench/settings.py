@@ -1,0 +1,114 @@
+"""What `perakit bench` is asked to measure, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from perakit.bench import models
+from perakit.errors import PerakitError, short
+from perakit.formulas import check_count
+
+LAYER_PARTS = ("layers", "plans", "inference")
+PARTS = (*LAYER_PARTS, "models", "memory")
+MODELS = tuple(models.MODELS)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Each cell is visited so often, with the other cells in between: each visit finds other memory and
+# another state of the machine.
+VISITS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    device: "cpu" or "cuda"; dtype: of the base and its inputs, keys of DTYPES; layers: (m, n) of
+    each; tokens: T; ranks: of the layers' adapters; repeats: rounds of a cell that count, over all
+    its visits, see `rounds`; parts: of PARTS; models: of MODELS; model_ranks: of their adapters;
+    seed: of weights, factors and inputs. Raises PerakitError for what cannot be measured here.
+    """
+
+    device: str = "cpu"
+    dtype: tuple[str, ...] = ("float32",)
+    layers: tuple[tuple[int, int], ...] = ((768, 768), (3072, 768))
+    tokens: tuple[int, ...] = (256, 1024, 4096)
+    ranks: tuple[int, ...] = (4, 8, 16, 32)
+    repeats: int = 9
+    parts: tuple[str, ...] = PARTS
+    models: tuple[str, ...] = MODELS
+    model_ranks: tuple[int, ...] = (8,)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda") or (
+            self.device == "cuda" and not torch.cuda.is_available()
+        ):
+            raise PerakitError(f"device {self.device!r} is not available here: use --device cpu")
+        for name, known in (("dtype", DTYPES), ("parts", PARTS), ("models", MODELS)):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise PerakitError(
+                        f"{name}: {short(value)} is unknown, choose from {', '.join(known)}"
+                    )
+        for name in ("tokens", "ranks", "model_ranks"):
+            for value in getattr(self, name):
+                check_count(name, value)
+        for size in (size for layer in self.layers for size in layer):
+            check_count("layers", size)
+        check_count("repeats", self.repeats)
+        check_count("seed", self.seed, least=0, most=2**63 - 1)
+        if "models" in self.parts and not find_spec("transformers"):
+            others = " ".join(part for part in self.parts if part != "models")
+            raise PerakitError(
+                "the part models needs transformers: pip install 'perakit[hf]', or choose --parts"
+                f" {others or 'layers'}"
+            )
+
+    def rounds(self, part: str) -> int:
+        """How many rounds one visit to a cell of that part has.
+
+        Inference has twice as many, as its promise has the narrowest limit. Plans have a third, as
+        they measure nine variants of each contender.
+        """
+        share = {"inference": 2.0, "plans": 1 / 3}.get(part, 1.0)
+        return math.ceil(share * self.repeats / VISITS)
+
+    @property
+    def command(self) -> str:
+        """The command that measures this, in full."""
+        words = asdict(self) | {"layers": [f"{m}x{n}" for m, n in self.layers]}
+        options = [f"--{name.replace('_', '-')} {_words(value)}" for name, value in words.items()]
+        return " ".join(["perakit bench", *options])
+
+
+def usual(device: str) -> Settings:
+    """What is measured where nothing is said: some minutes on 2 cores; on CUDA large layers, many
+    tokens and the 124M GPT-2 too.
+    """
+    parts = tuple(
+        part
+        for part in PARTS
+        if part != "plans" and (part != "models" or find_spec("transformers"))
+    )
+    if device == "cuda":
+        layers, tokens = (*Settings.layers, (4096, 4096)), (*Settings.tokens, 16384)
+        return Settings(device, layers=layers, tokens=tokens, parts=parts)
+    return Settings(device, parts=parts, models=("tiny",))
+
+
+def layer(text: str) -> tuple[int, int]:
+    """(m, n) from "MxN"."""
+    m, found, n = text.partition("x")
+    if not found or not (m.isdecimal() and n.isdecimal()):
+        raise PerakitError(
+            f"layer {short(text)} is not written MxN, outputs and inputs: as in 3072x768"
+        )
+    return int(m), int(n)
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

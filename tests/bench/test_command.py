@@ -1,0 +1,431 @@
+"""`perakit bench`: what it writes, how it goes on, and what it refuses before it measures."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from perakit import cli
+from perakit.adapters.plans import PLANS
+from perakit.bench import command as bench
+from perakit.bench import contenders, models, settings, timing
+from perakit.cli import main
+from perakit.plots import pictures
+from perakit.toy.gpt2 import Config
+
+SMALL = [
+    "--layers",
+    "8x6",
+    "--tokens",
+    "4",
+    "5",
+    "--ranks",
+    "2",
+    "--repeats",
+    "3",
+    "--model-ranks",
+    "2",
+]
+EMPTY = (
+    f"# Performance\n\n<!-- measured: {bench.report.COMMAND} -->\nnothing yet\n<!-- end of measured"
+    " -->\n\nafter\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Nothing that takes long: no step fills its turn, no garbage is looked for, the model is
+    smaller than tiny, no figure is drawn.
+    """
+    monkeypatch.setattr(timing, "TURN", 0.0)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)
+    monkeypatch.setattr(timing, "speed", lambda device, dtype: 1e9)
+    monkeypatch.setattr(bench, "png", lambda figure: b"a picture")
+    config = Config(vocab_size=31, n_positions=16, n_embd=12, n_layer=1, n_head=2)
+    monkeypatch.setitem(models.MODELS, "tiny", models.Model(config, 2, 16))
+    monkeypatch.setattr(bench.memory, "measure", lambda seed: [])
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The titles of the cells that were measured, in order."""
+    titles, steps = [], bench.Task.title.fget
+
+    def title(task):
+        titles.append(steps(task))
+        return titles[-1]
+
+    monkeypatch.setattr(bench.Task, "title", property(title))
+    return titles
+
+
+def fail(*_, **__):
+    raise AssertionError("something was measured")
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    monkeypatch.setattr(bench, "interleave", fail)
+    monkeypatch.setattr(timing, "speed", fail)
+
+
+def run(out, *more):
+    return main(["bench", "--out", str(out), *SMALL, *more])
+
+
+def document(out):
+    return json.loads((out / "performance.json").read_text())
+
+
+def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(contenders, "ONEDNN", True)
+    assert (
+        run(tmp_path, "--parts", *bench.PARTS, "--dtype", "float32", "bfloat16", "--seed", "3") == 0
+    )
+    found, printed = document(tmp_path), capsys.readouterr()
+    assert list(found) == ["made_from", *bench.PARTS]
+    about = found["made_from"]
+    assert (about["seed"], about["repeats"], len(about["formulas_sha256"])) == (3, 3, 64)
+    assert {"cpu", "cores", "threads", "load", "versions", "device"} == set(about["machine"])
+    assert {"python", "torch", "peft", "transformers"} == set(about["machine"]["versions"])
+    for part in settings.LAYER_PARTS:
+        assert [(cell["dtype"], cell["m"], cell["n"], cell["tokens"]) for cell in found[part]] == [
+            (dtype, 8, 6, tokens) for dtype in ("float32", "bfloat16") for tokens in (4, 5)
+        ]
+    first = found["models"][0]
+    assert {key: value for key, value in first.items() if key != "results"} == {
+        "model": "tiny",
+        "tokens": 32,
+        "batch": 2,
+        "context": 16,
+        "rank": 2,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    for part in (*settings.LAYER_PARTS, "models"):
+        for cell in found[part]:
+            for result in cell["results"]:
+                assert set(result) == {"contender", "rank", "inner", "plan", "flop", "seconds"}
+                assert len(result["seconds"]) == {"inference": 6}.get(part, 3)
+                assert min(result["seconds"]) > 0
+                assert result["flop"] > 0
+    names = {
+        part: [one["contender"] for one in found[part][0]["results"]]
+        for part in ("layers", "inference", "models")
+    }
+    assert names["layers"] == [
+        "base",
+        "plain lora",
+        "lora",
+        "pera",
+        "pera mkl",
+        "prototype",
+        "authors",
+        "peft r",
+        "peft K",
+    ]
+    assert names["inference"] == ["base", "merged", "pera cached", "pera expanded", "plain lora"]
+    assert names["models"] == ["lora", "pera", "authors", "peft r", "peft K"]
+    plans = [(one["contender"], one["plan"]) for one in found["plans"][0]["results"]]
+    assert plans == [
+        (name, plan) for name in ("lora", "pera") for plan in ("auto", *map(str, PLANS))
+    ]
+    assert printed.out.strip() == bench.table(found)
+    assert (
+        "42 visits to cells, at least 1 min: their FLOP at 1 GFLOP/s in float32, 1 GFLOP/s in"
+        " bfloat16" in printed.err
+    )
+    assert "FLOP/s]" in printed.err
+
+
+def test_the_figures_are_written_beside_the_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "png", pictures.png)
+    assert run(tmp_path, "--parts", "layers") == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"cells.jsonl", "performance.json", *bench.report.figures(document(tmp_path))}
+    for path in tmp_path.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_again_measures_nothing(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path, "--parts", "layers", "inference") == 0
+    first = (tmp_path / "cells.jsonl").read_bytes()
+    monkeypatch.setattr(bench, "interleave", fail)
+    assert run(tmp_path, "--parts", "layers", "inference") == 0
+    assert (tmp_path / "cells.jsonl").read_bytes() == first
+    assert "12 of 12 visits to cells are there already" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path, measured, monkeypatch, capsys):
+    whole = bench.interleave
+
+    def stop(steps, *arguments):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return whole(steps, *arguments)
+
+    monkeypatch.setattr(bench, "interleave", stop)
+    assert run(tmp_path, "--parts", "layers", "inference") == 130
+    assert "the same command goes on from what it has kept" in capsys.readouterr().err
+    assert not (tmp_path / "performance.json").exists()
+    monkeypatch.setattr(bench, "interleave", whole)
+    del measured[:2]
+    assert run(tmp_path, "--parts", "layers", "inference") == 0
+    one_visit = [
+        f"{part}: 8 x 6, T={tokens}, float32"
+        for part in ("layers", "inference")
+        for tokens in (4, 5)
+    ]
+    assert measured == [
+        one_visit[2],
+        *one_visit[2:],
+        *one_visit,
+        *one_visit,
+    ], "the third, that again, and the rest"
+    assert [len(document(tmp_path)[part]) for part in ("layers", "inference")] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [["--seed", "1"], ["--repeats", "6"], ["--ranks", "3"], ["--dtype", "bfloat16"]],
+    ids=" ".join,
+)
+def test_what_was_measured_otherwise_is_not_mixed_in(tmp_path, measured, other):
+    assert run(tmp_path, "--parts", "layers") == 0
+    assert run(tmp_path, "--parts", "layers", *other) == 0
+    assert len(measured) == 12, "two cells, visited three times, of each"
+    results = document(tmp_path)["layers"][0]["results"]
+    assert {len(one["seconds"]) for one in results} == {6 if "--repeats" in other else 3}
+    assert {one["rank"] for one in results} == {3 if "--ranks" in other else 2}
+    assert run(tmp_path, "--parts", "layers") == 0
+    assert len(measured) == 12, "both are kept"
+
+
+@pytest.mark.parametrize("what", ["machine", "code"])
+def test_another_machine_or_code_measures_again(tmp_path, measured, monkeypatch, what):
+    assert run(tmp_path, "--parts", "layers") == 0
+    if what == "machine":
+        now = bench._machine("cpu")
+        monkeypatch.setattr(bench, "_machine", lambda device: now | {"cpu": "another"})
+    else:
+        now = bench._hash
+        monkeypatch.setattr(bench, "_hash", lambda files: now(files)[::-1])
+    assert run(tmp_path, "--parts", "layers") == 0
+    assert len(measured) == 12
+
+
+def test_the_code_that_decides_a_time_is_all_there(tmp_path, monkeypatch):
+    seen, now = [], bench._hash
+    monkeypatch.setattr(bench, "_hash", lambda files: seen.append([*files]) or now(seen[-1]))
+    assert run(tmp_path, "--parts", "memory", "layers", "--tokens", "4") == 0
+    code = {file.relative_to(bench.PACKAGE).as_posix() for file in max(seen, key=len)}
+    assert code >= {"formulas.py", "bench/timing.py", "bench/contenders.py", "bench/models.py"}
+    assert code >= {"adapters/base.py", "adapters/pera.py", "models/adapted.py", "models/layers.py"}
+    plans = Path(sys.modules[PLANS[0].__module__].__file__)
+    assert plans.relative_to(bench.PACKAGE).as_posix() in code, "the room where plans are"
+
+
+def test_another_load_of_the_machine_does_not(tmp_path, measured, monkeypatch):
+    assert run(tmp_path, "--parts", "layers") == 0
+    now = bench._machine("cpu")
+    monkeypatch.setattr(bench, "_machine", lambda device: now | {"load": 99.0})
+    assert run(tmp_path, "--parts", "layers") == 0
+    assert len(measured) == 6
+
+
+def test_docs_are_renewed(tmp_path):
+    docs, out = tmp_path / "docs", tmp_path / "out"
+    docs.mkdir()
+    (docs / "performance.md").write_text(EMPTY)
+    assert run(out, "--parts", "layers", "--docs", str(docs)) == 0
+    found = document(docs)
+    text = (docs / "performance.md").read_text()
+    assert text == bench.report.page(found, EMPTY)
+    assert "nothing yet" not in text
+    assert text.endswith("after\n")
+    assert {path.name for path in docs.iterdir()} == {
+        "performance.md",
+        "performance.json",
+        *bench.report.figures(found),
+    }
+    assert [path.name for path in out.iterdir()] == ["cells.jsonl"]
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_prose_written_while_it_measures_is_kept(tmp_path, monkeypatch):
+    page, whole = tmp_path / "performance.md", bench.interleave
+    page.write_text(EMPTY)
+
+    def interleave(*arguments):
+        page.write_text(EMPTY.replace("after", "written meanwhile"))
+        return whole(*arguments)
+
+    monkeypatch.setattr(bench, "interleave", interleave)
+    assert run(tmp_path / "out", "--parts", "layers", "--docs", str(tmp_path)) == 0
+    assert page.read_text() == bench.report.page(document(tmp_path), EMPTY).replace(
+        "after", "written meanwhile"
+    )
+
+
+def test_a_cell_is_visited_with_the_others_in_between(tmp_path, measured):
+    """Its rounds are those of all visits, one after the other."""
+    assert run(tmp_path, "--parts", "layers", "--repeats", "4") == 0
+    assert measured == 3 * ["layers: 8 x 6, T=4, float32", "layers: 8 x 6, T=5, float32"]
+    visits = [
+        json.loads(line)["cell"]["results"]
+        for line in (tmp_path / "cells.jsonl").read_text().splitlines()
+    ]
+    for k, cell in enumerate(document(tmp_path)["layers"]):
+        for place, result in enumerate(cell["results"]):
+            assert result["seconds"] == [
+                one for visit in visits[k::2] for one in visit[place]["seconds"]
+            ]
+            assert len(result["seconds"]) == 6, "two of each visit: four at least"
+
+
+def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
+    """The base beside each: what is compared is measured one after the other."""
+    turns, whole = [], bench.interleave
+    monkeypatch.setattr(
+        bench,
+        "interleave",
+        lambda steps, *rest: (
+            turns.append([(one.name, one.rank) for one in steps]) or whole(steps, *rest)
+        ),
+    )
+    assert run(tmp_path, "--parts", "inference", "--ranks", "2", "3", "--tokens", "4") == 0
+    names = ["base", "merged", "pera cached", "pera expanded", "plain lora"]
+    assert turns == bench.VISITS * [[(name, rank) for name in names] for rank in (2, 3)]
+    results = document(tmp_path)["inference"][0]["results"]
+    assert [(one["contender"], one["rank"]) for one in results] == [*turns[0], *turns[1]]
+
+
+def test_the_command_in_the_document_measures_the_same(monkeypatch):
+    asked = bench.Settings(
+        layers=((5, 3), (2, 2)),
+        dtype=("bfloat16",),
+        parts=("plans", "memory"),
+        model_ranks=(2, 4),
+        seed=7,
+    )
+    seen = []
+    monkeypatch.setattr(bench, "run", lambda asked, out: seen.append(asked) or sys.exit(0))
+    program, *words = shlex.split(asked.command)
+    assert program == "perakit"
+    with pytest.raises(SystemExit):
+        main(words)
+    assert seen == [asked]
+
+
+def test_a_step_is_forward_and_backward_and_an_answer_forward_alone():
+    both = bench.tasks(
+        bench.Settings(layers=((8, 6),), tokens=(4,), ranks=(2,), parts=("layers", "inference"))
+    )
+    for task, products in zip(both, (2, 1), strict=True):
+        base = contenders.Contender("base", 2)
+        step = task.steps()[base]
+        with FlopCounterMode(display=False) as counter:
+            step.run()
+        assert counter.get_total_flops() == task.flop[base] == products * 2 * 8 * 6 * 4
+
+
+def test_what_is_measured_where_nothing_is_said(monkeypatch):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
+    here, gpu = bench.usual("cpu"), bench.usual("cuda")
+    assert here.parts == gpu.parts == ("layers", "inference", "models", "memory")
+    assert (here.layers[-1], here.tokens[-1], here.models) == ((3072, 768), 4096, ("tiny",))
+    assert (gpu.layers[-1], gpu.tokens[-1], gpu.models) == ((4096, 4096), 16384, ("tiny", "124M"))
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    assert "models" not in bench.usual("cpu").parts
+
+
+def test_without_peft_and_transformers_the_rest_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(contenders, "ONEDNN", True)
+    for module in (bench, settings, contenders):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert main(["bench", "--out", str(tmp_path), *SMALL[:-2]]) == 0
+    found = document(tmp_path)
+    assert found["models"] == []
+    assert [one["contender"] for one in found["layers"][0]["results"]][3:] == [
+        "pera",
+        "pera mkl",
+        "prototype",
+        "authors",
+    ]
+    assert set(found["made_from"]["machine"]["versions"]) == {"python", "torch"}
+    printed = capsys.readouterr()
+    assert "PEFT is not installed, its LoRA is left out" in printed.err
+    assert "PEFT was not installed" in printed.out
+    assert main(["bench", "--out", str(tmp_path), "--parts", "models"]) == 2
+    assert (
+        "the part models needs transformers: pip install 'perakit[hf]', or choose --parts layers"
+        in capsys.readouterr().err
+    )
+
+
+MISTAKES = [
+    (
+        ["--parts", "layer"],
+        "parts: 'layer' is unknown, choose from layers, plans, inference, models, memory",
+    ),
+    (["--models", "7B"], "models: '7B' is unknown, choose from tiny, 124M"),
+    (["--dtype", "float16"], "dtype: 'float16' is unknown, choose from float32, bfloat16"),
+    (["--layers", "768"], "layer '768' is not written MxN, outputs and inputs: as in 3072x768"),
+    (["--layers", "768x"], "layer '768x' is not written MxN"),
+    (["--layers", "768x-1"], "layer '768x-1' is not written MxN"),
+    (["--layers", "0x768"], "layers=0 must be an integer >= 1"),
+    (["--tokens", "0"], "tokens=0 must be an integer >= 1"),
+    (["--ranks", "4", "-1"], "ranks=-1 must be an integer >= 1"),
+    (["--model-ranks", "0"], "model_ranks=0 must be an integer >= 1"),
+    (["--repeats", "0"], "repeats=0 must be an integer >= 1"),
+    (["--seed", "-1"], "seed=-1 must be an integer >= 0"),
+    (["--device", "cuda"], "device 'cuda' is not available here: use --device cpu"),
+    (["--device", "tpu"], "device 'tpu' is not available here: use --device cpu"),
+    (["--docs", "no-such-folder"], "no page 'no-such-folder/performance.md' to renew"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_sentence_before_anything_runs(
+    tmp_path, nothing_runs, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
+    assert run(tmp_path / "out", *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"perakit: {message}")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_in_the_way_are_refused_before_anything_runs(tmp_path, nothing_runs, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run(tmp_path / "file" / "out") == 2
+    assert "cannot write" in capsys.readouterr().err
+    (tmp_path / "cells.jsonl").write_text("[1, 2]\n")
+    assert run(tmp_path) == 2
+    assert (
+        "is not what perakit bench writes: remove it, or choose another --out"
+        in capsys.readouterr().err
+    )
+    (tmp_path / "performance.md").write_text("# A page of somebody else\n")
+    assert run(tmp_path / "out", "--docs", str(tmp_path)) == 2
+    assert "the page has no measured part" in capsys.readouterr().err
+
+
+def test_help_and_defaults_agree():
+    usual = bench.usual("cpu")
+    text = (
+        next(action for action in cli._parser()._actions if action.dest == "run" or action.choices)
+        .choices["bench"]
+        .format_help()
+    )
+    for part in (
+        " ".join(map(str, usual.tokens)),
+        " ".join(map(str, usual.ranks)),
+        " ".join(f"{m}x{n}" for m, n in usual.layers),
+    ):
+        assert part in " ".join(text.split())
