@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -16,11 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perakit import formulas
-from perakit.adapters import PERA, LoRA, Method, product
-from perakit.adapters.forward import adapted_linear
-from perakit.adapters.plans import PLANS, Plan, choose, flop, use_plan
-from perakit.adapters.product import ONEDNN, Expansion
+from perakit.adapters import PERA, LoRA, Method
+from perakit.adapters.pera import PERAAdapter
 from perakit.bench.timing import Step
+from perakit.fast.forward import RULES
+from perakit.fast.forward import forward as fast_forward
+from perakit.fast.plans import PLANS, Plan, choose, flop, use_plan
+from perakit.fast.product import ONEDNN
+from perakit.fast.sources import Factors as Sides
+from perakit.fast.windows import Expanded
 from perakit.models import adapters, attach, merge
 from perakit.models.layers import Conv1D, kind_of
 
@@ -148,36 +152,38 @@ class Authors(_Beside):
         return torch.cat([B, of_B], 1), torch.cat([A, self.h * of_A], 1).T
 
 
-@dataclass(eq=False)
-class Gathered:
-    """PERA's rule as perakit's prototype had it: `index_select` gathers columns and rows, and
-    autograd makes their gradients.
-    """
+@cache
+def _pairs(device: torch.device, rank: int) -> tuple[Tensor, Tensor]:
+    i, j = torch.triu_indices(rank, rank, device=device)
+    return i, j
 
-    i: Tensor
-    j: Tensor
-    settings = None
 
-    def __call__(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+def gathered(
+    B: Tensor, A: Tensor, h: Tensor, terms: str = "full", degree: int = 2
+) -> tuple[Tensor, Tensor]:
+    """PERA's factors (B̂ (m, K), Â (K, n)) as perakit's prototype made them, by `index_select`."""
+    i, j = _pairs(B.device, B.shape[1])
+    of_B = B.index_select(1, i) * B.index_select(1, j)
+    of_A = A.index_select(0, i) * A.index_select(0, j)
+    return torch.cat([B, of_B], 1), torch.cat([A, h[:, None] * of_A])
+
+
+@dataclass(frozen=True)
+class Gathered(Expanded):
+    """The factors of `gathered`, whose gradients autograd makes."""
+
+    def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         """(B̂ (m, K), Â (K, n))."""
-        B, A, h = parameters
-        of_B = B.index_select(1, self.i) * B.index_select(1, self.j)
-        of_A = A.index_select(0, self.i) * A.index_select(0, self.j)
-        return torch.cat([B, of_B], 1), torch.cat([A, h[:, None] * of_A])
+        return gathered(*parameters)
 
-    def value(self, *parameters: Tensor) -> product.Factors:
+    def value(self, *parameters: Tensor) -> Sides:
         """The same."""
-        return product.Factors(*self(*parameters))
-
-    def shape(self, *parameters: Tensor) -> tuple[int, int]:
-        """(m, K)."""
-        B, _, h = parameters
-        return B.shape[0], B.shape[1] + h.shape[0]
+        return Sides(*gathered(*parameters))
 
     def gradients(
         self,
         parameters: Sequence[Tensor],
-        factors: product.Factors,
+        factors: Sides,
         to_left: Tensor,
         to_right: Tensor,
         to_weight: Tensor | None,
@@ -185,29 +191,38 @@ class Gathered:
         """By autograd, through the expansion made once more."""
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
         with torch.enable_grad():
-            return torch.autograd.grad(self(*leaves), leaves, (to_left.T, to_right))
+            return torch.autograd.grad(gathered(*leaves), leaves, (to_left.T, to_right))
 
 
-class Prototype(_Beside):
+RULES[gathered] = (Gathered, 3)
+
+
+class GatheredAdapter(PERAAdapter):
+    """PERA's parameters under the prototype's rule."""
+
+    rule = staticmethod(gathered)
+
+
+class Prototype(nn.Module):
     """PERA with perakit's function and plans, but with the expansion of its prototype: perakit's
     own expansion is measured against it.
     """
 
-    h: nn.Parameter
-
     def __init__(self, base: nn.Module, B: Tensor, A: Tensor, h: Tensor) -> None:
-        super().__init__(base, B=B, A=A, h=h)
-        self.rule = Gathered(*torch.triu_indices(B.shape[1], B.shape[1], device=B.device))
+        super().__init__()
+        self.base, self.kind = base, kind_of(base)
+        self.adapter = GatheredAdapter(PERA(A.shape[0]), B @ A)
+        with torch.no_grad():
+            for name, factor in {"B": B, "A": A, "h": h}.items():
+                self.adapter.get_parameter(name).copy_(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """As an adapted layer's."""
-        kind: Any = kind_of(self.base)
-        return adapted_linear(
-            x,
-            kind.weight(self.base),
-            kind.bias(self.base),
-            Expansion(self.rule, self.B, self.A, self.h),
-        )
+        base: Any = self.base
+        assert self.kind is not None
+        y = fast_forward(x, self.kind.weight(base), base.bias, F.linear, [self.adapter])
+        assert y is not None, "the prototype is measured where nothing watches"
+        return y
 
 
 def _attached(method: type[Method], base: nn.Module, factors: Factors) -> nn.Sequential:

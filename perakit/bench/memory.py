@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from perakit import formulas
-from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA, windows
-from perakit.adapters.plans import choose
+from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA
 from perakit.bench.contenders import BUILDERS, draw
+from perakit.fast import windows
+from perakit.fast.plans import choose
 from perakit.models import attach
 from perakit.models.catalogue import Architecture
 

@@ -9,10 +9,10 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from perakit import cli
-from perakit.adapters.plans import PLANS
 from perakit.bench import command as bench
 from perakit.bench import contenders, models, settings, timing
 from perakit.cli import main
+from perakit.fast.plans import PLANS
 from perakit.plots import pictures
 from perakit.toy.gpt2 import Config
 

@@ -6,11 +6,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from perakit import formulas
-from perakit.adapters import windows
-from perakit.adapters.plans import PLANS, choose, flop, use_plan
 from perakit.bench import contenders, models
 from perakit.bench.contenders import BUILDERS, Contender
 from perakit.bench.timing import Step
+from perakit.fast import windows
+from perakit.fast.plans import PLANS, choose, flop, use_plan
 from perakit.models.layers import Conv1D, kind_of
 from perakit.toy.gpt2 import Config
 from perakit.toy.gpt2 import Conv1D as ToyConv1D

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import perakit as pk
-from perakit.adapters.plans import REFERENCE, choose, use_plan
 from perakit.bench import memory
 from perakit.bench.memory import KINDS, METHODS, PLAIN, Case
+from perakit.fast.plans import choose, use_plan
 from perakit.models import catalogue
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -61,7 +61,7 @@ def test_pera_keeps_at_most_a_tenth_more_than_lora_and_z(rank, dtype):
 def test_the_formula_by_autograd_keeps_more():
     """The bound above is no matter of course: expanded factors that are kept break it."""
     case = Case(256, 768, 768, 32)
-    with use_plan(REFERENCE):
+    with use_plan("reference"):
         pera = memory.row("pera", case, seed=0)["measured"]["saved"]
     assert pera > 1.1 * (memory.row(PLAIN, case, seed=0)["measured"]["saved"] + 4 * 256 * 560)
 

@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 import pytest
 
 from perakit import PerakitError
-from perakit.adapters.plans import PLANS
 from perakit.bench import figures, report, verdicts
 from perakit.bench.ratios import Spread, find, paired
+from perakit.fast.plans import PLANS
 from perakit.plots.pictures import png
 
 PAGE = Path(__file__).parents[2] / "docs/performance.md"
