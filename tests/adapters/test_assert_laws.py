@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import perakit as pk
-from perakit import formulas, testing
+from perakit import formulas, laws, testing
 from perakit.adapters import Additive
 from perakit.adapters.lora import LoRAAdapter
 
@@ -161,7 +161,7 @@ def registered(monkeypatch):
 def asked(monkeypatch):
     """Which methods the laws are asked of, without asking."""
     seen = []
-    monkeypatch.setattr(testing, "LAWS", (lambda method, layer, seed: seen.append(method),))
+    monkeypatch.setattr(laws, "LAWS", (lambda method, layer, seed: seen.append(method),))
     return seen
 
 

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 
 import perakit as pk
-from perakit import formulas, strategies, testing
+from perakit import formulas, laws, strategies, testing
 from perakit.adapters import Additive, DeLoRA, DoRA, HiRA, Quadratic
 from perakit.adapters.base import start_factors
 from perakit.adapters.dora import DoRAAdapter
 from perakit.adapters.forward import add_updates, chain
+from perakit.laws.training import is_excused, only_a_sign
 
 BEFORE = set(pk.Method.registry)
 
@@ -326,10 +327,10 @@ def test_a_zero_gradient_is_excused_on_a_single_row_only(monkeypatch):
     """
     row, layer = (strategies.make_layer("Linear", m, 3) for m in (1, 5))
     testing.law_8_gradients(OwnDeLoRA(rank=2), row)
-    assert testing._only_a_sign(OwnDeLoRA(rank=2), row, "B", 0)
-    assert not testing._only_a_sign(OwnDeLoRA(rank=2), row, "lam", 0)
-    assert testing._is_excused(OwnDeLoRA(rank=2), row, "B", 0)
-    assert not testing._is_excused(OwnDeLoRA(rank=2), layer, "B", 0)
+    assert only_a_sign(OwnDeLoRA(rank=2), row, "B", 0)
+    assert not only_a_sign(OwnDeLoRA(rank=2), row, "lam", 0)
+    assert is_excused(OwnDeLoRA(rank=2), row, "B", 0)
+    assert not is_excused(OwnDeLoRA(rank=2), layer, "B", 0)
     # The two terms cancel
     unlucky = strategies.make_layer("Linear", 1, 1, dtype=torch.float16, seed=45804)
     testing.law_8_gradients(DeLoRA(rank=2, alpha=1, lam=1.0), unlucky, 45804)
@@ -389,7 +390,7 @@ class NeedsRowsAdapter(PlainAdapter):
 )
 def test_layers_at_the_edge_are_among_those_of_all_laws(cls, adapter, where, monkeypatch):
     monkeypatch.setattr(cls, "adapter", adapter)
-    monkeypatch.setattr(testing, "LAWS", (testing.law_1_no_op_at_init,))
+    monkeypatch.setattr(laws, "LAWS", (testing.law_1_no_op_at_init,))
     with pytest.raises(AssertionError, match=f"^law_1_no_op_at_init on {where}"):
         testing.assert_adapter_laws(cls(rank=2))
 

@@ -16,6 +16,7 @@ from torch import nn
 import perakit as pk
 from perakit import strategies, testing
 from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, MoRA, Quadratic
+from perakit.laws.cases import weight
 
 ALL = (LoRA, PERA, DoRA, HiRA, MoRA, DeLoRA, LoHa, Quadratic)
 every = pytest.mark.parametrize("method", ALL, ids=lambda cls: cls.name)
@@ -161,7 +162,7 @@ def test_doras_magnitude_starts_as_the_row_lengths(kind, dtype):
     """
     layer = strategies.make_layer(kind, 300, 200, dtype=dtype)
     adapter = pk.adapters(testing.adapted(DoRA(rank=2), layer, start=True))["0"]
-    lengths = [math.sqrt(math.fsum(w * w for w in row)) for row in testing._weight(layer).tolist()]
+    lengths = [math.sqrt(math.fsum(w * w for w in row)) for row in weight(layer).tolist()]
     # float64 adds 200 squares with an error of at most 200 units, which the root halves; float32 is
     # rounded once, after that
     eps = torch.finfo(adapter.magnitude.dtype).eps * (100 if dtype == torch.float64 else 1)
