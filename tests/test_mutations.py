@@ -14,15 +14,18 @@ import pytest
 import torch
 
 import perakit as pk
-from perakit import formulas, models, strategies, testing
-from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic, base, product, windows
+from perakit import fast, formulas, models, strategies, testing
+from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, Quadratic, base
 from perakit.adapters.delora import DeLoRAAdapter
 from perakit.adapters.dora import DoRAAdapter
 from perakit.adapters.loha import LoHaAdapter
 from perakit.adapters.lora import LoRAAdapter
+from perakit.adapters.mora import MoRAAdapter
 from perakit.adapters.pera import PERAAdapter
-from perakit.adapters.plans import PLANS, use_plan
 from perakit.adapters.quadratic import QuadraticAdapter
+from perakit.fast import kept, product, seam, windows
+from perakit.fast.plans import PLANS, use_plan
+from perakit.fast.windows import Expanded
 from perakit.models.adapted import AdaptedLayer, adapted_layers
 
 expand, monomials, rank_bound, windows_gradients = (
@@ -35,24 +38,17 @@ dora, normalise, khatri_rao = formulas.dora, formulas.normalise, formulas.khatri
 merged, multiply, product_gradients, to_factors = (
     product.merged,
     product.multiply,
-    product._gradients,
+    product._by_hand,
     product._to_factors,
 )
-EXPAND, FACTORED, DENSE = (
-    type(PERAAdapter(pk.PERA(rank=1), torch.zeros(1, 1)).product(torch.zeros(1, 1)).rule),
-    PLANS[0],
-    PLANS[-1],
-)
-PERA_VALUE, PERA_GRADIENTS = EXPAND.value, EXPAND.gradients
-adapted_linear, state_dict = base.adapted_linear, torch.nn.Sequential.state_dict
+FACTORED, DENSE = PLANS[0], PLANS[-1]
+PERA_VALUE, PERA_GRADIENTS = Expanded.value, Expanded.gradients
+quick, state_dict = fast.forward, torch.nn.Sequential.state_dict
 # Shadowed by their functions
 attaching, merging = sys.modules["perakit.models.attach"], sys.modules["perakit.models.merge"]
 adapt, forward = attaching.adapt, AdaptedLayer.forward
-contribution, count, PLAIN_FACTORS = (
-    base.Adapter.contribution,
-    base.Method.count,
-    LoRAAdapter.factors,
-)
+plain, count, PLAIN_FACTORS = base.Additive.forward, base.Method.count, LoRAAdapter.factors
+planned, arguments = seam._multiplied, PERAAdapter.arguments
 
 
 @dataclass
@@ -181,19 +177,19 @@ def other_inputs(rule, plan, needs, g, z, x, *rest):
     )
 
 
-def unweighted(X, weight):
-    return X
+def unweighted(dense, x, W0, bias, factors):
+    return multiply(dense, x, W0, bias, factors._replace(weight=None))
 
 
 def unscaled_gradient_of_h(self, *arguments):
     to_B, to_A, to_h = PERA_GRADIENTS(self, *arguments)
-    return to_B, to_A, to_h / self.method.scale
+    return to_B, to_A, to_h / self.scale
 
 
-def gradient_by_the_scaled_h(self, *arguments):
+def gradient_by_the_scaled_h(self):
     """The gradient by feature_scale · h, taken for that by h."""
-    to_B, to_A, to_h = PERA_GRADIENTS(self, *arguments)
-    return to_B, to_A, to_h / self.method.feature_scale
+    B, A, h, *rest = arguments(self)
+    return B, A, self.h + (h - self.h).detach(), *rest
 
 
 def unweighted_sums(factors, *pairs):
@@ -208,20 +204,35 @@ def unscaled(self):
     return self.B, self.A
 
 
-def bias_twice(x, W0, bias, factors, dropped=None, *rest):
-    return adapted_linear(x, W0, bias, factors, dropped, *rest) + (0 if bias is None else bias)
+def bias_twice(x, W0, bias, *rest):
+    return quick(x, W0, bias, *rest) + (0 if bias is None else bias)
 
 
-def dropout_on_base(x, W0, bias, factors, dropped=None, *rest):
-    return adapted_linear(x if dropped is None else dropped, W0, bias, factors, None, *rest)
+def bias_in_the_update(self, x, W0):
+    return plain(self, x, W0) + 1
 
 
-def no_dropout(x, W0, bias, factors, dropped=None, *rest):
-    return adapted_linear(x, W0, bias, factors, None, *rest)
+def dropout_on_base(x, W0, bias, linear, adapters):
+    (adapter,) = adapters
+    dropped = torch.nn.functional.dropout(x, adapter.method.dropout, adapter.training)
+    return no_dropout(dropped, W0, bias, linear, adapters)
 
 
-def wide_output(x, W0, bias, factors, dropped=None, *rest):
-    return adapted_linear(x.float(), W0.float(), bias.float(), factors, dropped, *rest)
+def no_dropout(x, W0, bias, linear, adapters):
+    (adapter,) = adapters
+    training, adapter.training = adapter.training, False
+    y = quick(x, W0, bias, linear, adapters)
+    adapter.training = training
+    return y
+
+
+def no_plain_dropout(self, x, W0):
+    B_hat, A_hat = self.factors()
+    return x.to(A_hat.dtype) @ A_hat.T @ B_hat.T
+
+
+def wide_output(x, W0, bias, *rest):
+    return quick(x.float(), W0.float(), bias.float(), *rest)
 
 
 def both_random(self, W0):
@@ -354,9 +365,11 @@ def hira_without_weight(W0, B, A):
     return B @ A + 0 * W0
 
 
-def blocks_for_remainders(size, m, n):
+def blocks_for_remainders(M, m, n):
     """p div, where p mod is meant."""
-    return tuple(np.minimum(np.arange(k) // -(-k // size), size - 1) for k in (m, n))
+    size = M.shape[0]
+    rows, columns = (np.minimum(np.arange(k) // -(-k // size), size - 1) for k in (m, n))
+    return M[rows], torch.as_tensor(np.arange(size)[:, None] == columns, dtype=M.dtype)
 
 
 def clamped_after_the_root(V, floor=1e-36):
@@ -402,19 +415,23 @@ def zero_everywhere(self, W0):
 
 def a_matrix_after_all(self, W0):
     """What it does to the identity."""
-    return self.contribution(torch.eye(W0.shape[1], dtype=W0.dtype), W0).T
+    return self(torch.eye(W0.shape[1], dtype=W0.dtype), W0).T
 
 
-def linear_contribution(self, x, W0):
+def linear_update(self, x, W0):
     return self.method.scale * (x @ self.U.T @ self.P.T)
 
 
-def twice_in_a_sum(self, x, W0):
-    return 2 * contribution(self, x, W0)
+def twice_in_a_sum(x, W0, bias, adapter, frozen):
+    return (2 if W0 is None else 1) * planned(x, W0, bias, adapter, frozen)
 
 
-def drops_others(x, W0, bias, factors, dropped=None, linear=torch.nn.functional.linear, others=()):
-    return adapted_linear(x, W0, bias, factors, dropped, linear)
+def twice(self, x, W0):
+    return 2 * plain(self, x, W0)
+
+
+def drops_others(x, W0, bias, linear, adapters):
+    return quick(x, W0, bias, linear, adapters[:1])
 
 
 def unscaled_update(self, W0, **factors):
@@ -453,23 +470,23 @@ MUTATIONS = [
     Mutation(
         "polynomial part dropped",
         testing.law_3_dense_forward,
-        (EXPAND, "value"),
+        (Expanded, "value"),
         value_without_polynomial,
     ),
     Mutation(
-        "polynomial part dropped, NumPy reading too",
+        "polynomial part dropped, plain",
         testing.law_4_merge,
-        (formulas, "expand"),
-        without_polynomial,
+        (PERAAdapter, "rule"),
+        staticmethod(without_polynomial),
     ),
     Mutation(
-        "h is not trained", testing.law_8_gradients, (EXPAND, "gradients"), h_without_gradient
+        "h is not trained", testing.law_8_gradients, (Expanded, "gradients"), h_without_gradient
     ),
-    Mutation("h is not used", testing.law_3_dense_forward, (EXPAND, "value"), value_without_h),
+    Mutation("h is not used", testing.law_3_dense_forward, (Expanded, "value"), value_without_h),
     Mutation(
         "h is not trained, against finite differences",
         testing.law_9_dense_gradients,
-        (EXPAND, "gradients"),
+        (Expanded, "gradients"),
         h_without_gradient,
     ),
     Mutation(
@@ -481,16 +498,19 @@ MUTATIONS = [
     Mutation(
         "A's gradient without h",
         testing.law_9_dense_gradients,
-        (EXPAND, "gradients"),
+        (Expanded, "gradients"),
         gradient_of_A_without_h,
     ),
     Mutation(
-        "the weight forgotten", testing.law_3_dense_forward, (product, "_weighted"), unweighted
+        "the weight forgotten",
+        under(FACTORED, testing.law_3_dense_forward),
+        (product, "multiply"),
+        unweighted,
     ),
     Mutation(
         "the weight forgotten in the dense sum",
         under(DENSE, testing.law_3_dense_forward),
-        (product, "_weighted"),
+        (product, "multiply"),
         unweighted,
     ),
     Mutation(
@@ -502,13 +522,13 @@ MUTATIONS = [
     Mutation(
         "the scale forgotten in the gradient",
         testing.law_9_dense_gradients,
-        (EXPAND, "gradients"),
+        (Expanded, "gradients"),
         unscaled_gradient_of_h,
     ),
     Mutation(
         "feature_scale forgotten in the gradient",
         testing.law_9_dense_gradients,
-        (EXPAND, "gradients"),
+        (PERAAdapter, "arguments"),
         gradient_by_the_scaled_h,
         pk.PERA(rank=2, feature_scale=8.0),
     ),
@@ -533,42 +553,48 @@ MUTATIONS = [
     Mutation(
         "W0 forgotten in the gradient",
         under(DENSE, testing.law_9_dense_gradients),
-        (product, "_gradients"),
+        (product, "_by_hand"),
         base_without_gradient,
     ),
     Mutation(
         "no gradient by the input",
         under(FACTORED, testing.law_8_gradients),
-        (product, "_gradients"),
+        (product, "_by_hand"),
         no_input_gradient,
     ),
     Mutation(
         "z of other rows",
         under(FACTORED, testing.law_9_dense_gradients),
-        (product, "_gradients"),
+        (product, "_by_hand"),
         other_rows,
     ),
     Mutation(
         "x of other rows",
         under(DENSE, testing.law_9_dense_gradients),
-        (product, "_gradients"),
+        (product, "_by_hand"),
         other_inputs,
     ),
     Mutation(
         "an expansion kept for ever",
         testing.law_3_dense_forward,
-        (product, "_same"),
+        (kept, "_same"),
         lambda one, other: True,
     ),
-    Mutation("h squared", testing.law_3_dense_forward, (EXPAND, "value"), value_of_h_squared),
+    Mutation("h squared", testing.law_3_dense_forward, (Expanded, "value"), value_of_h_squared),
     Mutation(
-        "h squared, gradient", testing.law_9_dense_gradients, (EXPAND, "value"), value_of_h_squared
+        "h squared, gradient",
+        testing.law_9_dense_gradients,
+        (Expanded, "value"),
+        value_of_h_squared,
     ),
     Mutation(
-        "h in another order", testing.law_3_dense_forward, (EXPAND, "value"), value_of_another_h
+        "h in another order", testing.law_3_dense_forward, (Expanded, "value"), value_of_another_h
     ),
     Mutation(
-        "pairs in column order", testing.law_3_dense_forward, (formulas, "monomials"), column_order
+        "pairs in column order",
+        under("reference", testing.law_3_dense_forward),
+        (formulas, "monomials"),
+        column_order,
     ),
     Mutation("PERA read as LoRA", testing.law_10_readings, (PERAAdapter, "factors"), unscaled),
     Mutation("rank bound 2r", testing.law_11_rank, (pk.PERA, "rank_bound"), too_low_bound),
@@ -595,40 +621,51 @@ MUTATIONS = [
     Mutation(
         "scale forgotten, merged", testing.law_4_merge, (LoRAAdapter, "factors"), unscaled, LORA
     ),
+    Mutation("bias passed twice", testing.law_3_dense_forward, (fast, "forward"), bias_twice),
     Mutation(
-        "bias passed twice", testing.law_3_dense_forward, (base, "adapted_linear"), bias_twice
+        "bias in the update, plain",
+        under("reference", testing.law_1_no_op_at_init),
+        (base.Additive, "forward"),
+        bias_in_the_update,
     ),
     Mutation(
         "bias passed twice, at the start",
         testing.law_1_no_op_at_init,
-        (base, "adapted_linear"),
+        (fast, "forward"),
         bias_twice,
     ),
     Mutation(
         "dropout on the base",
         testing.law_dropout,
-        (base, "adapted_linear"),
+        (fast, "forward"),
         dropout_on_base,
         DROPPING,
     ),
     Mutation(
         "dropout on the base, at the start",
         testing.law_1_no_op_at_init,
-        (base, "adapted_linear"),
+        (fast, "forward"),
         dropout_on_base,
         DROPPING,
     ),
     Mutation(
         "dropout stored, unused",
         testing.law_dropout,
-        (base, "adapted_linear"),
+        (fast, "forward"),
         no_dropout,
+        DROPPING,
+    ),
+    Mutation(
+        "dropout stored, unused, plain",
+        under("reference", testing.law_dropout),
+        (base.Additive, "forward"),
+        no_plain_dropout,
         DROPPING,
     ),
     Mutation(
         "output in float32",
         testing.law_3_dense_forward,
-        (base, "adapted_linear"),
+        (fast, "forward"),
         wide_output,
         dtype=torch.bfloat16,
     ),
@@ -743,8 +780,8 @@ MUTATIONS = [
     Mutation(
         "MoRA divides for remainders",
         testing.law_3_dense_forward,
-        (formulas, "tile_index"),
-        blocks_for_remainders,
+        (MoRAAdapter, "rule"),
+        staticmethod(blocks_for_remainders),
         MORA,
     ),
     Mutation("MoRA of rank r", testing.law_11_rank, (MoRA, "rank_bound"), rank_alone, MORA),
@@ -780,23 +817,31 @@ MUTATIONS = [
         "DeLoRA of rank min(m, n)", testing.law_11_rank, (DeLoRA, "rank_bound"), loose_bound, DELORA
     ),
     Mutation(
-        "LoHa has r terms", testing.law_3_dense_forward, (formulas, "khatri_rao"), one_pair, LOHA
+        "LoHa has r terms",
+        testing.law_3_dense_forward,
+        (LoHaAdapter, "rule"),
+        staticmethod(one_pair),
+        LOHA,
     ),
     Mutation(
-        "LoHa has r terms, rank", testing.law_11_rank, (formulas, "khatri_rao"), one_pair, LOHA
+        "LoHa has r terms, rank",
+        testing.law_11_rank,
+        (LoHaAdapter, "rule"),
+        staticmethod(one_pair),
+        LOHA,
     ),
     Mutation(
         "LoHa misses a factor",
         testing.law_4_merge,
-        (formulas, "khatri_rao"),
-        without_second_B,
+        (LoHaAdapter, "rule"),
+        staticmethod(without_second_B),
         LOHA,
     ),
     Mutation(
         "LoHa misses a factor, gradient",
         testing.law_8_gradients,
-        (formulas, "khatri_rao"),
-        without_second_B,
+        (LoHaAdapter, "rule"),
+        staticmethod(without_second_B),
         LOHA,
     ),
     Mutation(
@@ -837,8 +882,8 @@ MUTATIONS = [
     Mutation(
         "Quadratic is a matrix",
         testing.law_3_dense_forward,
-        (QuadraticAdapter, "contribution"),
-        linear_contribution,
+        (QuadraticAdapter, "forward"),
+        linear_update,
         QUADRATIC,
     ),
     Mutation(
@@ -891,18 +936,22 @@ MUTATIONS = [
         LORA,
     ),
     Mutation(
-        "a contribution twice too large",
+        "an update twice too large in a sum",
         testing.law_sum,
-        (base.Adapter, "contribution"),
+        (seam, "_multiplied"),
         twice_in_a_sum,
     ),
     Mutation(
-        "a forward without the others", testing.law_sum, (base, "adapted_linear"), drops_others
+        "an update twice too large in a sum, plain",
+        under("reference", testing.law_sum),
+        (base.Additive, "forward"),
+        twice,
     ),
+    Mutation("a forward without the others", testing.law_sum, (fast, "forward"), drops_others),
     Mutation(
         "a forward without the others, half precision",
         testing.law_sum,
-        (base, "adapted_linear"),
+        (fast, "forward"),
         drops_others,
         dtype=torch.bfloat16,
     ),
@@ -944,9 +993,10 @@ def test_i_less_than_j_everywhere_is_seen(monkeypatch):
     monkeypatch.setattr(formulas, "monomials", strictly_less)
     monkeypatch.setattr(formulas, "rank_bound", bound_of_strictly_less)
     case = pk.PERA(rank=3, degree=3), strategies.make_layer("Linear", 7, 11, dtype=torch.float64)
-    testing.law_10_readings(*case)  # the two readings share the mistake
-    with pytest.raises(AssertionError, match="h has 10 entries for 16 products"):
-        testing.law_3_dense_forward(*case)
+    with fast.off():  # which remembers the monomials of before
+        testing.law_10_readings(*case)  # the two readings share the mistake
+        with pytest.raises(AssertionError, match="h has 10 entries for 16 products"):
+            testing.law_3_dense_forward(*case)
 
 
 def test_an_oracle_that_is_wrong_is_seen():

@@ -22,13 +22,14 @@ from perakit.strategies import DTYPES, LAYERS, make_layer, move
 INPUTS: tuple[tuple[int, ...], ...] = ((4,), (2, 3), (), (0,))
 
 # How the messages of the laws name what `added` calls
-ADDS = "contribution()"
-SUMS = "(contribution(), or others in forward()?)"
+ADDS = "forward()"
+SUMS = "(forward()?)"
 
 
 def added(adapter: Adapter, x: Tensor, W0: Tensor) -> Tensor:
     """What the adapter adds to the output for x (..., n): (..., m), in its own precision."""
-    return adapter.contribution(x, W0)
+    update: Tensor = adapter(x, W0)
+    return update
 
 
 def adapted(method: Method, layer: nn.Module, seed: int = 0, start: bool = False) -> nn.Sequential:

@@ -301,7 +301,7 @@ def test_the_contrast_squares_its_input():
         Quadratic(rank=2), strategies.make_layer("Linear", 5, 3, dtype=torch.float64)
     )
     adapter, W0, x = pk.adapters(model)["0"], model[0].W0, torch.randn(4, 3, dtype=torch.float64)
-    assert torch.equal(adapter.contribution(2 * x, W0), 4 * adapter.contribution(x, W0))
+    assert torch.equal(adapter(2 * x, W0), 4 * adapter(x, W0))
 
 
 @pytest.mark.parametrize(

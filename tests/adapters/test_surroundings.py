@@ -8,8 +8,8 @@ from torch import nn
 
 import perakit as pk
 from perakit import strategies, testing
-from perakit.adapters import forward, product
 from perakit.adapters.pera import PERAAdapter
+from perakit.fast import product, seam
 
 METHODS = [pk.LoRA(rank=2), pk.PERA(rank=2, alpha=3, feature_scale=0.5)]
 every_method = pytest.mark.parametrize("method", METHODS, ids=["lora", "pera"])
@@ -110,9 +110,9 @@ def test_where_products_are_rounded_the_update_stays_apart(method, precision, ad
         weights.append(W0)
         return product.merged(W0, *factors)
 
-    monkeypatch.setattr(forward, "merged", seen)
+    monkeypatch.setattr(seam, "merged", seen)
     monkeypatch.setattr(
-        forward,
+        seam,
         "multiply",
         lambda dense, x, W0, *rest: weights.append(W0) or product.multiply(dense, x, W0, *rest),
     )

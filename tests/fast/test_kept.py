@@ -3,10 +3,12 @@ would have changed.
 """
 
 import copy
+import gc
 import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 import torch
@@ -15,22 +17,23 @@ from torch.utils._pytree import tree_leaves
 
 import perakit as pk
 from perakit import formulas, strategies, testing
-from perakit.adapters import windows
-from perakit.adapters.product import Kept
+from perakit.adapters import Additive
+from perakit.fast import kept, rows, windows
 
 METHOD = pk.PERA(rank=2, alpha=3)
-# Of the formula, and where nobody asks for a derivative
-EXPANSIONS = ((formulas, formulas.expand), (windows, windows.expand))
+# By the adapter itself, by the formula again, and where nobody asks for a derivative
+EXPANSIONS = ((Additive, "factors"), (formulas, "expand"), (rows, "factors"), (windows, "features"))
 
 
 @pytest.fixture
 def made(monkeypatch):
     """One entry for each expansion that is made."""
     calls = []
-    for module, expand in EXPANSIONS:
+    for owner, name in EXPANSIONS:
+        expand = getattr(owner, name)
         monkeypatch.setattr(
-            module,
-            "expand",
+            owner,
+            name,
             lambda *arguments, expand=expand: calls.append(arguments) or expand(*arguments),
         )
     return calls
@@ -163,12 +166,13 @@ def test_a_comparison_that_sees_less_is_noticed(name, monkeypatch):
     """
     last = []
 
-    def factors(kept, rule, parameters):
-        if not last or not all(map(BLIND.get(name, torch.equal), last[-1][0], parameters)):
-            last.append((parameters, rule.value(*(parameter.detach() for parameter in parameters))))
+    def factors(adapter, source, parameters):
+        B_and_A = parameters[:2]  # h comes multiplied, which is a tensor of its own each time
+        if not last or not all(map(BLIND.get(name, torch.equal), last[-1][0], B_and_A)):
+            last.append((B_and_A, source.value(*(one.detach() for one in parameters))))
         return last[-1][1]
 
-    monkeypatch.setattr(Kept, "factors", factors)
+    monkeypatch.setattr(kept, "factors", factors)
     with pytest.raises(AssertionError, match=r"^an expansion of other parameters was used"):
         test_nothing_is_used_that_was_made_of_other_parameters(name, torch.no_grad)
 
@@ -191,7 +195,7 @@ def kept_bytes(model):
     """Of each memory once."""
     tensors = [
         tensor
-        for tensor in tree_leaves(vars(model[0].adapter.kept))
+        for tensor in tree_leaves(kept.last.get(model[0].adapter))
         if isinstance(tensor, torch.Tensor)
     ]
     return sum(
@@ -225,15 +229,26 @@ def test_training_and_copies_start_with_nothing_kept():
         torch.load(file, weights_only=False),
     ):
         assert kept_bytes(twin) == 0
-        assert twin[0].adapter.kept is not model[0].adapter.kept
+        assert twin[0].adapter not in kept.last
         check(twin, x_for(model))
     assert kept_bytes(model) > 0
-    for mode in (True, False):
-        model(x_for(model))
-        model.train(mode)
+    for training in (torch.no_grad, torch.enable_grad):
+        model.eval()(x_for(model))
+        assert kept_bytes(model) > 0
+        assert model.train() is model  # returns itself, as any module
+        with training():
+            model(x_for(model))
         assert kept_bytes(model) == 0
-    model(x_for(model))
-    assert model.train() is model  # returns itself, as any module
+
+
+def test_what_is_kept_goes_with_its_adapter():
+    model = model_of()
+    check(model, x_for(model))
+    adapter, made = ref(model[0].adapter), ref(kept.last[model[0].adapter][2].room)
+    assert None not in (adapter(), made())
+    del model
+    gc.collect()
+    assert (adapter(), made()) == (None, None)
 
 
 def test_it_is_kept_for_no_derivative(made):
@@ -333,20 +348,21 @@ def test_threads_ask_the_same_model():
 
 @torch.no_grad()
 def test_a_thread_that_asks_while_another_expands_is_not_given_the_last_expansion(monkeypatch):
-    """Nor nothing, where a third one calls train() meanwhile."""
+    """Nor nothing, where a third one trains meanwhile."""
     model = model_of()
-    x, rule, answers = x_for(model), type(model[0].adapter.product(model[0].W0).rule), []
+    x, answers = x_for(model), []
     model(x)
     strategies.move(model, 7)
-    right, value = unkept(model, x), rule.value
+    right, value = unkept(model, x), windows.Expanded.value
 
     def interrupted(self, *parameters):
         if not answers:
             answers.append(None)  # once
             answers[0] = model(x)
+            model.train()(x)
             model.eval()
         return value(self, *parameters)
 
-    monkeypatch.setattr(rule, "value", interrupted)
+    monkeypatch.setattr(windows.Expanded, "value", interrupted)
     assert torch.equal(model(x), right)
     assert torch.equal(answers[0], right)

@@ -5,17 +5,18 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import perakit as pk
-from perakit import strategies, testing
-from perakit.adapters import forward, plans
-from perakit.adapters.forward import adapted_linear, chain
-from perakit.adapters.plans import PLANS, REFERENCE, Plan, choose, flop, use_plan
-from perakit.adapters.product import AdaptedProduct
+from perakit import fast, strategies, testing
+from perakit.fast import plans, seam
+from perakit.fast.plans import PLANS, Plan, choose, flop, use_plan
+from perakit.fast.product import AdaptedProduct
 
+REFERENCE = "reference"
 sizes = st.tuples(st.integers(1, 40), *3 * [st.sampled_from((1, 2, 3, 5, 7, 11))])  # T, m, n, K
 
 
@@ -39,13 +40,26 @@ def multiplied(call):
     return counter.flop
 
 
+def given_factors(m, n, K):
+    """An adapter whose factors are its parameters, all ones."""
+    adapter = pk.LoRA.adapter(pk.LoRA(rank=K), torch.ones(m, n)).train()
+    for parameter in adapter.parameters():
+        torch.nn.init.ones_(parameter)
+    return adapter
+
+
+def multiplies_nothing(x, W0, bias):
+    """A base of its own kind, to whose weight ΔW is not added."""
+    return x.new_zeros(len(x), len(W0))
+
+
 def step(plan, T, m, n, K, fused):
     """FLOP of one forward and backward pass, without the base's own."""
-    x, B, A = (torch.ones(shape, requires_grad=True) for shape in ((T, n), (m, K), (K, n)))
+    x, linear = torch.ones(T, n, requires_grad=True), F.linear if fused else multiplies_nothing
 
     def run():
         with use_plan(plan):
-            y = adapted_linear(x, torch.ones(m, n), None, (B, A)) if fused else chain(x, (B, A))
+            y = fast.forward(x, torch.ones(m, n), None, linear, [given_factors(m, n, K)])
         y.sum().backward()
 
     return multiplied(run) - (4 * m * n * T if fused else 0)
@@ -129,11 +143,11 @@ def test_the_plan_followed_is_the_counted_one(monkeypatch):
 
     class Watched:
         @staticmethod
-        def apply(rule, plan, *tensors):
+        def apply(source, plan, *tensors):
             followed.append(plan)
-            return AdaptedProduct.apply(rule, plan, *tensors)
+            return AdaptedProduct.apply(source, plan, *tensors)
 
-    monkeypatch.setattr(forward, "AdaptedProduct", Watched)
+    monkeypatch.setattr(seam, "AdaptedProduct", Watched)
     for dtype, (m, n), T in itertools.product(
         (torch.float32, torch.bfloat16), ((7, 12), (31, 37), (5, 1)), (1, 10, 300)
     ):
@@ -167,31 +181,35 @@ def test_plans_by_name():
 # --- use_plan -------------------------------------------------------------------------------------
 
 
+def asked_for():
+    """(the plan, whether the plain way), None and False where nobody asks."""
+    return plans.wanted, plans.switched_off
+
+
 def test_a_plan_holds_within_its_block():
     with use_plan(PLANS[1]):
         with use_plan(REFERENCE):
-            assert plans.forced() == REFERENCE
+            assert asked_for() == (None, True)
             with use_plan(None):
-                assert plans.forced() is None
-        assert plans.forced() == PLANS[1]
+                assert asked_for() == (None, False)
+            with fast.off():
+                assert asked_for() == (None, True)
+            assert asked_for() == (None, True)
+        assert asked_for() == (PLANS[1], False)
         with pytest.raises(ZeroDivisionError), use_plan(PLANS[2]):
             1 / 0  # noqa: B018
-        assert plans.forced() == PLANS[1]
-    assert plans.forced() is None
+        assert asked_for() == (PLANS[1], False)
+    assert asked_for() == (None, False)
 
 
 def test_a_plan_holds_for_the_backward_pass_too():
     """Of what was computed in its block, wherever that runs."""
     T, m, n, K = 19, 7, 11, 5
     for plan in PLANS:
-        x, B, A = (
-            torch.ones(T, n, requires_grad=True),
-            torch.ones(m, K, requires_grad=True),
-            torch.ones(K, n, requires_grad=True),
-        )
+        x = torch.ones(T, n, requires_grad=True)
         with Counter() as counter:
             with use_plan(plan):
-                y = adapted_linear(x, torch.ones(m, n), None, (B, A))
+                y = fast.forward(x, torch.ones(m, n), None, F.linear, [given_factors(m, n, K)])
             with use_plan(REFERENCE):
                 y.sum().backward()
         assert counter.flop - 4 * m * n * T == flop(plan, T, m, n, K)
@@ -219,6 +237,6 @@ def test_what_is_no_plan_is_refused(plan):
         raise AssertionError("the block was entered")
     assert str(error.value).startswith("plan=")
     assert str(error.value).endswith(
-        " is none: pass one of perakit.adapters.plans.PLANS, 'reference' or None"
+        " is none: pass one of perakit.fast.plans.PLANS, 'reference' or None"
     )
-    assert plans.forced() is None
+    assert asked_for() == (None, False)

@@ -21,12 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import perakit as pk
-from perakit import formulas, strategies, testing
-from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA, base, forward, product
-from perakit.adapters.plans import PLANS, REFERENCE, Plan, choose, use_plan
+from perakit import fast, formulas, strategies, testing
+from perakit.adapters import DeLoRA, DoRA, HiRA, LoHa, MoRA
+from perakit.fast import product, seam
+from perakit.fast.plans import PLANS, Plan, choose, use_plan
 from perakit.models.quantize import NF4, NF4Layer
 
-FACTORED, DENSE = PLANS[0], PLANS[-1]
+FACTORED, DENSE, REFERENCE = PLANS[0], PLANS[-1], "reference"
 WAYS = (*PLANS, REFERENCE, None)
 PERA = pk.PERA(rank=2, alpha=3, degree=3, feature_scale=0.5)
 POLYNOMIALS = [
@@ -218,9 +219,9 @@ def test_a_product_is_the_same_however_its_factors_lie(onednn, data):
     )
     left, right = (LAYOUTS[data.draw(lie)](*shape).float() for shape in ((M, L), (L, N)))
     onednn.clear()
-    found, place = product._times(left, right), torch.empty(M, N + 1)[:, 1:]  # rows that lie apart
+    found, place = product.matmul(left, right), torch.empty(M, N + 1)[:, 1:]  # rows that lie apart
     assert found.dtype == torch.float32
-    assert product._times(left, right, place) is place
+    assert product.matmul(left, right, place) is place
     assert torch.equal(place, found)
     assert onednn == [(M, L, N)] * 2 * (L > 0)
     left, right = left.double().numpy(), right.double().numpy()
@@ -232,21 +233,21 @@ def test_a_product_is_the_same_however_its_factors_lie(onednn, data):
 
 def test_who_multiplies_is_for_size_and_dtype_and_torchs_switch_to_say(onednn, monkeypatch):
     left, right = torch.randn(6, 5), torch.randn(5, 4)
-    one = product._times(left, right)
-    assert torch.equal(product._times(left, right), one), "the same bits every time"
+    one = product.matmul(left, right)
+    assert torch.equal(product.matmul(left, right), one), "the same bits every time"
     assert onednn == [(6, 5, 4)] * 2
     onednn.clear()
     assert torch.equal(
-        product._times(left.double(), right.double()), left.double() @ right.double()
+        product.matmul(left.double(), right.double()), left.double() @ right.double()
     )
     with FlopCounterMode(display=False) as counter:  # who counts operations knows torch's own
-        product._times(left, right)
+        product.matmul(left, right)
     assert counter.get_total_flops() == 2 * 6 * 5 * 4
     monkeypatch.setattr(product, "LARGE", 31)  # the numbers of (6, 5) are 30
-    assert torch.equal(product._times(left, right), left @ right)
+    assert torch.equal(product.matmul(left, right), left @ right)
     monkeypatch.setattr(product, "LARGE", 30)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    assert torch.equal(product._times(left, right), left @ right)
+    assert torch.equal(product.matmul(left, right), left @ right)
     assert onednn == []
 
 
@@ -426,12 +427,11 @@ def test_whatever_torch_does_it_does_to_the_dense_formula(name, method, way):
 @every_plan
 def test_the_second_derivative_is_that_of_finite_differences(plan):
     model = adapted(pk.PERA(rank=1, alpha=3), m=3, n=2)
-    names, parameters = zip(*model[0].adapter.named_parameters(), strict=True)
+    moving = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    names, parameters = zip(*moving, strict=True)
 
     def layer(x, *values):
-        return functional_call(
-            model[0].adapter, dict(zip(names, values, strict=True)), (x, model[0].W0, model[0].bias)
-        )
+        return functional_call(model, dict(zip(names, values, strict=True)), (x,))
 
     with use_plan(plan):
         assert torch.autograd.gradgradcheck(layer, (_randn(2, 2).requires_grad_(), *parameters))
@@ -570,13 +570,14 @@ def test_autocast_that_starts_after_forward_changes_no_gradient(plan):
     assert_same(found, expected, 0)
 
 
-def added_in_the_precision_of_the_base(x, W0, bias, factors, *rest):
-    B_hat, A_hat = factors
+def added_in_the_precision_of_the_base(x, W0, bias, linear, adapters):
+    (adapter,) = adapters
+    B_hat, A_hat = adapter.factors()
     return F.linear(x, W0 + (B_hat @ A_hat).to(W0.dtype), bias)
 
 
 def test_a_sum_in_the_precision_of_the_base_is_noticed(monkeypatch):
-    monkeypatch.setattr(base, "adapted_linear", added_in_the_precision_of_the_base)
+    monkeypatch.setattr(fast, "forward", added_in_the_precision_of_the_base)
     for kind, dtype in (
         ("Linear", torch.bfloat16),
         ("Conv1D", torch.bfloat16),
@@ -589,7 +590,7 @@ def test_a_sum_in_the_precision_of_the_base_is_noticed(monkeypatch):
 
 
 def test_a_sum_under_autocast_is_noticed(monkeypatch):
-    monkeypatch.setattr(forward, "_in_the_open", lambda x: False)
+    monkeypatch.setattr(seam, "_watched", lambda x: False)
     with use_plan(DENSE), pytest.raises(AssertionError, match=r"^the update is lost in the output"):
         assert_a_small_update_is_seen(
             pk.PERA(rank=3), "Linear", torch.float32, tokens=2, autocast=True

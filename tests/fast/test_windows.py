@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perakit import formulas
-from perakit.adapters import windows
+from perakit.fast import windows
 
 every_terms = pytest.mark.parametrize("terms", formulas.TERMS)
 ranks, sizes = st.integers(1, 9), st.sampled_from([(7, 5), (1, 3), (3, 1), (1, 1), (11, 13)])
@@ -28,7 +28,7 @@ def pairs_of(rank, terms):
 
 def expansion(m, n, rank, terms, seed):
     B, A = whole((m, rank), seed), whole((rank, n), seed + 1)
-    room, features = windows.expand(B, A, terms)
+    room, features = windows.features(B, A, terms)
     return B, A, room, features
 
 
@@ -48,7 +48,7 @@ def test_pairs_that_are_there_already_fill_a_tile_and_no_more(rank, terms, count
     """K is 44, 54 (no pair is there twice), 560 = 35 x 16 (of 576 that are made), 32 and 300 (of
     312).
     """
-    _, features = windows.expand(torch.ones(1, rank), torch.ones(rank, 1), terms)
+    _, features = windows.features(torch.ones(1, rank), torch.ones(rank, 1), terms)
     assert windows.count(rank, terms) == len(features) == count
 
 
@@ -94,6 +94,6 @@ def test_the_products_are_made_in_one_multiplication():
     """Of whole windows, which are seen and not copied: nothing else of their size is made."""
     B, A = torch.randn(5, 8), torch.randn(8, 3)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        windows.expand(B, A, "full")
+        windows.features(B, A, "full")
     counts = {event.key: event.count for event in profile.key_averages()}
     assert (counts["aten::mul"], counts.get("aten::index_select", 0)) == (1, 0)

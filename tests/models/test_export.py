@@ -149,7 +149,7 @@ def read(folder):
     names = sorted({key.rsplit(".", 2)[0].removeprefix("base_model.model.") for key in tensors})
     pair = lambda name: tuple(
         tensors[f"base_model.model.{name}.lora_{key}.weight"].astype(np.float64) for key in "BA"
-    )  # noqa: E731
+    )
     assert len(tensors) == 2 * len(names)
     return {name: pair(name) for name in names}, config
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from perakit.adapters.forward import adapted_linear
 from scipy.stats import norm
 from torch import nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D as HFConv1D
 
-from perakit.adapters.forward import adapted_linear
 from perakit.errors import PerakitError
 from perakit.models import nf4
 from perakit.models.layers import DTYPES
