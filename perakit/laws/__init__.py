@@ -156,7 +156,7 @@ def assert_adapter_laws(
     method = method_of(method)
     for where, layer in every_layer(seed):
         for law in LAWS:
-            # Compiling takes a quarter of a second, and what it does hangs on no dtype
+            # Compiling is slow: one dtype of each kind of layer has to do
             if law is law_12_compile and not (compiled and where.endswith(", torch.float32")):
                 continue
             options = {"formula": formula} if law in WITH_FORMULA else {}

@@ -44,7 +44,7 @@ def law_8_gradients(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def _loss(model: nn.Module, x: Tensor) -> Tensor:
-    """Σ y², in float32 at least: any loss would do whose gradient is not constant."""
+    """Σ y²: any loss would do whose gradient depends on the output."""
     return model(x).float().square().sum()
 
 
