@@ -25,6 +25,7 @@ claims: .venv/demo-ready ## check every claim, and write docs/claims.md
 	mkdir -p build
 	.venv/bin/perakit verify --markdown > build/claims.md && mv build/claims.md docs/claims.md
 
+# What only makes pages is no part of the package: a script in docs/making, run from here by its path.
 methods: .venv/demo-ready ## try every method with every use and draw its picture: the table and figures of docs/methods
 	.venv/bin/python docs/making/peers.py docs/methods
 	.venv/bin/python docs/making/support.py --markdown --into docs/methods.md

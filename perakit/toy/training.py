@@ -429,7 +429,8 @@ class _Log:
             try:
                 with safe_open(self.saved, "pt") as file:
                     meta = json.loads((file.metadata() or {}).get("run", "{}"))
-                    tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                    names = file.keys()  # a method of safetensors' own: `file` is no dict
+                    tensors = {key: file.get_tensor(key) for key in names}
             except (SafetensorError, OSError, ValueError) as error:
                 raise PerakitError(
                     f"cannot read checkpoint {str(self.saved)!r} ({error}): delete it to start"

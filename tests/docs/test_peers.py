@@ -1,6 +1,8 @@
 """The pictures of docs/methods: made again, their numbers are those that are committed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +70,10 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert peers.main([str(tmp_path / "file")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_it_is_a_script_that_runs_from_anywhere(tmp_path):
+    command = [sys.executable, ROOT / "docs/making/peers.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python docs/making/peers.py ")

@@ -422,7 +422,8 @@ def tab(browser):
 
 FOCUS = """() => {
   const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
-  return {tag: e.tagName, href: e.getAttribute("href"), name: e.getAttribute("name"), text: e.innerText,
+  return {tag: e.tagName, href: e.getAttribute("href"), name: e.getAttribute("name"),
+          text: e.innerText,
           outline: style.outlineStyle,
           visible: box.right > 0 && box.left < innerWidth && style.visibility !== "hidden"}; }"""
 
