@@ -257,7 +257,7 @@ def add_into_the_weight(model, dequantize=False):
         if layer.merged is None:
             delta = layer.adapter.delta(layer.W0).detach()
             layer.W0.data += delta.to(layer.W0.dtype)
-            layer.merged = layer.W0
+            layer.merged = layer.W0.detach()
 
 
 def subtract_from_the_weight(model):

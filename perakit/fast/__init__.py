@@ -1,8 +1,8 @@
 """The forward and backward passes of adapted layers, quicker: equal to the plain way, to rounding.
 
-`perakit.models.AdaptedLayer` asks `forward` (seam.py) first, and goes the plain way (base(x) + adapter(x), by
-autograd) where that returns None. Nothing else in perakit needs this folder: without it every law
-and every notebook still holds. A rule of `perakit.formulas` gets a quicker way by an entry in
+`perakit.models.AdaptedLayer` asks `forward` first (seam.py), and goes the plain way where that
+returns None: base(x) + adapter(x), by autograd. Nothing else in perakit needs this folder; without
+it every law and every notebook still holds. A rule of `perakit.formulas` gets a quicker way by an entry in
 `sources.RULES`; no method's file changes.
 """
 

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 
 import perakit as pk
-from perakit import formulas, laws, strategies, testing
+from perakit import fast, formulas, laws, strategies, testing
 from perakit.adapters import Additive, DeLoRA, DoRA, HiRA, Quadratic
 from perakit.adapters.base import start_factors
 from perakit.adapters.dora import DoRAAdapter
 from perakit.laws.training import is_excused, only_a_sign
 
+quick = fast.forward
 BEFORE = set(pk.Method.registry)
 
 
@@ -333,9 +334,8 @@ class NoFloorAdapter(DoRAAdapter):
         )
 
 
-class NeedsBiasAdapter(PlainAdapter):
-    def forward(self, x, W0, bias, *rest):
-        return super().forward(x, W0, 1 * bias, *rest)
+def needs_a_bias(x, W0, bias, *rest):
+    return quick(x, W0, 1 * bias, *rest)
 
 
 class NeedsRowsAdapter(PlainAdapter):
@@ -354,7 +354,7 @@ class NeedsRowsAdapter(PlainAdapter):
                 r" law 1, no-op at init"
             ),
         ),
-        (Plain, NeedsBiasAdapter, r"a 5 x 3 Linear without bias, torch\.float64: TypeError: "),
+        (None, needs_a_bias, r"a 5 x 3 Linear without bias, torch\.float64: TypeError: "),
         (
             Plain,
             NeedsRowsAdapter,
@@ -364,7 +364,11 @@ class NeedsRowsAdapter(PlainAdapter):
     ids=["zeros", "bias", "one row"],
 )
 def test_layers_at_the_edge_are_among_those_of_all_laws(cls, adapter, where, monkeypatch):
-    monkeypatch.setattr(cls, "adapter", adapter)
+    if cls is None:  # no adapter sees the bias: the layer's own forward pass is broken
+        cls = Plain
+        monkeypatch.setattr(fast, "forward", adapter)
+    else:
+        monkeypatch.setattr(cls, "adapter", adapter)
     monkeypatch.setattr(laws, "LAWS", (testing.law_1_no_op_at_init,))
     with pytest.raises(AssertionError, match=f"^law_1_no_op_at_init on {where}"):
         testing.assert_adapter_laws(cls(rank=2))
