@@ -33,11 +33,11 @@ class MoRAAdapter(Additive):
 class MoRA(Method):
     """One square matrix, repeated over the layer: ΔW[p, q] = s M[p mod r̂, q mod r̂].
 
-    M (r̂, r̂) with r̂ = floor(√((m+n) r) + 1/2) starts at zero. Arguments as in `Method`, but `init`,
-    which has nothing to choose. r̂² trainable parameters a layer, about LoRA's r(m+n), and rank up
-    to r̂ instead of r; rows p and p + r̂ of ΔW are equal, and so are columns. Where r̂ > m or r̂ > n
-    only the entries of M in its first m rows and n columns are trained to any effect: the others
-    are counted, and never read. This is the sharing form, linear in the input; the paper's rotating
+    M (r̂, r̂) with r̂ = floor(√((m+n) r) + 1/2) starts at zero. Arguments as in `Method`, but not
+    `init`, which has nothing to choose. r̂² trainable parameters a layer, about LoRA's r(m+n), and
+    rank up to r̂, not r; rows p and p + r̂ of ΔW are equal, and so are columns. Where r̂ > m or
+    r̂ > n only the entries of M in its first m rows and n columns are trained to any effect: the
+    others are counted, and never read. This is the sharing form, linear in the input; the paper's rotating
     form is not here. Rule: `formulas.mora`.
 
     >>> MoRA(rank=8).shapes(768, 768), MoRA(rank=8).rank_bound(768, 768)
