@@ -25,16 +25,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from perakit import formulas
+from perakit import families, formulas
 from perakit.adapters import Method
 from perakit.adapters.base import INITS, SCALINGS, check_positive
 from perakit.errors import PerakitError, short
 from perakit.formulas import check_count
 from perakit.models import adapters, attach
 from perakit.models.adapted import require_adapters
+from perakit.models.gpt2 import GPT2, Config, Conv1D
 from perakit.models.quantize import NF4, NF4Layer
-from perakit.theory import families
-from perakit.toy.gpt2 import GPT2, Config, Conv1D
 
 SIZES = (1, 2, 3, 5, 7, 11)
 # Never square, so that no transposed product fits by accident; except 1 x 1, the smallest layer
