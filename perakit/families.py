@@ -42,6 +42,11 @@ class Formula:
     torch share, as in `perakit.formulas`. factors: (m, n) -> name and shape of each. bound: (m, n)
     -> largest possible rank; None means min(m, n). A rule that reads W0 takes it by
     `functools.partial`.
+
+    >>> from perakit import formulas, theory
+    >>> rule = theory.Formula(formulas.lora, lambda m, n: {"B": (m, 2), "A": (2, n)})
+    >>> theory.measured_rank(7, 6, rule)
+    2
     """
 
     rule: Callable[..., Array]

@@ -38,6 +38,11 @@ def search(
 
     examples: a Hypothesis strategy of dicts, which `holds` takes as keywords, or of tuples, by
     position; count: how many to try, at most: a strategy may have fewer.
+
+    >>> from hypothesis import strategies as st
+    >>> from perakit import theory
+    >>> theory.search(st.tuples(st.integers(0, 100)), lambda x: x * x < 50, seed=0, count=100)[0]
+    {'0': 8}
     """
     from random import Random
 
