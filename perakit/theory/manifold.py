@@ -60,8 +60,8 @@ def measured_dimension(
     Returns `jacobian_rank(...).rank`.
 
     >>> import perakit as pk
-    >>> pk.theory.measured_dimension(7, 6, pk.PERA(2)), pk.theory.measured_dimension(7, 6, pk.LoRA(2))
-    (27, 22)
+    >>> [pk.theory.measured_dimension(7, 6, method) for method in (pk.PERA(2), pk.LoRA(2))]
+    [27, 22]
     """
     return jacobian_rank(m, n, rank, terms, degree, seed=seed).rank
 

@@ -408,17 +408,19 @@ def predicted_share(
     n: inputs of the layer; rank: r; lr: learning rate of Adam; steps: taken so far; feature_scale,
     terms: as in `perakit.PERA`, degree 2. lr: of a schedule, its mean.
 
-    Entries of A keep their start, uniform of variance α² = 1/(3n). B and h start at zero and move by
-    at most about lr a step; h only from the second step on, since its gradient is zero while B is.
+    Entries of A keep their start, uniform of variance α² = 1/(3n). B and h start at zero and move
+    by at most about lr a step; h only from the second step on: its gradient is zero while B is.
     So B has the size β = lr·steps^p and h the size χ = lr·(steps - 1)^p, with p = 1 if every step
     goes one way and p = 1/2 if they are a random walk. For independent entries
 
         share = feature_scale · χ β α √((r-1)/2 + κ)
 
-    κ = 9/5 · κ_B comes from the fourth moments of the squares: κ_B = 1 (all entries of one size) for
-    the low end, 3 (Gaussian) for the high one. Square terms only: √κ; cross terms only: √((r-1)/2).
-    At steps = 0 (or 1) it is zero. A forecast of size, not a bound: training may correlate h with
-    the products, and the first few steps are smaller.
+    κ = 9/5 · κ_B comes from the fourth moments of the squares: κ_B = 1 (all entries of one size)
+    for the low end, 3 (Gaussian) for the high one. Square terms only: √κ. Cross terms only:
+    √((r-1)/2). At steps = 0 (or 1) it is zero.
+
+    A forecast of size, not a bound: training may correlate h with the products, and the first few
+    steps are smaller.
 
     >>> from perakit import theory
     >>> print(theory.predicted_share(n=768, rank=8, lr=1e-3, steps=100))

@@ -154,8 +154,8 @@ class CommonRoots:
 
 
 def common_roots(E: Any) -> CommonRoots:
-    """Decide by the greatest common divisor of the nine quintics, without resultants, which h they
-    share.
+    """Which h the nine quintics share: decided by their greatest common divisor, without
+    resultants.
     """
     import sympy as sp
 
