@@ -459,6 +459,13 @@ def move(model: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
     differs from none and from LoRA's, and none large, so float tolerances mean what they say. A
     method's start (B = 0, h = 0) tests nothing, and neither does a model without adapters: it is
     refused.
+
+    >>> import torch, perakit as pk
+    >>> from perakit import strategies
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 3))
+    >>> report = pk.attach(model, pk.PERA(rank=1), ["0"])
+    >>> [bool(delta.any()) for delta in pk.delta_weights(strategies.move(model)).values()]
+    [True]
     """
     check_positive("size", size)
     require_adapters(model)

@@ -128,6 +128,12 @@ class Claim:
         seed: of everything random; examples: how many a "verified" argument tries; formula: a rule
         of your own in place of `about`, called like it. Returns Evidence. An error inside your
         formula is a PerakitError that shows it.
+
+        >>> from perakit import theory
+        >>> theory.claims["hadamard-series"].check().holds
+        True
+        >>> theory.claims["hadamard-series"].check(formula=lambda B, A, h: B @ A).holds
+        False
         """
         check_count("seed", seed, least=0)
         check_count("examples", examples)
