@@ -10,7 +10,7 @@ import ast
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,32 +67,29 @@ def modules(package: Path) -> dict[str, Path]:
 def imports(package: Path) -> list[Import]:
     """All imports of the package from itself: at the top of a file, in functions, for types."""
     known = modules(package)
-    return [
-        Import(name, line, target)
-        for name, path in known.items()
-        for line, target in _targets(ast.parse(path.read_text(encoding="utf-8")), name, path, known)
-    ]
+    found = []
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
+                targets = dict.fromkeys(_targets(node, name, path, known))
+                found += [Import(name, node.lineno, target) for target in targets]
+    return [one for one in found if one.target.split(".")[0] == package.name]
 
 
 def _targets(
-    tree: ast.AST, name: str, path: Path, known: dict[str, Path]
-) -> Iterator[tuple[int, str]]:
-    top = name.partition(".")[0]
-    for node in ast.walk(tree):
-        named: list[str] = []
-        if isinstance(node, ast.Import):
-            named = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, name, path)
-            # `from perakit.theory import rank` imports a file, `import claims` what the folder has
-            named = [f"{base}.{alias.name}" for alias in node.names]
-            named = [one if one in known else base for one in named]
-        elif isinstance(node, ast.Call) and _called(node) == "import_module":
-            first = node.args[0] if node.args else None
-            named = [first.value] if isinstance(first, ast.Constant) else []
-        for one in dict.fromkeys(named):
-            if one.partition(".")[0] == top:
-                yield node.lineno, one
+    node: ast.Import | ast.ImportFrom | ast.Call, name: str, path: Path, known: dict[str, Path]
+) -> list[str]:
+    """The modules that a statement of the module `name` imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = _base(node, name, path)
+        # `from perakit.theory import rank` imports a file, `import claims` what the folder has
+        named = [f"{base}.{alias.name}" for alias in node.names]
+        return [one if one in known else base for one in named]
+    if _called(node) == "import_module" and node.args and isinstance(node.args[0], ast.Constant):
+        return [str(node.args[0].value)]
+    return []
 
 
 def _base(node: ast.ImportFrom, name: str, path: Path) -> str:

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perakit.adapters.forward import Product
 from perakit.errors import PerakitError
 from perakit.models import nf4
 from perakit.models.layers import OTHER_KINDS, LayerKind, kind_of
@@ -290,7 +289,7 @@ class FourBits(LayerKind):
         return _four_bit(module).stored(W)
 
     @staticmethod
-    def product(module: nn.Module) -> Product:
+    def product(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
         return _four_bit(module).linear
 
     @classmethod
