@@ -99,6 +99,10 @@ def as_rst(docstring: list[str], arguments: set[str]) -> list[str]:
     """
     rst: list[str] = []
     for paragraph in re.split(r"\n\s*\n", "\n".join(docstring).strip("\n")):
+        if paragraph.lstrip().startswith(">>>"):  # a session: what was typed, and what came
+            lines = inspect.cleandoc(paragraph).splitlines()
+            rst += [".. code-block:: pycon", "", *("   " + line for line in lines), ""]
+            continue
         if is_code(paragraph):
             if not rst or not rst[-1].startswith("   "):
                 rst += [".. code-block:: python", ""]

@@ -79,6 +79,11 @@ def compute(
     terms: as there; m, n: the layer. b_i and a_i depend on the seed and on i alone: a larger rank
     adds columns and keeps those that were there. Raises PerakitError for a rank or an h that do not
     fit.
+
+    >>> from perakit import explorer
+    >>> numbers = explorer.compute(rank=2, h=[1.0, 0.0, 0.0], m=4, n=5)
+    >>> numbers.bound, numbers.exact_rank
+    (5, 3)
     """
     from perakit import theory
 

@@ -25,16 +25,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from perakit import formulas
+from perakit import families, formulas
 from perakit.adapters import Method
 from perakit.adapters.base import INITS, SCALINGS, check_positive
 from perakit.errors import PerakitError, short
 from perakit.formulas import check_count
 from perakit.models import adapters, attach
 from perakit.models.adapted import require_adapters
+from perakit.models.gpt2 import GPT2, Config, Conv1D
 from perakit.models.quantize import NF4, NF4Layer
-from perakit.theory import families
-from perakit.toy.gpt2 import GPT2, Config, Conv1D
 
 SIZES = (1, 2, 3, 5, 7, 11)
 # Never square, so that no transposed product fits by accident; except 1 x 1, the smallest layer
@@ -78,6 +77,11 @@ def shapes(max_rank: int = 4) -> Shapes:
 
     m and n are 1 or a prime up to 11, never equal but at 1 x 1; r is 1 ... max_rank, also above
     min(m, n). Shrinks to (1, 1, 1).
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> find(strategies.shapes(), lambda shape: shape[0] * shape[1] > 20)
+    (3, 7, 1)
     """
     check_count("max_rank", max_rank)
     return st.tuples(st.sampled_from(SHAPES), st.integers(1, max_rank)).map(
@@ -101,6 +105,11 @@ def coefficients(
     rank, terms, degree: as in `formulas.pera`; none for "cross" at rank 1, an array (0,). integers:
     as in `factors`.
     Shrinks to zeros, which make PERA a LoRA.
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> find(strategies.coefficients(rank=2, integers=True), lambda h: True)
+    array([0, 0, 0])
     """
     count = formulas.rank_bound(rank, terms, degree) - rank
     _check_flag("integers", integers)
@@ -117,6 +126,12 @@ def factors(
     integers: False draws float64 in [-10, 10] without subnormals, wide enough to find errors and
     too narrow to overflow; True draws int64 in -3 ... 3, for which every update is exact. Shrinks
     to the smallest shape, and to zeros.
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> B, A, h = find(strategies.factors(integers=True), lambda drawn: drawn[0].any())
+    >>> B.tolist(), A.tolist(), h.tolist()
+    ([[1]], [[0]], [0])
     """
     formulas.rank_bound(1, terms, degree)
     _check_flag("integers", integers)
@@ -146,6 +161,12 @@ def targets(
     shape: strategy of (m, n, r), by default `shapes()`. integers: False draws float64; True int64,
     for exact arithmetic, and leaves "power law" out. Shrinks to [[0]], where a kind has it, else to
     [[1]].
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> find(strategies.targets("identity", integers=True), lambda E: E.size == 6)
+    array([[1, 0, 0],
+           [0, 1, 0]])
     """
     _check_flag("integers", integers)
     _check_names("kind", kinds, TARGETS)
@@ -222,6 +243,11 @@ def methods(
     max_rank: ranks are 1 ... max_rank; alpha is None, 1, 0.5 or 8; dropout: the values to draw
     from. One name shrinks to rank 1, the first dropout and the defaults; of several the one with
     the fewest options is taken for the smallest.
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> find(strategies.methods("lora"), lambda method: method.rank > 1).rank
+    2
     """
     check_count("max_rank", max_rank)
     if isinstance(dropout, str) or not isinstance(dropout, Sequence) or not dropout:
@@ -294,6 +320,10 @@ def make_layer(
     NF4 rounds those weights to 4 bits.
     kind: a name in `LAYERS`, or a constructor (m, n, bias) -> module, for example of transformers'
     Conv1D.
+
+    >>> from perakit import strategies
+    >>> strategies.make_layer("Linear", 3, 5)
+    Linear(in_features=5, out_features=3, bias=True)
     """
     _check_kinds((kind,))
     _check_dtypes((dtype,))
@@ -360,6 +390,12 @@ def models(
     `move`, so that ΔW is not zero. dtypes: of the whole model.
     Shrinks to the first kind, "mlp" to one Linear 2 -> 3 without bias, "gpt2" to one block with one
     head of width 3.
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> model, x = find(strategies.models("mlp"), lambda drawn: True)
+    >>> x.shape, model(x).shape
+    (torch.Size([3, 2]), torch.Size([3, 3]))
     """
     _check_names("kind", kinds, MODELS)
     _check_dtypes(dtypes)
@@ -423,6 +459,13 @@ def move(model: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
     differs from none and from LoRA's, and none large, so float tolerances mean what they say. A
     method's start (B = 0, h = 0) tests nothing, and neither does a model without adapters: it is
     refused.
+
+    >>> import torch, perakit as pk
+    >>> from perakit import strategies
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 3))
+    >>> report = pk.attach(model, pk.PERA(rank=1), ["0"])
+    >>> [bool(delta.any()) for delta in pk.delta_weights(strategies.move(model)).values()]
+    [True]
     """
     check_positive("size", size)
     require_adapters(model)

@@ -34,8 +34,8 @@ class Expanded:
     """The factors of `formulas.expand`, times `scale`, of the parameters B, A and h."""
 
     scale: float
-    terms: str
-    degree: int
+    terms: str = "full"
+    degree: int = 2
 
     def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         B_hat, A_hat = formulas.expand(*parameters, self.terms, self.degree)

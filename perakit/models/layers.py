@@ -1,17 +1,13 @@
-"""Layer kinds: how a layer stores its weight. Only this file knows of orientation and storage."""
+"""Layer kinds: how a layer stores its weight. Only this room knows of orientation and storage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from perakit.models.quantize import NF4Layer
-
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W0 x + b
 
@@ -31,9 +27,7 @@ class LayerKind:
 
     @staticmethod
     def matrix(stored: Tensor) -> Tensor:
-        """The stored weight as an (m, n) view, and an (m, n) matrix as a stored weight: its own
-        inverse.
-        """
+        """A stored weight as an (m, n) view, or such a matrix as it is stored: its own inverse."""
         raise NotImplementedError
 
     @staticmethod
@@ -117,55 +111,11 @@ class Conv1D(LayerKind):
         return cast(Tensor, module.weight).T
 
 
-class NF4(LayerKind):
-    """A Linear or Conv1D whose weight is kept in 4 bits (`perakit.models.quantize`)."""
-
-    name = "NF4"
-
-    @staticmethod
-    def fits(module: nn.Module) -> bool:
-        # Which asks this file for the kind of what it quantises
-        from perakit.models.quantize import NF4Layer
-
-        return isinstance(module, NF4Layer)
-
-    @staticmethod
-    def weight(module: nn.Module) -> Tensor:
-        return _four_bit(module).dequantize()
-
-    @classmethod
-    def shape(cls, module: nn.Module) -> tuple[int, int]:
-        return _four_bit(module).out_features, _four_bit(module).in_features
-
-    @classmethod
-    def dtype(cls, module: nn.Module) -> torch.dtype:
-        return _four_bit(module).dtype
-
-    @staticmethod
-    def lost(module: nn.Module) -> float:
-        return _four_bit(module).error.item()
-
-    @classmethod
-    def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
-        return _four_bit(module).stored(W)
-
-    @staticmethod
-    def product(module: nn.Module) -> Product:
-        return _four_bit(module).linear
-
-    @classmethod
-    def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
-        return _four_bit(module).plain(W)
-
-
-def _four_bit(module: nn.Module) -> NF4Layer:
-    """The module as what `NF4.fits` found it to be."""
-    return cast("NF4Layer", module)
-
-
 # Of weights that can be adapted
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 KINDS: tuple[type[LayerKind], ...] = (Linear, Conv1D)  # of layers that store their weight as it is
+# Of layers of our own that store it in another form: the file that has the layer adds its kind
+OTHER_KINDS: list[type[LayerKind]] = []
 
 
 def kind_of(module: nn.Module) -> type[LayerKind] | None:
@@ -174,8 +124,9 @@ def kind_of(module: nn.Module) -> type[LayerKind] | None:
     None also where the layer's own W x + b would not be what runs: a weight computed from others
     (weight_norm), or a forward replaced on the object.
     """
-    if NF4.fits(module):
-        return NF4
+    for kind in OTHER_KINDS:
+        if kind.fits(module):
+            return kind
     weight = module._parameters.get("weight")
     if (
         weight is None

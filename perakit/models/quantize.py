@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from perakit.errors import PerakitError
 from perakit.models import nf4
-from perakit.models.layers import LayerKind, kind_of
+from perakit.models.layers import OTHER_KINDS, LayerKind, kind_of
 
 BLOCKS = tuple(2**k for k in range(5, 13))  # 32 ... 4096
 # By NF4.double
@@ -257,6 +257,52 @@ class NF4Layer(nn.Module):
         # In no state dict: `to_empty` would leave it without its numbers
         self.pairs = nf4.PAIRS.to(self.codes.device)
         return self
+
+
+class FourBits(LayerKind):
+    """A Linear or Conv1D whose weight is kept in 4 bits."""
+
+    name = "NF4"
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        return isinstance(module, NF4Layer)
+
+    @staticmethod
+    def weight(module: nn.Module) -> Tensor:
+        return _four_bit(module).dequantize()
+
+    @classmethod
+    def shape(cls, module: nn.Module) -> tuple[int, int]:
+        return _four_bit(module).out_features, _four_bit(module).in_features
+
+    @classmethod
+    def dtype(cls, module: nn.Module) -> torch.dtype:
+        return _four_bit(module).dtype
+
+    @staticmethod
+    def lost(module: nn.Module) -> float:
+        return _four_bit(module).error.item()
+
+    @classmethod
+    def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
+        return _four_bit(module).stored(W)
+
+    @staticmethod
+    def product(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        return _four_bit(module).linear
+
+    @classmethod
+    def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
+        return _four_bit(module).plain(W)
+
+
+OTHER_KINDS.append(FourBits)
+
+
+def _four_bit(module: nn.Module) -> NF4Layer:
+    """The module as what `FourBits.fits` found it to be."""
+    return cast(NF4Layer, module)
 
 
 def _refusal(module: Any, kind: type[LayerKind] | None) -> str:

@@ -3,10 +3,11 @@ their evidence.
 """
 
 from perakit.theory.approximation import Approximation, best_approximation
-from perakit.theory.claims import Claim, Evidence, Finding, claims, search
+from perakit.theory.claims import Claim, Evidence, claims
 from perakit.theory.curves import error_curve, targets
 from perakit.theory.exact import exact_rank
 from perakit.theory.families import Formula
+from perakit.theory.findings import Finding, search
 from perakit.theory.gradients import pera_gradients
 from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.jacobian import jacobian_rank
@@ -70,3 +71,11 @@ __all__ = [
     "targets",
     "verify",
 ]
+
+
+def _statements() -> None:
+    # Here, since the statements import the registry; on first use, since they need sympy.
+    from perakit.theory import statements  # noqa: F401
+
+
+claims.fill_by(_statements)

@@ -54,14 +54,14 @@ class Approximation:
     factors, delta: the solution (m, n). lower_fro, lower_spec: no update of the family is nearer,
     since its rank is at most `rank_bound`. upper_fro, upper_spec: the infimum is not above it,
     since the family contains LoRA of that rank; inf where it does not.
-    errors: of every start, in the order of the starts, where it was left. exact: the bounds meet,
-    so error_fro is the minimum, to rounding.
+    errors: what each start came to, in the order of the starts. exact: the bounds meet, so
+    error_fro is the minimum, to rounding.
     growth: ‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖ over all parameters θ_k, the condition of ΔW in relative
     changes of the factors; unchanged by b_i -> c b_i, a_i -> a_i/c, √2 for LoRA of rank 1, large
     where large terms cancel.
-    diverging: growth > 100, a sign and no proof that the error falls on while the factors run away.
-    settled: the optimiser came to rest; if not, the error was still falling, often because the
-    factors run away slowly.
+    diverging: growth > 100. A sign, no proof, that the error falls for ever while the factors grow.
+    settled: the optimiser came to rest. If not, the error was still falling, often since the
+    factors grow slowly and without end.
     """
 
     error_fro: float
@@ -138,17 +138,27 @@ def best_approximation(
     """The update of a family nearest to a target, as near as a multi-start optimiser gets in
     Frobenius norm.
 
-    E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `families.Formula`
+    E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `theory.Formula`
     of a rule of your own that torch can differentiate; seed: of the starts, the same seed gives the
-    same result; starts: more of them usually find lower errors, in proportional time, None: 16, and
-    160 where parameters x entries <= 256 (seconds for 32 x 32 at r = 2, minutes for 64 x 64 at r =
-    4); W0 (m, n): the frozen weight, for rules that read its entries (DoRA, HiRA, DeLoRA);
-    progress: show a bar. Where the family contains the truncated SVD, that is the first start, so
-    the result is never worse than LoRA; and where no update can be nearer (LoRA itself), it is
-    returned as exact. Others are random, or large and nearly cancelling. Computed in float64 by
-    damped Newton steps on all starts at once; needs (parameters)² memory.
+    same result.
+    starts: more of them usually find lower errors, in proportional time. None: 16, and 160 where
+    parameters x entries <= 256. That takes seconds for 32 x 32 at r = 2, minutes for 64 x 64 at r =
+    4.
+    W0 (m, n): the frozen weight, for rules that read its entries (DoRA, HiRA, DeLoRA).
+    progress: show a bar.
+
+    Where the family contains the truncated SVD, that is the first start, so the result is never
+    worse than LoRA. Where no update can be nearer (LoRA itself), it is returned as exact. The other
+    starts are random, or large and nearly cancelling. Computed in float64 by damped Newton steps on
+    all starts at once; needs (parameters)² memory.
+
     Raises PerakitError for a bad target, sizes, a rule that torch cannot differentiate, or one that
     reads a W0 not given.
+
+    >>> import perakit as pk
+    >>> best = pk.theory.best_approximation([[3, 0], [0, 1]], pk.LoRA(1))
+    >>> round(best.error_fro, 6), best.exact
+    (1.0, True)
     """
     E = check_matrix("E", E)
     if E.any() and not 1e-100 < np.abs(E).max() < 1e100:
@@ -285,7 +295,8 @@ class _Problem:
         def gradient_of(theta: Tensor, residual: Tensor) -> Tensor:
             return vjp(self.update, theta)[1](residual)[0]
 
-        gradient, derivative = vjp(gradient_of, theta, self.update(theta) - self.target)  # type: ignore[misc]
+        residual = self.update(theta) - self.target
+        gradient, derivative = vjp(gradient_of, theta, residual)  # type: ignore[misc]
         # (p, p) and (p, m, n); in pieces, so that what leads to the p Jacobian columns need not be
         # held at once
         rest, J = vmap(derivative, chunk_size=max(1, 2**24 // self.E.size))(

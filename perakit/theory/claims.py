@@ -17,8 +17,7 @@ import difflib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,25 +25,11 @@ import numpy as np
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
+from perakit.theory.findings import EXAMPLES, Finding, equal, factors, search
+
+__all__ = ["EXAMPLES", "VERDICTS", "Claim", "Claims", "Evidence", "Finding", "claims", "search"]
 
 VERDICTS = ("proved", "verified", "refuted", "qualified", "open")
-EXAMPLES = 100
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What an argument found: whether the verdict stands, a sentence, numbers behind it, and what
-    breaks it.
-
-    examples: how many were tried, 0 for an exact argument; counterexample: the smallest that was
-    found (for a refuted claim the one that refutes it), by name.
-    """
-
-    holds: bool
-    summary: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    examples: int = 0
-    counterexample: Mapping[Any, Any] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,6 +128,12 @@ class Claim:
         seed: of everything random; examples: how many a "verified" argument tries; formula: a rule
         of your own in place of `about`, called like it. Returns Evidence. An error inside your
         formula is a PerakitError that shows it.
+
+        >>> from perakit import theory
+        >>> theory.claims["hadamard-series"].check().holds
+        True
+        >>> theory.claims["hadamard-series"].check(formula=lambda B, A, h: B @ A).holds
+        False
         """
         check_count("seed", seed, least=0)
         check_count("examples", examples)
@@ -195,7 +186,6 @@ class Claim:
             formulas.lora,
         ):
             return finding
-        from perakit.theory.statements.arguments import equal, factors
 
         def values(rule: Callable[..., Any]) -> Callable[..., Any]:
             return lambda B, A, h: rule(B, A, h) if self.about is formulas.pera else rule(B, A)
@@ -223,11 +213,12 @@ class Claim:
 class Claims(Mapping[str, Claim]):
     """Claims by id; iterates over ids, as a dict does."""
 
-    def __init__(self, contents: str | None = None) -> None:
-        """contents: the module that registers the first claims, imported on first use; None starts
-        empty.
-        """
+    def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}
+        self._contents: Callable[[], object] | None = None
+
+    def fill_by(self, contents: Callable[[], object]) -> None:
+        """What registers the first claims: called once, when somebody first asks for a claim."""
         self._contents = contents
 
     def register(
@@ -290,48 +281,10 @@ class Claims(Mapping[str, Claim]):
     def _load(self) -> None:
         if self._contents:
             contents, self._contents = self._contents, None
-            import_module(contents)
+            contents()
 
 
-claims = Claims("perakit.theory.statements")  # which needs sympy: not before it is asked
-
-
-def search(
-    examples: Any, holds: Callable[..., bool], seed: int, count: int
-) -> tuple[dict[str, Any] | None, int]:
-    """Look for arguments on which `holds` is false: the smallest that were found, or None, and how
-    many were tried.
-
-    examples: a Hypothesis strategy of dicts, which `holds` takes as keywords, or of tuples, by
-    position; count: how many to try, at most: a strategy may have fewer.
-    """
-    from random import Random
-
-    import hypothesis
-
-    settings = hypothesis.settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    tried = 0
-
-    def broken(example: Any) -> bool:
-        nonlocal tried
-        tried += 1
-        return not (holds(**example) if isinstance(example, Mapping) else holds(*example))
-
-    try:
-        found = hypothesis.find(examples, broken, settings=settings, random=Random(seed))
-    except hypothesis.errors.NoSuchExample:
-        return None, tried
-    return (
-        dict(found)
-        if isinstance(found, Mapping)
-        else {str(k): value for k, value in enumerate(found)}
-    ), tried
+claims = Claims()  # `perakit.theory` says what fills it
 
 
 def _guarded(formula: Callable[..., Any]) -> Callable[..., Any]:

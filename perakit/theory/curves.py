@@ -79,6 +79,11 @@ def error_curve(
     `perakit.delta_weights(model)`; families: name -> rank -> family; the other arguments as in
     `best_approximation`. Each point is found by itself: but for exact families an error may rise
     with the rank, which says that the optimiser failed there, not that the family is worse.
+
+    >>> import perakit as pk
+    >>> curve = pk.theory.error_curve([[3, 0], [0, 4]], {"LoRA": pk.LoRA}, ranks=(1, 2))
+    >>> [round(point.error, 6) for point in curve.points]
+    [0.6, 0.0]
     """
     from tqdm import tqdm
 
@@ -121,6 +126,10 @@ def targets(m: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
     N(0, 1) on the diagonal and beside it; block: two diagonal blocks of rank 1; pera: made by a
     PERA of rank 2 with N(0, 1) factors, a target that such a PERA can reach exactly and that
     optimisers, ours included, often do not.
+
+    >>> from perakit import theory
+    >>> list(theory.targets(4, 5))
+    ['gaussian', 'power law', 'identity', 'banded', 'block', 'pera']
     """
     check_layer(m, n)
     formulas.check_count("seed", seed, least=0)

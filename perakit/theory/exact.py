@@ -28,6 +28,10 @@ def exact_rank(matrix: Any) -> int:
     matrix: (m, n), any array or nested list; every entry must be a finite number. diag(1, 1e-17)
     has rank 2, and a product that was rounded to floats mostly has full rank. Slow above about 50 x
     50.
+
+    >>> from perakit import theory
+    >>> theory.exact_rank([[1, 0], [0, 1e-17]])
+    2
     """
     rows = [[_fraction(entry) for entry in row] for row in _nested(matrix)]
     rank = 0

@@ -25,14 +25,21 @@ def pera_gradients(
 ) -> dict[str, Array]:
     """PERA's gradients in closed form, LoRA's plus one term for each product.
 
-    ∂L/∂h_ij = (b_i∘b_j)ᵀ G (a_i∘a_j) ∂L/∂B = G Aᵀ + Σ_{i<=j} h_ij [ G(a_i∘a_j) ∘ b_j ] e_iᵀ + h_ij
-    [ G(a_i∘a_j) ∘ b_i ] e_jᵀ,  and ∂L/∂A likewise from Gᵀ. At degree d each of a product's d
-    factors is left out in turn.
+        ∂L/∂h_ij = (b_i∘b_j)ᵀ G (a_i∘a_j)
+        ∂L/∂B = G Aᵀ + Σ_{i<=j} h_ij ( [G(a_i∘a_j) ∘ b_j] e_iᵀ + [G(a_i∘a_j) ∘ b_i] e_jᵀ )
+
+    and ∂L/∂A likewise from Gᵀ. At degree d each of a product's d factors is left out in turn.
 
     G = ∂L/∂ΔW (m, n), B (m, r), A (r, n), h (K - r,): arrays of one kind, NumPy floats, object
-    arrays of sympy expressions or torch tensors. terms, degree: as in `formulas.pera`. Returns {"B"
-    (m, r), "A" (r, n), "h" (K - r,)}.
+    arrays of sympy expressions or torch tensors. terms, degree: as in `formulas.pera`.
+    Returns {"B" (m, r), "A" (r, n), "h" (K - r,)}.
     Raises PerakitError for shapes that do not match. Source: derivative of arXiv 2604.11841, Eq. 9.
+
+    >>> import numpy as np
+    >>> from perakit import theory
+    >>> one = np.ones((1, 1))
+    >>> theory.pera_gradients(G=one, B=2 * one, A=3 * one, h=np.ones(1))
+    {'B': array([[39.]]), 'A': array([[26.]]), 'h': array([36.])}
     """
     rank = int(A.shape[0])
     P, _ = formulas.expand(B, A, h, terms, degree)  # (m, K)

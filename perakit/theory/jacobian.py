@@ -74,6 +74,10 @@ def jacobian_rank(
     The (mn, P) matrix is not formed where it is large: elimination runs on 2P of its mn rows, and
     the null vectors that it finds are then multiplied by all the rows; if one does not vanish
     there, more rows are taken.
+
+    >>> from perakit import theory
+    >>> theory.jacobian_rank(7, 6, rank=2, at={"h": 0}).rank
+    25
     """
     family = as_family(m, n, rank, terms, degree)
     check_count("seed", seed, least=0)

@@ -106,6 +106,13 @@ def layer_spectra(model: Any) -> LayerSpectra:
     there it is ΔW itself, in float64 (float32 where that is not on a CPU).
     Raises PerakitError for a model without adapters, several in effect, factors that are not
     finite, or an update that is no matrix.
+
+    >>> import torch, perakit as pk
+    >>> from perakit import strategies
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 3))
+    >>> report = pk.attach(model, pk.PERA(rank=1), ["0"])
+    >>> pk.theory.layer_spectra(strategies.move(model)).layers["0"].rank.rank
+    2
     """
     from perakit.models.adapted import require_adapters
 

@@ -33,9 +33,14 @@ def dimension(m: int, n: int, rank: int, terms: str = "full", degree: int = 2) -
     """Dimension of the set of updates, in closed form.
 
     PERA: min(mn, r(m+n) + K - 2r), which at degree 2 is r(m+n) + r(r-1)/2 (full), r(m+n) (square)
-    and r(m+n) - r + r(r-1)/2 (cross); terms="none", LoRA: r(m+n) - r². m, n: the layer, (m, n) =
-    (d_out, d_in);
-    rank: r <= min(m, n). Verified against `measured_dimension`, not proved in general.
+    and r(m+n) - r + r(r-1)/2 (cross). LoRA, terms="none": r(m+n) - r².
+
+    m, n: the layer, (m, n) = (d_out, d_in); rank: r <= min(m, n). Verified against
+    `measured_dimension`, not proved in general.
+
+    >>> from perakit import theory
+    >>> theory.dimension(7, 6, rank=2), theory.dimension(7, 6, rank=2, terms="none")
+    (27, 22)
     """
     check_layer(m, n, rank)
     bound = pera(rank, terms, degree).rank_bound(10**9, 10**9)
@@ -53,6 +58,10 @@ def measured_dimension(
     rank: r, with `terms` and `degree` as in `dimension`; or any family, `perakit.PERA(2)` or a
     `Formula` of your own.
     Returns `jacobian_rank(...).rank`.
+
+    >>> import perakit as pk
+    >>> [pk.theory.measured_dimension(7, 6, method) for method in (pk.PERA(2), pk.LoRA(2))]
+    [27, 22]
     """
     return jacobian_rank(m, n, rank, terms, degree, seed=seed).rank
 
@@ -66,6 +75,10 @@ def tangent_dimension(
     short of the dimension while that is below mn; "start", where B = 0 and h = 0: mr (nr where A is
     the factor that starts at zero). The other arguments as in `dimension`. Verified against
     `jacobian_rank(..., at={"h": 0})`.
+
+    >>> from perakit import theory
+    >>> theory.tangent_dimension(7, 6, rank=2), theory.tangent_dimension(7, 6, rank=2, at="start")
+    (25, 14)
     """
     check_layer(m, n, rank)
     coefficients = len(products(rank, terms, degree))
@@ -94,6 +107,13 @@ def gauge_orbit(
     permutation: new column k is the old column permutation[k], None keeps the order; terms, degree:
     as in `formulas.pera`. Returns (B, A, h). PERA has these r dimensions of symmetry, LoRA all of
     GL(r).
+
+    >>> import numpy as np
+    >>> from perakit import formulas, theory
+    >>> B, A, h = np.ones((1, 2)), np.ones((2, 1)), np.array([1.0, 2.0, 3.0])
+    >>> moved = theory.gauge_orbit(B, A, h, scales=[2.0, 4.0])
+    >>> moved[0].tolist(), formulas.pera(*moved) == formulas.pera(B, A, h)
+    ([[2.0, 4.0]], array([[ True]]))
     """
     rank = A.shape[0]
     formulas.expand(B, A, h, terms, degree)  # refuses factors that do not match

@@ -73,6 +73,10 @@ def numerical_rank(update: Any, tolerance: float | None = None) -> NumericalRank
     · ε · σ₁ with ε the precision that the numbers come in (1.2e-7 for a float32 tensor, 2.2e-16 for
     lists and integers): what rounding may do. It cannot see diag(1, 1e-17) as rank 2; `exact_rank`
     can.
+
+    >>> from perakit import theory
+    >>> theory.numerical_rank([[1, 0], [0, 1e-17]]).rank
+    1
     """
     values = spectrum(update)
     if tolerance is None:
@@ -124,6 +128,10 @@ def measured_rank(
     Elimination runs modulo a prime, so the number is a lower bound on the generic rank, and below
     it only by a rare accident of the draw (`seed`). A rule that does not give whole numbers of
     whole factors is measured by `numerical_rank`.
+
+    >>> from perakit import theory
+    >>> theory.measured_rank(8, 9, rank=2), theory.measured_rank(8, 9, 2, terms="none")
+    (5, 2)
     """
     family = as_family(m, n, rank, terms, degree)
     check_count("seed", seed, least=0)
@@ -151,6 +159,10 @@ def spectrum(update: Any) -> np.ndarray:
     update: a matrix (m, n), which gives min(m, n) of them; or its factors (B_hat (m, K), A_hat (K,
     n)), which give min(m, n, K) without the product being formed: those of the (K, K) core R_B R_Aᵀ
     of two thin QR decompositions.
+
+    >>> from perakit import theory
+    >>> theory.spectrum([[3, 0], [0, -4]])
+    array([4., 3.])
     """
     if isinstance(update, tuple) and len(update) == 2 and len(np.shape(update[0])) == 2:
         B_hat, A_hat = (
@@ -174,7 +186,9 @@ def triangles(B_hat: np.ndarray, A_hat: np.ndarray) -> tuple[np.ndarray, np.ndar
     the same columns. A column's rounding error is relative to that column, so a part that is 1e-12
     of the whole is as accurate as the whole.
     """
-    return np.linalg.qr(B_hat, mode="r"), np.linalg.qr(A_hat.T, mode="r")  # type: ignore[return-value]  # arrays, whatever NumPy's stubs say
+    # NumPy's stubs do not know that mode="r" returns one array
+    left, right = (np.linalg.qr(factor, mode="r") for factor in (B_hat, A_hat.T))
+    return left, right  # type: ignore[return-value]
 
 
 def tail(values: np.ndarray, rank: int) -> tuple[float, float]:
@@ -192,6 +206,10 @@ def stable_rank(update: Any) -> float:
     for a zero matrix.
 
     update: as in `spectrum`.
+
+    >>> from perakit import theory
+    >>> theory.stable_rank([[2, 0], [0, 1]])
+    1.25
     """
     return stable_rank_of(spectrum(update))
 
@@ -206,6 +224,10 @@ def effective_rank(update: Any) -> float:
     for a zero matrix.
 
     update: as in `spectrum`. Source: Roy and Vetterli, EUSIPCO 2007.
+
+    >>> from perakit import theory
+    >>> round(theory.effective_rank([[1, 0], [0, 1]]), 6)
+    2.0
     """
     return effective_rank_of(spectrum(update))
 
@@ -223,6 +245,11 @@ def subspace_similarity(X: Any, Y: Any, i: int, j: int) -> float:
     X (m, k), Y (m, l): matrices with m rows; i, j: at most the number of singular values that
     rounding (1e-7 of the largest) does not reach, so that the directions exist. For the right
     singular directions of A, the LoRA paper's choice, pass Aᵀ. Source: arXiv 2106.09685, Eq. 4.
+
+    >>> from perakit import theory
+    >>> X, Y = [[2, 0], [0, 1]], [[1, 0], [0, 2]]
+    >>> [round(theory.subspace_similarity(X, Y, 1, j), 6) for j in (1, 2)]
+    [0.0, 1.0]
     """
     X, Y = check_matrix("X", X), check_matrix("Y", Y)
     if X.shape[0] != Y.shape[0]:
@@ -249,6 +276,10 @@ def amplification(delta: Any, W0: Any, rank: int) -> float:
     delta, W0 (m, n); U (m, rank), V (n, rank): the first singular directions of ΔW; inf where W0
     has nothing there.
     Source: arXiv 2106.09685, section 7.3.
+
+    >>> from perakit import theory
+    >>> theory.amplification([[0, 0], [0, 1]], W0=[[4, 0], [0, 0.5]], rank=1)
+    2.0
     """
     delta, W0 = check_matrix("delta", delta), check_matrix("W0", W0)
     if delta.shape != W0.shape:
@@ -289,6 +320,11 @@ def order_share(model_or_factors: Any, terms: str = "full", degree: int = 2) -> 
     PERA's factors (B (m, r), A (r, n), h (K - r,)) as arrays, with their `terms` and `degree`; a
     feature scale belongs into h. A share near 0 says that the update is LoRA's to that precision,
     whatever the method is called (arXiv 2604.11841 reports no such number).
+
+    >>> from perakit import theory
+    >>> print(theory.order_share(([[1.0]], [[1.0]], [0.5])))
+    factors: 50.0000%
+    overall: 50.0000%
     """
     if isinstance(model_or_factors, tuple | list):
         if len(model_or_factors) != 3:
@@ -370,16 +406,25 @@ def predicted_share(
     """The order share to expect of PERA trained from its published start, from sizes alone.
 
     n: inputs of the layer; rank: r; lr: learning rate of Adam; steps: taken so far; feature_scale,
-    terms: as in `perakit.PERA`, degree 2. Entries of A keep their start, uniform of variance α² =
-    1/(3n); B and h start at zero and move by at most about lr a step, h from the second step on
-    (its first gradient is zero with B): β = lr·steps^p and χ = lr·(steps - 1)^p, p = 1 if every
-    step goes one way, p = 1/2 if they are a random walk. For independent entries
+    terms: as in `perakit.PERA`, degree 2. lr: of a schedule, its mean.
 
-        share = feature_scale · χ β α √((r-1)/2 + κ)     κ = 9/5 · κ_B, the fourth moments of the squares,
+    Entries of A keep their start, uniform of variance α² = 1/(3n). B and h start at zero and move
+    by at most about lr a step; h only from the second step on: its gradient is zero while B is.
+    So B has the size β = lr·steps^p and h the size χ = lr·(steps - 1)^p, with p = 1 if every step
+    goes one way and p = 1/2 if they are a random walk. For independent entries
 
-    κ_B = 1 (all entries of one size) below, 3 (Gaussian) above; square terms only √κ, cross terms
-    only √((r-1)/2). At steps = 0 (or 1) it is zero. A forecast of size, not a bound: training may
-    correlate h with the products, and the first few steps are smaller. lr: of a schedule, its mean.
+        share = feature_scale · χ β α √((r-1)/2 + κ)
+
+    κ = 9/5 · κ_B comes from the fourth moments of the squares: κ_B = 1 (all entries of one size)
+    for the low end, 3 (Gaussian) for the high one. Square terms only: √κ. Cross terms only:
+    √((r-1)/2). At steps = 0 (or 1) it is zero.
+
+    A forecast of size, not a bound: training may correlate h with the products, and the first few
+    steps are smaller.
+
+    >>> from perakit import theory
+    >>> print(theory.predicted_share(n=768, rank=8, lr=1e-3, steps=100))
+    order share after 100 steps: predicted 4.77e-06 ... 6.15e-04
     """
     check_count("n", n)
     check_count("rank", rank)

@@ -104,6 +104,10 @@ def symbols(
     "none" is LoRA, which has no h. Indices count from 1 and h_{ij} names the product it multiplies,
     h_{112} that of b_1, b_1 and b_2. Returns them by name, ready for `formulas.pera(**symbols(2, 3,
     1))`. Raises PerakitError for sizes that are no counts.
+
+    >>> from perakit.theory import symbolic
+    >>> symbolic.symbols(1, 2, 1)["A"].tolist()
+    [[a_{1,1}, a_{1,2}]]
     """
     check_layer(m, n)
     shapes = families.pera(rank, terms, degree).shapes(m, n)
@@ -134,6 +138,10 @@ def expansion(
     called as `formulas.pera`, without terms and degree at their defaults; None takes the rule
     itself. Returns a Derivation. Raises PerakitError for bad sizes or a formula of another shape.
     Source: arXiv 2604.11841, Eq. 2-5 and 8-11.
+
+    >>> from perakit.theory import symbolic
+    >>> symbolic.expansion(2, 3, 1).holds
+    True
     """
     made = symbols(m, n, rank, terms, degree)
     delta = _update(_family(rank, terms, degree, formula), made, m, n)
@@ -172,6 +180,10 @@ def entry_polynomial(
     Returns an EntryPolynomial: its degree in u is that of the products (LoRA 1), its total degree
     in B, A and h 2k + 1 at degree k (5 in the paper, LoRA 2). Raises PerakitError as `expansion`.
     Source: arXiv 2604.11841, Eq. 9.
+
+    >>> from perakit.theory import symbolic
+    >>> symbolic.entry_polynomial(rank=1).polynomial
+    h_{11}*u_{1}**2 + u_{1}
     """
     import sympy
 
@@ -442,6 +454,10 @@ def generic_rank(
     Arguments and errors as in `jacobian`. A proved lower bound of the generic rank, and equal to it
     where it reaches `formulas.rank_bound` or min(m, n). Source: the bound K is that of arXiv
     2604.11841, Eq. 9.
+
+    >>> from perakit.theory import symbolic
+    >>> symbolic.generic_rank(3, 4, rank=1)
+    2
     """
     check_layer(m, n, rank)
     made = symbols(m, n, rank, terms, degree)

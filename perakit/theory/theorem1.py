@@ -154,8 +154,8 @@ class CommonRoots:
 
 
 def common_roots(E: Any) -> CommonRoots:
-    """Decide by the greatest common divisor of the nine quintics, without resultants, which h they
-    share.
+    """Which h the nine quintics share: decided by their greatest common divisor, without
+    resultants.
     """
     import sympy as sp
 
@@ -231,6 +231,10 @@ def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Cert
     E: of integers, Fractions or floats (taken as the dyadic numbers they are). formula: (B, A, h)
     -> ΔW, default `formulas.pera`; with any other formula the proof's premises are tested and found
     wanting.
+
+    >>> from perakit.theory import theorem1
+    >>> theorem1.certificate(((1, 2, 3), (4, 5, 7), (5, 7, 10))).holds
+    True
     """
     target, rule = exact_matrix(E), checked(formula)
     controls = all(not any(resultants(member)) for member in _controls(rule))
@@ -402,6 +406,10 @@ def dimensions(m: int, n: int, rank: int) -> Dimensions:
     zero: σ_{K+1} = 0 and inf > 0 for almost every target. For K <= min(m, n) the count is strict
     unless r = 1, m = n = 2: as m + n >= 2K, the gap (K−r)(m+n) − K² − r(r−1)/2 is at least (K−1)
     r(r−1)/2, zero at r = 1 only, where the gap is m + n − 4.
+
+    >>> from perakit.theory import theorem1
+    >>> theorem1.dimensions(3, 3, rank=1)
+    Dimensions(m=3, n=3, rank=1, members=6, targets=8)
     """
     check_layer(m, n, rank)
     K = min(formulas.rank_bound(rank), m, n)
@@ -437,6 +445,10 @@ def sandwich(E: Any, inner: int, outer: int) -> Sandwich:
     the inclusions S_LoRA(r) ⊂ S(r) ⊂ {rank <= K}; the ends are tails of singular values
     (Eckart–Young–Mirsky): σ_{K+1} and σ_{r+1} in the spectral norm, their root sums of squares in
     Frobenius'.
+
+    >>> from perakit.theory import theorem1
+    >>> theorem1.sandwich([[3, 0, 0], [0, 2, 0], [0, 0, 1]], inner=1, outer=2).spectral
+    (1.0, 2.0)
     """
     formulas.check_count("inner", inner, least=0)
     formulas.check_count("outer", outer, least=inner)

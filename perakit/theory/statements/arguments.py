@@ -5,28 +5,20 @@ comparisons.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perakit import formulas, strategies
+from perakit import formulas
 from perakit.theory import symbolic
-from perakit.theory.claims import Finding, search
 from perakit.theory.derivation import Derivation, plain
+from perakit.theory.findings import Finding, factors
 
 PAPER = "arXiv 2604.11841"
 SHAPES = ((2, 3, 2), (3, 1, 1), (1, 2, 3))  # of symbolic identities: (m, n, r), none square
 AT = "in symbols at " + ", ".join(f"{m} x {n} r = {rank}" for m, n, rank in SHAPES)
-
-
-def factors(terms: str = "full", degree: int = 2) -> st.SearchStrategy[dict[str, np.ndarray]]:
-    """{B, A, h} of small whole numbers, for which every update is exact."""
-    return strategies.factors(terms=terms, degree=degree, integers=True).map(
-        lambda drawn: dict(zip("BAh", drawn, strict=True))
-    )
 
 
 def layers(largest: int, rank: int) -> st.SearchStrategy[dict[str, int]]:
@@ -48,37 +40,6 @@ def weights_and_factors() -> st.SearchStrategy[dict[str, np.ndarray]]:
         return weights.map(lambda W0: {"W0": W0, "B": drawn["B"], "A": drawn["A"]})
 
     return factors().flatmap(with_weight)
-
-
-def verified(
-    drawn: Any, holds: Callable[..., bool], seed: int, examples: int, what: str
-) -> Finding:
-    """No counterexample in N examples, or the smallest one."""
-    found, tried = search(drawn, holds, seed, examples)
-    summary = (
-        f"no counterexample in {tried} examples: {what}"
-        if found is None
-        else f"falsified: not so that {what}"
-    )
-    return Finding(found is None, summary, {}, tried, found)
-
-
-def equal(
-    drawn: Any,
-    got: Callable[..., Any],
-    expected: Callable[..., Any],
-    seed: int,
-    examples: int,
-    what: str,
-) -> Finding:
-    """As `verified`, of two things that should be the same; a counterexample comes with both."""
-    finding = verified(
-        drawn, lambda **example: same(got(**example), expected(**example)), seed, examples, what
-    )
-    if finding.counterexample is None:
-        return finding
-    both = {"expected": expected(**finding.counterexample), "got": got(**finding.counterexample)}
-    return replace(finding, counterexample=dict(finding.counterexample) | both)
 
 
 def fails(summary: str, counterexample: Mapping[Any, Any] | None = None) -> Finding:
@@ -129,15 +90,3 @@ def derived(derivations: Iterable[Derivation], what: str) -> Finding:
                     f"fails: {step.text}", {str(plain(step.expression.lhs)): step.expression.rhs}
                 )
     return Finding(True, what)
-
-
-def same(left: Any, right: Any) -> bool:
-    """Equal shapes, and entries equal up to float rounding (exactly for integers)."""
-    if np.shape(left) != np.shape(right):
-        return False
-    return np.allclose(
-        np.asarray(left, dtype=np.float64),
-        np.asarray(right, dtype=np.float64),
-        rtol=1e-9,
-        atol=1e-9,
-    )

@@ -8,15 +8,14 @@ import numpy as np
 
 from perakit import formulas
 from perakit.theory import symbolic
-from perakit.theory.claims import Finding, claims
+from perakit.theory.claims import claims
+from perakit.theory.findings import Finding, equal, factors
 from perakit.theory.statements.arguments import (
     AT,
     PAPER,
     SHAPES,
     beyond_lora,
     derived,
-    equal,
-    factors,
     fails,
     symbolically,
 )

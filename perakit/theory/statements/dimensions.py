@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from perakit import formulas
 from perakit.strategies import seeds
 from perakit.theory import symbolic
-from perakit.theory.claims import Finding, claims
+from perakit.theory.claims import claims
 from perakit.theory.families import of_rule
+from perakit.theory.findings import Finding, equal, verified
 from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.manifold import curvature, dimension, tangent_dimension
-from perakit.theory.statements.arguments import PAPER, derived, equal, layers, verified
+from perakit.theory.statements.arguments import PAPER, derived, layers
 
 SIZES = layers(9, 3)
 JACOBIAN = "the exact rank of the Jacobian at random factors is the closed form"

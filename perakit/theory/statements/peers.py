@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 
 from perakit import formulas, strategies
 from perakit.theory import symbolic
-from perakit.theory.claims import Finding, claims
+from perakit.theory.claims import claims
 from perakit.theory.exact import exact_rank
-from perakit.theory.statements.arguments import (
-    SHAPES,
-    fails,
-    symbolically,
-    verified,
-    weights_and_factors,
-)
+from perakit.theory.findings import Finding, verified
+from perakit.theory.statements.arguments import SHAPES, fails, symbolically, weights_and_factors
 
 DELORA = "arXiv 2503.18225"
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from perakit import formulas
-from perakit.theory.claims import Finding, claims
+from perakit.theory.claims import claims
 from perakit.theory.families import of_rule
+from perakit.theory.findings import Finding
 from perakit.theory.rank import measured_rank, order_share, predicted_share
 from perakit.theory.statements.arguments import PAPER, fails
 

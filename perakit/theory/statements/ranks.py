@@ -9,23 +9,23 @@ import numpy as np
 from hypothesis import strategies as st
 
 from perakit import formulas, strategies
-from perakit.theory import measured_rank, symbolic
-from perakit.theory.claims import Finding, claims
+from perakit.theory import symbolic
+from perakit.theory.claims import claims
 from perakit.theory.exact import exact_rank
 from perakit.theory.families import of_rule
+from perakit.theory.findings import Finding, factors, verified
 from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.manifold import dimension
+from perakit.theory.rank import measured_rank
 from perakit.theory.statements.arguments import (
     AT,
     PAPER,
     SHAPES,
     beyond_lora,
     beyond_rank_K,
-    factors,
     fails,
     layers,
     symbolically,
-    verified,
 )
 
 

@@ -9,16 +9,15 @@ from hypothesis import strategies as st
 
 from perakit import formulas
 from perakit.theory import symbolic
-from perakit.theory.claims import Finding, claims
+from perakit.theory.claims import claims
 from perakit.theory.exact import exact_rank
+from perakit.theory.findings import Finding, factors, verified
 from perakit.theory.statements.arguments import (
     PAPER,
     SHAPES,
     derived,
-    factors,
     fails,
     symbolically,
-    verified,
     weights_and_factors,
 )
 

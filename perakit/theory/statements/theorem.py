@@ -13,8 +13,9 @@ from perakit import formulas
 from perakit.strategies import seeds
 from perakit.theory import distance, symbolic, theorem1
 from perakit.theory.approximation import best_approximation
-from perakit.theory.claims import Finding, claims
+from perakit.theory.claims import claims
 from perakit.theory.families import of_rule
+from perakit.theory.findings import Finding, verified
 from perakit.theory.statements.arguments import (
     AT,
     PAPER,
@@ -22,7 +23,6 @@ from perakit.theory.statements.arguments import (
     beyond_rank_K,
     derived,
     fails,
-    verified,
 )
 
 

@@ -1,0 +1,221 @@
+"""GPT-2 in one page, with the state dict of Hugging Face's `GPT2LMHeadModel`.
+
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+A laboratory animal: no dropout, no key/value cache, nothing but the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perakit.errors import PerakitError
+from perakit.formulas import check_count
+
+# Settings of a GPT-2 config.json that change the function computed, with the one value implemented
+# here.
+FIXED = {
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+LARGEST = 2**24  # beyond this a size is a mistake, or a file that lies
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of a GPT-2, in the words of its `config.json`.
+
+    vocab_size: tokens (256: raw bytes); n_positions: longest context, in tokens; n_embd: width;
+    n_layer, n_head: blocks, and attention heads in each; n_inner: width of the MLP, None = 4
+    n_embd.
+    """
+
+    vocab_size: int = 256
+    n_positions: int = 256
+    n_embd: int = 128
+    n_layer: int = 4
+    n_head: int = 4
+    n_inner: int | None = None
+    layer_norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in (*SIZES, "n_inner"):
+            if name != "n_inner" or self.n_inner is not None:
+                check_count(f"GPT-2 {name}", getattr(self, name), most=LARGEST)
+        epsilon = self.layer_norm_epsilon
+        if (
+            isinstance(epsilon, bool)
+            or not isinstance(epsilon, int | float)
+            or not 0 < epsilon < math.inf
+        ):
+            raise PerakitError(
+                f"GPT-2 layer_norm_epsilon={epsilon!r} must be a positive number: correct"
+                " config.json"
+            )
+        if self.n_embd % self.n_head:
+            raise PerakitError(
+                f"GPT-2 n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: correct"
+                " config.json"
+            )
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Config:
+        """Read a parsed `config.json`; a setting that would change the function is refused, not
+        ignored.
+        """
+        for name, value in FIXED.items():
+            if config.get(name, value) != value:
+                raise PerakitError(
+                    f"config.json has {name}={config[name]!r}; this GPT-2 implements only"
+                    f" {value!r}: load the model with transformers instead"
+                )
+        for name in SIZES:
+            if name not in config:
+                raise PerakitError(f"config.json has no {name}: add it, an integer >= 1")
+        return cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `config.json` of this model: what `from_dict` and transformers read."""
+        return {**FIXED, "architectures": ["GPT2LMHeadModel"], **asdict(self)}
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer, y = x W + b, whose weight is stored (n_in, n_out)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.empty(nx, nf))
+        self.bias = nn.Parameter(torch.zeros(nf))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def extra_repr(self) -> str:
+        return f"nf={self.nf}, nx={self.nx}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.addmm(self.bias, x.view(-1, self.nx), self.weight)  # (T, n) @ (n, m) -> (T, m)
+        return y.view(*x.shape[:-1], self.nf)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        heads = (batch, time, self.n_head, width // self.n_head)
+        # (b, h, t, d)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (b, h, t, d)
+        return self.c_proj(y.transpose(1, 2).reshape(batch, time, width))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        inner = config.n_inner or 4 * config.n_embd
+        self.c_fc = Conv1D(inner, config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # "gelu_new"
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))  # (b, t, width)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
+
+
+class GPT2(nn.Module):
+    """A causal language model: token ids (batch, time) -> logits (batch, time, vocab_size).
+
+    The output head shares the embedding's weight. `Config()` is a small byte-level model with
+    random weights; `perakit.toy.load` gives trained ones.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("wte.weight", "wpe.weight")):
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("c_proj.weight"):  # residual layers, Radford et al. 2019 section 2.3
+                nn.init.normal_(parameter, std=0.02 / (2 * config.n_layer) ** 0.5)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make the output head read the token embedding's weight."""
+        self.lm_head.weight = self.transformer.wte.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        time = ids.shape[1]
+        if time > self.config.n_positions:
+            raise PerakitError(
+                f"{time} tokens exceed this model's context of {self.config.n_positions}: pass"
+                " fewer tokens"
+            )
+        # (b, t, width) @ (width, vocab) -> (b, t, vocab)
+        return self.lm_head(self.transformer(ids))
+
+    @torch.no_grad()
+    def generate(self, ids: Tensor, tokens: int, temperature: float = 0.8, seed: int = 0) -> Tensor:
+        """Continue `ids` (batch, time) by `tokens` sampled tokens; returns (batch, time + tokens).
+
+        temperature: below 1 favours likely tokens, 0 always takes the likeliest; seed: fixes the
+        draw.
+        """
+        if not 0 <= temperature < math.inf:
+            raise PerakitError(
+                f"temperature={temperature!r} must be a number >= 0; 0 takes the likeliest token"
+            )
+        if ids.shape[1] == 0:
+            raise PerakitError("the prompt has no token: give at least one")
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(tokens):
+            logits = self(ids[:, -self.config.n_positions :])[:, -1].float().cpu()  # (b, vocab)
+            if temperature == 0:
+                new = logits.argmax(-1, keepdim=True)
+            else:
+                new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            ids = torch.cat([ids, new.to(ids.device)], dim=1)
+        return ids
