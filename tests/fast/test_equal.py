@@ -12,12 +12,13 @@ from torch.func import functional_call, grad, jvp, vmap
 
 import perakit as pk
 from perakit import fast, formulas, strategies, testing
-from perakit.adapters import Adapter, Additive, Method
+from perakit.adapters import Adapter, Additive, Method, Quadratic
 from perakit.adapters.pera import PERAAdapter
 from perakit.fast import seam, use_plan
 from perakit.fast.plans import PLANS
 from perakit.fast.sources import GIVEN
 from perakit.fast.windows import Expanded
+from perakit.models.adapted import names
 
 WAYS = (*PLANS, None)
 NAMES = sorted(
@@ -88,8 +89,8 @@ def cases(draw, name, dtype):
     layer = strategies.make_layer(kind, m, n, draw(st.booleans(), "bias"), dtype, seed=3)
     model = testing.adapted(draw(strategies.methods(name), "method"), layer)
     for k, other in enumerate(draw(st.lists(strategies.methods(), max_size=2), "others")):
-        pk.attach(model, other, ["0"], name=f"other {k}")
-    pk.activate(model, *draw(st.permutations(pk.models.names(model)), "order"))
+        pk.attach(model, other, ["0"], name=f"other-{k}")
+    pk.activate(model, *draw(st.permutations(names(model)), "order"))
     seed = draw(strategies.seeds(), "seed")
     for adapter in model[0].active_adapters:
         for k, parameter in enumerate(adapter.parameters()):
@@ -167,13 +168,6 @@ class RuleAndFactors(ByTheRule):
         return B_hat.tanh(), A_hat
 
 
-class WiderFactors(Additive):
-    """In more precision than the parameters have."""
-
-    def factors(self):
-        return self.B.double(), self.A.double()
-
-
 def of_my_own(B, A, h):
     return B * h.mean(), A
 
@@ -214,7 +208,6 @@ OWN = {  # the adapter, and the source that `AdaptedProduct` is given; None: it 
     OtherArguments: Expanded(1.5, "full", 2),
     WithFactors: GIVEN,
     RuleAndFactors: GIVEN,
-    WiderFactors: GIVEN,
     ByARuleOfItsOwn: GIVEN,
     TwoFactors: GIVEN,
     Dense: None,
@@ -271,13 +264,13 @@ def test_the_settings_of_the_rule_are_the_methods_own(sources):
 
 def test_one_adapter_with_a_forward_of_its_own_makes_the_sum_plain(sources):
     model = of_a_user(ByTheRule)
-    pk.attach(model, pk.adapters.Quadratic(rank=2), ["0"], name="second")
+    pk.attach(model, Quadratic(rank=2), ["0"], name="second")
     pk.activate(model, "default", "second")
-    strategies_x = random(5, 11, dtype=torch.float64, seed=1)
-    model(strategies_x)
+    x = random(5, 11, dtype=torch.float64, seed=1)
+    model(x)
     assert not sources
     pk.activate(model, "default")
-    model(strategies_x)
+    model(x)
     assert sources == [Expanded(1.5, "full", 2)]
 
 
@@ -347,7 +340,8 @@ ASIDE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit's
+# torch.jit's: that it is old, and that a trace does not see the checks of shapes
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("name", ["pera", "lora", "dora"])
 @pytest.mark.parametrize("where", ASIDE)
 def test_it_steps_aside_without_an_error(where, name, answers):
