@@ -97,10 +97,9 @@ def expand(
            [3, 9]]), array([[  1,   5],
            [ 10, 250]]))
     """
-    if isinstance(B, np.ndarray):
-        from numpy import concatenate
-    else:
-        from torch import concatenate
+    concatenate: Callable[..., Array] = np.concatenate
+    if not isinstance(B, np.ndarray):
+        from torch import cat as concatenate  # type: ignore[assignment]
     left, right, start = [B], [A], 0
     for rows in _products(B, A, h, terms, degree):
         b, a, stop = B[:, rows[0]], A[rows[0]], start + rows.shape[1]
@@ -128,7 +127,8 @@ def monomials(rank: int, terms: str = "full", degree: int = 2) -> list[np.ndarra
         raise PerakitError(f"terms={terms!r} is unknown: choose from {', '.join(map(repr, TERMS))}")
     # Each monomial, times each column from its last one on. Plain loops, since torch.compile, which
     # reads the rule as it stands, does not follow itertools.
-    found, shorter = [], list(zip(range(rank)))  # (0,), (1,), ...: degree 1
+    found: list[np.ndarray] = []
+    shorter: list[tuple[int, ...]] = list(zip(range(rank)))  # (0,), (1,), ...: degree 1
     for d in range(2, degree + 1):
         longer, kept = [], []
         for row in shorter:

@@ -37,8 +37,8 @@ class MoRA(Method):
     `init`, which has nothing to choose. r̂² trainable parameters a layer, about LoRA's r(m+n), and
     rank up to r̂, not r; rows p and p + r̂ of ΔW are equal, and so are columns. Where r̂ > m or
     r̂ > n only the entries of M in its first m rows and n columns are trained to any effect: the
-    others are counted, and never read. This is the sharing form, linear in the input; the paper's rotating
-    form is not here. Rule: `formulas.mora`.
+    others are counted, and never read. This is the sharing form, linear in the input; the paper's
+    rotating form is not here. Rule: `formulas.mora`.
 
     >>> MoRA(rank=8).shapes(768, 768), MoRA(rank=8).rank_bound(768, 768)
     ({'M': (111, 111)}, 111)

@@ -174,11 +174,12 @@ class Gathered(Expanded):
 
     def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         """(B̂ (m, K), Â (K, n))."""
-        return gathered(*parameters)
+        B, A, h = parameters
+        return gathered(B, A, h)
 
     def value(self, *parameters: Tensor) -> Sides:
         """The same."""
-        return Sides(*gathered(*parameters))
+        return Sides(*self.plain(*parameters))
 
     def gradients(
         self,
@@ -191,7 +192,7 @@ class Gathered(Expanded):
         """By autograd, through the expansion made once more."""
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
         with torch.enable_grad():
-            return torch.autograd.grad(gathered(*leaves), leaves, (to_left.T, to_right))
+            return torch.autograd.grad(self.plain(*leaves), leaves, (to_left.T, to_right))
 
 
 RULES[gathered] = (Gathered, 3)

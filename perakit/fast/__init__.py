@@ -2,8 +2,8 @@
 
 `perakit.models.AdaptedLayer` asks `forward` first (seam.py), and goes the plain way where that
 returns None: base(x) + adapter(x), by autograd. Nothing else in perakit needs this folder; without
-it every law and every notebook still holds. A rule of `perakit.formulas` gets a quicker way by an entry in
-`sources.RULES`; no method's file changes.
+it every law and every notebook still holds. A rule of `perakit.formulas` gets a quicker way by an
+entry in `seam.RULES`; no method's file changes.
 """
 
 from perakit.fast.plans import off, use_plan

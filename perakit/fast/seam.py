@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -51,13 +53,12 @@ def forward(
         dtype = next(first.parameters(), W0).dtype
         if x.dtype == W0.dtype == dtype and _exact(x):
             return _multiplied(x, W0, bias, first, W0)
-    base, total = linear(x, W0, bias), None
+    base, updates = linear(x, W0, bias), []
     for adapter in adapters:
         dropout = adapter.method.dropout
         seen = F.dropout(x, dropout) if adapter.training and dropout > 0 else x
-        update = _multiplied(seen, None, None, adapter, W0)
-        total = update if total is None else total + update
-    return (base + total).to(base.dtype)
+        updates.append(_multiplied(seen, None, None, adapter, W0))
+    return (base + reduce(operator.add, updates)).to(base.dtype)
 
 
 def _multiplied(
@@ -92,12 +93,14 @@ def _multiplied(
 
 def _source(adapter: Adapter, W0: Tensor) -> tuple[Source | Dense, tuple[Tensor, ...]]:
     """Where the adapter's ΔW on W0 (m, n) comes from, and the tensors that it is made of."""
-    kind = type(adapter)
-    if isinstance(adapter, Additive) and kind.factors is Additive.factors and kind.rule in RULES:
-        source, count = RULES[kind.rule]
-        arguments = adapter.arguments()
-        return source(adapter.method.scale, *arguments[count:]), arguments[:count]
-    product = adapter.factors() if isinstance(adapter, Additive) else tuple(adapter.product(W0))
+    if isinstance(adapter, Additive):
+        kind = type(adapter)
+        if kind.factors is Additive.factors and kind.rule in RULES:
+            source, count = RULES[kind.rule]
+            arguments = adapter.arguments()
+            return source(adapter.method.scale, *arguments[count:]), arguments[:count]
+        return GIVEN, adapter.factors()
+    product = tuple(adapter.product(W0))
     return (GIVEN if len(product) == 2 else DENSE), product
 
 

@@ -38,15 +38,16 @@ class Expanded:
     degree: int = 2
 
     def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        B_hat, A_hat = formulas.expand(*parameters, self.terms, self.degree)
+        B, A, h = parameters
+        B_hat, A_hat = formulas.expand(B, A, h, self.terms, self.degree)
         return self.scale * B_hat, A_hat
 
     def value(self, *parameters: Tensor) -> Factors:
+        B, A, h = parameters
         # Windows are of products of two; and a compiler finds out by itself what is fast.
         if self.degree > 2 or torch.compiler.is_compiling():
-            B_hat, A_hat = rows.factors(*parameters, self.terms, self.degree)
+            B_hat, A_hat = rows.factors(B, A, h, self.terms, self.degree)
             return Factors(self.scale * B_hat, A_hat)
-        B, A, h = parameters
         (m, r), n = B.shape, A.shape[1]
         room, made = features(B, A, self.terms)
         left, right = made.split_with_sizes((m, n), 1)

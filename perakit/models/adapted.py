@@ -101,8 +101,8 @@ class AdaptedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """y = W0 x + b + Σ ΔW x over the active adapters: (..., n) -> (..., m)."""
         # The module's own tables: an attribute that is in none of them would be asked of the base.
-        merged, base = self._buffers["merged"], self._modules["base"]
-        adapters = self._modules["adapters"]._modules
+        modules: dict[str, Any] = self._modules
+        merged, base, adapters = self._buffers["merged"], modules["base"], modules["adapters"]
         if not self.enabled:
             return base(x)
         if merged is not None:  # and an adapter is active, since nothing may change a merged sum
@@ -118,10 +118,10 @@ class AdaptedLayer(nn.Module):
             y = fast.forward(x, W0, base.bias, kind.product(base), active)
             if y is not None:
                 return y
-        y, total = base(x), 0
+        y, updates = base(x), 0
         for adapter in active:
-            total = total + adapter(x, W0)
-        return (y + total).to(y.dtype)  # an update is as precise as its adapter, and rounded once
+            updates = updates + adapter(x, W0)
+        return (y + updates).to(y.dtype)  # summed as precisely as adapters are, and rounded once
 
     def __getattr__(self, name: str) -> Any:
         """What the layer itself lacks (in_features, nf ...) is read from the base."""
@@ -285,11 +285,8 @@ def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
         return {layer_name: layer.adapter for layer_name, layer in layers.items() if layer.active}
     if layers:
         check_names(model, [name])
-    return {
-        layer_name: layer.adapters[name]
-        for layer_name, layer in layers.items()
-        if name in layer.adapters
-    }  # type: ignore[misc]
+    named: dict[str, Any] = {layer: adapted.adapters for layer, adapted in layers.items()}
+    return {layer: adapters[name] for layer, adapters in named.items() if name in adapters}
 
 
 def names(model: nn.Module) -> tuple[str, ...]:
