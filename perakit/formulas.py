@@ -99,7 +99,7 @@ def expand(
     """
     concatenate: Callable[..., Array] = np.concatenate
     if not isinstance(B, np.ndarray):
-        from torch import cat as concatenate  # type: ignore[assignment]
+        from torch import cat as concatenate
     left, right, start = [B], [A], 0
     for rows in _products(B, A, h, terms, degree):
         b, a, stop = B[:, rows[0]], A[rows[0]], start + rows.shape[1]
