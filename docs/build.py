@@ -31,7 +31,7 @@ MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c
 # 2 of its 24 MB
 MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 LINK = re.compile(r"(?<!!)\[([^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\(([^)\s]+)\)")
-NOT_PAGES = {"build.py", "_build", "__pycache__"}
+NOT_PAGES = {"build.py", "making", "_build", "__pycache__"}
 
 
 class BuildError(Exception):

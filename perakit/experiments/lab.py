@@ -23,7 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from perakit.errors import PerakitError
-from perakit.experiments.jobs import Job, Ledger, code_version
+from perakit.experiments.jobs import Job, Ledger
 from perakit.toy.measured import machine
 from perakit.toy.pictures import plain
 
@@ -149,15 +149,7 @@ def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:
         where = machine("numpy")
     finally:
         torch.set_num_threads(threads)
-    about = {
-        "key": key,
-        "code": code_version(job.name),
-        "data": job.data,
-        "compute": job.name,
-        "settings": dict(job.settings),
-    }
-    about |= {"model": job.model} if job.model else {}
-    return about | {"measured": measured, "machine": where}
+    return {"key": key, **job.about, "measured": measured, "machine": where}
 
 
 def _pace(job: Job) -> float:

@@ -1,5 +1,5 @@
-"""The page that sums up: `python -m perakit.experiments.evidence DOCS` renews DOCS/evidence.md from
-DOCS/results.
+"""The page that sums up: `python docs/making/evidence.py docs` renews docs/evidence.md and the pages
+of docs/results from the numbers beside them.
 """
 
 from __future__ import annotations
