@@ -1,5 +1,5 @@
-"""The page that sums up: `python docs/making/evidence.py docs` renews docs/evidence.md and the pages
-of docs/results from the numbers beside them.
+"""The page that sums up: `python docs/making/evidence.py docs` makes docs/evidence.md and the pages
+of docs/results again, from the numbers in docs/results.
 """
 
 from __future__ import annotations

@@ -18,18 +18,20 @@ from perakit.experiments.tuning import text_hash
 from perakit.files import write_atomically
 from perakit.toy.pretrained import TINY
 
-# The version of our arithmetic. Raise it by one when a change gives any computation another number,
+# The version of our arithmetic. Raise it by one when a change gives any computation other numbers,
 # in the six digits that a ledger keeps, for the same settings, text and model: another start, order
-# of batches, warm-up, order of h, another way to measure. Every stored run is then made again.
-# Leave it where code only moves, gets quicker or reads better. tests/experiments/test_numerics.py
-# computes stored rows again: where it fails, raise the version or take the change back.
+# of batches, warm-up or order of h, another way to measure. All stored runs are then made again.
+# Leave it alone where code only moves, gets quicker or reads better. tests/experiments/
+# test_numerics.py computes stored rows again: where it fails, take the change back or raise this.
+# A stored time (`tuning.pace`) stays that of the code that was timed. Another --out times today's.
 NUMERICS = 1
 
-# How a ledger is written. 1 is that of version 0.1: a row has the hash of the source files that
-# made it in place of `numerics`, and no hash of the weights that ship, which were among them.
+# How a ledger is written. Format 1 is that of version 0.1: in place of `numerics` a row has a hash
+# of the source files that made it. It has no hash of the shipped weights, which were among them.
 FORMAT = 2
 FORMAT_OF_0_1 = 1
-# Those hashes for `tuning` and `regression`. Numerics version 1 is declared to be what they compute.
+# What 0.1 computes is numerics version 1 by declaration. These are its hashes, of `tuning` and of
+# `regression`, and the hash of the weights that shipped with it.
 CODES_OF_0_1 = ("74151beea90010c0", "561c134044f06558")
 TINY_OF_0_1 = "ae506b9a3e9ccb89ea96f3283a7b818b62b132261ccc11dd287c7881c209450f"
 

@@ -14,7 +14,7 @@ import pytest
 from perakit.cli import main
 from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, Options
-from perakit.experiments.jobs import NUMERICS, key_of, read
+from perakit.experiments.jobs import NUMERICS, read
 from perakit.experiments.lab import duration
 from perakit.experiments.regression import fit
 from perakit.experiments.report import page
