@@ -36,7 +36,7 @@ performance: .venv/test-ready ## measure speed and memory, on a quiet machine: d
 EXPERIMENTS = components share loss rank data placement forgetting interaction function teacher cost
 evidence: .venv/demo-ready ## run what is missing of the experiments, an hour and a half on 2 cores in all: docs/results, docs/evidence.md
 	set -e; for name in $(EXPERIMENTS); do .venv/bin/perakit experiment $$name --out docs/results > /dev/null; done
-	.venv/bin/python -m perakit.experiments.evidence docs
+	.venv/bin/python docs/making/evidence.py docs
 
 tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
 	.venv/bin/python -m perakit.toy.pretrain build/tiny

@@ -13,34 +13,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import perakit
 from perakit.errors import PerakitError, short
 from perakit.experiments.tuning import text_hash
 from perakit.files import write_atomically
+from perakit.toy.pretrained import TINY
 
-FORMAT = 1
-# The sources that decide a number, beside the one of the computation itself.
-# Reports, figures and the command line may change without anything being run again.
-DECIDING = (
-    "formulas.py",
-    "adapters/*.py",
-    "models/adapted.py",
-    "models/attach.py",
-    "models/layers.py",
-    "theory/approximation.py",
-    "theory/curves.py",
-    "theory/interaction.py",
-    "theory/rank.py",
-    "bench/memory.py",
-    "bench/timing.py",
-    "toy/corpus.py",
-    "toy/finetune.py",
-    "toy/gpt2.py",
-    "toy/pretrained.py",
-    "toy/tokens.py",
-    "toy/training.py",
-    "toy/weights/*",
-)
+# The version of our arithmetic. Raise it by one when a change gives any computation other numbers,
+# in the six digits that a ledger keeps, for the same settings, text and model: another start, order
+# of batches, warm-up or order of h, another way to measure. All stored runs are then made again.
+# Leave it alone where code only moves, gets quicker or reads better. tests/experiments/
+# test_numerics.py computes stored rows again: where it fails, take the change back or raise this.
+# A stored time (`tuning.pace`) stays that of the code that was timed. Another --out times today's.
+NUMERICS = 1
+
+# How a ledger is written. Format 1 is that of version 0.1: in place of `numerics` a row has a hash
+# of the source files that made it. It has no hash of the shipped weights, which were among them.
+FORMAT = 2
+FORMAT_OF_0_1 = 1
+# What 0.1 computes is numerics version 1 by declaration. These are its hashes, of `tuning` and of
+# `regression`, and the hash of the weights that shipped with it.
+CODES_OF_0_1 = ("74151beea90010c0", "561c134044f06558")
+TINY_OF_0_1 = "ae506b9a3e9ccb89ea96f3283a7b818b62b132261ccc11dd287c7881c209450f"
 
 
 @dataclass(frozen=True)
@@ -66,11 +59,14 @@ class Job:
 
     @property
     def model(self) -> str:
-        """Hash of the files of its model, where that is a folder; empty for a name: the weights
-        that ship are among the sources.
+        """Hash of the files of its model: of the one that ships, or of a folder; empty where it
+        reads none, and for a name that the hub knows.
         """
-        name = self.settings.get("model", "tiny")
-        return folder_hash(name) if name != "tiny" and Path(name).is_dir() else ""
+        name = self.settings.get("model")
+        if name is None:
+            return ""
+        folder = TINY if name == "tiny" else Path(name)
+        return folder_hash(str(folder)) if folder.is_dir() else ""
 
     @property
     def name(self) -> str:
@@ -78,29 +74,26 @@ class Job:
         return f"{self.compute.__module__.rpartition('.')[2]}.{self.compute.__name__}"
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What decides its numbers, as a row of a ledger says it."""
+        return {
+            "numerics": NUMERICS,
+            "data": self.data,
+            "model": self.model,
+            "compute": self.name,
+            "settings": dict(self.settings),
+        }
+
+    @property
     def key(self) -> str:
-        """Hash of computation, settings, code, text and model."""
-        what = [
-            self.name,
-            dict(self.settings),
-            code_version(self.name),
-            self.data,
-            *filter(None, [self.model]),
-        ]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+        """Hash of what decides its numbers."""
+        return key_of(self.about)
 
 
-@cache
-def code_version(computation: str) -> str:
-    """Hash of the sources that decide what `tuning.tune` or another computation of this package
-    gives.
-    """
-    root, digest = Path(perakit.__file__).parent, hashlib.sha256()
-    for pattern in (*DECIDING, f"experiments/{computation.partition('.')[0]}.py"):
-        for path in sorted(root.glob(pattern)):
-            if path.is_file():
-                digest.update(f"{path.relative_to(root).as_posix()} ".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+def key_of(row: Mapping[str, Any]) -> str:
+    """The key of a row, or of what a job says about itself. No source file is part of it."""
+    what = [row[name] for name in ("compute", "settings", "numerics", "data", "model")]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @cache
@@ -134,7 +127,8 @@ class Ledger:
         for path in sorted(folder.glob("*.jsonl")):
             if path != self.path:
                 header, rows = read(path)
-                if header.get("format") == FORMAT:  # a row of other code has another key
+                # A row of another version has another key
+                if header.get("format") in (FORMAT, FORMAT_OF_0_1):
                     self.known = {row["key"]: row for row in rows} | self.known
 
     def begin(self, options: Mapping[str, Any]) -> None:
@@ -188,7 +182,11 @@ class Ledger:
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The first line and the others of a results file; a last line that was cut off is left out."""
+    """The first line and the others of a results file; a last line that was cut off is left out.
+
+    Rows of version 0.1 come as those of this version: with `numerics`, `model` and the key that
+    follows from them. What they say about their code stays.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -198,7 +196,18 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     found = list(_parsed(lines, path))
     if not found:
         return {}, []
-    return found[0], found[1:]
+    return found[0], [_renewed(row) for row in found[1:]]
+
+
+def _renewed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as this version would write it; one of unknown code as it is, so that it fits no
+    job.
+    """
+    if "numerics" in row or row.get("code") not in CODES_OF_0_1:
+        return row
+    shipped = TINY_OF_0_1 if row["settings"].get("model") == "tiny" else ""
+    row = row | {"numerics": 1, "data": row.get("data", ""), "model": row.get("model", shipped)}
+    return row | {"key": key_of(row)}
 
 
 def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
@@ -212,7 +221,7 @@ def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
                 f"line {number + 1} of {str(path)!r} is damaged ({error}): restore the file or move"
                 " it away"
             ) from error
-        if not isinstance(row, dict) or (number and "key" not in row):
+        if not isinstance(row, dict) or (number and not _is_result(row)):
             raise PerakitError(
                 f"line {number + 1} of {str(path)!r} is no result: {short(line)}; restore the file"
                 " or move it away"
@@ -220,26 +229,34 @@ def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def _is_result(row: Mapping[str, Any]) -> bool:
+    needed = ("key", "label", "role", "compute", "settings", "measured")
+    return all(name in row for name in needed) and isinstance(row["settings"], dict)
+
+
 def _check(
     path: Path, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
 ) -> None:
-    found = [
-        f"{key} {header.get(key)!r}, not {value!r}"
-        for key, value in {"format": FORMAT, "experiment": name}.items()
-        if header.get(key) != value
-    ]
+    found = []
+    if header.get("format") not in (FORMAT, FORMAT_OF_0_1):
+        found.append(f"format {header.get('format')!r}, not {FORMAT}")
+    if header.get("experiment") != name:
+        found.append(f"experiment {header.get('experiment')!r}, not {name!r}")
     if not found:
-        codes = {(row["compute"], row["code"]) for row in rows}
-        found = [
-            f"{compute} of code {code}, not {code_version(compute)}"
-            for compute, code in sorted(codes)
-            if code != code_version(compute)
-        ]
+        odd = {_told(row) for row in rows if row.get("numerics") != NUMERICS}
+        found = [f"{told}, not numerics {NUMERICS}" for told in sorted(odd)]
     if found:
         raise PerakitError(
             f"{str(path)!r} holds results of another version ({'; '.join(found)}): choose another"
             " --out or move it away"
         )
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """The version of a row that is not of this one."""
+    if "numerics" in row:
+        return f"{row['compute']} of numerics {row['numerics']!r}"
+    return f"{row['compute']} of code {row.get('code')!r}"
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from perakit.bench.measured import machine, plain
 from perakit.errors import PerakitError
-from perakit.experiments.jobs import Job, Ledger, code_version
+from perakit.experiments.jobs import Job, Ledger
 
 LIGHT = 0.05  # seconds that a unit of work takes where no model is trained
 CALIBRATION = 4  # steps; the first is slower than all others and is not counted
@@ -148,15 +148,7 @@ def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:
         where = machine("numpy")
     finally:
         torch.set_num_threads(threads)
-    about = {
-        "key": key,
-        "code": code_version(job.name),
-        "data": job.data,
-        "compute": job.name,
-        "settings": dict(job.settings),
-    }
-    about |= {"model": job.model} if job.model else {}
-    return about | {"measured": measured, "machine": where}
+    return {"key": key, **job.about, "measured": measured, "machine": where}
 
 
 def _pace(job: Job) -> float:

@@ -237,18 +237,19 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
             + "; hash "
             + ", ".join(map(_short, texts))
         ]
-    if models := sorted({row["model"] for row in rows if "model" in row}):
+    if models := sorted({row["model"] for row in rows if row.get("model")}):
         lines.append(f"- Model: {options.model}; hash {', '.join(map(_short, models))}")
-    codes = ", ".join(sorted({row["code"] for row in rows}))
+    numerics = ", ".join(sorted({str(row.get("numerics", "unknown")) for row in rows}))
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    seeds = f"Seeds 0 to {options.seeds - 1}; code" if len(rows) > 1 else "Code"
-    lines.append(f"- {seeds} {codes}; results [{data.name}]({data.name}), SHA-256 {_short(digest)}")
-    if earlier := [row["was"] for row in rows if "was" in row]:
-        code = ", ".join(sorted(set(earlier)))
-        lines.append(
-            f"- {len(earlier)} of the runs were made by code {code}, before changes that leave them"
-            " as they are"
-        )
+    seeds = f"Seeds 0 to {options.seeds - 1}; numerics" if len(rows) > 1 else "Numerics"
+    lines.append(
+        f"- {seeds} version {numerics}; results [{data.name}]({data.name}), SHA-256"
+        f" {_short(digest)}"
+    )
+    # Version 0.1 kept a hash of its sources; "was": of those that made the row, where later ones
+    # had been seen to give the same
+    if sources := sorted({row.get("was", row["code"]) for row in rows if "code" in row}):
+        lines.append(f"- Made by sources {', '.join(sources)} of version 0.1")
     return lines + [f"- {one}" for one in (*machines, *versions)]
 
 

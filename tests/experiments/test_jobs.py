@@ -4,11 +4,12 @@ import errno
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from perakit.errors import PerakitError
-from perakit.experiments import jobs
+from perakit.experiments import EXPERIMENTS, jobs, lab
 from perakit.experiments.arms import Options
 from perakit.experiments.jobs import Job, Ledger, read
 from perakit.experiments.regression import imitate, predict
@@ -25,7 +26,8 @@ def row(key="k", label="a", role="measured", **more):
         "label": label,
         "role": role,
         "compute": "regression.imitate",
-        "code": jobs.code_version("regression.imitate"),
+        "numerics": jobs.NUMERICS,
+        "settings": {},
     }
     return known | {"measured": {"x": 1.5}} | more
 
@@ -44,9 +46,9 @@ def test_the_key_depends_on_settings_and_computation_and_not_on_names():
     assert replace(JOB, label="b", role="other", work=7.0, alone=True).key == JOB.key
 
 
-def test_the_key_follows_the_code(monkeypatch):
+def test_the_key_follows_the_numerics_version_and_no_source_file(monkeypatch):
     before = JOB.key
-    monkeypatch.setattr(jobs, "code_version", lambda computation: "another")
+    monkeypatch.setattr(jobs, "NUMERICS", jobs.NUMERICS + 1)
     assert JOB.key != before
 
 
@@ -66,18 +68,27 @@ def test_the_key_follows_the_weights_in_a_folder(tmp_path):
         shutil.copy(file, tmp_path)
     job = replace(JOB, settings={"model": str(tmp_path)})
     before = job.key
-    assert len(job.model) == 64
+    assert job.model == replace(JOB, settings={"model": "tiny"}).model != ""
     with open(tmp_path / "model.safetensors", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"!")
     jobs.folder_hash.cache_clear()
     assert job.key != before
-    assert replace(JOB, settings={"model": "tiny"}).model == ""
+    assert JOB.model == ""  # it reads none
 
 
-def test_code_of_another_computation_does_not_count():
-    assert jobs.code_version("tuning.tune") == jobs.code_version("tuning.pace")
-    assert jobs.code_version("tuning.tune") != jobs.code_version("regression.fit")
+def test_the_key_follows_the_weights_that_ship(tmp_path, monkeypatch):
+    for file in pretrained.TINY.iterdir():
+        shutil.copy(file, tmp_path)
+    job = replace(JOB, settings={"model": "tiny"})
+    before = job.key
+    monkeypatch.setattr(jobs, "TINY", tmp_path)
+    assert job.key == before  # where they lie does not count
+    with open(tmp_path / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    jobs.folder_hash.cache_clear()
+    assert job.key != before
 
 
 def test_what_was_added_is_there_again_and_once(tmp_path):
@@ -113,7 +124,7 @@ def test_a_damaged_line_in_between_is_refused(tmp_path):
     [
         (
             {"format": 99},
-            r"holds results of another version \(format 99, not 1\): choose another --out",
+            r"holds results of another version \(format 99, not 2\): choose another --out",
         ),
         ({"experiment": "rank"}, r"another version \(experiment 'rank', not 'function'\)"),
     ],
@@ -128,12 +139,70 @@ def test_another_version_is_refused_and_untouched(tmp_path, change, message):
     assert path.read_bytes() == before
 
 
-def test_results_of_other_code_are_refused(tmp_path):
-    started(tmp_path, row(code="0123"))
-    with pytest.raises(
-        PerakitError, match=r"another version \(regression.imitate of code 0123, not [0-9a-f]{16}\)"
-    ):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"numerics": jobs.NUMERICS + 1}, "of numerics 2, not numerics 1"),
+        ({"numerics": "1"}, "of numerics '1', not numerics 1"),
+        ({"code": "0123"}, "of code '0123', not numerics 1"),  # as version 0.1 wrote it
+        ({}, "of code None, not numerics 1"),
+    ],
+)
+def test_results_of_another_version_are_refused_and_untouched(tmp_path, change, told):
+    odd = {key: value for key, value in row().items() if key != "numerics"} | change
+    path = started(tmp_path, odd).path
+    before = path.read_bytes()
+    with pytest.raises(PerakitError, match=r"another version \(") as caught:
         Ledger(tmp_path, "function")
+    assert f"(regression.imitate {told}): choose another --out" in str(caught.value)
+    assert path.read_bytes() == before
+    Ledger(tmp_path, "teacher").begin(OPTIONS)  # beside it, it stands in nobody's way
+
+
+# --- ledgers of version 0.1, made by it ----------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A folder with results of version 0.1."""
+    return shutil.copytree(Path(__file__).parent / "ledgers-0.1", tmp_path / "old")
+
+
+@pytest.mark.parametrize("name", ["function", "interaction"])
+def test_a_ledger_of_version_0_1_is_complete_for_this_one(old, name, capsys):
+    lines = [json.loads(line) for line in (old / f"{name}.jsonl").read_text().splitlines()]
+    EXPERIMENTS[name].run(Options(), old, resume=True)
+    assert "runs to do" not in capsys.readouterr().err
+    header, *rows = [json.loads(line) for line in (old / f"{name}.jsonl").read_text().splitlines()]
+    assert header == lines[0] | {"format": jobs.FORMAT}
+    for row, before in zip(rows, lines[1:], strict=True):
+        assert row == before | {name: row[name] for name in ("key", "numerics", "model")}
+        assert row["numerics"] == 1
+        assert row["key"] == jobs.key_of(row)
+
+
+def test_a_ledger_of_version_0_1_that_was_interrupted_is_continued(old, capsys, monkeypatch):
+    monkeypatch.setattr(lab.os, "cpu_count", lambda: 1)  # a pool would import torch again
+    path = old / "function.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    kept = len(read(path)[1])
+    EXPERIMENTS["function"].run(Options(), old, resume=True)
+    assert f"{24 - kept} runs to do, {kept} already there" in capsys.readouterr().err
+    assert len(read(path)[1]) == 24
+
+
+def test_a_ledger_of_version_0_1_is_not_written_by_reading_it(old):
+    before = (old / "function.jsonl").read_bytes()
+    assert read(old / "function.jsonl")[0]["format"] == jobs.FORMAT_OF_0_1
+    Ledger(old, "function")
+    assert (old / "function.jsonl").read_bytes() == before
+
+
+def test_rows_of_version_0_1_belong_to_the_weights_that_shipped_with_it(old, monkeypatch):
+    monkeypatch.setattr(jobs, "folder_hash", lambda folder: "of later weights")
+    job = replace(JOB, compute=tune, settings=read(old / "interaction.jsonl")[1][1]["settings"])
+    assert job.key not in Ledger(old, "interaction").known
 
 
 def test_other_options_are_refused_but_more_seeds_are_not(tmp_path):
@@ -186,4 +255,25 @@ def test_a_file_that_is_no_result_is_refused(tmp_path):
         '{"format": 1, "experiment": "function"}\n[1, 2]\n{"key": "k"}\n'
     )
     with pytest.raises(PerakitError, match=r"line 2 of .* is no result: '\[1, 2\]'"):
+        Ledger(tmp_path, "function")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"settings": None},
+        {"settings": []},
+        *(
+            {"without": name}
+            for name in ("key", "label", "role", "compute", "settings", "measured")
+        ),
+    ],
+)
+def test_a_row_without_what_every_result_has_is_refused(tmp_path, damage):
+    path = started(tmp_path, row("k1"), row("k2")).path
+    lines = path.read_text().splitlines()
+    odd = json.loads(lines[1]) | damage
+    odd.pop(odd.pop("without", ""), None)
+    path.write_text("\n".join([lines[0], json.dumps(odd), lines[2]]))
+    with pytest.raises(PerakitError, match=r"line 2 of .* is no result"):
         Ledger(tmp_path, "function")

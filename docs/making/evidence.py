@@ -1,5 +1,5 @@
-"""The page that sums up: `python -m perakit.experiments.evidence DOCS` renews DOCS/evidence.md from
-DOCS/results.
+"""The page that sums up: `python docs/making/evidence.py docs` makes docs/evidence.md and the pages
+of docs/results again, from the numbers in docs/results.
 """
 
 from __future__ import annotations
