@@ -103,6 +103,11 @@ def attach(
     `detach`), None leaves them. Returns a report to print.
     Raises PerakitError, with the model untouched, where nothing matches or a match cannot be
     adapted.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), "all-linear")
+    >>> report.rows, round(report.percent, 1)
+    ([('0', 'Linear', (5, 3), 2, 3, 19)], 48.7)
     """
     check_model(model)
     if not isinstance(method, Method) or type(method) is Method:
@@ -176,6 +181,15 @@ def activate(model: nn.Module, *names: str) -> None:
     it only takes effect after the block.
     Raises PerakitError for an unknown name, and while merged, where the merged weight would go on
     answering.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> for name in ("law", "medicine"):
+    ...     report = pk.attach(model, pk.LoRA(rank=1), ["0"], name=name)
+    >>> pk.active(model)
+    ('medicine',)
+    >>> pk.activate(model, "law", "medicine")
+    >>> pk.active(model)
+    ('law', 'medicine')
     """
     check_model(model)
     if not names:
@@ -198,6 +212,13 @@ def delete(model: nn.Module, name: str) -> None:
     answers until `activate` names another. Deleting the last adapter is `detach`. Raises
     PerakitError for an unknown name and for an adapter that is part of a merged weight, with
     nothing changed.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> for name in ("law", "medicine"):
+    ...     report = pk.attach(model, pk.LoRA(rank=1), ["0"], name=name)
+    >>> pk.delete(model, "law")
+    >>> list(pk.adapters(model, "medicine")), pk.active(model)
+    (['0'], ('medicine',))
     """
     check_model(model)
     check_names(model, [name])
@@ -225,6 +246,11 @@ def quantize(
     targets: as in `attach`; config: "nf4", or `pk.NF4(block=..., double=...)`. Returns layer -> ‖W
     - deq(Q(W))‖/‖W‖, the relative error that this made. Raises PerakitError, with the model
     untouched, where a layer cannot be.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 1, bias=False))
+    >>> _ = model[0].weight.data.copy_(torch.linspace(-1, 1, 64))
+    >>> {layer: round(error, 3) for layer, error in pk.quantize(model).items()}
+    {'0': 0.091}
     """
     check_model(model)
     how, modules, shared = parse(config), dict(walk(model)), shared_weights(model)
@@ -340,6 +366,15 @@ def detach(model: nn.Module) -> None:
     model stays as it is.
 
     A layer that was quantised stays in 4 bits: its original weight is not kept.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> layer = model[0]
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> model[0] is layer
+    False
+    >>> pk.detach(model)
+    >>> model[0] is layer, layer.weight.requires_grad
+    (True, True)
     """
     layers = adapted_layers(model)
     _replace(model, {id(layer): layer.base for layer in layers.values()})
@@ -352,6 +387,17 @@ def disabled(model: nn.Module) -> Iterator[None]:
     """Within the block the model answers as if no adapter were there, bitwise; may be nested.
 
     A layer that gets its first adapter within the block answers with it.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> x = torch.ones(1, 3)
+    >>> before = model(x)
+    >>> report = pk.attach(model, pk.LoRA(rank=1), ["0"])
+    >>> _ = torch.nn.init.ones_(pk.adapters(model)["0"].B)
+    >>> torch.equal(model(x), before)
+    False
+    >>> with pk.disabled(model):
+    ...     torch.equal(model(x), before)
+    True
     """
     layers = list(adapted_layers(model).values())
     before = [layer.enabled for layer in layers]

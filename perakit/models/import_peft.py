@@ -58,6 +58,13 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     Raises PerakitError, with the model untouched, for any other peft_type, an option that would
     change the function, pickled weights, and files that are cut, altered or larger than the adapter
     needs.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.LoRA(rank=2), ["0"])
+    >>> report = pk.export_peft(model, "my-adapter-peft")
+    >>> other = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> pk.import_peft(other, "my-adapter-peft").rows
+    [('0', 'Linear', (5, 3), 2, 2, 16)]
     """
     check_model(model)
     if name in names(model):

@@ -62,6 +62,12 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     the same. How a 4-bit base was quantised is written down, its weights are not. An adapter that
     is in the folder already is replaced in one step, or stays whole where writing fails
     (PerakitError). Returns the folder.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> folder = pk.save(model, "my-adapter")
+    >>> sorted(path.suffix for path in folder.iterdir())
+    ['.json', '.safetensors']
     """
     layers = require_adapters(model)
     chosen = adapters(model, name)
@@ -116,6 +122,13 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     Strict: layers, shapes, methods and 4-bit storage must be exactly the model's; a file that is
     cut, altered or of a newer format is refused. Which weights the base has is not checked. Raises
     PerakitError with the model untouched; returns the report on what is active then.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> folder = pk.save(model, "my-adapter")
+    >>> other = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> pk.load(other, "my-adapter").trainable
+    19
     """
     check_model(model)
     check_name(name)
