@@ -141,10 +141,8 @@ class Site:
                 cell.source = LINK.sub(self.link(NOTEBOOKS / copy.name), cell.source)
             elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", ())):
                 figures += 1
-                alt = (
-                    cell.metadata.get("alt")
-                    or f"Figure {figures} of notebook {title}: {titles(cell.source) or 'described in the text'}"
-                )
+                said = titles(cell.source) or "described in the text"
+                alt = cell.metadata.get("alt") or f"Figure {figures} of notebook {title}: {said}"
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}
         return nbformat.writes(book)
 
@@ -165,16 +163,17 @@ class Site:
                 return text
             if (place := self.place(path)) is None:
                 return match[0]  # nothing is there: Sphinx will say so
-            here = Path(
-                os.path.relpath(origin, DOCS if origin.is_relative_to(DOCS) else ROOT)
-            ).parent
-            return f"[{text}]({Path(os.path.relpath(place, here)).as_posix()}{'#' + anchor if anchor else ''})"
+            root = DOCS if origin.is_relative_to(DOCS) else ROOT
+            here = Path(os.path.relpath(origin, root)).parent
+            there = Path(os.path.relpath(place, here)).as_posix()
+            return f"[{text}]({there}{'#' + anchor if anchor else ''})"
 
         return rewritten
 
     def place(self, path: Path) -> str | None:
-        """Where a file of the repository is in the site; files that are no pages are handed out as
-        they are.
+        """Where a file of the repository is in the site.
+
+        Files that are no pages are handed out as they are.
         """
         if path.is_relative_to(DOCS) and path.suffix == ".md":
             return path.relative_to(DOCS).as_posix()
@@ -189,9 +188,7 @@ class Site:
         return place
 
     def write(self, folder: Path) -> None:
-        """Write what has changed, so that Sphinx reads no more than that, and remove what is
-        gone.
-        """
+        """Write what has changed, so that Sphinx reads no more, and remove what is gone."""
         for old in sorted(folder.rglob("*"), reverse=True):
             if old.is_file() and old.relative_to(folder).as_posix() not in self.files:
                 old.unlink()
@@ -203,8 +200,9 @@ class Site:
 
 
 def titles(code: str) -> str:
-    """What a cell says of its figure: the titles that it gives, or what perakit's plot functions
-    draw, or nothing.
+    """What a cell says of its figure, or nothing.
+
+    The titles that it gives, or what perakit's plot functions draw.
     """
     try:
         calls = [

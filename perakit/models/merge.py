@@ -75,9 +75,9 @@ class MergeReport:
 
 
 def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
-    """Answer with one matrix W0 + ΔW per layer: the cost of the base model, to rounding the same
-    output.
+    """Answer with one matrix W0 + ΔW per layer, at the cost of the base model.
 
+    To rounding the output is the same.
     ΔW is the sum of the active adapters. W0 stays, so `unmerge` is bitwise and a state dict or
     `save` is the same merged or not. Layers that are merged already are left alone. Training a
     merged model changes nothing: its factors are not in the forward pass. Before transformers'
@@ -106,9 +106,9 @@ def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Answer with W0 and the factors again, bitwise as before `merge`; a no-op where nothing is
-    merged.
+    """Answer with W0 and the factors again, bitwise as before `merge`.
 
+    Does nothing where nothing is merged.
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report = pk.attach(model, pk.LoRA(rank=1), ["0"])
     >>> x = torch.ones(1, 3)
@@ -212,8 +212,9 @@ def _sums(
 
 
 def check_finite(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[Adapter]) -> None:
-    """Refuse to be `doing` something (merge, export) with a layer whose adapters or weight hold NaN
-    or inf.
+    """Refuse to go on with a layer whose adapters or weight hold NaN or inf.
+
+    doing: what is refused, in words: "merge", "export".
     """
     bad = [
         key
