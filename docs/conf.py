@@ -70,6 +70,8 @@ html_theme_options = {
 
 def is_code(paragraph: str) -> bool:
     """Whether a paragraph of a docstring is Python: prose does not parse."""
+    if paragraph.lstrip().startswith(">>> "):
+        return True
     try:
         return bool(ast.parse(inspect.cleandoc(paragraph)).body)
     except SyntaxError:
@@ -94,8 +96,9 @@ def named(text: str, arguments: set[str]) -> str:
 
 
 def as_rst(docstring: list[str], arguments: set[str]) -> list[str]:
-    """Paragraphs; a new one where a line begins an argument, what is returned, raised, or the
-    source.
+    """Paragraphs of plain text as reStructuredText.
+
+    A new one where a line begins an argument, what is returned, raised, or the source.
     """
     rst: list[str] = []
     for paragraph in re.split(r"\n\s*\n", "\n".join(docstring).strip("\n")):
@@ -105,7 +108,8 @@ def as_rst(docstring: list[str], arguments: set[str]) -> list[str]:
             continue
         if is_code(paragraph):
             if not rst or not rst[-1].startswith("   "):
-                rst += [".. code-block:: python", ""]
+                kind = "pycon" if paragraph.lstrip().startswith(">>> ") else "python"
+                rst += [f".. code-block:: {kind}", ""]
             rst += [*("   " + line for line in inspect.cleandoc(paragraph).splitlines()), ""]
             continue
         pieces: list[str] = []

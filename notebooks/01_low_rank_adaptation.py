@@ -247,8 +247,9 @@ print(
 
 
 def train(r, alpha, Y, steps=STEPS, lr=0.05):
-    """Plain gradient descent from LoRA's start. Returns the factors and the loss before each
-    step.
+    """Plain gradient descent from LoRA's start.
+
+    Returns the factors and the loss before each step.
     """
     s, losses = alpha / r, []
     B, A = start(r)

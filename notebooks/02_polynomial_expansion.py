@@ -256,8 +256,8 @@ assert theory.dimension(m, n, 2) == 29
 # They are. For randomly drawn factors the rank reaches $K$ (or the size of the layer, where that is
 # less).
 #
-# Here is a trap. From "rank up to 5" it does **not** follow that PERA can make every matrix of rank
-# 5. The five pieces share their columns and rows. The two printed numbers count in how many
+# Here is a trap. From "rank up to 5" it does **not** follow that PERA can make every matrix of
+# rank 5. The five pieces share their columns and rows. The two printed numbers count in how many
 # independent directions each set extends: 29 against 45. Most matrices of rank 5 are out of reach.
 # [Notebook 05](05_theorem_one.ipynb) tells what this does to a theorem of the paper.
 #

@@ -412,8 +412,8 @@ _ = ax.legend(loc="lower left")
 
 # %% [markdown]
 # The Gaussian curve goes on to $K$ without a fall. The sign curve falls off after the eleventh
-# value, into rounding. The small factors make a step *down* after $r = 4$ and go on, far below, to
-# 14. A real training run gives the same picture: see the spectra in [the theory
+# value, into rounding. The small factors make a step *down* after $r = 4$ and go on, far below,
+# to 14. A real training run gives the same picture: see the spectra in [the theory
 # page](../docs/theory.md#what-is-its-rank).
 #
 # How clear a rank is can be seen in one more way: count the singular values above *every*

@@ -79,8 +79,9 @@ for rank in (1, 2, 3):
 
 # %%
 def descend(factors, E, steps=1500, rate=0.003):
-    """Gradient descent on the squared error from factors (B, A, h): the error after each step, and
-    where it ends.
+    """Gradient descent on the squared error from factors (B, A, h).
+
+    Returns the error after each step, and where it ends.
     """
     G = formulas.pera(*factors) - E
     errors = [np.linalg.norm(G)]
@@ -209,9 +210,9 @@ _ = plots.plot_sandwich(sigma, list(found), [result.error_fro for result in foun
 #
 # ## When the search meets the bound
 #
-# The identity is kinder. The $2\times2$ identity has rank 2, so LoRA of rank 1 leaves an error of
-# 1. PERA of rank 1 has it exactly: $b = a = (1, -1)^\top/\sqrt2$, $h = 2$. By hand: $b a^\top$ is
-# $\tfrac12$ with signs $+,-,-,+$, and $h\,(b\circ b)(a\circ a)^\top$ is $2\cdot\tfrac14$
+# The identity is kinder. The $2\times2$ identity has rank 2, so LoRA of rank 1 leaves an error
+# of 1. PERA of rank 1 has it exactly: $b = a = (1, -1)^\top/\sqrt2$, $h = 2$. By hand: $b a^\top$
+# is $\tfrac12$ with signs $+,-,-,+$, and $h\,(b\circ b)(a\circ a)^\top$ is $2\cdot\tfrac14$
 # everywhere. The sum is 1 on the diagonal, 0 beside it. Inside a larger identity the same corner
 # serves. What is the best of rank 1 for the $6\times6$ identity?
 

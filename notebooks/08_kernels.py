@@ -502,8 +502,9 @@ from math import factorial, prod
 
 
 def multinomial(row):
-    """How often the monomial appears in the power of a sum: d! over the factorials of its
-    multiplicities.
+    """How often the monomial appears in the power of a sum.
+
+    That is d! over the factorials of its multiplicities.
     """
     return factorial(len(row)) // prod(
         factorial(int(count)) for count in np.unique(row, return_counts=True)[1]

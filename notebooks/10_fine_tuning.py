@@ -159,8 +159,9 @@ TARGETS = "all-linear"
 
 
 def adapted(method, seed=0):
-    """A fresh model with adapters whose start is drawn from `seed`, and the report of what was
-    attached.
+    """A fresh model with adapters whose start is drawn from `seed`.
+
+    And the report of what was attached.
     """
     fresh = pk.toy.load("tiny")
     torch.manual_seed(seed)
@@ -196,8 +197,9 @@ print(
 
 # %%
 def train_by_hand(model, text, steps, lr=5e-3, seed=0):
-    """Train what requires grad; returns the cost of each step's windows, in bits per byte, before
-    that step.
+    """Train what requires grad.
+
+    Returns the cost of each step's windows before that step, in bits per byte.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)

@@ -153,8 +153,9 @@ def agrees_with_oracle(rule):
 
 
 def run(test):
-    """Run a property; print the counterexample, if there is one, and return whether none was
-    found.
+    """Run a property; print the counterexample, if there is one.
+
+    Returns whether none was found.
     """
     try:
         test()
@@ -643,8 +644,9 @@ assert [theirs for _, theirs in reached.values()][:4] == [False] * 4
 
 # %%
 def first_catch(mutant, pool):
-    """The number of the first example on which a mutant differs from the loop; infinite if none
-    does.
+    """The number of the first example on which a mutant differs from the loop.
+
+    Infinite if none does.
     """
     return next(
         (k for k, factors in enumerate(pool, 1) if not properties["the loop"](mutant, *factors)),

@@ -1,8 +1,9 @@
 """The notebooks from their sources: NN_name.py in jupytext's percent format is what one edits.
 
-python notebooks/make.py                     # writes every NN_name.ipynb, without outputs, the same
-bytes every time python notebooks/make.py --execute FOLDER    # runs them, two at a time; FOLDER
-gets copies with their outputs
+    python notebooks/make.py                     # writes every NN_name.ipynb, without outputs
+    python notebooks/make.py --execute FOLDER    # runs them; FOLDER gets copies with outputs
+
+The notebooks that are written are the same bytes every time; two are run at a time.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ ENVIRONMENT = {
 
 
 def notebook(source: Path) -> NotebookNode:
-    """The notebook of a source: no outputs, cells numbered, so that nothing changes but what was
-    edited.
+    """The notebook of a source, without outputs.
+
+    Cells are numbered, so that nothing changes but what was edited.
     """
     made = jupytext.read(source)
     made.metadata = nbformat.from_dict(KERNEL)
@@ -65,9 +67,9 @@ def write(source: Path) -> Path:
 
 
 def execute(source: Path, folder: Path) -> float:
-    """Run a notebook in an empty folder, as a reader would, and keep the copy with outputs; returns
-    its seconds.
+    """Run a notebook in an empty folder, as a reader would, and keep the copy with outputs.
 
+    Returns its seconds.
     A cell that raises stops it, with nbclient's CellExecutionError, which shows the cell.
     """
     made, start = notebook(source), time.perf_counter()
@@ -88,8 +90,9 @@ def execute(source: Path, folder: Path) -> float:
 
 
 def fingerprint(source: Path) -> str:
-    """A hash of the source and of the package that it runs on: an executed copy with another one is
-    out of date.
+    """A hash of the source and of the package that it runs on.
+
+    An executed copy with another one is out of date.
     """
     files = [source, *sorted((HERE.parent / "perakit").rglob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

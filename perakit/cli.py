@@ -1,5 +1,6 @@
-"""The `perakit` command: thin, it reads arguments and calls the library. Results go to stdout,
-progress to stderr.
+"""The `perakit` command: thin, it reads arguments and calls the library.
+
+Results go to stdout, progress to stderr.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth o
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for a verdict that does not stand, 2 for a
-    PerakitError, in one sentence.
+    """Run one command and return its exit status.
+
+    0; 1 for a verdict that does not stand; 2 for a PerakitError, which is said in one sentence.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -315,7 +317,8 @@ def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:
 
 
 def _method(text: str, arguments: argparse.Namespace) -> Method:
-    """A method from `name` or `name:option=value,...`, with the rank and alpha of the command line;
+    """A method from `name` or `name:option=value,...`, with the command line's rank and alpha.
+
     `DoRA` is `dora`.
     """
     name, _, rest = text.partition(":")

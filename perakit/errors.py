@@ -2,14 +2,16 @@
 
 
 class PerakitError(Exception):
-    """Something a user can cause and mend: says what is wrong, with the offending value, and what
-    to do.
+    """Something a user can cause and mend.
+
+    Says what is wrong, with the offending value, and what to do.
     """
 
 
 def short(value: object) -> str:
-    """A value as a message shows it: in full, unless that is a page, or a number too long for
-    Python to print.
+    """A value as a message shows it.
+
+    In full, unless that is a page, or a number too long for Python to print.
     """
     try:
         text = repr(value)

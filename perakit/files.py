@@ -1,5 +1,6 @@
-"""Files that are either the old one or the new one, never half of each; and files that are what
-they seem.
+"""Files that are either the old one or the new one, never half of each.
+
+And files that are what they seem.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from perakit.errors import PerakitError
 
 
 def as_folder(path: object) -> Path:
-    """`path` as a Path, whether there is such a folder or not; PerakitError for what is no path,
-    such as None.
+    """`path` as a Path, whether there is such a folder or not.
+
+    PerakitError for what is no path, such as None.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise PerakitError(f"the folder is a path, a str or a Path, not {path!r:.80}")
@@ -31,9 +33,9 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` through a temporary file beside it, so that a kill or a full disk
-    loses nothing.
+    """Write `data` to `path` through a temporary file beside it.
 
+    So a kill or a full disk loses nothing.
     Raises PerakitError where the system refuses; a file that stood at `path` is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -60,11 +62,11 @@ def open_plain(path: Path) -> BinaryIO:
     """
     try:
         # Without O_NONBLOCK, opening a FIFO would wait until somebody writes to it.
-        file = open(
+        file = open(  # noqa: SIM115
             path,
             "rb",
             opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)),
-        )  # noqa: SIM115
+        )
     except ValueError as error:
         raise OSError(errno.EINVAL, str(error)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -1,6 +1,4 @@
-"""Shared settings: deterministic Hypothesis, no network, one thread a worker, no figure left open
-for the next test.
-"""
+"""What all tests share: a deterministic Hypothesis, no network, one thread, shapes watched."""
 
 import os
 
@@ -9,6 +7,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Before transformers is imported: tests never reach for the network
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+import importlib.util
+import sys
+from pathlib import Path
 
 import hypothesis
 import matplotlib.pyplot as plt
@@ -31,3 +33,45 @@ def _no_figure_left_open():
     """Files share a worker in no fixed order: what one leaves in pyplot, another would count."""
     yield
     plt.close("all")
+
+
+# --- documented shapes are watched ----------------------------------------------------------------
+
+
+def _shapes():
+    """tests/shapes.py; None where this file was copied without it."""
+    path = Path(__file__).with_name("shapes.py")
+    if not path.exists():
+        return None
+    # By hand, since pytest's importlib mode puts this folder on no path
+    spec = importlib.util.spec_from_file_location("shapes", path)
+    sys.modules["shapes"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SHAPES = _shapes()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "unwatched: documented shapes are not compared with calls")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail a test in which a function took or returned another shape than its docstring says."""
+    if SHAPES is None:
+        return (yield)
+    if item.get_closest_marker("unwatched"):
+        SHAPES.WATCH.pause()
+    else:
+        SHAPES.WATCH.resume()
+    try:
+        result = yield
+    except BaseException as error:
+        if lies := SHAPES.WATCH.complaint():
+            error.add_note(f"docstrings that do not hold:\n{lies}")
+        raise
+    if lies := SHAPES.WATCH.complaint():
+        pytest.fail(f"docstrings that do not hold:\n{lies}", pytrace=False)
+    return result

@@ -1,5 +1,6 @@
-"""The classroom: assignments with checks that explain themselves, and a grader that nothing a
-student writes can stop.
+"""The classroom: assignments whose checks explain themselves, and a grader.
+
+Nothing that a student writes can stop the grader.
 """
 
 from perakit.classroom.assignment import Assignment, assignments

@@ -25,8 +25,9 @@ OURS = ("checks", "instructor")  # tags of cells that a student does not get
 
 @dataclass(frozen=True)
 class Assignment:
-    """id: its name on the command line; title; cells: of its file, all of them; checks: in
-    order.
+    """One assignment, read from its file.
+
+    id: its name on the command line; title; cells: of its file, all of them; checks: in order.
     """
 
     id: str

@@ -61,9 +61,9 @@ def check(
     count: int = EXAMPLES,
     seconds: float = SECONDS,
 ) -> Callable[[Callable[..., None]], Check]:
-    """Make a property, a function (work, **example), into a `Check` that has its name; the
-    arguments are those of `Check`.
+    """Make a property, a function (work, **example), into a `Check` that has its name.
 
+    The arguments are those of `Check`.
     examples: by default the property is called once, with `work` alone.
     """
     if not functions or not all(isinstance(name, str) for name in functions):
@@ -143,9 +143,9 @@ def expect(condition: Any, sentence: str) -> None:
 
 
 def expect_equal(got: Any, expected: Any, tolerance: float = 1e-9, what: str = "") -> None:
-    """Fail unless `got` has the shape of `expected` and its entries, to `tolerance` of the largest
-    of them (1 at least).
+    """Fail unless `got` has the shape of `expected`, and its entries.
 
+    They may differ by `tolerance` of the largest of them (1 at least).
     what: a few words on which value this is, where a property compares several.
     """
     of = f"{what}: " if what else ""
@@ -205,7 +205,8 @@ def show(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {show(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"{'[' if isinstance(value, list) else '('}{', '.join(map(show, value))}{']' if isinstance(value, list) else ')'}"
+        inner = ", ".join(map(show, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
     return repr(value)[:200]
 
 

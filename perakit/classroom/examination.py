@@ -1,5 +1,6 @@
-"""One check, put to what a submission defines: the student's functions, a limit of time, and the
-answer in a sentence.
+"""One check, put to what a submission defines.
+
+The student's functions, a limit of time, and the answer in a sentence.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ PATIENCE = 2  # seconds on the clock for each second of computing that a check h
 MODULES = ("np", "numpy", "torch", "nn", "pk", "perakit", "math", "plt")
 
 
+# No Exception, since Hypothesis would look for a simpler input of one
 class NotWritten(BaseException):
-    """The student has not begun: no input says more about it, so Hypothesis, which would look for
-    one, is passed by.
-    """
+    """The student has not begun, and no input says more about it."""
 
 
 class OutOfTime(BaseException):
@@ -48,8 +48,9 @@ class OutOfTime(BaseException):
 
 
 class Functions:
-    """The functions of a submission as attributes: called with copies, and what they raise is a
-    `Wrong` that says where.
+    """The functions of a submission as attributes.
+
+    They are called with copies, and what they raise is a `Wrong` that says where.
     """
 
     def __init__(self, work: Work) -> None:
@@ -91,8 +92,9 @@ def _copy(value: Any) -> Any:
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Whether an argument is what it was: arrays, tensors, and lists of them; of other objects
-    nothing is said.
+    """Whether an argument is what it was: arrays, tensors, and lists of them.
+
+    Of other objects nothing is said.
     """
     before, after = plain(before), plain(after)
     if isinstance(before, np.ndarray):
@@ -107,9 +109,7 @@ def _same(before: Any, after: Any) -> bool:
 
 
 def shadowed(work: Work) -> str:
-    """A warning of names that the submission took away from Python or from a library; else
-    nothing.
-    """
+    """A warning of names that the submission took from Python or a library; else nothing."""
     names = {name: value for name, value in work.names.items() if not name.startswith("_")}
     taken = [
         name for name, value in names.items() if name in vars(builtins) and not callable(value)
@@ -126,9 +126,9 @@ def shadowed(work: Work) -> str:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTime` after that many seconds of computing, or `PATIENCE` times as many of
-    sleeping.
+    """Raise `OutOfTime` after that many seconds of computing.
 
+    Or after `PATIENCE` times as many of sleeping.
     Only in the main thread, and where there are signals. On a busy machine computing takes longer,
     and costs nobody a point.
     """

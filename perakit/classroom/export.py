@@ -1,5 +1,6 @@
-"""What a teacher and a student take away: starters, solutions, and the folders that otter-grader
-and nbgrader read.
+"""What a teacher and a student take away.
+
+Starters, solutions, and the folders that otter-grader and nbgrader read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from perakit.errors import PerakitError
 from perakit.files import write_atomically
 
 HIDDEN = '''\
-"""Checks of your own for `perakit grade FILE --hidden {id}_hidden.py`: keep this file to yourself."""
+"""Checks of your own for `perakit grade FILE --hidden {id}_hidden.py`.
+
+Keep this file to yourself.
+"""
 
 from perakit.classroom import check, expect
 
@@ -52,8 +56,9 @@ c.ExecutePreprocessor.skip_cells_with_tag = "experiment"  # those are the studen
 
 
 def new(id: str, folder: str | Path) -> list[Path]:
-    """Write what a student begins with, as {id}.py and {id}.ipynb, into `folder`; a file that is
-    there is never overwritten.
+    """Write what a student begins with, as {id}.py and {id}.ipynb, into `folder`.
+
+    A file that is there is never overwritten.
     """
     task = Assignment.load(id)
     return _write(
@@ -136,8 +141,9 @@ def _with_otter(task: Assignment) -> list[Cell]:
 
 
 def _nbgrader(task: Assignment) -> str:
-    """The solution, with a graded cell for each check; nbgrader clears what is between the
-    markers.
+    """The solution, with a graded cell for each check.
+
+    nbgrader clears what is between the markers.
     """
     cells, metadata = [], []
     for number, cell in enumerate(task.solution()):

@@ -1,5 +1,6 @@
-"""Grade a submission: every check in a process of its own, and a report that a student can learn
-from.
+"""Grade a submission: every check in a process of its own.
+
+The report is one that a student can learn from.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ STARTING = 120.0  # seconds that importing torch may take on a slow disk
 
 @dataclass(frozen=True)
 class Outcome:
-    """One check: what it was worth and got; said: why it failed, empty if it did not; hidden: from
-    the teacher's own file.
+    """One check: what it was worth, and what the student got.
+
+    said: why it failed, empty if it did not; hidden: from the teacher's own file.
     """
 
     id: str
@@ -55,8 +57,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """All outcomes of one submission; problems: what went wrong when its cells ran; facts: what the
-    result was made from.
+    """All outcomes of one submission.
+
+    problems: what went wrong when its cells ran; facts: what the result was made from.
     """
 
     file: str
@@ -142,9 +145,9 @@ def grade(
 
 
 class Grader:
-    """Grades one submission after another in the same process, so that the libraries are imported
-    once; see `grade`.
+    """Grades one submission after another in the same process; see `grade`.
 
+    So the libraries are imported once.
     with Grader() as grader:
         reports = [grader.grade(path) for path in paths]
     """
@@ -206,9 +209,9 @@ def outcome_of(check: Check, said: str, hidden: bool = False, printed: int = 0) 
 
 
 def points(check: str, *functions: Callable[..., Any]) -> float:
-    """Points of one check for functions of this notebook, as nbgrader's partial credit wants them:
-    a float, and a line on stdout.
+    """Points of one check for functions of this notebook, for nbgrader's partial credit.
 
+    A float, and a line on stdout.
     check: "lora/scaling", the assignment and its check; functions: in the order that the check
     names them. Runs here, for no longer than the check may, and without a limit of memory.
     """
@@ -218,8 +221,9 @@ def points(check: str, *functions: Callable[..., Any]) -> float:
 
 
 def require(check: str, *functions: Callable[..., Any]) -> None:
-    """As `points`, but an AssertionError where the check fails: what otter-grader's test files
-    expect.
+    """As `points`, but an AssertionError where the check fails.
+
+    That is what otter-grader's test files expect.
     """
     outcome = check_functions(check, *functions)
     assert not outcome.said, str(outcome)
@@ -254,8 +258,9 @@ def check_functions(check: str, *functions: Callable[..., Any]) -> Outcome:
 
 @contextmanager
 def _plain_exit(functions: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Python's own `exit` for these functions: Jupyter's would end the kernel, and with it all that
-    is still to be graded.
+    """Python's own `exit` for these functions.
+
+    Jupyter's would end the kernel, and with it all that is still to be graded.
     """
     spaces = [
         space
@@ -306,11 +311,9 @@ class _Worker:
         return dict(json.loads(line))
 
     def _start(self) -> None:
-        """From an empty folder, so that no file beside the submission is taken for a library; on
-        one thread, to fork safely.
-        """
+        """Start the worker from an empty folder, on one thread."""
         environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",  # a process with one thread can be forked safely
             "MKL_NUM_THREADS": "1",
             "MPLBACKEND": "Agg",
             "PYTHONIOENCODING": "utf-8",
@@ -324,7 +327,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            cwd=self.folder.name,
+            cwd=self.folder.name,  # else a file beside the submission may be taken for a library
             env=environment,
         )
         threading.Thread(

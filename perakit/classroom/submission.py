@@ -37,9 +37,9 @@ MARKER = re.compile(r"^# %%(?P<markdown> \[markdown\])?(?:.*\btags=(?P<tags>\[[^
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: kind "code" or "markdown", its text, its tags, and where it stands, as a message
-    says it.
+    """One cell of a submission.
 
+    kind: "code" or "markdown"; its text, its tags, and where it stands, as a message says it.
     line: the number of its first line in a script; of a notebook's cell 1, and `name` says which
     cell.
     """
@@ -89,8 +89,9 @@ def read(path: Path) -> list[Cell]:
 
 
 def parse_percent(text: str) -> list[Cell]:
-    """The cells of a script in jupytext's percent format; a script without `# %%` lines is one code
-    cell.
+    """The cells of a script in jupytext's percent format.
+
+    A script without `# %%` lines is one code cell.
     """
     cells: list[Cell] = []
     kind, start = "code", 1
@@ -189,8 +190,9 @@ def to_notebook(cells: Iterable[Cell], metadata: Sequence[dict[str, Any]] = ()) 
 
 
 def without_magics(cell: Cell) -> Cell:
-    """The cell with IPython's own lines (`%time`, `!pip`) as `pass`, if it is no Python as it
-    stands.
+    """The cell, with IPython's own lines (`%time`, `!pip`) as `pass` if need be.
+
+    A cell that is Python as it stands stays as it is.
     """
     try:
         ast.parse(cell.source)
@@ -203,8 +205,9 @@ def without_magics(cell: Cell) -> Cell:
 
 @dataclass
 class Work:
-    """What a submission defines once it has run, and what went wrong on the way; left_out: the text
-    of cells that were not run.
+    """What a submission defines once it has run, and what went wrong on the way.
+
+    left_out: the text of cells that were not run.
     """
 
     names: dict[str, Any]
@@ -214,9 +217,9 @@ class Work:
 
 
 def run(cells: Iterable[Cell], stop: type[BaseException]) -> Work:
-    """Run the code cells one after another, as a notebook does: a cell that fails is noted, and the
-    next ones still run.
+    """Run the code cells one after another, as a notebook does.
 
+    A cell that fails is noted, and the next ones still run.
     Cells with the tags "experiment" and "grading" are left out. stop: an exception that ends
     everything, such as time running out.
     """

@@ -1,6 +1,6 @@
-"""The process in which student code runs: `python -m perakit.classroom.worker`, one request a line,
-one answer a line.
+"""The process in which student code runs: `python -m perakit.classroom.worker`.
 
+One request a line, one answer a line.
 Each request is answered by a forked child, which may crash, loop or eat memory; where there is no
 fork, by this process itself, which then ends, and the grader starts another. Limits of time, memory
 and writing keep an accident from costing more than its check. They are **no security sandbox**: who
@@ -64,8 +64,9 @@ CHANGES |= {"os.rename": 2, "os.link": 2, "os.symlink": 2, "sqlite3.connect": 1}
 
 
 class _Guard:
-    """An audit hook that refuses other processes, the network, and writing outside this check's own
-    empty folder.
+    """An audit hook that keeps student code within this check's own empty folder.
+
+    It refuses other processes, the network, and writing elsewhere.
     """
 
     def __init__(self, folder: str) -> None:
@@ -105,8 +106,9 @@ class _Guard:
 
 
 def answer(request: dict[str, Any], checks: dict[str, Check]) -> dict[str, Any]:
-    """Run the submission, then the check, in an empty folder: why it fails (nothing if it holds),
-    and what was printed.
+    """Run the submission, then the check, in an empty folder.
+
+    Says why it fails (nothing if it holds), and what was printed.
     """
     check = checks[request["check"]]
     cells = [Cell(**cell | {"tags": tuple(cell["tags"])}) for cell in request["cells"]]
@@ -219,8 +221,9 @@ def _death(status: int | None) -> str:
 
 
 def _warm_up() -> None:
-    """Once, what each child would do again: import what a submission may import, and let Hypothesis
-    look around.
+    """Do once what each child would do again.
+
+    Import what a submission may import, and let Hypothesis look around.
     """
     import matplotlib.pyplot as plt
     from hypothesis import strategies as st

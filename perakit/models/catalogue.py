@@ -1,5 +1,6 @@
-"""Layer shapes of well-known models: how much a method trains, counted without weights and without
-a download.
+"""Layer shapes of well-known models: how much a method trains, counted without weights.
+
+Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ def names() -> list[str]:
 
 
 def describe(source: str | Path) -> Architecture:
-    """The architecture of a model known by name, or of the `config.json` at a path (the file, or
-    its folder).
+    """The architecture of a model known by name, or of the `config.json` at a path.
 
+    The path is that of the file, or of its folder.
     A name of `names()` comes first: write ./gpt2 for a folder of that name. Families: gpt2, llama,
     mistral, qwen2, roberta, bert. Raises PerakitError on anything else, or a field that is missing
     or makes no sense.
@@ -76,8 +77,9 @@ def select(architecture: Architecture, targets: str | Iterable[str] | None = Non
 def count(
     architecture: Architecture, method: Method, targets: str | Iterable[str] | None = None
 ) -> tuple[int, float]:
-    """Trainable parameters of `method` on `targets`, and their percentage 100 trainable / (total +
-    trainable).
+    """Trainable parameters of `method` on `targets`, and their percentage.
+
+    The percentage is 100 trainable / (total + trainable).
     """
     trainable = sum(method.count(m, n) for _, m, n in select(architecture, targets))
     return trainable, 100 * trainable / (architecture.total + trainable)
@@ -112,8 +114,9 @@ def table(
 
 
 def _label(method: Method, with_rank: bool) -> str:
-    """`name:option=value,...`, as the command line takes it: the options that are not at their
-    default.
+    """`name:option=value,...`, as the command line takes it.
+
+    Only the options that are not at their default.
     """
     shown = [field for field in dataclasses.fields(method) if with_rank or field.name != "rank"]
     changed = [

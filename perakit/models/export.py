@@ -97,9 +97,9 @@ def export_peft(
     pad: bool = False,
     name: str | None = None,
 ) -> ExportReport:
-    """Write the adapters of `model` to `folder` as one PEFT LoRA adapter: ΔW = lora_B lora_A, with
-    scale 1.
+    """Write the adapters of `model` to `folder` as one PEFT LoRA adapter.
 
+    ΔW = lora_B lora_A, with scale 1.
     rank: None is exact, K columns a layer, or min(m, n) where K is more or the method gives no
     factors (DoRA, HiRA); a number cuts layers that have more to the nearest matrix of that rank,
     and the report says what was lost;
@@ -113,6 +113,12 @@ def export_peft(
     be had, a number is not finite, ΔW is no matrix, a layer's weight is shared with another, or the
     system refuses to write. Only a kill between the last two steps leaves numbers without their
     configuration, which nobody loads.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=1), ["0"])
+    >>> report = pk.export_peft(model, "my-adapter-peft")
+    >>> report.rank, report.worst  # K = 2 columns make up ΔW, and nothing is lost
+    (2, 0.0)
     """
     folder = as_folder(folder)
     layers = _chosen(model, name)
@@ -249,9 +255,7 @@ def _pad(part: Factored, rank: int) -> tuple[Tensor, Tensor]:
 def _config(
     model: nn.Module, layers: Mapping[str, AdaptedLayer], ranks: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What PEFT needs to know; alpha = rank everywhere, so that the scale is 1 also where a server
-    reads only `r`.
-    """
+    """What PEFT needs to know about the factors in the file."""
     r = max(ranks.values())  # servers reserve room for r, so it is the largest
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
     return {
@@ -262,7 +266,8 @@ def _config(
         ),
         "inference_mode": True,
         "r": r,
-        "lora_alpha": r,  # PEFT's default is 8, whatever r
+        # So that the scale is 1 also where a server reads only `r`; PEFT's default is 8
+        "lora_alpha": r,
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
         "target_modules": target_modules([name for name, _ in walk(model)], list(layers)),
@@ -273,8 +278,9 @@ def _config(
 
 
 def _is_causal(model: nn.Module) -> bool:
-    """Is this a causal language model, by the name of its class, or of the one its config says it
-    stands for?
+    """Is this a causal language model, by the name of its class?
+
+    Or by that of the class that its config says it stands for.
     """
     describe: Callable[[], dict[str, Any]] = getattr(
         getattr(model, "config", None), "to_dict", dict
@@ -296,9 +302,9 @@ def covers(target: str, name: str) -> bool:
 
 
 def target_modules(modules: list[str], adapted: list[str]) -> list[str] | str:
-    """The shortest names that PEFT's rule reads as exactly the layers `adapted` among all
-    `modules`.
+    """The shortest names that PEFT's rule reads as exactly the layers `adapted`.
 
+    modules: all names of the model, among which they are told apart.
     Each layer takes its shortest dotted suffix that no other module has; where even a full name is
     the suffix of another module, a regular expression for the whole name says it all.
     """
@@ -330,8 +336,9 @@ def _endings(name: str) -> list[str]:
 def _write(
     folder: Path, config: dict[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]
 ) -> int:
-    """Write both files beside the old ones, read them back, and only then let them take their
-    place; returns their bytes.
+    """Write both files beside the old ones, read them back, then let them take their place.
+
+    Returns their bytes.
     """
     flat: dict[str, Tensor] = {}
     for name, (B, A) in tensors.items():
@@ -358,8 +365,9 @@ def _write(
 
 
 def _verify(stage: Path, folder: Path, text: bytes, flat: dict[str, Tensor]) -> None:
-    """Compare what is on disk with what was meant: the configuration, every name, shape and
-    number.
+    """Compare what is on disk with what was meant.
+
+    That is the configuration, and every name, shape and number.
     """
     if (stage / CONFIG_NAME).read_bytes() != text:
         raise PerakitError(
@@ -406,8 +414,9 @@ def _replace(stage: Path, folder: Path) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what exports that were killed left behind; younger folders may be of one that is
-    running.
+    """Remove what exports that were killed left behind.
+
+    Younger folders may be of one that is running.
     """
     with suppress(OSError):
         for stage in folder.glob(f"{STAGE}*"):

@@ -40,6 +40,10 @@ class Config:
     vocab_size: tokens (256: raw bytes); n_positions: longest context, in tokens; n_embd: width;
     n_layer, n_head: blocks, and attention heads in each; n_inner: width of the MLP, None = 4
     n_embd.
+
+    >>> config = pk.toy.Config(n_embd=8, n_layer=1, n_head=2)
+    >>> sum(p.numel() for p in pk.toy.GPT2(config).parameters())
+    4984
     """
 
     vocab_size: int = 256
@@ -169,6 +173,10 @@ class GPT2(nn.Module):
 
     The output head shares the embedding's weight. `Config()` is a small byte-level model with
     random weights; `perakit.toy.load` gives trained ones.
+
+    >>> model = pk.toy.GPT2(pk.toy.Config(n_embd=8, n_layer=1, n_head=2))
+    >>> model(torch.tensor([[80, 69, 82, 65]])).shape
+    torch.Size([1, 4, 256])
     """
 
     def __init__(self, config: Config) -> None:

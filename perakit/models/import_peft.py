@@ -1,5 +1,6 @@
-"""A PEFT LoRA or DoRA adapter, read from its two files as pk.LoRA or pk.DoRA: exactly that, or one
-clear refusal.
+"""A PEFT LoRA or DoRA adapter, read from its two files as pk.LoRA or pk.DoRA.
+
+Exactly that adapter, or one clear refusal.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from perakit.models.storage import check_width
 # Settings that are read here, and settings that say nothing about the function: any other one that
 # is set is refused.
 READ = {
-    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_dropout", "target_modules",
-    "exclude_modules", "layers_to_transform", "layers_pattern", "bias", "init_lora_weights",
+    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+    "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "bias", "init_lora_weights",
 }  # fmt: skip
 HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "megatron_core", "peft_version",
-    "qalora_group_size", "revision", "runtime_config", "task_type",
+    "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode",
+    "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
 # Of training; the others rewrite the base's weights
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
@@ -47,9 +49,9 @@ METADATA_ALLOWANCE = 2**16  # bytes
 
 
 def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> AttachReport:
-    """Attach the LoRA or DoRA adapter that PEFT saved in `folder`, as pk.LoRA or pk.DoRA of the
-    same function.
+    """Attach the LoRA or DoRA adapter that PEFT saved in `folder`.
 
+    It becomes a pk.LoRA or pk.DoRA of the same function.
     model: bare, or with adapters of other names, and the base that the adapter was trained on
     (which weights it has is not checked); name: of the new adapter, which is then the active one.
     Rank, alpha, rslora and patterns are read per layer. Strict: the layers that the configuration
@@ -58,6 +60,13 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     Raises PerakitError, with the model untouched, for any other peft_type, an option that would
     change the function, pickled weights, and files that are cut, altered or larger than the adapter
     needs.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.LoRA(rank=2), ["0"])
+    >>> report = pk.export_peft(model, "my-adapter-peft")
+    >>> other = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> pk.import_peft(other, "my-adapter-peft").rows
+    [('0', 'Linear', (5, 3), 2, 2, 16)]
     """
     check_model(model)
     if name in names(model):
@@ -95,8 +104,9 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The parsed adapter_config.json of a LoRA or DoRA adapter, with every field that is read of
-    the right type.
+    """The parsed adapter_config.json of a LoRA or DoRA adapter.
+
+    Every field that is read has the right type.
     """
     try:
         with open_plain(path) as file:
@@ -213,8 +223,9 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Layer -> (m, n), of every module that PEFT would adapt; each is a layer that perakit can
-    adapt.
+    """Layer -> (m, n), of every module that PEFT would adapt.
+
+    Each is a layer that perakit can adapt.
     """
     found: dict[str, tuple[int, int]] = {}
     modules = {name: module for name, module in walk(model) if name}
@@ -243,8 +254,9 @@ def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int
 
 
 def _matcher(targets: str | list[str], modules: Sequence[str]) -> Callable[[str], bool]:
-    """PEFT's rule: a string is a regular expression for the whole name, a list holds names or
-    dotted suffixes.
+    """PEFT's rule for names, as a predicate.
+
+    A string is a regular expression for the whole name, a list holds names or dotted suffixes.
     """
     if isinstance(targets, str):
         (pattern,) = compile_all([targets], modules)
@@ -253,8 +265,9 @@ def _matcher(targets: str | list[str], modules: Sequence[str]) -> Callable[[str]
 
 
 def _blocks(config: Mapping[str, Any], modules: Sequence[str]) -> Callable[[str], bool]:
-    """PEFT's layers_to_transform: is the number of the block that a name holds one of these? Names
-    written out need not be.
+    """PEFT's layers_to_transform: is the number of the block in a name one of these?
+
+    Names that are written out in full need not have such a number.
     """
     wanted = config.get("layers_to_transform")
     wanted = [wanted] if type(wanted) is int else wanted
@@ -304,8 +317,9 @@ def _method(
 
 
 def _values(patterns: Mapping[str, Any] | None, layers: Sequence[str], default: Any) -> list[Any]:
-    """For each layer the value of the first pattern that the end of its name matches, as PEFT reads
-    them.
+    """For each layer the value of the first pattern that the end of its name matches.
+
+    PEFT reads them in the same order.
     """
     compiled = list(
         zip(
@@ -324,8 +338,9 @@ def _values(patterns: Mapping[str, Any] | None, layers: Sequence[str], default: 
 
 
 def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of a file that holds exactly `expected` (name -> shape); nothing else is read
-    into memory.
+    """The tensors of a file that holds exactly `expected` (name -> shape).
+
+    Nothing else is read into memory.
     """
     path = folder / TENSORS_NAME
     damaged = (
@@ -363,8 +378,9 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
 def _read_header(
     file: BinaryIO, length: int, expected: Mapping[str, tuple[int, ...]], damaged: str
 ) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, from the header of a file of `length` bytes; refused before anything large is
-    read.
+    """Name -> shape, from the header of a file of `length` bytes.
+
+    Refused before anything large is read.
     """
     size = int.from_bytes(file.read(8), "little")
     limit = METADATA_ALLOWANCE + sum(
@@ -391,9 +407,7 @@ def _read_header(
 def _check_names(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Refuse a file whose tensors are not the ones that the configuration and the model agree
-    on.
-    """
+    """Refuse a file whose tensors are not those that configuration and model agree on."""
     unexpected, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
     problems = []
     base = [name for name in unexpected if ".lora_" not in name]

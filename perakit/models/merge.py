@@ -75,9 +75,9 @@ class MergeReport:
 
 
 def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
-    """Answer with one matrix W0 + ΔW per layer: the cost of the base model, to rounding the same
-    output.
+    """Answer with one matrix W0 + ΔW per layer, at the cost of the base model.
 
+    To rounding the output is the same.
     ΔW is the sum of the active adapters. W0 stays, so `unmerge` is bitwise and a state dict or
     `save` is the same merged or not. Layers that are merged already are left alone. Training a
     merged model changes nothing: its factors are not in the forward pass. Before transformers'
@@ -88,6 +88,15 @@ def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
     False refuses such a base.
     Returns the rounding report. Raises PerakitError, with nothing merged, where factors are not
     finite, an update is no matrix, or a layer's weight is shared with another.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.LoRA(rank=1), ["0"])
+    >>> _ = torch.nn.init.ones_(pk.adapters(model)["0"].B)
+    >>> x = torch.ones(1, 3)
+    >>> factored = model(x)
+    >>> report = pk.merge(model)
+    >>> torch.allclose(model(x), factored), report.worst < 1e-6
+    (True, True)
     """
     layers = {name: layer for name, layer in _active_layers(model).items() if layer.merged is None}
     sums, report = _sums(model, layers, dequantize)
@@ -97,8 +106,17 @@ def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Answer with W0 and the factors again, bitwise as before `merge`; a no-op where nothing is
-    merged.
+    """Answer with W0 and the factors again, bitwise as before `merge`.
+
+    Does nothing where nothing is merged.
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.LoRA(rank=1), ["0"])
+    >>> x = torch.ones(1, 3)
+    >>> before = model(x)
+    >>> report = pk.merge(model)
+    >>> pk.unmerge(model)
+    >>> torch.equal(model(x), before)
+    True
     """
     for layer in adapted_layers(model).values():
         layer.merged = None
@@ -110,6 +128,14 @@ def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
     dequantize: as in `merge`; a 4-bit layer becomes a full one of the class it was. Raises as
     `merge` does, and where an adapter that is not active would be lost, with nothing written;
     returns the same report.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> report = pk.bake(model)
+    >>> model
+    Sequential(
+      (0): Linear(in_features=3, out_features=5, bias=True)
+    )
     """
     layers = _active_layers(model)
     idle = [
@@ -186,8 +212,9 @@ def _sums(
 
 
 def check_finite(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[Adapter]) -> None:
-    """Refuse to be `doing` something (merge, export) with a layer whose adapters or weight hold NaN
-    or inf.
+    """Refuse to go on with a layer whose adapters or weight hold NaN or inf.
+
+    doing: what is refused, in words: "merge", "export".
     """
     bad = [
         key

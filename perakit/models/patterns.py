@@ -39,9 +39,9 @@ NEVER: Ways = (LIMIT + 1,)
 def compile_all(
     patterns: Sequence[str], names: Sequence[str], within: str = "{}"
 ) -> list[re.Pattern[str]]:
-    """The patterns, each put `within` another; refused where matching all of them with `names`
-    could take for ever.
+    """The patterns compiled, each put `within` another.
 
+    Refused where matching all of them with `names` could take for ever.
     Refused are also groups that are repeated, comments, and flags other than a leading (?i). Raises
     PerakitError.
     """

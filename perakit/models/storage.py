@@ -1,5 +1,4 @@
-"""Adapters on disk: one JSON file that says what they are, one safetensors file that holds the
-numbers.
+"""Adapters on disk: a JSON file says what they are, a safetensors file holds the numbers.
 
 `adapter.json` is the commit point: it names the tensor file by its content and carries a checksum
 of its own, so that a folder holds either the old adapter or the new one, whole, and an altered byte
@@ -62,6 +61,12 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     the same. How a 4-bit base was quantised is written down, its weights are not. An adapter that
     is in the folder already is replaced in one step, or stays whole where writing fails
     (PerakitError). Returns the folder.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> folder = pk.save(model, "my-adapter")
+    >>> sorted(path.suffix for path in folder.iterdir())
+    ['.json', '.safetensors']
     """
     layers = require_adapters(model)
     chosen = adapters(model, name)
@@ -108,14 +113,21 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
 
 
 def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachReport:
-    """Read the adapter in `folder` into `model`, attaching it first where the model has none of
-    that name.
+    """Read the adapter in `folder` into `model`.
 
+    Where the model has no adapter of that name, it is attached first.
     name: to give it, or of the adapter whose numbers it replaces. An adapter that was trained on a
     4-bit base quantises a full one in the same way before it is attached.
     Strict: layers, shapes, methods and 4-bit storage must be exactly the model's; a file that is
     cut, altered or of a newer format is refused. Which weights the base has is not checked. Raises
     PerakitError with the model untouched; returns the report on what is active then.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> folder = pk.save(model, "my-adapter")
+    >>> other = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> pk.load(other, "my-adapter").trainable
+    19
     """
     check_model(model)
     check_name(name)
@@ -314,8 +326,9 @@ def _check_layers(
 
 
 def _check_size(model: nn.Module, expected: dict[str, tuple[int, ...]]) -> None:
-    """Refuse an adapter that is far larger than the bare model: a rank that lies would take all
-    memory.
+    """Refuse an adapter that is far larger than the bare model.
+
+    A rank that lies would take all memory.
     """
     needed = 8 * sum(map(math.prod, expected.values()))
     own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

@@ -19,8 +19,9 @@ DEFAULT = "default"  # name of an adapter that was given none
 
 
 def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) -> list[str]:
-    """Names of the layers that `targets` means, in the model's order; all of them can take an
-    adapter of that name, if one is given.
+    """Names of the layers that `targets` means, in the model's order.
+
+    All of them can take an adapter of that name, if one is given.
     """
     model = unwrapped(model)
     modules = dict(walk(model))
@@ -103,8 +104,9 @@ def _named(names: dict[str, str], layers: list[str], targets: object) -> list[st
 
 
 def _weighted(bare: dict[str, nn.Module]) -> list[str]:
-    """Modules that a pattern may mean: those with a weight or parameters of their own, and not
-    their containers.
+    """Modules that a pattern may mean: those with a weight or parameters of their own.
+
+    Their containers are none.
     """
     return [
         name

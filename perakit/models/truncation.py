@@ -1,5 +1,6 @@
-"""ΔW as two factors of a rank that one chooses: exact, or the nearest ones with the error that this
-makes.
+"""ΔW as two factors of a rank that one chooses, exact or the nearest there are.
+
+The error that this makes is told.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Factored:
 
     @property
     def explained(self) -> bool:
-        """Is the distance what cutting and rounding make, or below the numbers that the dtype
-        has?
+        """Is the distance what cutting and rounding make?
+
+        Or is it below the numbers that the dtype has?
         """
         rounding = (
             EXACT * (torch.linalg.norm(self.B.double()) * torch.linalg.norm(self.A.double())).item()
@@ -49,9 +51,9 @@ class Factored:
 
 @torch.no_grad()
 def factorise(adapters: Sequence[Adapter], W0: Tensor, rank: int | None = None) -> Factored:
-    """The sum of the ΔW of `adapters` on W0 (m, n), as two factors of rank at most `rank`; None:
-    exact.
+    """The sum of the ΔW of `adapters` on W0, as two factors of rank at most `rank`.
 
+    W0 (m, n); rank: None is exact.
     K columns where every ΔW is a product and K <= min(m, n): the adapters' own factors, side by
     side. Else ΔW is formed in float64, rounded once, and stands beside an identity: rank min(m, n),
     and no rounding but that one. A rank below that is reached by a singular value decomposition in
@@ -102,8 +104,9 @@ def _product(adapters: Sequence[Adapter], W0: Tensor) -> tuple[Tensor, ...]:
 
 
 def _nearest(target: tuple[Tensor, ...], rank: int) -> tuple[Tensor, Tensor, float, float]:
-    """(B, A) nearest to the product of `target` among all of `rank`, and the distance in Frobenius
-    and spectral norm.
+    """(B, A) nearest to the product of `target` among all of `rank`.
+
+    And the distance in Frobenius and spectral norm.
     """
     left, right = target if len(target) == 2 else (None, target[0])
     if left is None:

@@ -28,6 +28,10 @@ def load(source: str | Path = "tiny") -> GPT2:
     `model.safetensors` of any GPT-2; or "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", which
     transformers (extra `hf`) fetches from its cache or the hub. Raises PerakitError where it is not
     there, damaged, or no GPT-2.
+
+    >>> model = pk.toy.load("tiny")
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    1878144
     """
     if source == "tiny":
         return _from_folder(TINY)
@@ -42,7 +46,12 @@ def load(source: str | Path = "tiny") -> GPT2:
 
 
 def tokenizer(source: str | Path, model: GPT2) -> Tokenizer:
-    """The tokenizer that belongs to `load(source)`: raw bytes where the vocabulary is 256."""
+    """The tokenizer that belongs to `load(source)`: raw bytes where the vocabulary is 256.
+
+    >>> tokenizer = pk.toy.tokenizer("tiny", pk.toy.load("tiny"))
+    >>> [int(token) for token in tokenizer.encode(b"PERA")]
+    [80, 69, 82, 65]
+    """
     if model.config.vocab_size == Bytes.vocab_size:
         return Bytes()
     found = Pretrained(source)

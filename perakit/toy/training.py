@@ -52,6 +52,10 @@ class Recipe:
     steps, batch (windows a step), context (tokens a window); lr: peak learning rate; warmup: steps;
     clip: largest gradient norm; eval_every, checkpoint_every: steps; eval_windows: held-out windows
     per evaluation; bf16: autocast the forward pass; seed: of batches and dropout.
+
+    >>> recipe = pk.toy.Recipe(steps=100, batch=8, context=64)
+    >>> recipe.steps * recipe.batch * recipe.context  # tokens that are trained on
+    51200
     """
 
     steps: int = 100
@@ -177,6 +181,10 @@ def bits_per_byte(
 
     The text is cut into windows of `context` predicted tokens that do not overlap, so that early
     tokens of each see little before them; windows: use this many, evenly spread (None: all).
+
+    >>> text = b"Return the number of rows, or None where the file has no rows."
+    >>> round(pk.toy.bits_per_byte(pk.toy.load("tiny"), text, context=32), 1)
+    1.2
     """
     ids = (tokenizer or Bytes()).encode(text)
     _check_length(ids, context, "held-out text")
@@ -217,6 +225,13 @@ def train(
     Returns the metrics; raises PerakitError on short text, a foreign checkpoint, or a loss that is
     not finite, and, before anything is written, on a batch that does not divide or processes that
     disagree.
+
+    >>> model = pk.toy.GPT2(pk.toy.Config(n_positions=8, n_embd=8, n_layer=1, n_head=1))
+    >>> text = pk.toy.corpus.load("synthetic", 4000)
+    >>> recipe = pk.toy.Recipe(steps=2, batch=2, context=8, eval_every=2, eval_windows=2)
+    >>> run = pk.toy.train(model, text, recipe, progress=False)
+    >>> len(run.losses)
+    2
     """
     tokenizer = tokenizer or Bytes()
     ids, trainable, log = distributed.together(

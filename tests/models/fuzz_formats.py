@@ -147,7 +147,8 @@ class PEFT:
                     }
                     if patterned:
                         methods["1.0"] = kind(rank=3, alpha=5, **scaling)
-                    name = f"{'dora' if dora else 'lora'}{', rslora' * rslora}{', patterns' * patterned}"
+                    kind_name = "dora" if dora else "lora"
+                    name = f"{kind_name}{', rslora' * rslora}{', patterns' * patterned}"
                     made[name] = Source(
                         lambda m=methods, d=dora, r=rslora, p=patterned: PEFT._draft(m, d, r, p),
                         methods,

@@ -147,11 +147,14 @@ def read(folder):
     tensors = load_file(folder / "adapter_model.safetensors")
     config = json.loads((folder / "adapter_config.json").read_text())
     names = sorted({key.rsplit(".", 2)[0].removeprefix("base_model.model.") for key in tensors})
-    pair = lambda name: tuple(
-        tensors[f"base_model.model.{name}.lora_{key}.weight"].astype(np.float64) for key in "BA"
-    )
     assert len(tensors) == 2 * len(names)
-    return {name: pair(name) for name in names}, config
+    pairs = {
+        name: tuple(
+            tensors[f"base_model.model.{name}.lora_{key}.weight"].astype(np.float64) for key in "BA"
+        )
+        for name in names
+    }
+    return pairs, config
 
 
 def is_dense(layer):

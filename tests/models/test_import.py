@@ -353,7 +353,8 @@ def test_a_pattern_of_many_lazy_parts(tmp_path):
     base, x = make()
     ends = "c_attn|c_proj|q_proj|k_proj|v_proj|o_proj"
     pattern = (
-        rf"(?:.*?(?:vision|image|language|text|transformer).*?(?:self_attn|attention|attn|mlp|ffn).*?(?:{ends}).*?)"
+        r"(?:.*?(?:vision|image|language|text|transformer)"
+        rf".*?(?:self_attn|attention|attn|mlp|ffn).*?(?:{ends}).*?)"
         rf"|(?:\bmodel\.layers\.[\d]{{1,}}\.(?:self_attn|attention|attn|mlp)\.(?:{ends}))"
     )
     theirs = saved(base, tmp_path, target_modules=pattern)

@@ -556,7 +556,8 @@ def die(*_):
 
 folder, how = sys.argv[1:]
 torch.manual_seed(1)
-model = nn.Sequential(nn.Linear(7, 5), nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)]), nn.Linear(5, 5))
+middle = nn.ModuleList([Conv1D(3, 5), nn.Linear(1, 3)])
+model = nn.Sequential(nn.Linear(7, 5), middle, nn.Linear(5, 5))
 pk.attach(model, pk.PERA(rank=40), ["0", "1.0", "1.1"])  # 30 kB of tensors
 if how == "full":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

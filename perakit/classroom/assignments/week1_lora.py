@@ -66,8 +66,9 @@ for rank in (1, 8, 64):
 
 # %%
 def start(m, n, rank, seed):
-    """Factors (B (m, r), A (r, n)) to begin with: B zero, A normal with standard deviation 1/√n
-    from `seed`.
+    """Factors (B (m, r), A (r, n)) to begin with.
+
+    B zero, A normal with standard deviation 1/√n from `seed`.
     """
     # BEGIN SOLUTION
     rng = np.random.default_rng(seed)
@@ -146,8 +147,9 @@ print(f"{(back != W0).mean():.1%} of the weights are not what they were")
 
 # %%
 class Layer:
-    """A weight that can be merged and unmerged: `Layer(W0, delta)`, then `.merge()`, `.unmerge()`,
-    `.weight`.
+    """A weight that can be merged and unmerged.
+
+    `Layer(W0, delta)`, then `.merge()`, `.unmerge()`, `.weight`.
     """
 
     def __init__(self, W0, delta):

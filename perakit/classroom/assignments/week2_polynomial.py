@@ -63,9 +63,9 @@ for terms in ("full", "square", "cross"):
 
 # %%
 def expand(B, A, h):
-    """PERA's two factors: Poly2(B) (m, K) and Poly2_H(A) (K, n), linear features first, then the
-    pairs in order.
+    """PERA's two factors: Poly2(B) (m, K) and Poly2_H(A) (K, n).
 
+    Linear features come first, then the pairs in order.
     B (m, r), A (r, n), h (r(r+1)/2,).
     """
     # BEGIN SOLUTION
@@ -353,9 +353,9 @@ ranks = st.integers(1, 4)
 
 
 def layers(coefficients="full", **more):
-    """Examples B, A, more arrays, and h; coefficients: which may differ from zero, those of
-    "square" pairs, of "cross" pairs, or all.
+    """Examples B, A, more arrays, and h.
 
+    coefficients: which may differ from zero, those of "square" pairs, of "cross" pairs, or all.
     Their simplest entries are 1, those of h are 0: then the smallest example shows which
     coefficient matters.
     """
@@ -384,8 +384,9 @@ def entrywise(B, A, h):
 
 
 def slope(f, X):
-    """The gradient of f, which is a polynomial of degree 2 in each entry of X: differences with
-    step 1 are exact.
+    """The gradient of f, a polynomial of degree 2 in each entry of X.
+
+    So differences with step 1 are exact.
     """
     gradient = np.zeros(X.shape)
     for k in np.ndindex(X.shape):

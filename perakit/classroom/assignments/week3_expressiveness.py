@@ -81,8 +81,9 @@ for power in (1, 2, 3, 4, 8, 20):
 
 # %%
 def rank_trap():
-    """(X, Y): two float matrices, each with np.linalg.matrix_rank 1, whose product has
-    np.linalg.matrix_rank 2.
+    """(X, Y): two float matrices, each of rank 1, whose product has rank 2.
+
+    All three ranks are what np.linalg.matrix_rank says.
     """
     # BEGIN SOLUTION
     return np.diag([1.0, 1e-17]), np.diag([1e-17, 1.0])
@@ -121,9 +122,9 @@ def pera(B, A, h):
 
 # %%
 def beyond_lora(rank):
-    """Factors (B (m, r), A (r, n), h (r(r+1)/2,)) of integers and Fractions whose update has a rank
-    of at least r + 1.
+    """Factors (B (m, r), A (r, n), h (r(r+1)/2,)) whose update has rank r + 1 at least.
 
+    They are integers and Fractions.
     At rank 1 the update is the 2 x 2 identity, exactly; at higher ranks the layer is yours to
     choose, up to 40 x 40.
     """
@@ -153,9 +154,9 @@ def beyond_lora(rank):
 
 # %%
 def high_rank(rank, signs):
-    """Factors (B (m, r), A (r, n), h) of integers and Fractions whose update has the highest rank
-    that there is.
+    """Factors (B (m, r), A (r, n), h) whose update has the highest rank that there is.
 
+    They are integers and Fractions.
     signs False: K = r(r+3)/2. signs True: each entry of B and A is 1 or -1 (h is free), and the
     rank is the highest that such factors can have; only asked for rank >= 2. The layer is yours to
     choose, up to 40 x 40.
@@ -191,8 +192,9 @@ for rank in (2, 3, 4):
 
 # %%
 def dimensions(m, n, rank):
-    """(dimension of S_PERA(r), dimension of S_LoRA(r)) on an m x n layer, two integers, in closed
-    form; rank <= min(m, n).
+    """(dimension of S_PERA(r), dimension of S_LoRA(r)) on an m x n layer, in closed form.
+
+    Two integers; rank <= min(m, n).
     """
     # BEGIN SOLUTION
     return min(m * n, rank * (m + n) + rank * (rank - 1) // 2), rank * (m + n) - rank**2
@@ -222,9 +224,9 @@ print(
 
 # %%
 def other_factors(B, A, h, keep):
-    """Other factors (B, A, h) of integers and Fractions, of the same shapes; B (m, 2), A (2, n), h
-    (3,) are integer arrays.
+    """Other factors (B, A, h) of integers and Fractions, of the same shapes.
 
+    B (m, 2), A (2, n), h (3,) are integer arrays.
     keep "PERA": the update is the same, and the new column 0 is a multiple of the old column 1, the
     new column 1 one of the old column 0, and neither is equal to it. keep "LoRA": B A is the same
     and h is the old h, but PERA's update is another one, and at least one new column is not a
@@ -289,9 +291,9 @@ print(f"a target of rank 2, at r = 1: between {low:.2g} (0, but for rounding) an
 
 # %%
 def near(x, y, epsilon):
-    """Factors (b (m,), a (n,), h a number) of rank 1, in integers and Fractions, that come near x1ᵀ
-    + 1yᵀ.
+    """Factors (b (m,), a (n,), h a number) of rank 1 that come near x1ᵀ + 1yᵀ.
 
+    They are integers and Fractions.
     x (m,), y (n,): integer arrays with entries from -3 to 3; epsilon: a Fraction between 0 and
     1/10000. No entry of the update is farther than 1000 epsilon from the target's.
     """
@@ -417,8 +419,9 @@ LARGEST_SIDE = 40
 
 
 def exact(value, what, *axes):
-    """An object array of Fractions with one axis for each of `axes`; fails on floats, and on other
-    shapes.
+    """An object array of Fractions with one axis for each of `axes`.
+
+    Fails on floats, and on other shapes.
     """
     try:
         array = np.array(value, dtype=object)

@@ -47,9 +47,9 @@ def numbers(layers, rank):
 
 # %%
 def matched_rank(layers, budget):
-    """The highest rank, the same in all layers, at which LoRA trains at most `budget` numbers: an
-    integer.
+    """The highest rank at which LoRA trains at most `budget` numbers, an integer.
 
+    The rank is the same in all layers.
     layers: a list of shapes (m, n); budget: an integer >= 0.
     """
     # BEGIN SOLUTION
@@ -78,8 +78,9 @@ for width in (64, 768, 4096):
 
 # %%
 def bits_per_byte(nats, bytes_per_token):
-    """Bits per byte, from the mean cost of a token in nats and the mean number of bytes in a
-    token.
+    """Bits per byte, from the cost of a token in nats and the bytes in a token.
+
+    Both are means.
     """
     # BEGIN SOLUTION
     return nats / np.log(2) / bytes_per_token
@@ -104,9 +105,9 @@ def bits_per_byte(nats, bytes_per_token):
 
 # %%
 def at_best_rate(rows, method):
-    """The rate of `method` that is best on validation, and its test scores: a pair (rate, {seed:
-    test score}).
+    """The rate of `method` that is best on validation, and its test scores.
 
+    A pair (rate, {seed: test score}).
     rows: a list of dicts with the keys method, rate, seed, validation, test; every method has a
     rate without nan.
     """
@@ -208,8 +209,9 @@ print(
 
 # %%
 def verdict(low, high):
-    """ "better", "worse" or "no difference shown", from the interval (low, high) of method −
-    baseline, low <= high.
+    """The word "better", "worse" or "no difference shown", from the interval (low, high).
+
+    It is that of method − baseline, and low <= high.
     """
     # BEGIN SOLUTION
     if high < 0:
@@ -410,8 +412,8 @@ _ = plots.plot_scores(
 # %% [markdown] tags=["rubric"]
 # ## 9. In your own words (marked by your teacher, 5 points)
 #
-# **a.** A comparison of LoRA and PERA ends with "no difference shown", and PERA's order share is
-# 0.1 %. Name one thing that may be concluded from it, and two that may not. What would you change
+# **a.** A comparison of LoRA and PERA ends with "no difference shown", and PERA's order share
+# is 0.1 %. Name one thing that may be concluded from it, and two that may not. What would you change
 # to find out more? (3 points)
 #
 # **b.** A paper tunes its new method over five learning rates, and takes the baseline's score from
@@ -420,7 +422,7 @@ _ = plots.plot_scores(
 #
 # | points | what the answer has |
 # |:--|:--|
-# | full | conclusions that follow from the numbers, those that do not, and the experiment that would decide |
+# | full | conclusions that follow, those that do not, and the experiment that would decide |
 # | 1 less | the right conclusion, without the experiment |
 # | 1 | a true sentence on statistics that does not use the numbers given |
 # | 0 | a verdict on which method is better |
@@ -498,8 +500,9 @@ def pair_of(least, most):
 
 
 def vary(method, baseline):
-    """Whether the differences do: an interval around equal ones has no length, and SciPy calls it
-    nan.
+    """Whether the differences do.
+
+    An interval around equal ones has no length, and SciPy calls it nan.
     """
     return len({m - b for m, b in zip(method, baseline, strict=True)}) > 1
 
@@ -509,8 +512,9 @@ def by_seed(values):
 
 
 def table(method, validation, test=None):
-    """Rows of one method: validation[rate][seed], and the same for test; by default the two are the
-    same.
+    """Rows of one method: validation[rate][seed], and the same for test.
+
+    By default the two are the same.
     """
     return [
         {
@@ -798,9 +802,10 @@ def nothing_shown(work, low, high):
 def positive_factors(draw):
     """B and A with entries of at least 1, so that B A is not zero; h whole."""
     m, n, rank = (draw(st.integers(1, most)) for most in (2, 3, 3))
-    grid = lambda rows, columns: np.array(draw(scores(rows * columns, 1, 3)), float).reshape(
-        rows, columns
-    )  # noqa: E731
+
+    def grid(rows, columns):
+        return np.array(draw(scores(rows * columns, 1, 3)), float).reshape(rows, columns)
+
     return {
         "B": grid(m, rank),
         "A": grid(rank, n),
