@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 USE = """
@@ -38,7 +40,12 @@ assert pk.theory.measured_dimension(9, 7, AdaLoRA(rank=2)) == 2 * (9 + 7 - 2)
 """
 
 
-def test_the_two_blocks_of_the_page_make_a_method(tmp_path):
+# The laws of one layer kind in every dtype; those of all kinds, 300 more, in `make test-rest`
+@pytest.mark.parametrize(
+    "kinds",
+    [pytest.param("Linear", id="one-kind"), pytest.param("", id="all", marks=pytest.mark.thorough)],
+)
+def test_the_two_blocks_of_the_page_make_a_method(kinds, tmp_path):
     page = (ROOT / "docs/adding-a-method.md").read_text()
     function, file = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     shutil.copytree(
@@ -60,7 +67,7 @@ def test_the_two_blocks_of_the_page_make_a_method(tmp_path):
         "--import-mode=importlib",
         "tests/adapters/test_laws.py",
         "-k",
-        "adalora",
+        f"adalora and {kinds}" if kinds else "adalora",
     ]
     for command in (
         laws,
