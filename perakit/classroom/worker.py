@@ -223,8 +223,10 @@ def _warm_up() -> None:
     look around.
     """
     import matplotlib.pyplot as plt
+    import torch  # noqa: F401
     from hypothesis import strategies as st
 
+    from perakit import models, plots, theory, toy  # noqa: F401
     from perakit.theory.claims import search
 
     plt.close()

@@ -152,7 +152,14 @@ ACCIDENTS = {
 }
 
 
-@pytest.mark.parametrize("accident", ACCIDENTS)
+# "sleep" and the next test wait for 12 and 14 seconds; an endless loop is over after 6
+@pytest.mark.parametrize(
+    "accident",
+    [
+        pytest.param(accident, marks=pytest.mark.thorough if accident == "sleep" else [])
+        for accident in ACCIDENTS
+    ],
+)
 def test_an_accident_costs_only_its_check_and_is_said_in_a_sentence(accident, graded):
     body, said = ACCIDENTS[accident]
     start = time.monotonic()
@@ -163,6 +170,7 @@ def test_an_accident_costs_only_its_check_and_is_said_in_a_sentence(accident, gr
     assert time.monotonic() - start < 60, "a loop or a sleep ends after some seconds"
 
 
+@pytest.mark.thorough
 def test_a_loop_that_catches_everything_is_killed(graded):
     body = (
         "    while True:\n        try:\n            while True:\n                pass\n       "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perakit.errors import PerakitError
-from perakit.toy import load
+from perakit.toy import bits_per_byte, load
 from perakit.toy import quantize_benchmark as benchmark
 from perakit.toy.measured import renewed
 
@@ -70,6 +70,12 @@ def test_measuring_runs(monkeypatch, tmp_path, capsys):
     )
     monkeypatch.setattr(
         benchmark, "_process", lambda task, *arguments: benchmark.TASKS[task](*arguments)
+    )
+    # An eighth of its windows
+    monkeypatch.setattr(
+        benchmark,
+        "bits_per_byte",
+        lambda *given, windows: bits_per_byte(*given, windows=windows // 8),
     )
     (tmp_path / "methods").mkdir()
     page = tmp_path / "methods/qlora.md"
