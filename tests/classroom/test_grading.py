@@ -212,16 +212,23 @@ def test_a_file_beside_the_submission_is_not_taken_for_a_library(graded, tmp_pat
     assert not failures(graded(COUNT))
 
 
-def test_a_module_that_was_never_imported_here_may_be_imported(tmp_path, monkeypatch):
+def test_a_module_that_was_never_imported_here_may_be_imported(tmp_path, monkeypatch, only):
     """Python would keep its bytecode, outside of the check's folder; that is not the student's
     doing.
     """
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "cache"))
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "never_imported.py").write_text("two = 2\n")
+    places = [str(tmp_path / "library"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
     path = tmp_path / "work.py"
-    path.write_text(REFERENCE.replace(COUNT, "    import colorsys, wave\n" + COUNT))
+    path.write_text(REFERENCE.replace(COUNT, "    import never_imported\n" + COUNT))
+    only("count")
     with Grader() as grader:
-        assert not failures(grader.grade(path))
+        report = grader.grade(path)
+    assert not failures(report)
+    assert report.points > 0
 
 
 SIZE = """
