@@ -1,6 +1,11 @@
 """What all tests share: a deterministic Hypothesis, no network, one thread, shapes watched."""
 
+import functools
+import importlib.util
 import os
+import sys
+import sysconfig
+from pathlib import Path
 
 # Before NumPy is imported: two workers with two threads each wait for one another
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -8,14 +13,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import hypothesis
 import matplotlib.pyplot as plt
 import pytest
 import torch
+
+from perakit.toy import corpus
 
 torch.set_num_threads(1)
 
@@ -33,6 +36,20 @@ def _no_figure_left_open():
     """Files share a worker in no fixed order: what one leaves in pyplot, another would count."""
     yield
     plt.close("all")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _standard_library_parsed_once():
+    """Its 2,000 files take 5 seconds, are a text of many tests, and stay as they are."""
+    parse, library = corpus._passages, Path(sysconfig.get_paths()["stdlib"])
+    kept = functools.cache(parse)
+
+    def passages(path, prose):
+        return list((kept if library in path.parents else parse)(path, prose))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_passages", passages)
+        yield
 
 
 # --- documented shapes are watched ----------------------------------------------------------------

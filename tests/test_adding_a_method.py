@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 USE = """
@@ -19,12 +21,14 @@ model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Lin
 x = torch.randn(4, 5).double()
 before = model(x)
 report = pk.attach(model, AdaLoRA(rank=2, alpha=6), "all-linear")
-assert report.trainable == sum(pk.formulas.parameter_count(m, n, 2, "adalora") for m, n in ((7, 5), (3, 7)))
+shapes = ((7, 5), (3, 7))
+assert report.trainable == sum(pk.formulas.parameter_count(*mn, 2, "adalora") for mn in shapes)
 assert torch.equal(model(x), before)
 for adapter in pk.adapters(model).values():
     torch.nn.init.normal_(adapter.lam)
-    numpy = 3 * pk.formulas.adalora(*(p.detach().numpy() for p in (adapter.B, adapter.A, adapter.lam)))
-    torch.testing.assert_close(torch.from_numpy(numpy), adapter.delta().detach(), rtol=1e-12, atol=0)
+    B, A, lam = (p.detach().numpy() for p in (adapter.B, adapter.A, adapter.lam))
+    numpy = torch.from_numpy(3 * pk.formulas.adalora(B, A, lam))
+    torch.testing.assert_close(numpy, adapter.delta().detach(), rtol=1e-12, atol=0)
 after = model(x)
 assert not torch.equal(after, before)
 pk.save(model, "saved")
@@ -38,7 +42,12 @@ assert pk.theory.measured_dimension(9, 7, AdaLoRA(rank=2)) == 2 * (9 + 7 - 2)
 """
 
 
-def test_the_two_blocks_of_the_page_make_a_method(tmp_path):
+# The laws of one layer kind in every dtype; those of all kinds, 300 more, in `make test-rest`
+@pytest.mark.parametrize(
+    "kinds",
+    [pytest.param("Linear", id="one-kind"), pytest.param("", id="all", marks=pytest.mark.thorough)],
+)
+def test_the_two_blocks_of_the_page_make_a_method(kinds, tmp_path):
     page = (ROOT / "docs/adding-a-method.md").read_text()
     function, file = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     shutil.copytree(
@@ -60,7 +69,7 @@ def test_the_two_blocks_of_the_page_make_a_method(tmp_path):
         "--import-mode=importlib",
         "tests/adapters/test_laws.py",
         "-k",
-        "adalora",
+        f"adalora and {kinds}" if kinds else "adalora",
     ]
     for command in (
         laws,

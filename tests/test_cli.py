@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from safetensors.torch import save_file
 
 import perakit as pk
+from perakit import cli
 from perakit.cli import main
-from perakit.toy import GPT2, Config
+from perakit.toy import GPT2, Config, Recipe
 
 
 @pytest.fixture
@@ -173,7 +175,9 @@ def test_python_m_perakit_is_the_command():
     assert done.stdout == f"perakit {pk.__version__}\n"
 
 
-def test_demo_compares_lora_pera_and_matched_lora(tmp_path, capsys):
+def test_demo_compares_lora_pera_and_matched_lora(tmp_path, capsys, monkeypatch):
+    # 12 steps as in a shell, of little text each: `.ci/run` begins with the demo as it is
+    monkeypatch.setattr(cli, "Recipe", partial(Recipe, batch=4, context=64))
     assert main(["demo", "--small", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     outcomes = json.loads((tmp_path / "results.json").read_text())["outcomes"]

@@ -16,12 +16,28 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAIR = re.compile(r"^```python\n(.*?)^```\n+^```text\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 EXECUTED = [page for page in DOCS if PAIR.search(page.read_text())]
 END = "--- end of block ---"
+# For each line on stdin, blocks and where their output goes: run them in a fork, in one namespace
+# for all, and say with which status it ended. Importing torch, most of the time, is done once.
 RUN = """
-import json, sys
-names = {}
-for code in json.load(sys.stdin):
-    exec(code, names)
-    print("\\n" + sys.argv[1])
+import json, os, sys, traceback
+import torch, perakit
+for line in sys.stdin:
+    blocks, end, *places = json.loads(line)
+    child = os.fork()
+    if not child:
+        for stream, place in zip((1, 2), places):
+            os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT), stream)
+        names, status = {}, 1
+        try:
+            for code in blocks:
+                exec(code, names)
+                print("\\n" + end)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -30,28 +46,35 @@ def lines(text):
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-def run(blocks):
-    """What each block prints, in one namespace, and in a process of its own: a page may add to
-    registries.
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """run(blocks): what each block prints, in one namespace, and in a process of its own: a page
+    may add to registries.
     """
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "MPLBACKEND": "Agg",
         "PYTHONIOENCODING": "utf-8",
     }
-    command = [sys.executable, "-c", RUN, END]
-    done = subprocess.run(
-        command,
-        input=json.dumps(blocks),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        cwd=ROOT,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "a reader would see this besides the text"
-    return done.stdout.split(f"\n{END}\n")[:-1]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", RUN]
+    server = subprocess.Popen(command, **pipes, text=True, cwd=ROOT, env=environment)
+    places = [tmp_path_factory.mktemp("printed") / stream for stream in ("out", "err")]
+
+    def run(blocks):
+        for place in places:
+            place.write_text("")
+        server.stdin.write(json.dumps([blocks, END, *map(str, places)]) + "\n")
+        server.stdin.flush()
+        status = server.stdout.readline()
+        out, err = (place.read_text(encoding="utf-8") for place in places)
+        assert status == "0\n", err
+        assert err == "", "a reader would see this besides the text"
+        return out.split(f"\n{END}\n")[:-1]
+
+    yield run
+    _, err = server.communicate()
+    assert err == "", "importing perakit says this"
 
 
 def test_the_pages_that_print_are_executed():
@@ -59,7 +82,7 @@ def test_the_pages_that_print_are_executed():
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
-def test_each_block_prints_what_the_page_says(page):
+def test_each_block_prints_what_the_page_says(page, run):
     text = page.read_text()
     pairs = PAIR.findall(text)
     assert len(pairs) == text.count("```python"), (
@@ -71,7 +94,7 @@ def test_each_block_prints_what_the_page_says(page):
         assert lines(printed) == lines(expected), code
 
 
-def test_a_wrong_page_is_noticed():
+def test_a_wrong_page_is_noticed(run):
     assert [lines(printed) for printed in run(["x = 1\nprint(x, ' ')", "print(x + 1)"])] == [
         ["1"],
         ["2"],

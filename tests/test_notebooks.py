@@ -28,7 +28,21 @@ def test_a_notebook_is_what_its_source_says_byte_for_byte(source):
     assert not any(cell.get("outputs") for cell in nbformat.read(path, 4).cells)
 
 
-@pytest.mark.parametrize("source", make.SOURCES, ids=lambda source: source.stem)
+# `make test` runs these; all thirteen are run by `make docs`, and by `make test-rest`
+QUICK = ("01", "03", "09")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(
+            source,
+            id=source.stem,
+            marks=[] if source.stem.startswith(QUICK) else pytest.mark.thorough,
+        )
+        for source in make.SOURCES
+    ],
+)
 def test_a_notebook_runs_without_complaint(source):
     folder = ROOT / "build" / "notebooks"
     # `make docs` has run it, if it was made before: from this source, with this package

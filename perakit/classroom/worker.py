@@ -226,8 +226,10 @@ def _warm_up() -> None:
     Import what a submission may import, and let Hypothesis look around.
     """
     import matplotlib.pyplot as plt
+    import torch  # noqa: F401
     from hypothesis import strategies as st
 
+    from perakit import models, plots, theory, toy  # noqa: F401
     from perakit.theory.claims import search
 
     plt.close()

@@ -44,16 +44,18 @@ def test_there_are_four_for_four_weeks():
     assert IDS == ["lora", "polynomial", "expressiveness", "comparison"]
 
 
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(to_percent, "work.py"), pytest.param(to_notebook, "work.ipynb", marks=pytest.mark.thorough)],
+    ids=["script", "notebook"],
+)
 @pytest.mark.parametrize("id", IDS)
-def test_the_reference_has_full_marks_as_a_script_and_as_a_notebook(id, graded):
+def test_the_reference_has_full_marks_as_a_script_and_as_a_notebook(id, write, name, graded):
     task = assignments()[id]
-    for report in (
-        graded(to_percent(task.solution())),
-        graded(to_notebook(task.solution()), "work.ipynb"),
-    ):
-        assert [outcome.said for outcome in report.outcomes if outcome.said] == []
-        assert report.points == report.of == task.points
-        assert not report.problems
+    report = graded(write(task.solution()), name)
+    assert [outcome.said for outcome in report.outcomes if outcome.said] == []
+    assert report.points == report.of == task.points
+    assert not report.problems
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -65,16 +67,34 @@ def test_the_starter_has_none_and_every_message_says_so(id, graded):
         assert "is not written yet" in outcome.said, outcome
 
 
-@pytest.mark.parametrize(
+def mistaken(id, old, new):
+    """The reference with a mistake."""
+    text = to_percent(assignments()[id].solution())
+    assert text.count(old) == 1, "the mistake is made in one place"
+    return text.replace(old, new)
+
+
+every_mutant = pytest.mark.parametrize(
     ("id", "check", "old", "new", "said"),
     MUTANTS,
     ids=[f"{m[0]}-{m[1]}-{k}" for k, m in enumerate(MUTANTS)],
 )
+
+
+@every_mutant
+def test_a_mistake_is_caught_by_its_check_in_these_words(id, check, old, new, said, graded, only):
+    only(check)
+    (outcome,) = graded(mistaken(id, old, new)).outcomes
+    assert outcome.id == check
+    assert outcome.said
+    assert said in str(outcome)
+
+
+@pytest.mark.thorough
+@every_mutant
 def test_a_mistake_costs_exactly_its_check(id, check, old, new, said, graded):
     task = assignments()[id]
-    text = to_percent(task.solution())
-    assert text.count(old) == 1, "the mistake is made in one place"
-    report = graded(text.replace(old, new))
+    report = graded(mistaken(id, old, new))
     failed = {outcome.id: outcome for outcome in report.outcomes if outcome.said}
     assert list(failed) == [check], "\n".join(map(str, failed.values()))
     assert said in str(failed[check])

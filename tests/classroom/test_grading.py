@@ -51,11 +51,20 @@ def grader():
         yield grader
 
 
-@pytest.fixture
-def graded(grader, tmp_path):
-    """Grade the reference with another body for `trainable`; its file is read, never written."""
+# Checks before and after `count`, of another function each: quick ones, to be asked beside it.
+BESIDE = ("seeded", "count", "forward_factored")
 
-    def grade(body, text=REFERENCE, name="work.py"):
+
+@pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.thorough)])
+def graded(request, grader, tmp_path, only):
+    """Grade the reference with another body for `trainable`; its file is read, never written.
+
+    Once by `BESIDE` and the checks in `also`, and once by all there are.
+    """
+
+    def grade(body, text=REFERENCE, name="work.py", also=()):
+        if request.param == "some":
+            only(*BESIDE, *also)
         assert text.count(COUNT) == 1
         path = tmp_path / name
         path.write_text(text.replace(COUNT, body), encoding="utf-8")
@@ -143,7 +152,14 @@ ACCIDENTS = {
 }
 
 
-@pytest.mark.parametrize("accident", ACCIDENTS)
+# "sleep" and the next test wait for 12 and 14 seconds; an endless loop is over after 6
+@pytest.mark.parametrize(
+    "accident",
+    [
+        pytest.param(accident, marks=pytest.mark.thorough if accident == "sleep" else [])
+        for accident in ACCIDENTS
+    ],
+)
 def test_an_accident_costs_only_its_check_and_is_said_in_a_sentence(accident, graded):
     body, said = ACCIDENTS[accident]
     start = time.monotonic()
@@ -154,6 +170,7 @@ def test_an_accident_costs_only_its_check_and_is_said_in_a_sentence(accident, gr
     assert time.monotonic() - start < 60, "a loop or a sleep ends after some seconds"
 
 
+@pytest.mark.thorough
 def test_a_loop_that_catches_everything_is_killed(graded):
     body = (
         "    while True:\n        try:\n            while True:\n                pass\n       "
@@ -195,16 +212,23 @@ def test_a_file_beside_the_submission_is_not_taken_for_a_library(graded, tmp_pat
     assert not failures(graded(COUNT))
 
 
-def test_a_module_that_was_never_imported_here_may_be_imported(tmp_path, monkeypatch):
+def test_a_module_that_was_never_imported_here_may_be_imported(tmp_path, monkeypatch, only):
     """Python would keep its bytecode, outside of the check's folder; that is not the student's
     doing.
     """
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "cache"))
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "never_imported.py").write_text("two = 2\n")
+    places = [str(tmp_path / "library"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
     path = tmp_path / "work.py"
-    path.write_text(REFERENCE.replace(COUNT, "    import colorsys, wave\n" + COUNT))
+    path.write_text(REFERENCE.replace(COUNT, "    import never_imported\n" + COUNT))
+    only("count")
     with Grader() as grader:
-        assert not failures(grader.grade(path))
+        report = grader.grade(path)
+    assert not failures(report)
+    assert report.points > 0
 
 
 SIZE = """
@@ -262,8 +286,9 @@ def test_a_start_that_returns_something_else_is_told_what_is_expected(graded):
         ("return np.zeros((m, rank))", "got"),
         ("return 'B', 'A'", "expected two arrays, (B, A), got"),
     ):
-        said = failures(graded(COUNT, REFERENCE.replace(start, wrong)))
-        assert list(said) == ["no_change", "can_move", "spread", "seeded"]
+        starts = ["no_change", "can_move", "spread", "seeded"]
+        said = failures(graded(COUNT, REFERENCE.replace(start, wrong), also=starts))
+        assert list(said) == starts
         assert all(shown in sentence and "library" not in sentence for sentence in said.values())
 
 
@@ -271,7 +296,7 @@ def test_an_argument_changed_in_place_is_noticed(graded):
     text = REFERENCE.replace(
         "return (W0.astype(np.float64) + delta).astype(W0.dtype)", "W0 += delta\n    return W0"
     )
-    said = failures(graded(COUNT, text))
+    said = failures(graded(COUNT, text, also=["merged"]))
     assert "merge changes its argument [[0.]] in place, to [[1.]]: copy it first" in said["merged"]
 
 
@@ -301,6 +326,7 @@ def test_a_library_that_is_changed_is_suspected(graded):
         graded(
             COUNT,
             REFERENCE.replace("import numpy as np\n", "import numpy as np\n\nnp.std = None\n"),
+            also=["spread"],
         )
     )
     assert list(said) == ["spread"]
@@ -330,8 +356,9 @@ def test_a_missing_function_and_one_that_is_none(graded):
     text = (
         REFERENCE.replace("def multiplications(", "def multiplication(") + "\n# %%\nforward = 3\n"
     )
-    said = failures(graded(COUNT, text))
-    assert list(said) == ["forward_product", "forward_scale", "forward_factored", "cost"]
+    named = ["forward_product", "forward_scale", "forward_factored", "cost"]
+    said = failures(graded(COUNT, text, also=named))
+    assert list(said) == named
     assert said["cost"] == "your file does not define `multiplications`"
     assert said["forward_scale"] == "`forward` is no function: define it with `def`"
 

@@ -13,6 +13,8 @@ import pytest
 from perakit.classroom import assignments, export
 from perakit.classroom.assignment import SOLUTION
 
+# otter and nbgrader start a kernel for each submission, and each of those imports torch
+pytestmark = pytest.mark.thorough
 ID = "lora"
 TASK = assignments()[ID]
 TRAINABLE, COST = "return rank * (m + n)", "return tokens * rank * (m + n)"

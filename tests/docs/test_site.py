@@ -24,6 +24,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.thorough  # the site is built once more, and every page opened in a browser
 _spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs/build.py")
 build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(build)

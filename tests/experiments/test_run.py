@@ -1,12 +1,15 @@
 """Running: once, in parallel, with an estimate, and with the same table after a kill."""
 
 import importlib.util
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,42 @@ _spec.loader.exec_module(evidence)
 SMALL = Options(seeds=2, small=True)
 
 
+FUNCTION = ["experiment", "function", "--seeds", "2", "--small", "--out"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A whole run of the experiment `function`, once for all: its folder, and what it said."""
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        assert main([*FUNCTION, str(folder)]) == 0
+    return folder, out.getvalue(), err.getvalue()
+
+
+def test_function_small(whole, capsys):
+    """A whole experiment of short runs; what is there is not run again, and shows the same."""
+    folder, out, err = whole
+    assert "24 runs to do; about" in err
+    assert "Findings" in out
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    assert {path.name for path in files} == {"function.jsonl", "function.md", "function.png"}
+    page = (folder / "function.md").read_text()
+    assert "`perakit experiment function --seeds 2 --small`" in page
+    assert "**Small setting**" in page
+    header, rows = read(folder / "function.jsonl")
+    assert header["options"]["small"] is True
+    assert len(rows) == 24
+    assert all(row["machine"]["threads"] == 1 for row in rows)
+    for more in (FUNCTION, ["experiment", "function", "--resume", "--out"]):
+        assert main([*more, str(folder)]) == 0
+        again = capsys.readouterr()
+        assert "runs to do" not in again.err
+        assert again.out == out
+        assert (folder / "function.jsonl").read_bytes() == files[folder / "function.jsonl"]
+        assert (folder / "function.md").read_text() == page
+
+
+@pytest.mark.thorough  # 60 runs that train a model; that a run is whole is seen of `function` above
 def test_components_small(tmp_path, capsys):
     """The whole protocol, as `perakit experiment components --seeds 2 --small` in a shell."""
     command = ["experiment", "components", "--seeds", "2", "--small", "--out", str(tmp_path)]
@@ -58,24 +97,13 @@ def test_components_small(tmp_path, capsys):
     assert capsys.readouterr().out == first.out
 
 
-def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "perakit",
-        "experiment",
-        "function",
-        "--seeds",
-        "2",
-        "--small",
-        "--out",
-    ]
-    whole = subprocess.run(
-        [*command, tmp_path / "whole"], capture_output=True, text=True, check=True
-    ).stdout
-    path = tmp_path / "killed" / "function.jsonl"
+def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path, whole, capsys):
+    folder = tmp_path / "killed"
+    path = folder / "function.jsonl"
     started = subprocess.Popen(
-        [*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "perakit", *FUNCTION, folder],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (
@@ -86,11 +114,10 @@ def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path):
     started.wait()
     kept = len(read(path)[1])
     assert 0 < kept < 24
-    again = subprocess.run(
-        [*command, tmp_path / "killed"], capture_output=True, text=True, check=True
-    )
-    assert f"{24 - kept} runs to do, {kept} already there" in again.stderr
-    assert again.stdout.replace("/killed/", "/whole/") == whole
+    assert main([*FUNCTION, str(folder)]) == 0
+    again = capsys.readouterr()
+    assert f"{24 - kept} runs to do, {kept} already there" in again.err
+    assert again.out.replace(str(folder), str(whole[0])) == whole[1]
 
 
 def test_an_interrupted_experiment_says_so_in_one_line_and_leaves_no_process(tmp_path):
@@ -127,10 +154,9 @@ def test_an_interrupted_experiment_says_so_in_one_line_and_leaves_no_process(tmp
     assert len(read(path)[1]) >= 2
 
 
-def test_results_are_those_of_the_jobs_one_by_one(tmp_path):
+def test_results_are_those_of_the_jobs_one_by_one(whole):
     """Independent of the pool: each row again, in this process."""
-    EXPERIMENTS["function"].run(SMALL, tmp_path)
-    for row in read(tmp_path / "function.jsonl")[1][::7]:
+    for row in read(whole[0] / "function.jsonl")[1][::7]:
         again = fit(row["settings"])
         assert again["explained"] == pytest.approx(row["measured"]["explained"], abs=1e-5)
 
@@ -154,8 +180,8 @@ def test_nothing_to_resume(tmp_path):
         EXPERIMENTS["function"].run(SMALL, tmp_path, resume=True)
 
 
-def test_more_seeds_keep_what_is_there_and_fewer_drop_nothing(tmp_path, capsys):
-    EXPERIMENTS["function"].run(SMALL, tmp_path)
+def test_more_seeds_keep_what_is_there_and_fewer_drop_nothing(tmp_path, whole, capsys):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     EXPERIMENTS["function"].run(Options(seeds=3, small=True), tmp_path)
     assert "12 runs to do, 24 already there" in capsys.readouterr().err
     results, _ = EXPERIMENTS["function"].run(SMALL, tmp_path)
@@ -186,6 +212,7 @@ def test_every_committed_page_says_what_its_numbers_say():
     assert renewed(text, evidence.COMMAND, evidence.summary(folder)) == text
 
 
+@pytest.mark.thorough  # a run in full size
 def test_a_committed_run_can_be_had_again():
     """Of an arm whose high-order part is not small, the first seed: within the interval of the
     seeds around what was committed.
@@ -211,7 +238,6 @@ def test_durations(seconds, said):
     assert duration(seconds) == said
 
 
-def test_rows_are_json_a_line(tmp_path):
-    EXPERIMENTS["function"].run(SMALL, tmp_path)
-    for line in (tmp_path / "function.jsonl").read_text().splitlines():
+def test_rows_are_json_a_line(whole):
+    for line in (whole[0] / "function.jsonl").read_text().splitlines():
         assert isinstance(json.loads(line), dict)

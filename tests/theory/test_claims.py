@@ -343,6 +343,7 @@ MORE_MUTANTS = [
 ]
 
 
+@pytest.mark.thorough  # `test_every_check_can_fail` has one rule for each claim
 @pytest.mark.parametrize(("id", "rule"), MORE_MUTANTS)
 def test_rules_that_look_right_are_refused(id, rule):
     evidence = claims[id].check(formula=rule)
@@ -602,6 +603,7 @@ def test_a_report_says_what_failed(monkeypatch):
     assert math.isclose(entry["seconds"], 0)
 
 
+@pytest.mark.thorough  # all claims once more, at the examples of the command
 def test_the_page_of_verdicts_is_what_the_registry_says():
     """docs/claims.md, character for character; `make claims` writes it."""
     page = Path(__file__).parents[2] / "docs/claims.md"
