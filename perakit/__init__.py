@@ -108,9 +108,9 @@ else:  # a type checker that saw a __getattr__ would take every misspelt name fo
     def __getattr__(name):
         """The public name or the room `name`, imported now and kept for the next time."""
         if name in _HOME:
-            value = getattr(import_module(_HOME[name]), name)
+            value = getattr(_imported(_HOME[name], name), name)
         elif name in _ROOMS:
-            value = _room(name)
+            value = _imported(f"{__name__}.{name}", name)
         else:
             raise _no_such(name)
         globals()[name] = value
@@ -119,13 +119,13 @@ else:  # a type checker that saw a __getattr__ would take every misspelt name fo
     def __dir__():
         return sorted({*__all__, *_ROOMS, *filter(_shown, globals())})
 
-    def _room(name):
+    def _imported(module, name):
         try:
-            return import_module(f"{__name__}.{name}")
+            return import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":  # a library that the room needs: say so
+            if not f"{module}.".startswith(f"{error.name}."):  # a library that is needed: say so
                 raise
-            raise _no_such(name) from error
+            raise _no_such(name) from error  # a room that was taken away
 
     def _no_such(name):
         # In Python's own words, and with what it needs to add "Did you mean".

@@ -96,9 +96,12 @@ def test_a_name_that_is_not_there(name):
         exec(f"from perakit import {name}")
 
 
-def test_a_room_that_was_taken_away(monkeypatch):
+def test_a_room_that_was_taken_away_and_a_name_that_lived_there(monkeypatch):
     monkeypatch.setattr(pk, "_ROOMS", (*pk._ROOMS, "taken_away"))
-    assert not hasattr(pk, "taken_away")
+    monkeypatch.setitem(pk._HOME, "gone", "perakit.taken_away.part")
+    for name in ("taken_away", "gone"):
+        with pytest.raises(AttributeError, match=f"^module 'perakit' has no attribute '{name}'$"):
+            getattr(pk, name)
 
 
 def test_a_room_whose_library_is_missing_says_which(monkeypatch):
