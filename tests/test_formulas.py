@@ -341,7 +341,8 @@ import numpy as np
 from perakit import formulas
 delta = formulas.pera(np.ones((5, 2)), np.ones((2, 3)), np.ones(3))
 assert (delta == 5).all()
-print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "sympy", "scipy", "matplotlib", "hypothesis"}))
+heavy = {"torch", "sympy", "scipy", "matplotlib", "hypothesis"}
+print(sorted({name.split(".")[0] for name in sys.modules} & heavy))
 """
     result = subprocess.run(
         [sys.executable, "-c", code, str(Path(formulas.__file__).parent)],

@@ -292,7 +292,7 @@ SETTINGS = """
 [mypy]
 strict = true
 follow_imports = skip
-[mypy-perakit.*,torch.*]
+[mypy-perakit.*,torch,torch.nn]
 follow_imports = silent
 """
 

@@ -1,4 +1,4 @@
-"""How far a reader walks: the functions of ours that one forward pass of an adapted layer enters."""
+"""How far a reader walks: the functions of ours that one pass of an adapted layer enters."""
 
 import sys
 from pathlib import Path

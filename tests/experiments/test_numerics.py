@@ -90,7 +90,7 @@ def test_the_committed_cost_without_an_adapter_comes_out_again_to_all_six_digits
     ("name", "every"), [("function", 1), ("interaction", 3), ("loss", 1), ("share", 1)]
 )
 def test_what_version_0_1_computed_comes_out_again_to_every_printed_digit(name, every):
-    """LoRA, PERA, DoRA, HiRA: a rate tried and rates judged, warm-up included, h at zero and not."""
+    """LoRA, PERA, DoRA, HiRA: rates tried and judged, warm-up included, h at zero and not."""
     rows = read(OF_0_1 / f"{name}.jsonl")[1]
     for row in rows[::every]:
         found, known = (leaves(what) for what in (again(row), row["measured"]))
