@@ -43,6 +43,7 @@ _NAMES = {
 _STARRED = ("formulas", "theory", "toy")  # the rooms that `from perakit import *` brings
 _ROOMS = (
     *_STARRED,
+    "bench",
     "classroom",
     "cli",
     "errors",
@@ -50,6 +51,7 @@ _ROOMS = (
     "explorer",
     "fast",
     "files",
+    "laws",
     "models",
     "plots",
     "strategies",
@@ -61,6 +63,7 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = sorted([*_HOME, *_STARRED])
 
 if TYPE_CHECKING:
+    from perakit import bench as bench
     from perakit import classroom as classroom
     from perakit import cli as cli
     from perakit import errors as errors
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from perakit import fast as fast
     from perakit import files as files
     from perakit import formulas as formulas
+    from perakit import laws as laws
     from perakit import models as models
     from perakit import plots as plots
     from perakit import strategies as strategies
