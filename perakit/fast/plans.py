@@ -78,8 +78,6 @@ def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
     only. It holds for the whole process, all threads; where activations are checkpointed, the
     backward pass must run inside the block too.
 
-    >>> import torch
-    >>> import perakit as pk
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report, x = pk.attach(model, pk.PERA(rank=2), ["0"]), torch.ones(4, 3)
     >>> with pk.use_plan("reference"):
@@ -102,5 +100,13 @@ def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
 
 
 def off() -> AbstractContextManager[None]:
-    """The plain way within the block, base(x) + adapter(x) by autograd: `use_plan("reference")`."""
+    """The plain way within the block, base(x) + adapter(x) by autograd: `use_plan("reference")`.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report, x = pk.attach(model, pk.PERA(rank=2), ["0"]), torch.ones(4, 3)
+    >>> with pk.fast.off():
+    ...     plain = model(x)
+    >>> torch.allclose(model(x), plain)
+    True
+    """
     return use_plan("reference")
