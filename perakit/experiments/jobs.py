@@ -256,8 +256,8 @@ def _check(
 def _told(row: Mapping[str, Any]) -> str:
     """A row of another version, as a message names it."""
     if "numerics" in row:
-        return f"{row['compute']} of numerics {row['numerics']!r}"
-    return f"{row['compute']} of code {row.get('code')!r}"
+        return f"{row['compute']} of numerics {short(row['numerics'])}"
+    return f"{row['compute']} of code {short(row.get('code'))}"
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:
