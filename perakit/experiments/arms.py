@@ -1,9 +1,10 @@
 """The protocol that every fine-tuning experiment shares, so that no method gets more than another.
 
-Each arm (a method, and where and on what it trains) tries the same learning rates with the same
-budget on a seed of its own, and is judged by validation text that no test sees. With the best of
-them it then runs on every seed; arms with the same seed see the same batches and, where shapes
-agree, start from the same factors. The test text is other files than the training text.
+An arm is a method with where and on what it trains. All arms try the same learning rates with the
+same budget, on a seed that no comparison uses, and validation text chooses the best rate. With that
+rate an arm then runs on every seed. Arms with the same seed see the same batches and start from the
+same factors where shapes agree. The test text comes from other files than the training and the
+validation text.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from perakit.toy.pretrained import load
 from perakit.toy.training import Recipe
 
 RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
-TUNING_SEED = 1000  # no seed of a comparison
+TUNING_SEED = 1000  # no comparison uses it
 RANK = 8
 LIMIT = 1_000_000  # bytes of training and validation text
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses. small: few steps and two rates, which shows that it runs and says
-    nothing about methods.
+    """What a user chooses. small: few steps and two rates; this shows that an experiment runs, and
+    says nothing about methods.
     """
 
     seeds: int = 5
@@ -43,7 +44,7 @@ class Options:
     old: str | None = "prose"
 
     def __post_init__(self) -> None:
-        check_count("seeds", self.seeds, least=2)  # one has no interval
+        check_count("seeds", self.seeds, least=2)  # a single value has no interval
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -99,8 +100,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Arm:
-    """One contender. changes: of the settings, "method" among them; steps: of its own; lr: fixed
-    instead of chosen.
+    """One contender. changes: settings that differ from the usual ones; steps: where they are not
+    the usual number; lr: where it is fixed instead of chosen.
     """
 
     label: str
@@ -137,11 +138,10 @@ def arm(
 def judged(
     lab: Lab, arms: Sequence[Arm], options: Options, more: Sequence[float] = (), after: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Choose every arm's learning rate, then run every seed; the rows of those runs, which are in
-    the lab's ledger as well.
+    """Choose every arm's learning rate, then run every seed. Returns the rows of those runs.
 
-    more: learning rates that all arms try as well, where the usual ones are not enough; after: work
-    that is still to come, for the estimate.
+    more: learning rates that all arms try besides the usual ones; after: work that is still to
+    come, for the estimate.
     """
     check(arms, options)
     rates = {one.label: (*more, *options.rates) if one.lr is None else () for one in arms}
@@ -161,7 +161,7 @@ def judged(
 
 
 def check(arms: Sequence[Arm], options: Options) -> None:
-    """Refuse, before anything runs, what the model cannot do: a projection that it has not."""
+    """Refuse, before anything runs, an arm whose projections the model does not have."""
     model = load(options.model)
     for one in arms:
         try:
@@ -171,16 +171,14 @@ def check(arms: Sequence[Arm], options: Options) -> None:
 
 
 def unadapted(options: Options, **changes: Any) -> Job:
-    """The model before any of it."""
+    """The model without an adapter."""
     return Job(
         "unadapted", "other", before, options.settings() | changes, 0.4 * options.recipe.steps
     )
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The learning rate with the best validation cost, for every label; one that diverged is worse
-    than all others.
-    """
+    """Label -> the learning rate with the lowest validation cost; one that diverged comes last."""
     best: dict[str, tuple[float, float]] = {}
     for row in rows:
         cost = row["measured"]["validation"]
@@ -196,7 +194,7 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 class Results:
-    """The rows of an experiment, asked by label."""
+    """The rows of an experiment, found by their labels."""
 
     def __init__(self, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         self.header, self.rows = header, rows
@@ -218,8 +216,8 @@ class Results:
         return list(dict.fromkeys(row["label"] for row in self.of("judged")))
 
     def arm(self, label: str, role: str = "judged") -> list[Mapping[str, Any]]:
-        """The rows of an arm, one a seed: the first, since what an earlier plan left behind stands
-        behind the plan.
+        """The rows of an arm, one a seed. Of several the first: rows of earlier plans stand further
+        down.
         """
         found: dict[int, Mapping[str, Any]] = {}
         for row in self.of(role):
@@ -233,7 +231,7 @@ class Results:
         what: str | Callable[[Mapping[str, Any]], float] = "new",
         role: str = "judged",
     ) -> list[Any]:
-        """One number a seed; what: a measured quantity, or how to make one of them."""
+        """One number a seed. what: the name of a measured quantity, or a function of them all."""
         return [
             row["measured"][what] if isinstance(what, str) else what(row["measured"])
             for row in self.arm(label, role)
@@ -267,7 +265,7 @@ class Results:
         return sorted({row["settings"]["recipe"]["lr"] for row in self.of("tuning")})
 
     def edge(self, label: str) -> bool:
-        """Whether the learning rate is the first or last that was tried, so that a better one may
+        """Whether the learning rate is the lowest or the highest that was tried: a better one may
         lie beyond.
         """
         tried = [

@@ -30,12 +30,12 @@ def _collect(lab: Lab, options: Options) -> None:
 
 
 def ratio(times: Sequence[float], to: Sequence[float]) -> Interval:
-    """Round by round: both were timed a moment apart."""
+    """The ratio of times, round by round: in a round both were timed a moment apart."""
     return interval([one / other for one, other in zip(times, to, strict=True)])
 
 
 def quicker(found: Interval) -> str:
-    """Of the claim that a ratio of times is below 1."""
+    """The verdict on the claim that a ratio of times is below 1."""
     return REPRODUCED if found.most < 1 else REVERSED if found.least > 1 else INCONCLUSIVE
 
 

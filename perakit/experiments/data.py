@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PERCENT = (10, 20, 50, 80, 100)
 LOWER = (1.875e-4, 3.75e-4, 7.5e-4, 1.5e-3)  # little text, read many times, wants smaller steps
-WHOLE = 50_000  # bytes that stand for all the data: a run reads about so many
+WHOLE = 50_000  # bytes, called all the data: a run reads about as many
 
 
 def _arms(options: Options) -> list[Arm]:

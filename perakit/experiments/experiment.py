@@ -15,8 +15,10 @@ from perakit.experiments.report import Report, publish
 
 @dataclass(frozen=True)
 class Experiment:
-    """name, title: of the command and of the page; question: the paper's claim in a sentence, with
-    its place; collect: runs what is needed; report: what the results show, from the rows alone."""
+    """One experiment. name: in the command; title: of its page; question: the paper's claim in a
+    sentence, with its place; collect: runs what is needed; report: says what the results show, from
+    the rows alone.
+    """
 
     name: str
     title: str
@@ -27,9 +29,9 @@ class Experiment:
     def run(self, options: Options, out: Path, resume: bool = False) -> tuple[Results, Report]:
         """Run what is not there yet, and write NAME.jsonl, NAME.png and NAME.md into `out`.
 
-        resume: go on with the options that `out` was begun with, in place of `options`.
-        Raises PerakitError on results of another version or of other options, and where there is
-        nothing to resume.
+        resume: go on with the options that `out` was begun with, instead of `options`.
+        Raises PerakitError where `out` has results of another version or of other options, and
+        where there is nothing to resume.
         """
         ledger = Ledger(out, self.name)
         if resume:

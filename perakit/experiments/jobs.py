@@ -1,5 +1,5 @@
-"""What an experiment computes, under a name that depends on everything that decides its result; and
-where results are kept.
+"""What an experiment computes, and where results are kept. A result is found again by its key, a
+hash of everything that decides its numbers.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ TINY_OF_0_1 = "ae506b9a3e9ccb89ea96f3283a7b818b62b132261ccc11dd287c7881c209450f"
 class Job:
     """One computation: `compute(settings, folder)` returns its numbers as JSON values.
 
-    label, role: what it is in its experiment, in no way part of the result; settings: JSON values,
-    text included where there is any; work: its length in training steps, for the estimate; alone:
-    it is timed, so that nothing may run beside it.
+    label, role: what it is in its experiment; they do not change its numbers. settings: JSON
+    values; work: its length in training steps, for the estimate; alone: nothing may run beside it,
+    since it is timed.
     """
 
     label: str
@@ -59,8 +59,8 @@ class Job:
 
     @property
     def model(self) -> str:
-        """Hash of the files of its model: of the one that ships, or of a folder; empty where it
-        reads none, and for a name that the hub knows.
+        """Hash of the files of its model, the shipped one or a folder. Empty where it reads none,
+        and for a name on the hub.
         """
         name = self.settings.get("model")
         if name is None:
@@ -108,12 +108,13 @@ def folder_hash(folder: str) -> str:
 
 
 class Ledger:
-    """The results of one experiment in `folder/NAME.jsonl`: a line that says what they are, then a
-    line a job.
+    """The results of one experiment in `folder/NAME.jsonl`: a line with its options, then one line
+    a job.
 
-    Lines are appended as jobs finish, and a line that a kill or a full disk cut off is dropped when
-    it is read again. What other experiments have put into the same folder is found as well.
-    Raises PerakitError where the file is of another version or of other options; it is then
+    A line is appended when its job is finished. A last line that a kill or a full disk has cut off
+    is left out at the next reading. Results of other experiments in the same folder are found as
+    well.
+    Raises PerakitError where the file is of another version or of other options, and leaves it
     untouched.
     """
 
@@ -132,7 +133,7 @@ class Ledger:
                     self.known = {row["key"]: row for row in rows} | self.known
 
     def begin(self, options: Mapping[str, Any]) -> None:
-        """Write the line that says what the results are, above those that are there."""
+        """Write the first line, above the rows that are there."""
         fixed = {key: value for key, value in options.items() if key != "seeds"}
         before = {
             key: value for key, value in self.header.get("options", {}).items() if key != "seeds"
@@ -151,7 +152,7 @@ class Ledger:
         )
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a finished job; what was there before stays whatever happens."""
+        """Append a finished job. The rows before it stay, whatever happens."""
         self.known[row["key"]] = dict(row)
         if _place(row) in self.mine:
             return
@@ -169,8 +170,8 @@ class Ledger:
         self.rows.append(dict(row))
 
     def finish(self, plan: Sequence[Mapping[str, Any]]) -> None:
-        """Put the lines into the order of the plan, whichever job was finished first; lines of
-        other plans stay behind them.
+        """Put the rows into the order of the plan, in which they need not have been finished. Rows
+        of other plans follow.
         """
         places = [_place(row) for row in plan]
         self.rows.sort(
@@ -182,10 +183,10 @@ class Ledger:
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The first line and the others of a results file; a last line that was cut off is left out.
+    """The first line of a results file, and its rows. A last line that was cut off is left out.
 
-    Rows of version 0.1 come as those of this version: with `numerics`, `model` and the key that
-    follows from them. What they say about their code stays.
+    Rows of version 0.1 are returned as this version would write them, with `numerics`, `model` and
+    the key that follows. What they say about their code stays in them.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -200,8 +201,8 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _renewed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as this version would write it; one of unknown code as it is, so that it fits no
-    job.
+    """A row as this version would write it. A row of unknown code is returned as it is: no job has
+    its key.
     """
     if "numerics" in row or row.get("code") not in CODES_OF_0_1:
         return row
@@ -253,10 +254,10 @@ def _check(
 
 
 def _told(row: Mapping[str, Any]) -> str:
-    """The version of a row that is not of this one."""
+    """A row of another version, as a message names it."""
     if "numerics" in row:
-        return f"{row['compute']} of numerics {row['numerics']!r}"
-    return f"{row['compute']} of code {row.get('code')!r}"
+        return f"{row['compute']} of numerics {short(row['numerics'])}"
+    return f"{row['compute']} of code {short(row.get('code'))}"
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:

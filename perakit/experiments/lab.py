@@ -1,5 +1,5 @@
-"""Runs jobs: each once, several at a time, with an estimate before and progress while they run;
-whatever is finished is kept.
+"""Runs jobs: each once, several at a time. It gives an estimate before, shows progress, and keeps
+whatever is finished.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from perakit.bench.measured import machine, plain
 from perakit.errors import PerakitError
 from perakit.experiments.jobs import Job, Ledger
 
-LIGHT = 0.05  # seconds that a unit of work takes where no model is trained
+LIGHT = 0.05  # seconds a unit of work, where no model is trained
 CALIBRATION = 4  # steps; the first is slower than all others and is not counted
 
 
 class Lab:
-    """One experiment's bench: `run` returns the rows of jobs in their order, from the ledger where
-    they are there.
+    """One experiment's bench: `run` returns the rows of jobs in their order, and computes those
+    that the ledger does not have.
     """
 
     def __init__(self, ledger: Ledger, device: str) -> None:
@@ -102,13 +102,13 @@ class Lab:
             initargs=(os.getpid(),),
         )
         waiting, running = list(todo.items()), dict[Future[dict[str, Any]], tuple[str, Job]]()
-        # NumPy's as well; processes with several each wait for one another
+        # For NumPy's threads as well: processes with several threads each wait for one another
         threads = os.environ.get("OMP_NUM_THREADS")
-        # Of the pool's processes, which begin with its first jobs
+        # The pool starts its processes with its first jobs, and they read it then
         os.environ["OMP_NUM_THREADS"] = "1"
         try:
             while waiting or running:
-                # No more than that, so that an error stops the rest
+                # No more jobs than processes, so that an error stops the rest
                 while waiting and len(running) < count:
                     key, job = waiting.pop(0)
                     running[pool.submit(_compute, key, job, self._folder(key))] = key, job
@@ -141,7 +141,7 @@ class Lab:
 def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:
     """The row of one job."""
     threads = torch.get_num_threads()
-    # The same on every machine, and two processes with one thread each are faster than the reverse
+    # The same on every machine. Two processes with one thread beat one process with two.
     torch.set_num_threads(1)
     try:
         measured = plain(job.compute(job.settings, folder))
@@ -175,8 +175,8 @@ def _pace(job: Job) -> float:
 
 
 def _worker(parent: int) -> None:
-    """End this process with the one that started it, also where that was killed, and at once where
-    a user interrupts both.
+    """End this process when the one that started it has ended, even if it was killed, and at once
+    when a user interrupts both.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a job in the background ignores it
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -190,7 +190,7 @@ def _worker(parent: int) -> None:
 
 
 def duration(seconds: float) -> str:
-    """As a person says it."""
+    """Seconds as a person says them."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

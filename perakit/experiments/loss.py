@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = {"LoRA": LoRA(RANK), "DoRA": DoRA(RANK), "HiRA": HiRA(RANK), "PERA": PERA(RANK)}
-HIGHER = (9.6e-2,)  # with the usual rates alone, HiRA's best is the highest of them
+HIGHER = (9.6e-2,)  # of the usual rates, HiRA's best is the highest
 LAST = 5  # of the points of a curve, a fifth of the training
 
 

@@ -49,9 +49,7 @@ def _collect(lab: Lab, options: Options) -> None:
 
 
 def enough(gain: Interval, least: float) -> str:
-    """Of the claim that a higher rank gains nothing: the gain of the higher rank stays below
-    `least`, or is clearly above.
-    """
+    """The verdict on the claim that a higher rank gains nothing: it gains less than `least`."""
     if gain.most < least:
         return REPRODUCED
     return NOT_REPRODUCED if gain.clear > 0 and gain.mean >= least else INCONCLUSIVE

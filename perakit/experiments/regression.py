@@ -18,13 +18,13 @@ from perakit.theory.approximation import best_approximation
 from perakit.theory.families import pera
 
 TARGETS = ("low rank", "PERA-generated", "full rank", "power law")
-# Of the function, for training; as many to choose the learning rate, and as many to test
+# To train on; as many again to choose the learning rate, and as many to test
 SAMPLES = 512
 
 
 def target(kind: str, m: int, n: int, rank: int, seed: int) -> np.ndarray:
-    """ΔW* (m, n) with ‖ΔW*‖_F = 1: of that rank, made by a PERA of that rank, Gaussian, or with
-    singular values 1/k.
+    """ΔW* (m, n) with ‖ΔW*‖_F = 1. By `kind`: a matrix of rank `rank`, the update of a PERA of that
+    rank, a Gaussian matrix, or one with singular values 1/k.
     """
     rng = np.random.default_rng((seed, TARGETS.index(kind)))
     if kind == "low rank":
@@ -41,11 +41,11 @@ def target(kind: str, m: int, n: int, rank: int, seed: int) -> np.ndarray:
 
 
 def imitate(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Train ΔW towards ΔW* with Adam from the method's published start; relative error ‖ΔW - ΔW*‖_F
-    and order share.
+    """Train ΔW towards ΔW* with Adam, from the method's published start. Returns the relative error
+    ‖ΔW - ΔW*‖_F and the order share.
 
-    Of several learning rates the one with the smallest error is kept: the error is the loss, there
-    is nothing to overfit.
+    Of several learning rates the one with the smallest error is kept. The error is the loss, so
+    there is nothing to overfit.
     """
     m, n = settings["m"], settings["n"]
     E = torch.tensor(target(settings["target"], m, n, settings["teacher_rank"], settings["seed"]))
@@ -78,10 +78,11 @@ def predict(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str
 
 
 def fit(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer; the share of the test variance that
-    it explains, and of the training's, and the order share of its update, where it is one.
+    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer. Returns the shares of the test's and
+    of the training's variance that it explains, and the order share of its update if that is a
+    single one.
 
-    The learning rate is chosen on samples of its own.
+    The learning rate is chosen on samples that are neither trained on nor tested.
     """
     m, n = settings["m"], settings["n"]
     rng = np.random.default_rng(settings["seed"])
@@ -123,8 +124,8 @@ def _share(layer: nn.Module) -> float | None:
 def _descend(
     settings: Mapping[str, Any], lr: float, loss: Callable[[nn.Module], Tensor]
 ) -> tuple[float, nn.Module]:
-    """The last loss of a run of Adam whose rate falls linearly to zero, and its layer; infinite
-    where it diverged.
+    """Run Adam, with a rate that falls linearly to zero. Returns the last loss, infinite where it
+    diverged, and the layer.
     """
     torch.manual_seed(settings["seed"])
     layer = nn.Sequential(nn.Linear(settings["n"], settings["m"], bias=False, dtype=torch.float64))

@@ -1,6 +1,4 @@
-"""From results to a page: tables whose numbers have intervals, a figure, verdicts, and what it all
-was made from.
-"""
+"""From results to a page: tables with intervals, a figure, verdicts, and their origin."""
 
 from __future__ import annotations
 
@@ -20,10 +18,10 @@ from perakit.table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARGIN = 0.01  # of what LoRA gains over the unadapted model: an advantage below it is called none
+MARGIN = 0.01  # of LoRA's gain over the unadapted model: a smaller advantage is called none
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 REVERSED, UNSIZED = "not reproduced: the reverse", "inconclusive: a gain is clear, its size is not"
-# Of what no paper claims
+# The words where no paper makes the claim
 HOLDS = {
     REPRODUCED: "holds",
     NOT_REPRODUCED: "does not hold",
@@ -34,8 +32,8 @@ PERA_PAPER, LORA_PAPER, OURS = "PERA's paper", "LoRA's paper", "neither: asked h
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim beside what was measured. paper: its number, None where no paper makes the claim;
-    ours: with its interval.
+    """A claim beside what was measured. paper: the number there, None where no paper makes the
+    claim; ours: the number here, with its interval.
     """
 
     claim: str
@@ -70,10 +68,12 @@ class Report:
 
 
 def verdict(gain: Interval, margin: float) -> str:
-    """Of the claim that a gain is there: reproduced, if it is clear and at least `margin`; not
-    reproduced, if both intervals end below `margin`, and the reverse, if a loss of at least
-    `margin` is clear; else inconclusive, also where a gain is clear but may be smaller than
-    `margin`."""
+    """The verdict on the claim that there is a gain.
+
+    Reproduced: the gain is clear and at least `margin`. Not reproduced: both intervals end below
+    `margin`. The reverse: a loss is clear and at least `margin`. Inconclusive: everything else,
+    also a gain that is clear but may be smaller than `margin`.
+    """
     if gain.clear > 0 and gain.mean >= margin:
         return REPRODUCED
     if gain.clear < 0 and gain.mean <= -margin:
@@ -84,7 +84,7 @@ def verdict(gain: Interval, margin: float) -> str:
 
 
 def below(found: Interval, bound: float) -> str:
-    """Of the claim that something is at most `bound`."""
+    """The verdict on the claim that something is at most `bound`."""
     return (
         REPRODUCED
         if found.most <= bound
@@ -95,8 +95,8 @@ def below(found: Interval, bound: float) -> str:
 
 
 def everywhere(verdicts: Iterable[str]) -> str:
-    """Of the claim that a gain is there in each of several cases: one where it is not is enough
-    against it.
+    """The verdict on the claim that there is a gain in each of several cases. One case without is
+    enough against it.
     """
     found = set(verdicts)
     if found == {REPRODUCED}:
@@ -113,8 +113,8 @@ def margin(results: Results, reference: str) -> float:
 def comparison(
     results: Results, reference: str, labels: Sequence[str] | None = None, start: str = "unadapted"
 ) -> Table:
-    """The arms, a row each, with differences to `reference` seed by seed; start: label of the model
-    before any of it.
+    """The arms, a row each, with differences to `reference` seed by seed. start: the label of the
+    model without an adapter.
     """
     rows = []
     for label in labels or results.labels():
@@ -137,8 +137,8 @@ def comparison(
 
 
 def order_share(values: Sequence[float | None]) -> str:
-    """Order shares of the seeds, in per cent: - where the update has no such parts, 0 where it has
-    the linear one only.
+    """Order shares of the seeds, in per cent. "-": the update has no such parts; "0": it has the
+    linear part only.
     """
     shares = [100 * value for value in values if value is not None]
     return "-" if not shares else f"{interval(shares).shown('.3g')} %" if max(shares) > 0 else "0"
@@ -246,8 +246,8 @@ def provenance(name: str, results: Results, data: Path) -> list[str]:
         f"- {seeds} version {numerics}; results [{data.name}]({data.name}), SHA-256"
         f" {_short(digest)}"
     )
-    # Version 0.1 kept a hash of its sources; "was": of those that made the row, where later ones
-    # had been seen to give the same
+    # Version 0.1 kept a hash of its sources. "was", where a row has it, is of those that made the
+    # row, and "code" is then of later ones that were found to give the same.
     if sources := sorted({row.get("was", row["code"]) for row in rows if "code" in row}):
         lines.append(f"- Made by sources {', '.join(sources)} of version 0.1")
     return lines + [f"- {one}" for one in (*machines, *versions)]

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANKS = (2, 32)  # beside RANK
-WIDTHS = (16, 64, 256, 1024)  # inputs of a layer of its own
+WIDTHS = (16, 64, 256, 1024)  # inputs of a single layer
 ROWS, TEACHER_RANK, WIDTH_RATE = 16, 4, 0.01
-FIXED = RATES[::2]  # learning rates that both are also compared at
-FRESH = 2000  # the first seed of a last comparison, which chose nothing
+FIXED = RATES[::2]  # learning rates at which LoRA and PERA are compared as well
+FRESH = 2000  # the first seed of the last comparison: these seeds chose nothing
 
 
 def scales(n: int) -> tuple[float, ...]:
@@ -96,8 +96,8 @@ def _collect(lab: Lab, options: Options) -> None:
 
 
 def best(results: Results) -> str:
-    """The arm of PERA, of LoRA's rank and with a rate of its own, whose cost on validation text is
-    lowest.
+    """The arm with the lowest cost on validation text, of PERA's arms with LoRA's rank and a chosen
+    rate.
     """
     labels = [
         label
@@ -113,11 +113,9 @@ def mean_rate(recipe: Recipe, done: int) -> float:
 
 
 def forecast(results: Results, label: str) -> tuple[float, float] | None:
-    """The order share that sizes alone predict for an arm at its end, low and high; over the widths
-    of its layers.
-
-    None for another start than the published code's, h = 0 and A random, which `predicted_share` is
-    about.
+    """The lowest and the highest order share, over the widths of an arm's layers, that sizes alone
+    predict at its end. None where it does not start as the published code does, with h = 0 and A
+    random: `predicted_share` is about that start.
     """
     settings = results.arm(label)[0]["settings"]
     method, recipe = settings["method"], Recipe(**settings["recipe"])

@@ -1,5 +1,5 @@
-"""Intervals for a handful of seeds: the bootstrap's, which is shown, and Student's, which has a say
-in every verdict.
+"""Intervals for a handful of seeds: the bootstrap's, which is shown, and Student's. A verdict asks
+both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ RESAMPLES = 10_000
 class Interval:
     """A mean with its 95 % bootstrap interval, `low` to `high`, and half the width of Student's.
 
-    The percentile bootstrap of five values is too narrow (tests/experiments/test_statistics.py
-    measures how often it covers), so verdicts go by both: nothing is decided that one of the two
-    leaves open.
+    The percentile bootstrap of five values is too narrow: tests/experiments/test_statistics.py
+    measures how often it covers. So nothing is decided that one of the two intervals leaves open.
     """
 
     mean: float

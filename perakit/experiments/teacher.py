@@ -38,7 +38,7 @@ STUDENTS: dict[str, Method] = {
 }
 SPOKEN = {"the same": "neither", "open": "undecided"}
 RATES = [0.003, 0.01, 0.03, 0.1, 0.3]
-LEAST = 0.01  # of ‖ΔW*‖: nearer by less is called the same
+LEAST = 0.01  # of ‖ΔW*‖: with a smaller difference, they are called the same
 
 
 def _collect(lab: Lab, options: Options) -> None:
@@ -76,8 +76,8 @@ def _collect(lab: Lab, options: Options) -> None:
 
 
 def errors(results: Results, label: str, role: str, what: str) -> list[float]:
-    """One a seed. What a PERA of this rank has made, a PERA of this rank reaches, whether a search
-    finds it or not.
+    """One error a seed. What a PERA of this rank has made, a PERA of this rank can reach, whether a
+    search finds it or not.
     """
     if (label, what) == ("PERA-generated: PERA", "reached"):
         return [0.0] * results.options.seeds

@@ -34,9 +34,9 @@ from perakit.toy.pretrained import load, tokenizer
 from perakit.toy.training import DivergedError, Recipe, bits_per_byte, train
 
 VALIDATION_SHARE = 10  # the last tenth of the training text chooses the learning rate
-SHARE_POINTS = 10  # looks at the order share in a run
+SHARE_POINTS = 10  # how often a run looks at its order share
 CURVE_POINTS = 25  # of the training loss that a result keeps
-PASSAGE = 512  # bytes, some fifteen lines of code: what a part of the text is drawn by
+PASSAGE = 512  # bytes, about fifteen lines of code: a part of the text is drawn in such passages
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Texts:
 
 @cache
 def texts(new: str, old: str | None, limit: int) -> Texts:
-    """The new domain in three parts, the old one's held-out text; limit: bytes of training and
+    """The new domain in three parts, and the old one's held-out text. limit: bytes of training and
     validation text.
 
-    Where the new domain is several texts joined, each of them is cut: the validation text is of all
-    of them, as the test text is.
+    Where the new domain is several texts joined, each of them is cut, so that all of them are in
+    the validation text, as they are in the test text.
     """
     whole, names = corpus.load(new, limit), [new] if os.path.isfile(new) else new.split("+")
     parts = [corpus.load(name, -(-limit // len(names))).train for name in names]
@@ -69,8 +69,8 @@ def texts(new: str, old: str | None, limit: int) -> Texts:
 
 
 def some(text: bytes, fraction: float, seed: int) -> bytes:
-    """Passages of a text, drawn from all of it, until they are `fraction` of it; of the same seed a
-    smaller part lies in a larger one.
+    """Passages of a text, drawn from all of it, until they make up `fraction` of it. With the same
+    seed, a larger part contains a smaller one.
     """
     if fraction == 1:
         return text
@@ -102,10 +102,10 @@ def methods(settings: Mapping[str, Any], model: GPT2) -> dict[str, Method]:
 def adapted(settings: Mapping[str, Any]) -> GPT2:
     """The model with its adapters at their random start.
 
-    settings["h_std"], where it is given, draws PERA's coefficients from N(0, h_std²) instead of
-    leaving them at zero; ΔW starts at zero either way. The start of a layer is drawn from the seed
-    and the layer's name: two methods that draw the same shape start from the same factors, also
-    where another layer has another rank.
+    The start of a layer is drawn from the seed and the layer's name. So two methods that draw the
+    same shape start from the same factors, whatever rank other layers have. settings["h_std"],
+    where it is given, draws PERA's coefficients from N(0, h_std²) instead of leaving them at zero;
+    ΔW starts at zero either way.
     """
     model = load(settings["model"]).to(settings["device"])
     adapt(model, methods(settings, model))
@@ -122,11 +122,11 @@ def adapted(settings: Mapping[str, Any]) -> GPT2:
 
 
 def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Fine-tune and measure; an unfinished run in `folder` goes on. Costs in held-out bits per
+    """Fine-tune and measure; an unfinished run in `folder` goes on. Costs are in held-out bits per
     byte.
 
-    Where settings["judge"] is False, only on the validation text: a run that helps to choose a
-    learning rate, and may diverge.
+    Where settings["judge"] is False, only the validation text is read. Such a run helps to choose a
+    learning rate, and it may diverge.
     """
     found = texts(settings["text"], settings["old"], settings["limit"])
     recipe = Recipe(**settings["recipe"])
@@ -134,7 +134,7 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     tokens = tokenizer(settings["model"], model)
     part = replace(found.train, train=some(found.train.train, settings["fraction"], recipe.seed))
     judge, seen = settings["judge"], folder and folder / "shares.json"
-    # Of an earlier sitting
+    # From before an interruption
     shares = dict(json.loads(seen.read_text())) if seen and seen.exists() else {}
     split = all(
         isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values()
@@ -190,7 +190,7 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
 
 
 def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:
-    """Inputs n of a layer -> mean share of the layers that have so many."""
+    """Inputs n -> mean share of the layers with n inputs."""
     widths = {
         name: layer.kind.shape(layer.base)[1] for name, layer in adapted_layers(model).items()
     }
@@ -202,11 +202,11 @@ def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:
 
 @torch.no_grad()
 def amplification(model: GPT2) -> tuple[float, float]:
-    """How much an update strengthens what W0 had of its directions: ‖ΔW‖_F / ‖UᵀW0V‖_F, mean over
+    """How much an update strengthens what W0 had in its directions: ‖ΔW‖_F / ‖UᵀW0V‖_F, mean over
     layers.
 
-    U, V: the first r singular vectors of ΔW, r the method's rank; beside it the same with r random
-    directions in their place.
+    U, V: the first r singular vectors of ΔW, r the method's rank. The second number is the same
+    with r random directions in their place.
     Source: arXiv 2106.09685, section 7.3.
     """
     found, generator = [], torch.Generator().manual_seed(0)
@@ -271,13 +271,12 @@ def untaught(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Training and inference of several methods, a step of each in turn: seconds of every round,
-    and bytes.
+    """Time training and inference of several methods, a step of each in turn. Returns the seconds
+    of every round, and bytes.
 
-    settings["arms"]: label -> what its settings change; None in place of them: the model without an
-    adapter, which does not train.
-    bytes: what autograd keeps for one backward pass, and trainable parameters with their gradients
-    and AdamW's moments.
+    settings["arms"]: label -> what its settings change, or None for the model without an adapter,
+    which does not train. bytes: what autograd keeps for one backward pass, and trainable parameters
+    with their gradients and AdamW's moments.
     """
     recipe, device, found = Recipe(**settings["recipe"]), settings["device"], {}
     models = {

@@ -214,8 +214,8 @@ def test_every_committed_page_says_what_its_numbers_say():
 
 @pytest.mark.thorough  # a run in full size
 def test_a_committed_run_can_be_had_again():
-    """Of an arm whose high-order part is not small, the first seed: within the interval of the
-    seeds around what was committed.
+    """Of an arm whose high-order part is not small, the first seed: to every printed digit, on
+    other processors as well (test_numerics.py says on which).
     """
     results, _ = EXPERIMENTS["components"].read(ROOT / "docs" / "results" / "components.jsonl")
     label = f"PERA, scale {results.options.waking:g}"
@@ -227,7 +227,8 @@ def test_a_committed_run_can_be_had_again():
     again = tune(row["settings"])
     for what in ("new", "old", "share"):
         whole = results.mean(label, what)
-        assert again[what] == pytest.approx(row["measured"][what], abs=whole.high - whole.low)
+        assert again[what] == pytest.approx(row["measured"][what], rel=2e-5)
+        assert 2e-5 * again[what] < (whole.high - whole.low) / 10  # finer than seeds differ
     assert again["trainable"] == row["measured"]["trainable"]
 
 
