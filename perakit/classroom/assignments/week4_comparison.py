@@ -413,8 +413,8 @@ _ = plots.plot_scores(
 # ## 9. In your own words (marked by your teacher, 5 points)
 #
 # **a.** A comparison of LoRA and PERA ends with "no difference shown", and PERA's order share
-# is 0.1 %. Name one thing that may be concluded from it, and two that may not. What would you change
-# to find out more? (3 points)
+# is 0.1 %. Name one thing that may be concluded from it, and two that may not. What would you
+# change to find out more? (3 points)
 #
 # **b.** A paper tunes its new method over five learning rates, and takes the baseline's score from
 # another paper. Name two reasons why the new method may come out ahead although it is no better,
