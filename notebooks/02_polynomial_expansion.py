@@ -221,13 +221,13 @@ print(
     " trains"
 )
 for rank in (1, 2, 4, 8, 16, 32):
-    bounds = [pk.formulas.rank_bound(rank, terms) for terms in ("square", "cross", "full")]
+    square, cross, full = (
+        pk.formulas.rank_bound(rank, terms) for terms in ("square", "cross", "full")
+    )
     cubic = pk.formulas.rank_bound(rank, degree=3)
     trained = [pk.formulas.parameter_count(size, size, rank, method) for method in ("lora", "pera")]
-    print(
-        f"{rank:4}{bounds[0]:9}{bounds[1]:12}{bounds[2]:9}{cubic:10}{trained[0]:14,}{trained[1]:14,}"
-    )
-    assert bounds[2] == rank * (rank + 3) // 2
+    print(f"{rank:4}{square:9}{cross:12}{full:9}{cubic:10}{trained[0]:14,}{trained[1]:14,}")
+    assert full == rank * (rank + 3) // 2
     assert trained[1] - trained[0] == rank * (rank + 1) // 2
 
 # %% [markdown]

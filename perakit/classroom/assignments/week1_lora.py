@@ -159,8 +159,9 @@ class Layer:
         # END SOLUTION
 
     def merge(self):
-        """From now on `.weight` is W0 + delta, formed in float64 and rounded once to the dtype of
-        W0, as in section 5.
+        """From now on `.weight` is W0 + delta.
+
+        As in section 5, formed in float64 and rounded once to the dtype of W0.
         """
         # BEGIN SOLUTION
         self.weight = (self.W0.astype(np.float64) + self.delta).astype(self.W0.dtype)
