@@ -178,6 +178,8 @@ def test_python_m_perakit_is_the_command():
 def test_demo_compares_lora_pera_and_matched_lora(tmp_path, capsys, monkeypatch):
     # 12 steps as in a shell, of little text each: `.ci/run` begins with the demo as it is
     monkeypatch.setattr(cli, "Recipe", partial(Recipe, batch=4, context=64))
+    monkeypatch.setattr(cli, "DEMO_LIMIT", 100_000)
+    monkeypatch.setattr("perakit.toy.finetune.SAMPLE_TOKENS", 10)
     assert main(["demo", "--small", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     outcomes = json.loads((tmp_path / "results.json").read_text())["outcomes"]
