@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from perakit.bench.measured import plain
 from perakit.experiments import EXPERIMENTS, Options, jobs, regression, tuning
 from perakit.experiments.jobs import NUMERICS, Ledger, folder_hash, key_of, read
 from perakit.experiments.lab import Lab
 from perakit.experiments.tuning import text_hash
-from perakit.bench.measured import plain
 from perakit.toy.pretrained import TINY
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
