@@ -100,7 +100,9 @@ def test_the_indices_of_a_layer_are_made_once(monkeypatch):
     rows._remembered.cache_clear()
     for _ in range(3):
         rows.factors(B, A, h, "square", 2)
+    rows.gradients(B, A, h, torch.ones(5, 46), torch.ones(46, 3), "square", 2)
     assert made == [(23, "square", 2)]
     monkeypatch.setattr(rows, "recorded", lambda: True)
     rows.factors(B, A, h, "square", 2)
-    assert len(made) == 2
+    rows.gradients(B, A, h, torch.ones(5, 46), torch.ones(46, 3), "square", 2)
+    assert len(made) == 3
