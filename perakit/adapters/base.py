@@ -215,7 +215,8 @@ class Additive(Adapter):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(B_hat (m, K), A_hat (K, n)), whose product is ΔW, scale included."""
-        B_hat, A_hat = self.rule(*self.arguments())
+        arguments = self.arguments()
+        B_hat, A_hat = self.rule(*arguments)
         return self.method.scale * B_hat, A_hat
 
     def delta(self, W0: Tensor | None = None) -> Tensor:

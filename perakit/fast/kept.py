@@ -16,7 +16,7 @@ from torch import Tensor
 
 from perakit.adapters.base import Adapter
 from perakit.fast.product import recorded
-from perakit.fast.sources import GIVEN, Factors, Source
+from perakit.fast.sources import Factors, Given, Source
 
 # A weak key: what is kept goes with its adapter, and a copy or a pickle of that has nothing kept.
 last: WeakKeyDictionary[Adapter, tuple[Source, tuple[Tensor, ...], Factors]] = WeakKeyDictionary()
@@ -28,7 +28,7 @@ def factors(adapter: Adapter, source: Source, parameters: Sequence[Tensor]) -> F
     An adapter in training mode keeps nothing; on a GPU nothing is kept, since to compare would be
     to wait; nor under torch.compile, whose graph a comparison would break.
     """
-    if source is GIVEN or parameters[0].device.type != "cpu" or recorded():
+    if isinstance(source, Given) or parameters[0].device.type != "cpu" or recorded():
         return source.value(*parameters)
     if adapter.training:
         last.pop(adapter, None)

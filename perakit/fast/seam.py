@@ -14,9 +14,10 @@ from torch.autograd import forward_ad
 
 from perakit import formulas
 from perakit.adapters.base import Adapter, Additive
+from perakit.adapters.lora import LoRAAdapter
 from perakit.fast import kept, plans
 from perakit.fast.product import AdaptedProduct, merged, multiply
-from perakit.fast.sources import DENSE, GIVEN, Dense, Source
+from perakit.fast.sources import Dense, Given, Source
 from perakit.fast.windows import Expanded
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W0 x + b
@@ -42,33 +43,39 @@ def forward(
     if _watched(x):
         return None
     for adapter in adapters:
-        if type(adapter).forward not in PLAIN:
-            return None
+        hooks = adapter._forward_hooks or adapter._forward_pre_hooks
+        if type(adapter).forward not in PLAIN or hooks or adapter._backward_hooks:
+            return None  # whoever watches the adapter wants it called
     first, *rest = adapters
     # Of strided rows, or of one alone, torch rounds otherwise than of flat ones: there the base
     # multiplies x as it came.
     flat = x.ndim == 2 or (x.ndim > 2 and x.is_contiguous())
     dropping = first.training and first.method.dropout > 0
     if linear is F.linear and flat and not rest and not dropping:
-        dtype = next(first.parameters(), W0).dtype
-        if x.dtype == W0.dtype == dtype and _exact(x):
-            return _multiplied(x, W0, bias, first, W0)
+        if x.dtype == W0.dtype == next(first.parameters(), W0).dtype and _exact(x):
+            source, parameters = _source(first, W0)
+            if parameters[-1].dtype == x.dtype:  # a method may make its factors wider
+                return _multiplied(x, W0, bias, first, source, parameters)
     base, updates = linear(x, W0, bias), []
     for adapter in adapters:
         dropout = adapter.method.dropout
         seen = F.dropout(x, dropout) if adapter.training and dropout > 0 else x
-        updates.append(_multiplied(seen, None, None, adapter, W0))
+        updates.append(_multiplied(seen, None, None, adapter, *_source(adapter, W0)))
     return (base + reduce(operator.add, updates)).to(base.dtype)
 
 
 def _multiplied(
-    x: Tensor, W0: Tensor | None, bias: Tensor | None, adapter: Adapter, frozen: Tensor
+    x: Tensor,
+    W0: Tensor | None,
+    bias: Tensor | None,
+    adapter: Adapter,
+    source: Source | Dense,
+    parameters: tuple[Tensor, ...],
 ) -> Tensor:
-    """x W0ᵀ + b + x ΔWᵀ (..., m), by the plan; W0 None: x ΔWᵀ alone, in the adapter's precision.
+    """x W0ᵀ + b + x ΔWᵀ (..., m), by the plan; W0 None: x ΔWᵀ alone, in the factors' precision.
 
-    frozen (m, n): the weight that ΔW may depend on.
+    source, parameters: as `_source` finds them for the adapter.
     """
-    source, parameters = _source(adapter, frozen)
     if isinstance(source, Dense):
         (delta,) = parameters
         if W0 is not None and W0.stride() in ((W0.shape[1], 1), (1, W0.shape[0])):
@@ -94,14 +101,16 @@ def _multiplied(
 def _source(adapter: Adapter, W0: Tensor) -> tuple[Source | Dense, tuple[Tensor, ...]]:
     """Where the adapter's ΔW on W0 (m, n) comes from, and the tensors that it is made of."""
     if isinstance(adapter, Additive):
-        kind = type(adapter)
+        kind, scale = type(adapter), adapter.method.scale
+        if kind.factors is LoRAAdapter.factors:  # the parameters themselves, no copy of them
+            return Given(scale), (adapter.B, adapter.A)
         if kind.factors is Additive.factors and kind.rule in RULES:
             source, count = RULES[kind.rule]
             arguments = adapter.arguments()
-            return source(adapter.method.scale, *arguments[count:]), arguments[:count]
-        return GIVEN, adapter.factors()
+            return source(scale, *arguments[count:]), arguments[:count]
+        return Given(), adapter.factors()
     product = tuple(adapter.product(W0))
-    return (GIVEN if len(product) == 2 else DENSE), product
+    return (Given() if len(product) == 2 else Dense()), product
 
 
 def _watched(x: Tensor) -> bool:

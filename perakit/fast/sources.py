@@ -7,6 +7,7 @@ parameters (`gradients`). It knows no tensor: they travel beside it, so that aut
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -53,15 +54,19 @@ class Source(Protocol):
         """
 
 
+@dataclass(frozen=True)
 class Given:
-    """Two factors that are parameters themselves, or made of them by autograd."""
+    """Two factors that are parameters themselves, or made of them by autograd; the first, scaled."""
+
+    scale: float = 1.0
 
     def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         B_hat, A_hat = parameters
-        return B_hat, A_hat
+        return self.scale * B_hat, A_hat
 
     def value(self, *parameters: Tensor) -> Factors:
-        return Factors(*parameters)
+        B_hat, A_hat = parameters
+        return Factors(B_hat if self.scale == 1 else self.scale * B_hat, A_hat)
 
     def shape(self, *parameters: Tensor) -> tuple[int, int]:
         m, K = parameters[0].shape
@@ -75,11 +80,9 @@ class Given:
         to_right: Tensor,
         to_weight: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        return to_left.T, to_right
+        to_B_hat = to_left.T
+        return (to_B_hat if self.scale == 1 else self.scale * to_B_hat), to_right
 
 
 class Dense:
     """ΔW itself, of a method that has no factors."""
-
-
-GIVEN, DENSE = Given(), Dense()

@@ -109,7 +109,7 @@ class Conv1D(nn.Module):
         return f"nf={self.nf}, nx={self.nx}"
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.addmm(self.bias, x.view(-1, self.nx), self.weight)  # (T, n) @ (n, m) -> (T, m)
+        y = torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight)  # (T, n) @ (n, m) -> (T, m)
         return y.view(*x.shape[:-1], self.nf)
 
 

@@ -16,7 +16,7 @@ from perakit.adapters import Adapter, Additive, Method, Quadratic
 from perakit.adapters.pera import PERAAdapter
 from perakit.fast import seam, use_plan
 from perakit.fast.plans import PLANS
-from perakit.fast.sources import GIVEN
+from perakit.fast.sources import Given
 from perakit.fast.windows import Expanded
 from perakit.models.adapted import names
 
@@ -179,6 +179,13 @@ class WithFactors(Additive):
         return self.B * 2, self.A * self.h[0]
 
 
+class WiderFactors(Additive):
+    """In more precision than the parameters have."""
+
+    def factors(self):
+        return self.B.double(), self.A.double()
+
+
 class RuleAndFactors(ByTheRule):
     """Who has both means the factors."""
 
@@ -225,10 +232,11 @@ OWN = {  # the adapter, and the source that `AdaptedProduct` is given; None: it 
     ByTheRule: Expanded(1.5, "full", 2),
     ByTheRulesDefaults: Expanded(1.5, "full", 2),
     OtherArguments: Expanded(1.5, "full", 2),
-    WithFactors: GIVEN,
-    RuleAndFactors: GIVEN,
-    ByARuleOfItsOwn: GIVEN,
-    TwoFactors: GIVEN,
+    WithFactors: Given(),
+    RuleAndFactors: Given(),
+    WiderFactors: Given(),
+    ByARuleOfItsOwn: Given(),
+    TwoFactors: Given(),
     Dense: None,
     WithForward: None,
 }
