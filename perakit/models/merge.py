@@ -109,6 +109,7 @@ def unmerge(model: nn.Module) -> None:
     """Answer with W0 and the factors again, bitwise as before `merge`.
 
     Does nothing where nothing is merged.
+
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report = pk.attach(model, pk.LoRA(rank=1), ["0"])
     >>> x = torch.ones(1, 3)
