@@ -68,7 +68,13 @@ Kind = str | Callable[[int, int, bool], nn.Module]
 
 
 def seeds() -> st.SearchStrategy[int]:
-    """A seed for `torch.Generator`: 0 ... 2^16 - 1, shrinks to 0."""
+    """A seed for `torch.Generator`: 0 ... 2^16 - 1, shrinks to 0.
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> find(strategies.seeds(), lambda seed: seed > 3)
+    4
+    """
     return st.integers(0, 2**16 - 1)
 
 
@@ -265,6 +271,11 @@ def rules(*names: str, max_rank: int = 2) -> st.SearchStrategy[families.Family]:
     name is that registered method, unscaled, with its defaults. names: by default all whose update
     is a matrix. max_rank: ranks are 1 ... max_rank; the probes want r <= min(m, n). One name
     shrinks to rank 1, and PERA to "full" terms of degree 2.
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> find(strategies.rules("lora"), lambda rule: True).shapes(3, 2)
+    {'B': (3, 1), 'A': (1, 2)}
     """
     check_count("max_rank", max_rank)
     return _rules(names, st.integers(1, max_rank))
@@ -353,6 +364,11 @@ def layers(
     entries by seed.
 
     Shrinks to a 1 x 1 layer of the first kind and dtype, without bias where it can be.
+
+    >>> from hypothesis import find
+    >>> from perakit import strategies
+    >>> find(strategies.layers(), lambda layer: True)
+    Linear(in_features=1, out_features=1, bias=False)
     """
     _check_kinds(kinds)
     _check_dtypes(dtypes)

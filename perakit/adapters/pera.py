@@ -17,8 +17,10 @@ class PERAAdapter(Additive):
     h: nn.Parameter
 
     def arguments(self) -> tuple[Any, ...]:
-        method = self.method
-        return self.B, self.A, method.feature_scale * self.h, method.terms, method.degree
+        method, h = self.method, self.h
+        if method.feature_scale != 1:
+            h = method.feature_scale * h
+        return self.B, self.A, h, method.terms, method.degree
 
     def reset(self, W0: Tensor) -> None:
         super().reset(W0)

@@ -74,7 +74,7 @@ def kept(name: str, case: Case) -> int:
         PLAIN: 0,
         "pera": 0,
         "lora": 0,
-        "mora": WIDE * K * (m + n),
+        "mora": WIDE * K * (m + n) + 8 * m,  # and which row of M each row repeats
         "loha": WIDE * K * (m + n),
         "delora": WIDE * K * (m + n) + lengths,
         # W0 + ΔW and V = W0 + s B A; lengths of V's rows, and g over them

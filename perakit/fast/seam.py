@@ -51,11 +51,11 @@ def forward(
     # multiplies x as it came.
     flat = x.ndim == 2 or (x.ndim > 2 and x.is_contiguous())
     dropping = first.training and first.method.dropout > 0
-    if linear is F.linear and flat and not rest and not dropping:
-        if x.dtype == W0.dtype == next(first.parameters(), W0).dtype and _exact(x):
-            source, parameters = _source(first, W0)
-            if parameters[-1].dtype == x.dtype:  # a method may make its factors wider
-                return _multiplied(x, W0, bias, first, source, parameters)
+    alone = linear is F.linear and flat and not rest and not dropping
+    if alone and x.dtype == W0.dtype == next(first.parameters(), W0).dtype and _exact(x):
+        source, parameters = _source(first, W0)
+        if parameters[-1].dtype == x.dtype:  # a method may make its factors wider
+            return _multiplied(x, W0, bias, first, source, parameters)
     base, updates = linear(x, W0, bias), []
     for adapter in adapters:
         dropout = adapter.method.dropout

@@ -56,7 +56,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """Two factors that are parameters themselves, or made of them by autograd; the first, scaled."""
+    """Two factors: parameters, or made of them by autograd; the first is multiplied by `scale`."""
 
     scale: float = 1.0
 

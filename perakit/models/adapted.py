@@ -273,10 +273,15 @@ def require_adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
 
 
 def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
-    """Layer -> the adapter on it: the one called `name`, or the active one. A layer without it is
-    left out.
+    """Layer -> the adapter on it: the one called `name`, or the active one.
 
-    Raises PerakitError where several are active and no name is given, or none has the name.
+    A layer without it is left out. Raises PerakitError where several are active and no name is
+    given, or none has the name.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> {layer: tuple(adapter.h.shape) for layer, adapter in pk.adapters(model).items()}
+    {'0': (3,)}
     """
     layers = adapted_layers(model)
     if name is None:
@@ -297,8 +302,17 @@ def names(model: nn.Module) -> tuple[str, ...]:
 
 
 def active(model: nn.Module) -> tuple[str, ...]:
-    """Names of the adapters in effect on some layer, in the order of their sum; empty where the
-    base answers alone.
+    """Names of the adapters in effect on some layer, in the order of their sum.
+
+    Empty where the base answers alone.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.LoRA(rank=1), ["0"], name="law")
+    >>> pk.active(model)
+    ('law',)
+    >>> pk.detach(model)
+    >>> pk.active(model)
+    ()
     """
     layers = adapted_layers(model).values()
     order = dict.fromkeys(name for layer in layers for name in layer.wanted)
@@ -326,7 +340,14 @@ def check_names(model: nn.Module, wanted: Sequence[str]) -> None:
 
 @torch.no_grad()
 def delta_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Layer -> ΔW (d_out, d_in) of the active adapters, scale included, in the adapters' dtype."""
+    """Layer -> ΔW (d_out, d_in) of the active adapters, scale included, in the adapters' dtype.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
+    >>> {layer: (tuple(delta.shape), bool(delta.any())) for layer, delta in
+    ...  pk.delta_weights(model).items()}  # a new adapter changes nothing
+    {'0': ((5, 3), False)}
+    """
     return {name: layer.delta for name, layer in adapted_layers(model).items()}
 
 

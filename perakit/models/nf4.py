@@ -53,13 +53,19 @@ def encode(W: Tensor, block: int) -> tuple[Tensor, Tensor]:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Two codes (k,) a byte (ceil(k / 2),), the first in the high half; a missing last one is 0."""
+    """Two codes a byte, the first in the high half; a missing last one is 0.
+
+    codes (k,), each 0 ... 15. Returns the bytes (ceil(k / 2),).
+    """
     first, second = codes[::2], codes[1::2]
     return first << 4 | torch.nn.functional.pad(second, (0, first.numel() - second.numel()))
 
 
 def unpack(packed: Tensor, count: int) -> Tensor:
-    """The first `count` codes of `pack`."""
+    """The first `count` codes of `pack`.
+
+    packed: as `pack` returns them. Returns the codes (count,), uint8.
+    """
     return torch.stack([packed >> 4, packed & 15], 1).view(-1)[:count]
 
 
@@ -82,8 +88,10 @@ def compress(absmax: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def expand(codes: Tensor, scale: Tensor, mean: Tensor) -> Tensor:
-    """absmax (k,) from `compress`: within half a scale, and never below 0, which would turn the
-    signs of a block.
+    """absmax from what `compress` made of it, within half a scale.
+
+    codes (k,), scale (ceil(k / 256),), mean (). Returns absmax (k,), never below 0, which would
+    turn the signs of a block.
     """
     each = scale[:, None].expand(-1, GROUP).reshape(-1)[: codes.numel()]
     return (mean + codes * each).clamp(min=0)
@@ -92,8 +100,11 @@ def expand(codes: Tensor, scale: Tensor, mean: Tensor) -> Tensor:
 def decode(
     packed: Tensor, absmax: Tensor, shape: tuple[int, int], block: int, pairs: Tensor
 ) -> Tensor:
-    """W (m, n), float32: absmax times level; pairs (256, 2): `PAIRS`, on the device of the
-    codes.
+    """The weight that codes stand for: absmax times level.
+
+    packed (p,): the codes of all weights, two a byte; absmax (q,): one a block; shape: of the
+    weight; block: weights that share an absmax; pairs (256, 2): `PAIRS`, on the device of the
+    codes. Returns W (m, n), float32, with m, n = shape.
     """
     size = shape[0] * shape[1]
     # Two floats are fetched as one integer: a look-up for each byte costs a fifth of one for each

@@ -27,13 +27,19 @@ STATISTICS = {True: ("absmax_codes", "absmax_scale", "absmax_mean"), False: ("ab
 
 @dataclass(frozen=True)
 class NF4:
-    """4-bit NormalFloat: W ≈ absmax · level, with 16 levels for all weights and one absmax for each
-    block.
+    """4-bit NormalFloat: W ≈ absmax · level.
 
+    There are 16 levels for all weights, and one absmax for each block.
     block: weights that share an absmax, 32, 64 ... 4096, along the rows of W; smaller is closer and
     takes more bits;
     double: the absmax are themselves rounded, to 8 bits. 64 weights with float32 absmax take 4 +
     32/64 = 4.5 bits each, with double quantisation 4 + 8/64 + 32/(64 · 256) = 4.127.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 1, bias=False))
+    >>> _ = model[0].weight.data.copy_(torch.linspace(0, 1, 64) ** 2)
+    >>> errors = pk.quantize(model, config=pk.NF4(block=32, double=False))
+    >>> round(errors["0"], 3)  # 0.088 in one block of 64
+    0.083
     """
 
     block: int = 64

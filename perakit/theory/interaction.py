@@ -84,6 +84,12 @@ def layer_interaction(
     token that the model finds most likely there, the token held fixed. Computed in eval mode and in
     the model's precision; the model is afterwards as it was. Returns (d, d) in the order of
     `features`. Source: arXiv 2604.11841, Eq. 12.
+
+    >>> model = pk.toy.GPT2(pk.toy.Config(n_embd=8, n_layer=1, n_head=2))
+    >>> tokens = torch.tensor([[80, 69, 82, 65]])
+    >>> S = pk.theory.layer_interaction(model, "transformer.h.0.mlp.c_fc", tokens, features=3)
+    >>> S.shape, np.allclose(S, S.T)
+    ((3, 3), True)
     """
     tokens = _check_tokens(model, tokens)
     module = _module(model, layer)

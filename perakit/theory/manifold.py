@@ -153,6 +153,11 @@ def gauge_path(
     B (m, r), A (r, n), h: factors as floats; X (r, r): the direction; t: where to look. With h = 0
     the update stays, for any X. With h != 0 it stays for diagonal X only: PERA's products break the
     rest of LoRA's symmetry.
+
+    >>> B, A, X = np.array([[1.0], [2.0]]), np.array([[3.0, 1.0]]), np.array([[1.0]])
+    >>> path = pk.theory.gauge_path(B, A, np.array([0.0]), X, t=[0, 1])
+    >>> path.factors.round(2), path.update  # the factors move, the update stays
+    (array([0.  , 4.33]), array([0., 0.]))
     """
     from scipy.linalg import expm
 
@@ -186,6 +191,11 @@ def curvature(
     for a straight line. At a point of LoRA (h = 0) with v = (s δB, s δA, δh), (δB, δA) = (B X, -X
     A) and X not diagonal, f'(v) does not depend on s and the curvature grows with it without bound:
     these points are singular.
+
+    >>> point = {"B": np.array([[1], [0]]), "A": np.array([[1, 0]])}
+    >>> turn = {"B": np.array([[0], [1]]), "A": np.array([[0, 1]])}
+    >>> round(pk.theory.curvature(pk.LoRA(1), point, turn), 6)  # as a circle of radius 1
+    1.0
     """
     from scipy.linalg import orth
 

@@ -680,8 +680,6 @@ def test_the_same_step_has_the_same_bits(way, dtype, monkeypatch):
 def test_backward_keeps_the_input_and_the_parameters_alone(plan, kind, method):
     """Of x, W0 and the parameters no copy; beside them z = x Âᵀ (T, K) where it saves a product;
     nothing (m, n), nothing (K, m + n).
-
-    But PERA's h, times its feature scale, is a tensor of its own: r(r+1)/2 numbers.
     """
     T, m, n = 13, 7, 11
     layer, x, saved = adapted(method, kind, m, n)[0], _randn(T, n).requires_grad_(), []
@@ -698,12 +696,9 @@ def test_backward_keeps_the_input_and_the_parameters_alone(plan, kind, method):
     others = [
         tuple(tensor.shape) for tensor in saved if tensor.untyped_storage().data_ptr() not in known
     ]
-    scaled = {"h"} if method.name == "pera" else set()
-    if scaled:
-        others.remove((6,))
     assert others == ([] if plan.output or plan.factors else [(T, 9)])
     kept = {known.get(tensor.untyped_storage().data_ptr()) for tensor in saved} - {None, "bias"}
-    assert kept == {"x", "W0", *method.shapes(m, n)} - scaled
+    assert kept == {"x", "W0", *method.shapes(m, n)}
 
 
 @every_plan
