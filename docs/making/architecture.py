@@ -238,7 +238,7 @@ def _box(ax: Any, place: int, name: str, below: str) -> None:
     corner, shape = (place - 0.62, place - 0.27), "round,pad=0.02,rounding_size=0.12"
     ax.add_patch(FancyBboxPatch(corner, 1.24, 0.54, shape, fc="#eaf3f8", ec="#00608f", zorder=2))
     text = {"ha": "center", "va": "center", "zorder": 4}
-    ax.text(place, place - 0.06, name, fontsize=9, weight="bold", **text)
+    ax.text(place, place - 0.06, name, fontsize=8, weight="bold", **text)
     ax.text(place, place + 0.15, below, fontsize=7, **text)
 
 
