@@ -17,8 +17,10 @@ from perakit.bench.timing import WARM_UP, Step
 
 @dataclass(frozen=True)
 class Task:
-    """One cell: the part it belongs to, what it says of itself, the counted operations of each
-    contender in it, and what makes their steps.
+    """One cell of a part of the benchmark, before it is measured.
+
+    cell: what it says of itself; flop: counted operations of each contender; steps: makes their
+    steps.
     """
 
     part: str

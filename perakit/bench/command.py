@@ -1,9 +1,9 @@
-"""`perakit bench`: the time of base, LoRA, PERA, the authors' algorithm and PEFT side by side, and
-the memory of every method.
+"""`perakit bench`: the time of all contenders side by side, and the memory of every method.
 
-Contenders take turns, so that a ratio is of times taken at the same moment. Each cell (a layer or a
-model, tokens, device, dtype) is kept as soon as it is measured: after an interrupt the same command
-goes on from there. What is measured here is drawn by `report`.
+Contenders are the base, LoRA, PERA, the authors' algorithm and PEFT. They take turns, so that a
+ratio is of times taken at the same moment. Each cell (a layer or a model, tokens, device, dtype) is
+kept as soon as it is measured: after an interrupt the same command goes on from there. What is
+measured here is drawn by `report`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ ROOMS = ("adapters", "fast", "models")
 
 
 def run(settings: Settings, out: Path) -> dict[str, Any]:
-    """Measure what `out`/cells.jsonl does not have yet from this machine, code and versions;
-    returns the document, all parts in it.
+    """Measure what `out`/cells.jsonl does not have yet, and return the document with all parts.
 
-    An estimate, and then progress, go to stderr. Raises PerakitError, before anything is measured,
-    where `out` cannot be written.
+    A cell is there only if this machine, code and versions made it. An estimate, and then progress,
+    go to stderr.
+    Raises PerakitError, before anything is measured, where `out` cannot be written.
     """
     where = _machine(settings.device)
     found = tasks(settings)
@@ -105,8 +105,9 @@ def _joined(visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def publish(document: Mapping[str, Any], out: Path, onto_page: bool = False) -> None:
-    """Write performance.json and the figures into `out`; onto_page: and the tables into the
-    performance.md that stands there now.
+    """Write performance.json and the figures into `out`.
+
+    onto_page: also write the tables into the performance.md that stands there now.
     """
     files = {DOCUMENT: as_json(document)}
     files |= {name: png(figure) for name, figure in report.figures(dict(document)).items()}
@@ -118,8 +119,9 @@ def publish(document: Mapping[str, Any], out: Path, onto_page: bool = False) -> 
 
 
 def page(folder: Path) -> str:
-    """The text of performance.md in `folder`; PerakitError where there is none, or none with a part
-    to renew.
+    """The text of performance.md in `folder`.
+
+    Raises PerakitError where there is none, or none with a part to renew.
     """
     try:
         text = (folder / PAGE).read_text(encoding="utf-8")

@@ -1,6 +1,4 @@
-"""Who is measured: each contender's adapter on one frozen layer, with the same weights, factors and
-inputs for all.
-"""
+"""Who is measured: adapters on one frozen layer, all with the same weights, factors and inputs."""
 
 from __future__ import annotations
 
@@ -38,10 +36,9 @@ class Factors(NamedTuple):
 
 
 def draw(m: int, n: int, rank: int, like: Tensor, seed: int) -> Factors:
-    """Random factors off their start, on the device of `like` and in the dtype that its adapters
-    have: float32 at least.
-    """
+    """Random factors off their start, on the device of `like`, as precise as its adapters'."""
     generator = torch.Generator().manual_seed(seed)
+    # Adapters are in float32 at least
     dtype = torch.promote_types(like.dtype, torch.float32)
     B, A, h = (
         torch.randn(*shape, generator=generator)
@@ -54,8 +51,10 @@ def draw(m: int, n: int, rank: int, like: Tensor, seed: int) -> Factors:
 
 @dataclass(frozen=True)
 class Contender:
-    """name: one of BUILDERS; rank: r, for the base that of the adapters beside it; plan: forced on
-    perakit's own layers, None: they choose.
+    """One who is measured: a name of BUILDERS, at rank r.
+
+    rank: for the base that of the adapters beside it; plan: forced on perakit's own layers, None:
+    they choose.
     """
 
     name: str
@@ -75,20 +74,20 @@ class Contender:
         return BUILDERS[self.name](base, factors)
 
     def flop(self, T: int, m: int, n: int, fused: bool) -> int:
-        """Counted operations of the adapter's forward and backward pass, without its base's;
-        arguments as in `plans.flop`.
+        """Counted operations of the adapter's forward and backward pass, without its base's.
+
+        Arguments are those of `plans.flop`.
         """
         if self.name not in OURS:
             return 6 * self.inner * (m + n) * T
         return flop(self.plan or choose(T, m, n, self.inner, fused), T, m, n, self.inner, fused)
 
     def forward_flop(self, T: int, m: int, n: int, fused: bool) -> int:
-        """As `flop`, of the forward pass alone: through the factors, or through W0 + ΔW where that
-        is cheaper.
-        """
+        """As `flop`, of the forward pass alone."""
         one = 2 * self.inner * (m + n) * T
         if self.name == "merged":
             return 0
+        # Through the factors, or through W0 + ΔW where that is cheaper
         return min(one, 2 * m * n * self.inner) if fused and self.name != "plain lora" else one
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,8 +129,9 @@ class PlainLoRA(_Beside):
 
 
 class Authors(_Beside):
-    """PERA by the authors' algorithm, written from its description: all r² products of pairs, of
-    which the upper triangle is taken.
+    """PERA by the authors' algorithm, written from its description.
+
+    It makes all r² products of pairs, and takes the upper triangle.
     """
 
     h: nn.Parameter
@@ -205,8 +205,9 @@ class GatheredAdapter(PERAAdapter):
 
 
 class Prototype(nn.Module):
-    """PERA with perakit's function and plans, but with the expansion of its prototype: perakit's
-    own expansion is measured against it.
+    """PERA with perakit's function and plans, but with the expansion of its prototype.
+
+    perakit's own expansion is measured against it.
     """
 
     def __init__(self, base: nn.Module, B: Tensor, A: Tensor, h: Tensor) -> None:
@@ -243,9 +244,7 @@ def _merged(base: nn.Module, factors: Factors) -> nn.Module:
 
 
 def _peft(base: nn.Module, B: Tensor, A: Tensor) -> nn.Module:
-    """PEFT's LoRA layer with these factors: the layer alone, as it stands in a model that PEFT has
-    adapted.
-    """
+    """PEFT's LoRA layer with these factors: alone, as it stands in a model that PEFT adapted."""
     import peft
 
     rank = A.shape[0]
@@ -282,9 +281,9 @@ OURS = ("lora", "pera", "pera mkl", "prototype", "pera cached", "pera expanded")
 
 
 def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Contender]:
-    """Who takes part in a measurement of layers; part: "layers", "plans" or "inference". PEFT's
-    LoRA takes part where PEFT is installed.
+    """Who takes part in a measurement of layers.
 
+    part: "layers", "plans" or "inference". PEFT's LoRA takes part where PEFT is installed.
     mkl: part "layers" also has PERA by MKL's products alone, which shows what oneDNN's save; not
     where torch has no oneDNN to choose.
     """

@@ -1,8 +1,8 @@
-"""What leaving and swapping cost: `python -m perakit.bench.export docs` writes export.json and a
-table of export.md.
+"""What leaving and swapping cost, measured on a GPT-2.
 
-A GPT-2 of the shape of the 124M model with random weights (nothing is downloaded), PERA of rank 16
-on all projections.
+`python -m perakit.bench.export docs` writes export.json and a table of export.md. The GPT-2 has the
+shape of the 124M model and random weights (nothing is downloaded), with PERA of rank 16 on all
+projections.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ COLUMNS = ("124M shape, PERA of rank 16", "seconds", "spread", "rank", "MiB", "w
 
 
 class _Operations(TorchDispatchMode):
-    """Counts what torch does within the block: each copy, write or allocation of a tensor is one
-    operation.
-    """
+    """Counts torch's operations within the block: each copy, write or allocation of a tensor."""
 
     count = 0
 
@@ -62,9 +60,7 @@ def make() -> GPT2:
 
 
 def exporting(model: GPT2, options: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Seconds of each export, reading back included, the bytes written and the worst error of a
-    layer.
-    """
+    """Seconds of each export with reading back, bytes written, rank, and worst error of a layer."""
     seconds = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:

@@ -28,8 +28,9 @@ RANK = 8  # of the panels against tokens and width, where it was measured
 
 
 def figures(document: dict[str, Any]) -> dict[str, Figure]:
-    """File name -> figure, two for each device and dtype whose layers were measured: step times,
-    and ratios where there are rivals.
+    """File name -> figure, two for each device and dtype whose layers were measured.
+
+    They are step times, and ratios where there are rivals.
     """
     return {name: draw() for name, draw in drawings(document).items()}
 
@@ -49,8 +50,9 @@ def drawings(document: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
 
 
 def step_times(cells: list[Cell]) -> Figure:
-    """Seconds of a step against rank, tokens and the size of the layer, the other two held each
-    time; a line for each contender.
+    """Seconds of a step against rank, against tokens and against the size of the layer.
+
+    The other two are held each time; a line for each contender.
     """
     from matplotlib import style
 
@@ -100,8 +102,9 @@ def floor_of(cell: Cell, rank: int) -> float | None:
 
 
 def ratios(cells: list[Cell], rivals: list[str]) -> Figure:
-    """PERA's time over that of each rival, against tokens: a row a rival, a column a layer, a line
-    a rank.
+    """PERA's time over that of each rival, against tokens.
+
+    A row a rival, a column a layer, a line a rank.
     """
     from matplotlib import style
 

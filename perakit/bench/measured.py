@@ -23,9 +23,7 @@ from perakit.errors import PerakitError
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Processor, cores, torch's threads, the load at this moment, and the versions of Python, torch
-    and `packages`.
-    """
+    """Processor, cores, torch's threads, load now, and versions of Python, torch and `packages`."""
     return {
         "cpu": cpu(),
         "cores": os.cpu_count(),
@@ -105,8 +103,9 @@ def as_json(value: Any) -> bytes:
 
 
 def renewed(page: str, command: str, text: str) -> str:
-    """The page with what stands between `<!-- measured: command -->` and `<!-- end of measured -->`
-    replaced by `text`.
+    """The page with its measured part replaced by `text`.
+
+    That part is between `<!-- measured: command -->` and `<!-- end of measured -->`.
     """
     start, end = f"<!-- measured: {command} -->", "<!-- end of measured -->"
     before, found, rest = page.partition(start)

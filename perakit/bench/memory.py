@@ -1,5 +1,6 @@
-"""What training one adapted layer holds: bytes counted from the tensors of a real step, beside what
-a closed form predicts.
+"""What training one adapted layer holds, measured and predicted.
+
+Bytes are counted from the tensors of a real step, and stand beside what a closed form predicts.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ WIDE = 4  # bytes of a float32, which adapters are in
 
 @dataclass(frozen=True)
 class Case:
-    """One layer and what goes through it: tokens T, weight (m, n), rank r, and the dtype of the
-    base and of x.
-    """
+    """One layer and its input: tokens T, weight (m, n), rank r; dtype: of the base and of x."""
 
     tokens: int
     m: int
@@ -48,9 +47,7 @@ class Case:
 
 
 def inner(name: str, case: Case) -> int:
-    """K, the columns of B̂: r, r(r+3)/2 (PERA), r̂ (MoRA), r² (LoHa); 0 where ΔW is formed
-    instead.
-    """
+    """K, the columns of B̂: r, r(r+3)/2 (PERA), r̂ (MoRA), r² (LoHa); 0: ΔW is formed instead."""
     products = {
         "pera": formulas.rank_bound(case.rank),
         "mora": formulas.mora_size(case.m, case.n, case.rank),
@@ -60,8 +57,9 @@ def inner(name: str, case: Case) -> int:
 
 
 def kept(name: str, case: Case) -> int:
-    """Bytes that a method keeps besides x and z = x Âᵀ, so that autograd can go back from (B̂, Â),
-    or from ΔW, to its parameters.
+    """Bytes that a method keeps for its backward pass, besides x and z = x Âᵀ.
+
+    With them autograd can go back from (B̂, Â), or from ΔW, to its parameters.
 
     LoRA at scale 1 keeps nothing, nor does PERA, which expands again. Others keep the factors
     K(m+n) where these are not the parameters themselves, or W0 + ΔW (m, n) where that is formed,
@@ -84,24 +82,23 @@ def kept(name: str, case: Case) -> int:
 
 
 def predicted(name: str, case: Case) -> dict[str, int]:
-    """Bytes of each of KINDS for a method on one layer, with P parameters: 4 P, 4 P, 8 P + 4 a
-    tensor (AdamW), and
+    """Bytes of each of KINDS for a method on one layer, with P parameters.
+
+    They are 4 P, 4 P, 8 P + 4 a tensor (AdamW), and
 
         saved = T n (x) + 4 T K (z, where the plan makes it in the forward pass and needs it again)
         + `kept`.
-
-    PERA's z has `windows.count` columns: K, or up to 15 more.
-
-    Where perakit multiplies by factors, x is kept in the base's dtype; where autograd keeps what it
-    multiplied, in float32.
     """
     method = Method.registry["lora" if name == PLAIN else name](case.rank)
     shapes = method.shapes(case.m, case.n)
     count, K = method.count(case.m, case.n), inner(name, case)
+    # Where autograd keeps what it multiplied, it keeps it in float32
     x, z = WIDE * case.tokens * case.n, WIDE * case.tokens * K
     if name != PLAIN and K:
         plan = choose(case.tokens, case.m, case.n, K, fused=case.wide)
+        # Where perakit multiplies by factors, x is kept in the base's dtype
         x = case.dtype.itemsize * case.tokens * case.n
+        # PERA's z has K columns, or up to 15 more
         columns = windows.count(case.rank, method.terms) if isinstance(method, PERA) else K
         z = 0 if plan.output or plan.factors else WIDE * case.tokens * columns
     return {
@@ -113,9 +110,7 @@ def predicted(name: str, case: Case) -> dict[str, int]:
 
 
 def of_model(architecture: Architecture, name: str, tokens: int, rank: int) -> dict[str, int]:
-    """`predicted`, summed over all linear layers of a model in float32, each of which sees `tokens`
-    tokens.
-    """
+    """`predicted`, summed over a model's linear layers in float32; each sees `tokens` tokens."""
     layers = [predicted(name, Case(tokens, m, n, rank)) for _, m, n in architecture.layers]
     return {kind: sum(layer[kind] for layer in layers) for kind in KINDS}
 
@@ -137,8 +132,9 @@ def build(name: str, case: Case, seed: int) -> nn.Module:
 
 
 def measured(layer: nn.Module, x: Tensor) -> dict[str, int]:
-    """Bytes of each of KINDS, from the tensors of one step of AdamW: x (T, n) -> forward, backward,
-    step.
+    """Bytes of each of KINDS, from the tensors of one step of AdamW.
+
+    A step: x (T, n) -> forward, backward, step.
     """
     parameters = _trained(layer)
     y, saved = saved_bytes(lambda: layer(x), held=[*layer.parameters(), *layer.buffers()])
@@ -156,8 +152,9 @@ def measured(layer: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tensor, int]:
-    """What `run` returns, and the bytes that autograd keeps for its backward pass: each storage
-    whole and once, but not those of `held`.
+    """What `run` returns, and the bytes that autograd keeps for its backward pass.
+
+    Each storage counts whole and once; those of `held` do not count.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in held}
     # The tensors are held: freed memory could be given out again at the same address
@@ -175,8 +172,9 @@ def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tens
 
 
 def measure(seed: int) -> list[dict[str, Any]]:
-    """All rows, some seconds: every method on one layer, and PERA beside plain LoRA over tokens,
-    ranks and the base's dtype.
+    """All rows: every method on one layer, and PERA beside plain LoRA on many.
+
+    The many are over tokens, ranks and the base's dtype. Takes some seconds.
     """
     cases = [(name, Case(1024, 3072, 768, 8)) for name in METHODS]
     cases += [

@@ -1,6 +1,4 @@
-"""Whole training steps: a GPT-2 with random weights, adapted by each contender, from the token ids
-to AdamW's step.
-"""
+"""Whole training steps, token ids to AdamW, of a random GPT-2 that each contender has adapted."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ def make(model: Model, dtype: torch.dtype, device: str, seed: int) -> nn.Module:
 
 
 def adapted(model: nn.Module, contender: Contender, seed: int) -> nn.Module:
-    """A copy whose projections carry the contender's adapters; the frozen tensors are those of
-    `model`, not copied.
-    """
+    """A copy with the contender's adapters on its projections; it shares the frozen tensors."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
     for name, module in list(twin.named_modules()):
@@ -80,9 +76,7 @@ def adapted(model: nn.Module, contender: Contender, seed: int) -> nn.Module:
 def steps(
     contenders: Sequence[Contender], model: Model, dtype: torch.dtype, device: str, seed: int
 ) -> dict[Contender, Step]:
-    """A training step of each contender on the same tokens and frozen weights: forward, loss,
-    backward, AdamW.
-    """
+    """A training step of each contender, on the same tokens and frozen weights."""
     base = make(model, dtype, device, seed)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(
@@ -92,9 +86,7 @@ def steps(
 
 
 def training_step(model: nn.Module, ids: torch.Tensor) -> Step:
-    """One step of AdamW on the cost of the next token; gradients are dropped before it, off the
-    clock.
-    """
+    """One step on the cost of the next token: forward, loss, backward, AdamW."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
     def run() -> None:
@@ -102,13 +94,16 @@ def training_step(model: nn.Module, ids: torch.Tensor) -> Step:
         F.cross_entropy(logits, ids[:, 1:].flatten()).backward()
         optimizer.step()
 
+    # Gradients are dropped before a step, off the clock
     return Step(run, optimizer.zero_grad)
 
 
 def flop(contender: Contender, model: Model, fused: bool) -> int:
-    """Counted operations of one training step: 4 m n T and the adapter of each projection, 4 T d V
-    of the output head, and 12 T c d of each block's attention, of context c and width d, as if
-    nothing were masked. Beside them the optimiser and the norms are nothing.
+    """Counted operations of one training step.
+
+    They are 4 m n T and the adapter of each projection, 4 T d V of the output head, and 12 T c d of
+    each block's attention, of context c and width d, as if nothing were masked. Beside them the
+    optimiser and the norms are nothing.
     """
     config, T = model.config, model.batch * model.context
     d = config.n_embd

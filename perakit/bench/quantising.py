@@ -1,7 +1,7 @@
-"""What 4 bits save and cost: `python -m perakit.bench.quantising docs` writes nf4.json and the
-tables of methods/qlora.md.
+"""What 4 bits save and cost, measured on two GPT-2s.
 
-Two GPT-2s: the tiny one that ships, and one of the shape of the 124M model with random weights
+`python -m perakit.bench.quantising docs` writes nf4.json and the tables of methods/qlora.md. The
+GPT-2s are the tiny one that ships, and one of the shape of the 124M model with random weights
 (nothing is downloaded; time and memory do not depend on the values). Memory is the peak of a fresh
 process; forward passes in float32 and in 4 bits take turns.
 """
@@ -47,12 +47,11 @@ def make(name: str) -> GPT2:
 
 
 def quantised(model: GPT2, config: NF4) -> GPT2:
-    """The model with its projections in 4 bits, in place; each dense weight is freed as soon as it
-    is rounded.
-    """
+    """The model with its projections in 4 bits, in place."""
     for parent in list(model.modules()):
         for key, child in list(parent.named_children()):
             if key in PROJECTIONS:
+                # Each dense weight is freed as soon as it is rounded
                 setattr(parent, key, NF4Layer.of(child, config))
     return model
 
@@ -101,8 +100,9 @@ def quantising(name: str, repeats: int) -> list[float]:
 
 
 def forward(name: str, repeats: int) -> dict[str, list[float]]:
-    """Seconds of a forward pass of TOKENS tokens in float32 and in 4 bits, in turn, and of
-    dequantising all projections.
+    """Seconds of a forward pass in float32 and in 4 bits, and of dequantising all projections.
+
+    Passes are of TOKENS tokens; the three take turns.
     """
     dense, four = make(name), quantised(make(name), NF4())
     ids = torch.randint(
@@ -126,8 +126,9 @@ def forward(name: str, repeats: int) -> dict[str, list[float]]:
 
 
 def training(name: str, base: str) -> dict[str, int]:
-    """Bytes that the process holds before the model and ready to train, and its peak over two steps
-    of PERA with AdamW.
+    """Bytes of the process before the model, ready to train, and at the peak of two steps.
+
+    The steps are of PERA with AdamW.
     """
     empty = _resident()
     model = make(name)

@@ -55,9 +55,7 @@ def paired(over: Result, under: Result) -> Spread:
 
 
 def find(cell: Cell, contender: str, rank: int) -> Result | None:
-    """The contender's result among adapters of that rank, with the plan that the library chose;
-    None where there is none.
-    """
+    """The contender's result at that rank, with the plan that the library chose, or None."""
     results = (
         result
         for result in cell["results"]

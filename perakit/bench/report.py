@@ -66,8 +66,9 @@ def table(document: dict[str, Any]) -> str:
 
 
 def page(document: dict[str, Any], before: str) -> str:
-    """docs/performance.md with its measured part renewed; before: the page as it is. PerakitError
-    where that has no such part.
+    """docs/performance.md with its measured part renewed; before: the page as it is.
+
+    Raises PerakitError where that has no such part.
     """
     pictures = [
         f"![{name.removesuffix('.png').replace('-', ' ')}]({name})" for name in drawings(document)
@@ -150,9 +151,7 @@ def misses(document: dict[str, Any]) -> Iterator[Section]:
 
 
 def slower(document: dict[str, Any]) -> Iterator[Section]:
-    """Every cell in which a step with PERA took longer than with somebody else; no table where
-    there is none.
-    """
+    """Every cell in which PERA's step took longer than another's; no table where there is none."""
     found = [
         (paired(ours, theirs), where(cell, rank), TITLES[rival], counted(ours, theirs))
         for cell in (*document.get("layers", []), *document.get("models", []))
@@ -222,8 +221,9 @@ def ratios(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]) -> Table:
 
 
 def plans(cells: Sequence[Cell]) -> Table:
-    """The time of the counted choice over that of the best plan, and which plan that was: a row for
-    a cell and contender.
+    """The time of the counted choice over that of the best plan, and which plan that was.
+
+    A row for a cell and contender.
     """
     columns = sorted({rank for cell in cells for rank in ranks(cell)})
     rows = []
@@ -244,9 +244,7 @@ def plans(cells: Sequence[Cell]) -> Table:
 
 
 def memory(rows: Sequence[dict[str, Any]]) -> Table:
-    """Bytes of every method on the layer of the first row, measured; and what was predicted, where
-    that differs.
-    """
+    """Measured bytes of every method on the first row's layer, and predicted where they differ."""
     same = [row for row in rows if case_of(row) == case_of(rows[0])]
     cells = [
         [_method(row["method"]), f"{row['inner']}", *(_kibibytes(row, kind) for kind in KINDS)]

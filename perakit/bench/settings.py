@@ -86,8 +86,9 @@ class Settings:
 
 
 def usual(device: str) -> Settings:
-    """What is measured where nothing is said: some minutes on 2 cores; on CUDA large layers, many
-    tokens and the 124M GPT-2 too.
+    """What is measured where nothing is said: some minutes on 2 cores.
+
+    On CUDA large layers, many tokens and the 124M GPT-2 are measured too.
     """
     parts = tuple(
         part

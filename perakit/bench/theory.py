@@ -1,9 +1,9 @@
-"""How long the theory takes: `python -m perakit.bench.theory docs` writes theory-speed.json and
-theory-speed.md there.
+"""How long the theory takes.
 
-Each task runs several times, each time in a process of its own. The time is that of the whole
-process, imports included; the memory is its peak. Targets are what the project asks of 2 CPU cores.
-Some tasks also time their parts, from within.
+`python -m perakit.bench.theory docs` writes theory-speed.json and theory-speed.md there. Each task
+runs several times, each time in a process of its own. The time is that of the whole process,
+imports included; the memory is its peak. Targets are what the project asks of 2 CPU cores. Some
+tasks also time their parts, from within.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Task:
-    """A title, what to run, and the most seconds (and MiB) that it may take; None: no target, the
-    task is there to compare others with.
+    """A title, what to run, and the most seconds and MiB that it may take.
+
+    None: no target, the task is there to compare others with.
     """
 
     title: str
@@ -78,9 +79,7 @@ def _approximation() -> Answer:
 
 
 def _adapted(rank: int) -> GPT2:
-    """A GPT-2 of the shape of the 124M model with random weights; on all projections PERA, moved
-    off its start.
-    """
+    """A random GPT-2 of the 124M model's shape, with PERA on all projections, off its start."""
     from perakit.adapters import PERA
     from perakit.models import attach
     from perakit.strategies import move
@@ -135,8 +134,10 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One task: seconds of each run, the largest peak memory of a run, what it found, and seconds
-    of each part in each run.
+    """What one task took and found.
+
+    seconds: of each run; mebibytes: largest peak memory of a run; parts: seconds of each part in
+    each run.
     """
 
     task: str

@@ -30,8 +30,9 @@ def interleave(
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
 ) -> dict[Key, list[float]]:
-    """Seconds of every step in each of `repeats` rounds; entry k of every list comes from round k,
-    so ratios are taken entry by entry.
+    """Seconds of every step in each of `repeats` rounds.
+
+    Entry k of every list comes from round k, so ratios are taken entry by entry.
 
     device: "cuda" waits for the GPU before the clock starts and before it stops; progress: called
     after every round, warm-up included.
@@ -72,8 +73,9 @@ def order(keys: Sequence[Key], turn: int) -> list[Key]:
 
 
 def speed(device: torch.device | str, dtype: torch.dtype) -> float:
-    """Operations a second of a 1024 x 1024 x 1024 product: counted operations over it are the least
-    time that they take.
+    """Operations a second of a 1024 x 1024 x 1024 product.
+
+    Counted operations over it are the least time that they take.
     """
     X = torch.ones(1024, 1024, device=device, dtype=dtype)
     return 2 * 1024**3 / min(interleave({"product": Step(lambda: X @ X)}, 3, device)["product"])

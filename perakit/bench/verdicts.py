@@ -1,5 +1,6 @@
-"""What was promised of speed and memory, held against a measurement: each statement with its limit
-and its worst cell.
+"""What was promised of speed and memory, held against a measurement.
+
+Each statement comes with its limit and its worst cell.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A statement about cells, and what was found in each; share: how many of them must keep it for
-    the statement to hold, 1 = all.
+    """A statement about cells, and what was found in each.
+
+    share: how many of them must keep it for the statement to hold, 1 = all.
     """
 
     statement: str
@@ -167,8 +169,9 @@ class Choice(NamedTuple):
 
 
 def choices(cell: Cell) -> list[Choice]:
-    """For each contender and rank of a cell of the part "plans": how far the counted choice is from
-    the best plan.
+    """How far the counted choice is from the best plan, for each contender and rank.
+
+    cell: of the part "plans".
     """
     found = []
     for contender in dict.fromkeys(result["contender"] for result in cell["results"]):
