@@ -32,8 +32,10 @@ LIMIT = 1_000_000  # bytes of training and validation text
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses. small: few steps and two rates; this shows that an experiment runs, and
-    says nothing about methods.
+    """What a user chooses.
+
+    small: few steps and two rates; this shows that an experiment runs, and says nothing about
+    methods.
     """
 
     seeds: int = 5
@@ -92,16 +94,17 @@ class Options:
 
     @property
     def waking(self) -> float:
-        """A feature scale at which PERA's high-order terms are no longer negligible
-        (docs/results/share.md): ten times the width.
-        """
+        """A feature scale at which PERA's high-order terms are no longer negligible."""
+        # Ten times the width: docs/results/share.md
         return 10.0 * load(self.model).config.n_embd
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One contender. changes: settings that differ from the usual ones; steps: where they are not
-    the usual number; lr: where it is fixed instead of chosen.
+    """One contender.
+
+    changes: settings that differ from the usual ones; steps: where they are not the usual number;
+    lr: where it is fixed instead of chosen.
     """
 
     label: str
@@ -216,12 +219,11 @@ class Results:
         return list(dict.fromkeys(row["label"] for row in self.of("judged")))
 
     def arm(self, label: str, role: str = "judged") -> list[Mapping[str, Any]]:
-        """The rows of an arm, one a seed. Of several the first: rows of earlier plans stand further
-        down.
-        """
+        """The rows of an arm, one a seed."""
         found: dict[int, Mapping[str, Any]] = {}
         for row in self.of(role):
             if row["label"] == label:
+                # Of several the first: rows of earlier plans stand further down
                 found.setdefault(row["settings"]["recipe"]["seed"], row)
         return [found[seed] for seed in sorted(found)]
 
@@ -250,9 +252,7 @@ class Results:
         what: str | Callable[[Mapping[str, Any]], float] = "new",
         role: str = "judged",
     ) -> Interval:
-        """How much lower the cost of `label` is than that of `over`, seed by seed: positive is
-        better.
-        """
+        """How much lower `label`'s cost is than `over`'s, seed by seed: positive is better."""
         return paired(self.scores(over, what, role), self.scores(label, what, role))
 
     def lr(self, label: str) -> float:
@@ -265,9 +265,7 @@ class Results:
         return sorted({row["settings"]["recipe"]["lr"] for row in self.of("tuning")})
 
     def edge(self, label: str) -> bool:
-        """Whether the learning rate is the lowest or the highest that was tried: a better one may
-        lie beyond.
-        """
+        """Whether the learning rate is the lowest or highest tried: a better may lie beyond."""
         tried = [
             row["settings"]["recipe"]["lr"] for row in self.of("tuning") if row["label"] == label
         ]

@@ -1,5 +1,6 @@
-"""Which terms help (Table 4 and 12), at equal rank, equal parameters and equal time, with both
-initialisations.
+"""Which terms help (Table 4 and 12), at equal rank, equal parameters and equal time.
+
+Each with both initialisations.
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ from perakit.experiments.report import Report, publish
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment. name: in the command; title: of its page; question: the paper's claim in a
-    sentence, with its place; collect: runs what is needed; report: says what the results show, from
-    the rows alone.
+    """One experiment.
+
+    name: in the command; title: of its page; question: the paper's claim in a sentence, with its
+    place; collect: runs what is needed; report: says what the results show, from the rows alone.
     """
 
     name: str

@@ -1,5 +1,6 @@
-"""What an experiment computes, and where results are kept. A result is found again by its key, a
-hash of everything that decides its numbers.
+"""What an experiment computes, and where results are kept.
+
+A result is found again by its key, a hash of everything that decides its numbers.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ class Job:
 
     @property
     def model(self) -> str:
-        """Hash of the files of its model, the shipped one or a folder. Empty where it reads none,
-        and for a name on the hub.
+        """Hash of the files of its model, the shipped one or a folder.
+
+        Empty where it reads none, and for a name on the hub.
         """
         name = self.settings.get("model")
         if name is None:
@@ -108,12 +110,11 @@ def folder_hash(folder: str) -> str:
 
 
 class Ledger:
-    """The results of one experiment in `folder/NAME.jsonl`: a line with its options, then one line
-    a job.
+    """The results of one experiment in `folder/NAME.jsonl`.
 
-    A line is appended when its job is finished. A last line that a kill or a full disk has cut off
-    is left out at the next reading. Results of other experiments in the same folder are found as
-    well.
+    The first line has its options. One line a job follows, appended when the job is finished. A
+    last line that a kill or a full disk has cut off is left out at the next reading. Results of
+    other experiments in the same folder are found as well.
     Raises PerakitError where the file is of another version or of other options, and leaves it
     untouched.
     """
@@ -170,9 +171,8 @@ class Ledger:
         self.rows.append(dict(row))
 
     def finish(self, plan: Sequence[Mapping[str, Any]]) -> None:
-        """Put the rows into the order of the plan, in which they need not have been finished. Rows
-        of other plans follow.
-        """
+        """Put the rows into the order of the plan; rows of other plans follow."""
+        # They need not have been finished in that order
         places = [_place(row) for row in plan]
         self.rows.sort(
             key=lambda row: places.index(_place(row)) if _place(row) in places else len(places)
@@ -201,9 +201,8 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _renewed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as this version would write it. A row of unknown code is returned as it is: no job has
-    its key.
-    """
+    """A row as this version would write it."""
+    # A row of unknown code stays as it is: no job has its key
     if "numerics" in row or row.get("code") not in CODES_OF_0_1:
         return row
     shipped = TINY_OF_0_1 if row["settings"].get("model") == "tiny" else ""

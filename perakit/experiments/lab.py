@@ -1,5 +1,6 @@
-"""Runs jobs: each once, several at a time. It gives an estimate before, shows progress, and keeps
-whatever is finished.
+"""Runs jobs: each once, several at a time.
+
+It gives an estimate before, shows progress, and keeps whatever is finished.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ CALIBRATION = 4  # steps; the first is slower than all others and is not counted
 
 
 class Lab:
-    """One experiment's bench: `run` returns the rows of jobs in their order, and computes those
-    that the ledger does not have.
+    """One experiment's bench: `run` returns the rows of jobs in their order.
+
+    It computes those that the ledger does not have.
     """
 
     def __init__(self, ledger: Ledger, device: str) -> None:
@@ -175,13 +177,12 @@ def _pace(job: Job) -> float:
 
 
 def _worker(parent: int) -> None:
-    """End this process when the one that started it has ended, even if it was killed, and at once
-    when a user interrupts both.
-    """
+    """End this process with the one that started it, and at once when a user interrupts both."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a job in the background ignores it
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
+        # Another parent: the first has ended, even if it was killed
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)

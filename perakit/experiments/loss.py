@@ -1,6 +1,4 @@
-"""How the training loss falls (Fig. 6): LoRA, DoRA, HiRA and PERA, each at its own learning
-rate.
-"""
+"""How training loss falls (Fig. 6): LoRA, DoRA, HiRA and PERA, each at its own learning rate."""
 
 from __future__ import annotations
 

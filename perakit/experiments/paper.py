@@ -1,6 +1,7 @@
-"""Numbers of the paper (arXiv 2604.11841) to print beside ours. Its models have 7 to 8 billion
-parameters and its scores are accuracies: the order of methods can be compared, the size of a gain
-cannot. The paper gives no intervals.
+"""Numbers of the paper (arXiv 2604.11841) to print beside ours.
+
+Its models have 7 to 8 billion parameters and its scores are accuracies: the order of methods can be
+compared, the size of a gain cannot. The paper gives no intervals.
 """
 
 from __future__ import annotations

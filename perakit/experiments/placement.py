@@ -1,5 +1,6 @@
-"""Which projections to adapt (Table 3 and 10), for PERA and for LoRA (arXiv 2106.09685, section
-7.1).
+"""Which projections to adapt (Table 3 and 10), for PERA and for LoRA.
+
+Source for LoRA: arXiv 2106.09685, section 7.1.
 """
 
 from __future__ import annotations

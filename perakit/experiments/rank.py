@@ -1,5 +1,6 @@
-"""Whether a low rank is enough (Fig. 3, Table 9), for PERA and for LoRA (arXiv 2106.09685, section
-7.2).
+"""Whether a low rank is enough (Fig. 3, Table 9), for PERA and for LoRA.
+
+Source for LoRA: arXiv 2106.09685, section 7.2.
 """
 
 from __future__ import annotations

@@ -23,8 +23,10 @@ SAMPLES = 512
 
 
 def target(kind: str, m: int, n: int, rank: int, seed: int) -> np.ndarray:
-    """ΔW* (m, n) with ‖ΔW*‖_F = 1. By `kind`: a matrix of rank `rank`, the update of a PERA of that
-    rank, a Gaussian matrix, or one with singular values 1/k.
+    """ΔW* (m, n) with ‖ΔW*‖_F = 1.
+
+    By `kind`: a matrix of rank `rank`, the update of a PERA of that rank, a Gaussian matrix, or one
+    with singular values 1/k.
     """
     rng = np.random.default_rng((seed, TARGETS.index(kind)))
     if kind == "low rank":
@@ -41,11 +43,10 @@ def target(kind: str, m: int, n: int, rank: int, seed: int) -> np.ndarray:
 
 
 def imitate(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Train ΔW towards ΔW* with Adam, from the method's published start. Returns the relative error
-    ‖ΔW - ΔW*‖_F and the order share.
+    """Train ΔW towards ΔW* with Adam, from the method's published start.
 
-    Of several learning rates the one with the smallest error is kept. The error is the loss, so
-    there is nothing to overfit.
+    Returns the relative error ‖ΔW - ΔW*‖_F and the order share, at the learning rate of least
+    error.
     """
     m, n = settings["m"], settings["n"]
     E = torch.tensor(target(settings["target"], m, n, settings["teacher_rank"], settings["seed"]))
@@ -58,14 +59,16 @@ def imitate(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str
         )
 
     found = [(*_descend(settings, lr, loss), lr) for lr in settings["rates"]]
+    # The error is the loss, so there is nothing to overfit
     value, layer, lr = min(found, key=lambda one: one[0])
     trainable = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     return {"error": value**0.5, "lr": lr, "share": _share(layer), "trainable": trainable}
 
 
 def predict(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """What theory says a method can reach on ΔW*: an exact lower bound, and the best that a search
-    found (an upper bound).
+    """What theory says a method can reach on ΔW*.
+
+    Returns an exact lower bound, and the best that a search found (an upper bound).
     """
     E = target(
         settings["target"], settings["m"], settings["n"], settings["teacher_rank"], settings["seed"]
@@ -78,10 +81,10 @@ def predict(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str
 
 
 def fit(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer. Returns the shares of the test's and
-    of the training's variance that it explains, and the order share of its update if that is a
-    single one.
+    """Fit y = L x + (x·Q_k x)_k with one adapted linear layer.
 
+    Returns the shares of the test's and of the training's variance that it explains, and the order
+    share of its update if that is a single one.
     The learning rate is chosen on samples that are neither trained on nor tested.
     """
     m, n = settings["m"], settings["n"]
@@ -124,8 +127,9 @@ def _share(layer: nn.Module) -> float | None:
 def _descend(
     settings: Mapping[str, Any], lr: float, loss: Callable[[nn.Module], Tensor]
 ) -> tuple[float, nn.Module]:
-    """Run Adam, with a rate that falls linearly to zero. Returns the last loss, infinite where it
-    diverged, and the layer.
+    """Run Adam, with a rate that falls linearly to zero.
+
+    Returns the last loss, infinite where it diverged, and the layer.
     """
     torch.manual_seed(settings["seed"])
     layer = nn.Sequential(nn.Linear(settings["n"], settings["m"], bias=False, dtype=torch.float64))

@@ -32,8 +32,10 @@ PERA_PAPER, LORA_PAPER, OURS = "PERA's paper", "LoRA's paper", "neither: asked h
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim beside what was measured. paper: the number there, None where no paper makes the
-    claim; ours: the number here, with its interval.
+    """A claim beside what was measured.
+
+    paper: the number there, None where no paper makes the claim; ours: the number here, with its
+    interval.
     """
 
     claim: str
@@ -55,8 +57,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What an experiment shows. draw: onto a figure of `size` inches; notes: what a reader should
-    know before quoting it.
+    """What an experiment shows.
+
+    draw: onto a figure of `size` inches; notes: what a reader should know before quoting it.
     """
 
     tables: Sequence[tuple[str, Table]]
@@ -95,12 +98,11 @@ def below(found: Interval, bound: float) -> str:
 
 
 def everywhere(verdicts: Iterable[str]) -> str:
-    """The verdict on the claim that there is a gain in each of several cases. One case without is
-    enough against it.
-    """
+    """The verdict on the claim that there is a gain in each of several cases."""
     found = set(verdicts)
     if found == {REPRODUCED}:
         return REPRODUCED
+    # One case without is enough against it
     return NOT_REPRODUCED if found & {NOT_REPRODUCED, REVERSED} else INCONCLUSIVE
 
 
@@ -113,8 +115,9 @@ def margin(results: Results, reference: str) -> float:
 def comparison(
     results: Results, reference: str, labels: Sequence[str] | None = None, start: str = "unadapted"
 ) -> Table:
-    """The arms, a row each, with differences to `reference` seed by seed. start: the label of the
-    model without an adapter.
+    """The arms, a row each, with differences to `reference` seed by seed.
+
+    start: the label of the model without an adapter.
     """
     rows = []
     for label in labels or results.labels():
@@ -137,8 +140,9 @@ def comparison(
 
 
 def order_share(values: Sequence[float | None]) -> str:
-    """Order shares of the seeds, in per cent. "-": the update has no such parts; "0": it has the
-    linear part only.
+    """Order shares of the seeds, in per cent.
+
+    "-": the update has no such parts; "0": it has the linear part only.
     """
     shares = [100 * value for value in values if value is not None]
     return "-" if not shares else f"{interval(shares).shown('.3g')} %" if max(shares) > 0 else "0"

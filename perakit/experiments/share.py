@@ -96,9 +96,7 @@ def _collect(lab: Lab, options: Options) -> None:
 
 
 def best(results: Results) -> str:
-    """The arm with the lowest cost on validation text, of PERA's arms with LoRA's rank and a chosen
-    rate.
-    """
+    """The PERA arm of LoRA's rank and a chosen rate with the lowest cost on validation text."""
     labels = [
         label
         for label in results.labels()
@@ -113,12 +111,13 @@ def mean_rate(recipe: Recipe, done: int) -> float:
 
 
 def forecast(results: Results, label: str) -> tuple[float, float] | None:
-    """The lowest and the highest order share, over the widths of an arm's layers, that sizes alone
-    predict at its end. None where it does not start as the published code does, with h = 0 and A
-    random: `predicted_share` is about that start.
+    """The lowest and the highest order share that sizes alone predict at an arm's end.
+
+    They are over the widths of its layers. None where it starts otherwise than the published code.
     """
     settings = results.arm(label)[0]["settings"]
     method, recipe = settings["method"], Recipe(**settings["recipe"])
+    # `predicted_share` is about the published start, with h = 0 and A random
     if method["method"] != "pera" or method["init"] != "zero_B" or settings.get("h_std"):
         return None
     rate = mean_rate(recipe, recipe.steps)

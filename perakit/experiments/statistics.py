@@ -1,5 +1,6 @@
-"""Intervals for a handful of seeds: the bootstrap's, which is shown, and Student's. A verdict asks
-both.
+"""Intervals for a handful of seeds: the bootstrap's, which is shown, and Student's.
+
+A verdict asks both.
 """
 
 from __future__ import annotations
@@ -57,13 +58,14 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean x̄ of one value a seed, and the 2.5 and 97.5 percentiles of the means of N values drawn
-    from them with replacement.
+    """Mean x̄ of one value a seed, and its bootstrap and Student intervals.
 
-    values: (N,), N >= 2, finite. The draws are the same for the same N, so that one set of numbers
-    has one interval.
-    Raises PerakitError for a single value: no result goes without its interval. Source: Efron and
-    Tibshirani, 1993, chapter 13.
+    The bootstrap's is the 2.5 and 97.5 percentiles of the means of N values drawn from them with
+    replacement.
+
+    values: (N,), N >= 2, finite.
+    Raises PerakitError for a single value: no result goes without its interval.
+    Source: Efron and Tibshirani, 1993, chapter 13.
     """
     from scipy.stats import t
 
@@ -73,6 +75,7 @@ def interval(values: Sequence[float]) -> Interval:
             f"{short(list(values))} has no interval: it takes two finite values at least, one a"
             " seed"
         )
+    # The same draws for the same N, so that one set of numbers has one interval
     draws = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
     low, high = np.percentile(x[draws].mean(1), [2.5, 97.5])
     half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))

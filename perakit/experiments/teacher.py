@@ -76,9 +76,8 @@ def _collect(lab: Lab, options: Options) -> None:
 
 
 def errors(results: Results, label: str, role: str, what: str) -> list[float]:
-    """One error a seed. What a PERA of this rank has made, a PERA of this rank can reach, whether a
-    search finds it or not.
-    """
+    """One error a seed."""
+    # What a PERA of this rank has made, one can reach, whether a search finds it or not
     if (label, what) == ("PERA-generated: PERA", "reached"):
         return [0.0] * results.options.seeds
     rows = [row for row in results.of(role) if row["label"] == label]

@@ -51,14 +51,13 @@ class Texts:
 
 @cache
 def texts(new: str, old: str | None, limit: int) -> Texts:
-    """The new domain in three parts, and the old one's held-out text. limit: bytes of training and
-    validation text.
+    """The new domain in three parts, and the old one's held-out text.
 
-    Where the new domain is several texts joined, each of them is cut, so that all of them are in
-    the validation text, as they are in the test text.
+    limit: bytes of training and validation text.
     """
     whole, names = corpus.load(new, limit), [new] if os.path.isfile(new) else new.split("+")
     parts = [corpus.load(name, -(-limit // len(names))).train for name in names]
+    # Each of several joined texts is cut: all are in the validation text, as in the test text
     cuts = [len(part) - len(part) // VALIDATION_SHARE for part in parts]
     train = b"\n\n".join(part[:cut] for part, cut in zip(parts, cuts, strict=True))
     validation = b"\n\n".join(part[cut:] for part, cut in zip(parts, cuts, strict=True))
@@ -69,12 +68,11 @@ def texts(new: str, old: str | None, limit: int) -> Texts:
 
 
 def some(text: bytes, fraction: float, seed: int) -> bytes:
-    """Passages of a text, drawn from all of it, until they make up `fraction` of it. With the same
-    seed, a larger part contains a smaller one.
-    """
+    """Passages of a text, drawn from all of it, until they make up `fraction` of it."""
     if fraction == 1:
         return text
     passages = [text[at : at + PASSAGE] for at in range(0, len(text), PASSAGE)]
+    # With the same seed, a larger part contains a smaller one
     order = np.random.default_rng(seed).permutation(len(passages))
     return b"\n".join(passages[k] for k in order[: math.ceil(len(passages) * fraction)])
 
@@ -122,11 +120,10 @@ def adapted(settings: Mapping[str, Any]) -> GPT2:
 
 
 def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Fine-tune and measure; an unfinished run in `folder` goes on. Costs are in held-out bits per
-    byte.
+    """Fine-tune and measure; an unfinished run in `folder` goes on.
 
-    Where settings["judge"] is False, only the validation text is read. Such a run helps to choose a
-    learning rate, and it may diverge.
+    Costs are in held-out bits per byte. Where settings["judge"] is False, only the validation text
+    is read. Such a run helps to choose a learning rate, and it may diverge.
     """
     found = texts(settings["text"], settings["old"], settings["limit"])
     recipe = Recipe(**settings["recipe"])
@@ -202,11 +199,10 @@ def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:
 
 @torch.no_grad()
 def amplification(model: GPT2) -> tuple[float, float]:
-    """How much an update strengthens what W0 had in its directions: ‖ΔW‖_F / ‖UᵀW0V‖_F, mean over
-    layers.
+    """How much an update strengthens what W0 had in its directions, mean over layers.
 
-    U, V: the first r singular vectors of ΔW, r the method's rank. The second number is the same
-    with r random directions in their place.
+    It is ‖ΔW‖_F / ‖UᵀW0V‖_F. U, V: the first r singular vectors of ΔW, r the method's rank. The
+    second number is the same with r random directions in their place.
     Source: arXiv 2106.09685, section 7.3.
     """
     found, generator = [], torch.Generator().manual_seed(0)
@@ -271,8 +267,9 @@ def untaught(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Time training and inference of several methods, a step of each in turn. Returns the seconds
-    of every round, and bytes.
+    """Time training and inference of several methods, a step of each in turn.
+
+    Returns the seconds of every round, and bytes.
 
     settings["arms"]: label -> what its settings change, or None for the model without an adapter,
     which does not train. bytes: what autograd keeps for one backward pass, and trainable parameters
