@@ -125,8 +125,9 @@ def assert_adapter_laws(
     seed: int = 0,
     compiled: bool = True,
 ) -> None:
-    """Every law on every layer kind and dtype, for one method; and on layers with one row, one
-    column, no bias, or zeros.
+    """Hold one method to every law, on every layer kind and dtype.
+
+    Some of the layers have one row, one column, no bias, or zeros.
 
     method: `MyMethod(rank=2)`, with the options to test; or the class `MyMethod`, which is tested
     at rank 2 with its defaults; or the class `MyAdapter`, which stands for the one registered

@@ -9,9 +9,7 @@ from perakit.errors import PerakitError, listed, short
 
 
 def method_of(given: Any) -> Method:
-    """The method that `assert_adapter_laws` was given: itself, its class at rank 2, or that of an
-    adapter's class.
-    """
+    """The method given to the laws: itself, its class at rank 2, or that of an adapter's class."""
     if isinstance(given, Method):
         return given
     if isinstance(given, type) and issubclass(given, Adapter):
@@ -31,9 +29,7 @@ def method_of(given: Any) -> Method:
 
 
 def _method_with(adapter: type[Adapter]) -> type[Method]:
-    """The one registered method that makes such adapters, and from which no other of them
-    derives.
-    """
+    """The one registered method with this adapter from which no other such method derives."""
     makers = [cls for cls in Method.registry.values() if getattr(cls, "adapter", None) is adapter]
     last = [
         cls

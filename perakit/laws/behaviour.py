@@ -1,5 +1,6 @@
-"""Law 12: an adapted layer behaves as any torch module does: copies, dtypes, state dicts,
-torch.compile, tied weights.
+"""Law 12: an adapted layer behaves as any torch module does.
+
+Asked of copies, dtypes, state dicts, torch.compile and tied weights.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from perakit.strategies import move
 
 
 def law_12_copies(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 12, copies: pickle and deepcopy give an equal model with memory of its own, merged or
-    not.
+    """Law 12, copies: pickle and deepcopy give an equal model with memory of its own.
+
+    They do so merged or not.
     """
     x = inputs(layer, seed)
     for merged in (False, True) if method.mergeable else (False,):
@@ -39,11 +41,10 @@ def law_12_copies(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def law_12_dtypes(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 12, dtypes: adapters start in promote(base, float32), go to float64 with the model, and
-    stay as they are below float32.
+    """Law 12, dtypes: adapters start in promote(base, float32), and go to float64 with the model.
 
-    In float64 they compute as exactly as it does, or as the dtype that they come from where
-    `exact_in_float64 = False`.
+    Below float32 they stay as they are. In float64 they compute as exactly as the model, or
+    as the dtype that they come from where `exact_in_float64 = False`.
     """
     for low in (torch.float16, torch.bfloat16):
         _check_moved_down(adapted(method, layer, seed), low, seed)
@@ -56,8 +57,9 @@ def law_12_dtypes(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def law_12_state_dict(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 12, state dict: merged, disabled or plain, it has the same keys and bits; loading it into
-    a merged model takes effect.
+    """Law 12, state dict: merged, disabled or plain, it has the same keys and bits.
+
+    Loading it into a merged model takes effect.
     """
     model, x = adapted(method, layer, seed), inputs(layer, seed)
     plain = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -79,9 +81,7 @@ def law_12_state_dict(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def law_12_compile(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 12, torch.compile: it takes the layer as one graph, and output and gradients are those of
-    the plain layer.
-    """
+    """Law 12, torch.compile: one graph, with the output and gradients of the plain layer."""
     model, x = adapted(method, layer, seed), inputs(layer, seed)
     tolerance = TOLERANCE[adapted_layer(model).W0.dtype]
     torch._dynamo.reset()  # or the layers of earlier calls would count towards its limit
@@ -97,11 +97,11 @@ def law_12_compile(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def law_12_tied(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 12, tied weights: a weight that another module uses is not merged: the error names both,
-    and nothing is merged.
+    """Law 12, tied weights: a weight that another module uses is not merged.
 
-    Nothing to ask of a 4-bit layer, whose codes are its own, nor of an update that is never merged.
+    The error names both, and nothing is merged.
     """
+    # A 4-bit layer's codes are its own, and some updates are never merged
     if "weight" not in layer._parameters or not method.mergeable:
         return
     model = nn.Sequential(copy.deepcopy(layer), copy.deepcopy(layer)).eval()

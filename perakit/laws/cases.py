@@ -1,5 +1,6 @@
-"""What a law is tried on: a layer, a model of one adapted layer, its inputs, and how to ask the
-adapter.
+"""What a law is tried on: a layer, a model of one adapted layer, and its inputs.
+
+Also how to ask the adapter.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def added(adapter: Adapter, x: Tensor, W0: Tensor) -> Tensor:
 
 
 def adapted(method: Method, layer: nn.Module, seed: int = 0, start: bool = False) -> nn.Sequential:
-    """A model of one copy of `layer` with an adapter, in eval mode, moved off its start from `seed`
-    (unless `start`).
+    """A model of one copy of `layer` with an adapter, in eval mode.
+
+    It is moved off its start from `seed` (unless `start`).
     """
     model = nn.Sequential(copy.deepcopy(layer)).eval()
     with torch.random.fork_rng(devices=[]):
@@ -61,9 +63,7 @@ def inputs(layer: nn.Module, seed: int, leading: tuple[int, ...] = (4,)) -> Tens
 
 
 def weight(layer: nn.Module) -> Tensor:
-    """The frozen (m, n) weight of a layer, bare or adapted: of a 4-bit one what it multiplies
-    with.
-    """
+    """The frozen (m, n) weight of a layer, bare or adapted; if 4-bit, what it multiplies by."""
     bare = layer.base if isinstance(layer, AdaptedLayer) else layer
     kind = kind_of(bare)
     assert kind is not None, f"{type(bare).__name__} cannot be adapted"

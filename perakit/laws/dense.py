@@ -54,8 +54,9 @@ def dense_base(layer: AdaptedLayer, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def dense(
     model: nn.Sequential, x: Tensor, formula: Formula | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(W0 + ΔW) x + b in float64 NumPy, and the scale of that sum; where there is no ΔW, W0 x + b
-    and what is added.
+    """(W0 + ΔW) x + b in float64 NumPy, and the scale of that sum.
+
+    Where there is no ΔW, W0 x + b and what is added.
     """
     layer = adapted_layer(model)
     base, size = dense_base(layer, x)

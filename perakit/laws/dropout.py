@@ -17,10 +17,10 @@ P = 0.5  # the chance that an input is dropped
 
 
 def law_dropout(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Dropout drops inputs of the update only, and only in training: at ΔW = 0 nothing of it is
-    seen.
+    """Dropout drops inputs of the update only, and only in training.
 
     In training y = W0 x + b + ΔW z, z being x with entries zeroed and the others divided by 1 - p.
+    At ΔW = 0 nothing of it is seen.
     """
     method, wider = replace(method, dropout=P), copy.deepcopy(layer).double()
     model, start = adapted(method, wider, seed), adapted(method, wider, seed, start=True)

@@ -21,16 +21,15 @@ from perakit.strategies import move
 def law_3_dense_forward(
     method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None
 ) -> None:
-    """Law 3: the forward pass is (W0 + ΔW) x + b, with ΔW from the raw parameters by an oracle, in
-    float64.
+    """Law 3: the forward pass is (W0 + ΔW) x + b in float64.
 
-    It follows the parameters: after they change, nothing that an earlier pass without gradients
-    computed is left. A method that is not `mergeable` has to be so: what it adds for a sum of
-    inputs is not the sum of what it adds.
+    An oracle makes ΔW from the raw parameters. The output follows the parameters: after they
+    change, nothing that an earlier pass without gradients computed is left.
     """
     method = scaled(method)
     model = adapted(method, layer, seed)
     check_dense(model, seed, formula, "law 3, forward = dense formula")
+    # Such a method must be so: what it adds for a sum of inputs is not the sum of what it adds
     if not method.mergeable:
         _check_not_linear(adapted(method, copy.deepcopy(layer).double(), seed), seed)
     fresh = adapted(method, layer, seed)
@@ -39,11 +38,11 @@ def law_3_dense_forward(
 
 
 def law_3_scale(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 3, its scale: alpha three times as large, ΔW three times as large. Without ΔW, what is
-    added.
+    """Law 3, its scale: alpha three times as large, ΔW three times as large.
 
-    Not of a method that says `proportional = False`: DoRA, which normalises after it scales.
+    Without ΔW, what is added. Not of a method that says `proportional = False`.
     """
+    # DoRA normalises after it scales
     if not method.proportional:
         return
     wider = copy.deepcopy(layer).double()

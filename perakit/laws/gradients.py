@@ -19,15 +19,14 @@ from perakit.laws.oracles import ORACLES, Formula
 def law_9_dense_gradients(
     method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None
 ) -> None:
-    """Law 9: in float64 the gradients by x and by every parameter are those of the dense formula,
-    and of finite differences.
+    """Law 9: in float64 the gradients by x and by every parameter are those of the dense formula.
 
-    Not of differences where a method says `exact_gradient = False`: they see what it holds constant
-    (DoRA: the norm).
+    They are those of finite differences too, unless a method says `exact_gradient = False`.
     """
     model = adapted(scaled(method), copy.deepcopy(layer).double(), seed)
     x = inputs(adapted_layer(model), seed, (2,)).requires_grad_()
     _check_against_the_formula(model, x, formula, seed)
+    # Else differences see what it holds constant (DoRA: the norm)
     if method.exact_gradient:
         _check_against_differences(model, x)
 
@@ -52,9 +51,7 @@ def _check_against_the_formula(
 
 
 def _dense(model: nn.Sequential, x: Tensor, formula: Formula | None) -> Tensor:
-    """(W0 + ΔW) x + b with ΔW from the parameters themselves, so that autograd goes through the
-    formula.
-    """
+    """(W0 + ΔW) x + b, ΔW from the parameters themselves: autograd goes through the formula."""
     layer = adapted_layer(model)
     adapter, W0, bias = layer.adapter, layer.W0, layer.bias
     formula = formula or ORACLES.get(adapter.method.name)
@@ -67,13 +64,12 @@ def _dense(model: nn.Sequential, x: Tensor, formula: Formula | None) -> Tensor:
 
 
 def _check_against_differences(model: nn.Sequential, x: Tensor) -> None:
-    """torch's gradcheck, which wants a function of tensors: the model, with its parameters put
-    in.
-    """
+    """Hold the gradients to finite differences, by torch's gradcheck."""
     own = {id(p) for p in adapted_layer(model).adapter.parameters() if p.numel()}
     filled = {name: p for name, p in model.named_parameters() if id(p) in own}
     values = [parameter.detach().clone().requires_grad_() for parameter in filled.values()]
 
+    # gradcheck wants a function of tensors: the model, with its parameters put in
     def forward(x: Tensor, *values: Tensor) -> Any:
         return functional_call(model, dict(zip(filled, values, strict=True)), (x,))
 

@@ -24,10 +24,10 @@ from perakit.models.adapted import AdaptedLayer
 def law_4_merge(
     method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None
 ) -> None:
-    """Law 4: merged and unmerged outputs agree; the merged weight is W0 + ΔW, formed in float64 and
-    rounded once.
+    """Law 4: merged and unmerged outputs agree.
 
-    An update that is no matrix cannot be merged: whatever needs its ΔW is refused.
+    The merged weight is W0 + ΔW, formed in float64 and rounded once. An update that is no matrix
+    cannot be merged: whatever needs its ΔW is refused.
     """
     model = adapted(scaled(method), layer, seed)
     if not method.mergeable:
@@ -39,8 +39,9 @@ def law_4_merge(
 
 
 def law_5_restore(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 5: unmerge is bitwise the state before merge; disabled is bitwise the bare layer, merged
-    or not; W0 keeps its bits.
+    """Law 5: unmerge is bitwise the state before merge; disabled is bitwise the bare layer.
+
+    Disabled is so merged or not. W0 keeps its bits.
     """
     model, W0 = adapted(method, layer, seed), weight(layer)
     for leading in INPUTS:
@@ -98,8 +99,9 @@ def _check_rounded_once(model: nn.Sequential, formula: Formula | None) -> None:
 
 
 def _check_refused(model: nn.Sequential, layer: nn.Module, seed: int) -> None:
-    """Laws 4 and 5 of an update that is no matrix: whatever needs ΔW is refused with the reason,
-    and nothing has changed.
+    """Laws 4 and 5 of an update that is no matrix: whatever needs ΔW is refused.
+
+    The error says the reason, and nothing has changed.
     """
     x = inputs(layer, seed)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

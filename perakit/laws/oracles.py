@@ -26,8 +26,9 @@ def hadamard_lora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
 
 
 def hadamard_pera(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
-    """s (Σ M_i + Σ h M_i∘M_j ...) with M_i = b_i a_iᵀ: PERA as a Hadamard series, never expanded
-    into factors.
+    """s (Σ M_i + Σ h M_i∘M_j ...) with M_i = b_i a_iᵀ: PERA as a Hadamard series.
+
+    It is never expanded into factors.
     """
     total = sum(_outer(parameters, i) for i in range(method.rank))
     indices = _products(method.rank, method.terms, method.degree)
@@ -43,8 +44,9 @@ def hadamard_pera(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
 
 
 def rows_dora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
-    """Row by row: g_p v / ‖v‖ - w, with v = w + s Σ_i B[p,i] a_i and its length taken out of the
-    gradient.
+    """Row by row: g_p v / ‖v‖ - w, with v = w + s Σ_i B[p,i] a_i.
+
+    The length of v is taken out of the gradient.
     """
     B, A, g = parameters["B"], parameters["A"], parameters["magnitude"]
     rows = []
@@ -72,9 +74,7 @@ def entries_mora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
 
 
 def outer_delora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
-    """s Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ, then column q times ‖W0[:, q]‖; lengths at least
-    1e-4.
-    """
+    """s Σ_i (λ/r) (b_i/‖b_i‖)(a_i/‖a_i‖)ᵀ, column q times ‖W0[:, q]‖; lengths at least 1e-4."""
     B, A = parameters["B"], parameters["A"]
     strength = method.scale * parameters["lam"][0] / method.rank
     total = sum(
@@ -85,9 +85,7 @@ def outer_delora(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
 
 
 def hadamard_loha(method: Any, parameters: dict[str, Any], W0: Any) -> Any:
-    """s (Σ_i b1_i a1_iᵀ)∘(Σ_j b2_j a2_jᵀ): two sums of outer products, multiplied entry by
-    entry.
-    """
+    """s (Σ_i b1_i a1_iᵀ)∘(Σ_j b2_j a2_jᵀ): two sums of outer products, multiplied entrywise."""
     first, second = (sum(_outer(parameters, i, k) for i in range(method.rank)) for k in "12")
     return method.scale * first * second
 
@@ -112,11 +110,10 @@ ORACLES: dict[str, Formula] = {
 
 
 def _products(rank: int, terms: str, degree: int) -> list[tuple[int, ...]]:
-    """Which M_i PERA multiplies, i <= j <= ..., lowest degree first: its own count, by trying all
-    index tuples.
-    """
+    """Which M_i PERA multiplies, i <= j <= ..., lowest degree first."""
     indices = []
     for d in range(2, degree + 1):
+        # A count of its own: all index tuples are tried
         rows = [row for row in product(range(rank), repeat=d) if list(row) == sorted(row)]
         squares = [len(set(row)) == 1 for row in rows]
         wanted = {

@@ -20,8 +20,9 @@ from perakit.theory.exact import exact_rank
 
 
 def law_11_rank(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 11: rank(ΔW) <= method.rank_bound(m, n), and equal for generic factors; unless ΔW reads a
-    W0 that has a row or column of zeros.
+    """Law 11: rank(ΔW) <= method.rank_bound(m, n), and equal for generic factors.
+
+    It need not be equal where ΔW reads a W0 that has a row or column of zeros.
 
     Exact for additive methods: integer parameters, the factors read as the rationals they are,
     elimination in Fractions. Without ΔW the bound is on the dimension of what is added to the
@@ -57,12 +58,11 @@ def _float_rank(model: nn.Sequential) -> int:
 
 
 def _exact_rank(layer: AdaptedLayer, generator: np.random.Generator) -> int:
-    """Of an update of random whole parameters, as an exact product: a rounded one may have a higher
-    rank.
-    """
+    """The rank of an update of random whole parameters, as an exact product."""
     adapter = layer.adapter
     for parameter in adapter.parameters():
         parameter.data.copy_(torch.as_tensor(generator.integers(-31, 32, parameter.shape)))
+    # A rounded product may have a higher rank
     if isinstance(adapter, Additive):
         rational = np.vectorize(Fraction, otypes=[object])
         B_hat, A_hat = (rational(wide(factor)) for factor in adapter.factors())

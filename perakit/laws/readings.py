@@ -19,10 +19,10 @@ from perakit.laws.oracles import ORACLES, Formula
 def law_10_readings(
     method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None
 ) -> None:
-    """Law 10: ΔW is the formula read with NumPy floats, and read with sympy rationals at a rational
-    point.
+    """Law 10: ΔW is the formula read with NumPy floats, and with sympy rationals.
 
-    Without ΔW: what is added for the rows of the identity and their sum.
+    The rationals are read at a rational point. Without ΔW: what is added for the rows of the
+    identity and their sum.
     """
     method = scaled(method)
     model = adapted(method, layer, seed)
@@ -45,8 +45,9 @@ def law_10_readings(
 
 
 def _rule(method: Method) -> Formula | None:
-    """The method's own rule in `formulas`, which takes any arrays; None for a method that does not
-    say, or has no ΔW.
+    """The method's own rule in `formulas`, which takes any arrays, or None.
+
+    None: the method does not say, or has no ΔW.
     """
     if not method.mergeable or type(method).update is Method.update:
         return None
@@ -69,11 +70,10 @@ def _own(model: nn.Sequential, x: Tensor) -> np.ndarray:
 
 
 def _make_rational(adapter: Adapter, seed: int) -> None:
-    """Quarters from -6/4 to 6/4: floats of every dtype hold them exactly, so that the rationals
-    that sympy gets are the parameters themselves.
-    """
+    """Set the parameters to random quarters from -6/4 to 6/4."""
     generator = np.random.default_rng(seed)
     for parameter in adapter.parameters():
+        # Floats of every dtype hold quarters exactly: sympy gets the parameters themselves
         parameter.data.copy_(torch.as_tensor(generator.integers(-6, 7, parameter.shape) / 4))
 
 

@@ -20,8 +20,9 @@ from perakit.strategies import move
 def law_sum(
     method: Method, layer: nn.Module, seed: int = 0, formula: Formula | None = None
 ) -> None:
-    """Beside a LoRA, in either order: the output is W0 x + b and the two updates, each as if alone;
-    merged, it is the same.
+    """Beside a LoRA, in either order: the output is W0 x + b and the two updates.
+
+    Each update is as if alone. Merged, the output is the same.
     """
     both: dict[str, Method] = {"a": LoRA(rank=2, alpha=6), "b": scaled(method)}
     model = nn.Sequential(copy.deepcopy(layer)).eval()

@@ -15,11 +15,10 @@ from perakit.laws.dense import parameters
 
 
 def law_8_gradients(method: Method, layer: nn.Module, seed: int = 0) -> None:
-    """Law 8: every adapter parameter and the input get a gradient, nothing else does, and training
-    does not move W0.
+    """Law 8: every adapter parameter and the input get a gradient, and nothing else does.
 
-    At the start all gradients are finite, and one is not zero: training can begin. The parameters
-    are as many as `count` says.
+    Training does not move W0. At the start all gradients are finite, and one is not zero: training
+    can begin. The parameters are as many as `count` says.
     """
     _check_begins(adapted(method, layer, seed, start=True).train(), inputs(layer, seed))
     model = adapted(method, layer, seed).train()
@@ -68,9 +67,8 @@ def _check_count(method: Method, layer: nn.Module, model: nn.Sequential) -> None
 
 
 def _take_two_steps(model: nn.Module, x: Tensor) -> None:
-    """Of AdamW, whose weight decay moves whatever has a gradient, be it one of zeros: a W0 that is
-    not frozen shows.
-    """
+    """Take two steps of AdamW."""
+    # Weight decay moves whatever has a gradient, be it of zeros: a W0 not frozen shows
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -79,14 +77,14 @@ def _take_two_steps(model: nn.Module, x: Tensor) -> None:
 
 
 def is_excused(method: Method, layer: nn.Module, name: str, seed: int) -> bool:
-    """A zero gradient is right on a layer with m = 1 or n = 1 only: in an unlucky draw, or where no
-    more than a sign is read.
+    """Whether a zero gradient is right: on a layer with m = 1 or n = 1 only.
 
-    Unlucky: terms of one size and opposite signs cancel, and with them the gradient of what
-    multiplies them; not in nine draws.
+    It is so in an unlucky draw, or where no more than a sign is read.
     """
     if 1 not in weight(layer).shape:
         return False
+    # Unlucky: terms of one size and opposite signs cancel, and with them the gradient of what
+    # multiplies them; not in nine draws
     for draw in range(seed + 1, seed + 9):
         model = adapted(method, layer, draw).train()
         _loss(model, inputs(layer, draw)).backward()
@@ -97,11 +95,11 @@ def is_excused(method: Method, layer: nn.Module, name: str, seed: int) -> bool:
 
 
 def only_a_sign(method: Method, layer: nn.Module, name: str, seed: int) -> bool:
-    """A method that normalises reads no more of a vector of one entry than its sign, and the
-    gradient is truly zero.
+    """Whether the method reads no more of a vector of one entry than its sign.
 
-    So it is where a parameter a little longer changes nothing, and one entry a thousand times as
-    long, of one sign or the other, does.
+    A method that normalises does so, and the gradient is truly zero. So it is where a parameter a
+    little longer changes nothing, and one entry a thousand times as long, of one sign or the other,
+    does.
     """
     model = adapted(method, copy.deepcopy(layer).double(), seed)
     parameter = adapted_layer(model).adapter.get_parameter(name)
