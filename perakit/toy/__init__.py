@@ -1,6 +1,4 @@
-"""A laboratory for small experiments: a GPT-2 in one page, text from the reader's disk, and a
-training loop.
-"""
+"""A laboratory for small experiments: GPT-2 in a page, text from your disk, a training loop."""
 
 from perakit.toy import corpus, finetune
 from perakit.toy.gpt2 import GPT2, Config

@@ -195,9 +195,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _passages(path: Path, prose: bool) -> list[bytes]:
-    """The docstrings of a file, or its source without them as one passage; unreadable files give
-    nothing.
-    """
+    """A file's docstrings, or its source without them as one passage; none where unreadable."""
     try:
         text = path.read_text(encoding="utf-8")
         with warnings.catch_warnings():
@@ -230,11 +228,10 @@ def _passages(path: Path, prose: bool) -> list[bytes]:
 
 
 def _synthetic(seed: str) -> _Passages:
-    """Lines such as `sort 30412 -> 01234`: a task with an answer, the same for the same seed
-    everywhere.
-    """
+    """Lines such as `sort 30412 -> 01234`: a task with an answer."""
     if seed and not (seed.isascii() and seed.isdigit()):
         raise PerakitError(f"synthetic:SEED needs a whole number, got {seed!r}")
+    # The same for the same seed everywhere
     draw = random.Random(int(seed or 0))
 
     def lines(count: int) -> bytes:

@@ -1,9 +1,8 @@
-"""Several processes that train one model: torch's own process group and DistributedDataParallel,
-asked in one place.
+"""Several processes that train one model, asked in one place.
 
-Without a process group every function here does its work in the one process and adds nothing to it.
-Within one, an error of one process is raised by all, so that none waits for ever and one message is
-enough.
+It asks torch's own process group and DistributedDataParallel. Without a process group every
+function here does its work in the one process and adds nothing to it. Within one, an error of one
+process is raised by all, so that none waits for ever and one message is enough.
 """
 
 from __future__ import annotations
@@ -33,13 +32,15 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[str]:
-    """Within the block, the processes that torchrun started are one group; where none did, nothing
-    changes.
+    """Within the block, the processes that torchrun started are one group.
+
+    Where it started none, nothing changes. Yields the device of this process.
 
     device: "cpu", or "cuda" for one GPU a process (cuda:LOCAL_RANK): gloo carries CPU tensors, NCCL
-    those on GPUs. Yields the device of this process. At the end the processes wait for each other
-    and the group is destroyed; after an exception it is destroyed at once. Raises PerakitError
-    where the group cannot be made.
+    those on GPUs.
+    At the end the processes wait for each other and the group is destroyed; after an exception it
+    is destroyed at once.
+    Raises PerakitError where the group cannot be made.
     """
     if not all(os.environ.get(name) for name in LAUNCHED):
         yield device
@@ -83,8 +84,9 @@ def rank() -> int:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Do `work` in every process; an error in one of them is raised in all, with the message of the
-    first that failed.
+    """Do `work` in every process; an error in one of them is raised in all.
+
+    Its message is that of the first that failed.
     """
     if size() == 1:
         return work()
@@ -110,9 +112,7 @@ def on_main(work: Callable[[], Any]) -> None:
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """As `on_main`; what `work` returns is returned in all processes, so it must be something that
-    can be pickled.
-    """
+    """As `on_main`, but all processes return what `work` returns, which must be picklable."""
     if size() == 1:
         return work()
     found: list[Any] = [together(work if rank() == 0 else lambda: None)]
@@ -121,8 +121,9 @@ def from_main(work: Callable[[], T]) -> T:
 
 
 def agree(what: str, value: Any) -> None:
-    """Refuse, in all processes, a `value` (plain data) that is not the same in all; `what` it is,
-    in words.
+    """Refuse, in all processes, a `value` (plain data) that is not the same in all.
+
+    what: what it is, in words.
     """
     if size() == 1:
         return
@@ -145,9 +146,7 @@ def mean(value: Tensor) -> Tensor:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """`model`, whose gradients are from here on the means over the processes: torch's
-    DistributedDataParallel around it.
-    """
+    """`model` in torch's DistributedDataParallel: gradients are means over the processes."""
     return model if size() == 1 else DistributedDataParallel(model, **NOT_AGAIN)
 
 

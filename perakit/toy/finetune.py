@@ -61,8 +61,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial came to; text costs are held-out bits per byte, new and old are the two
-    domains.
+    """What one trial came to.
+
+    Text costs are held-out bits per byte; new and old are the two domains.
     """
 
     label: str
@@ -190,8 +191,9 @@ def compare(
     device: str = "cpu",
     quantize: str | NF4 | None = None,
 ) -> Comparison:
-    """Run every trial from the same start and write report.md, loss.png, metrics.jsonl, the
-    adapters and results.json.
+    """Run every trial from the same start, and write what it came to into `out`.
+
+    That is report.md, loss.png, metrics.jsonl, the adapters and results.json.
 
     source: what `toy.load` takes; new, old: the text to learn, and the text whose cost is watched
     (None: not watched); out: folder; a trial that was interrupted there goes on from its last
@@ -330,9 +332,7 @@ def _sample(model: GPT2, ids: Tensor, tokens: Tokenizer) -> str:
 
 @torch.no_grad()
 def _merge_gap(model: GPT2, ids: Tensor) -> tuple[float | None, float]:
-    """Largest |merged - factored| logit, None where an update is no matrix; and the largest
-    logit.
-    """
+    """Largest |merged - factored| logit, None where an update is no matrix; and largest logit."""
     factored = model(ids)
     size = factored.abs().max().item()
     if not all(adapter.method.mergeable for adapter in adapters(model).values()):

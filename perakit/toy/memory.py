@@ -22,9 +22,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory held since `reset_peak`: allocated by torch on CUDA, else resident in the whole
-    process.
-    """
+    """Most memory since `reset_peak`: allocated by torch on CUDA, else resident in the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

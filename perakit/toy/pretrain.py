@@ -1,9 +1,8 @@
-"""Train the tiny model that perakit ships: `python -m perakit.toy.pretrain OUT` (resumable; about
-an hour on 2 cores).
+"""Train the tiny model that perakit ships: `python -m perakit.toy.pretrain OUT`.
 
-The text is docstring prose that is on every user's disk: the standard library's and that of
-perakit's own dependencies. OUT receives config.json, model.safetensors and card.json, the three
-files of `perakit/toy/weights`.
+It takes about an hour on 2 cores and is resumable. The text is docstring prose that is on every
+user's disk: the standard library's and that of perakit's own dependencies. OUT receives
+config.json, model.safetensors and card.json, the three files of `perakit/toy/weights`.
 """
 
 from __future__ import annotations

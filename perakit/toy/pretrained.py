@@ -1,6 +1,4 @@
-"""GPT-2s with trained weights: the tiny one that ships, a local checkpoint folder, or a named one
-from the hub.
-"""
+"""Trained GPT-2s: the tiny one that ships, a local checkpoint folder, or a named one of the hub."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Text to token ids and back: raw bytes for the tiny model, GPT-2's own vocabulary for a pretrained
-one.
-"""
+"""Text to token ids and back: raw bytes for the tiny model, GPT-2's vocabulary when pretrained."""
 
 from __future__ import annotations
 

@@ -101,8 +101,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """What training left behind: metrics, one dict a step, and one for each look at the held-out
-    text.
+    """What training left behind.
+
+    metrics: one dict a step, and one for each look at the held-out text.
     """
 
     metrics: list[dict[str, Any]]
@@ -155,9 +156,7 @@ def _check_length(ids: Tensor, context: int, what: str) -> None:
 
 @contextmanager
 def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Within the block the model trains or evaluates; then every part of it is in the mode it was
-    in.
-    """
+    """Train or evaluate within the block; then every part is in the mode it was in."""
     before = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -176,9 +175,9 @@ def bits_per_byte(
     batch: int = 16,
     tokenizer: Tokenizer | None = None,
 ) -> float:
-    """Mean cost of a byte of `text` under `model`, in bits: the lower, the better; 8 is knowing
-    nothing.
+    """Mean cost of a byte of `text` under `model`, in bits: the lower, the better.
 
+    8 is knowing nothing.
     The text is cut into windows of `context` predicted tokens that do not overlap, so that early
     tokens of each see little before them; windows: use this many, evenly spread (None: all).
 
@@ -315,8 +314,9 @@ def train(
 def _prepare(
     model: nn.Module, corpus: Corpus, recipe: Recipe, out: Path | None, tokenizer: Tokenizer
 ) -> tuple[Tensor, dict[str, nn.Parameter], _Log]:
-    """The training tokens, the parameters to train and the log; everything that can be refused
-    before the first step is.
+    """The training tokens, the parameters to train and the log.
+
+    Everything that can be refused before the first step is.
     """
     ids = tokenizer.encode(corpus.train)
     _check_length(ids, recipe.context, "training text")
@@ -343,8 +343,9 @@ def _prepare(
 
 
 def _batch(ids: Tensor, recipe: Recipe, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """This process's share of the batch of one step, as inputs and targets (windows, context); the
-    dropout's seed is set.
+    """This process's share of one step's batch, as inputs and targets (windows, context).
+
+    The dropout's seed is set.
     """
     torch.manual_seed(_step_seed(recipe.seed, step))
     starts = torch.randint(len(ids) - recipe.context, (recipe.batch,))
@@ -373,8 +374,9 @@ def _step_seed(seed: int | str, step: int) -> int:
 
 
 def _fingerprint(model: nn.Module, corpus: Corpus, recipe: Recipe, ids: Tensor) -> str:
-    """Hash of all that decides a run: the model and its state before step 0, text and tokens, the
-    recipe but its reports.
+    """Hash of all that decides a run.
+
+    That is the model and its state before step 0, text and tokens, the recipe but its reports.
     """
     silent = replace(recipe, eval_every=1, eval_windows=1, checkpoint_every=1)
     digest = hashlib.sha256(json.dumps([asdict(silent), corpus.sha256], sort_keys=True).encode())
@@ -432,8 +434,9 @@ class _Log:
             )
 
     def resume(self) -> tuple[int, dict[str, Tensor]]:
-        """Steps done and tensors of the last checkpoint: (0, none) where there is no checkpoint;
-        metrics go on from there.
+        """Steps done and tensors of the last checkpoint, from where the metrics go on.
+
+        (0, none) where there is no checkpoint.
         """
         step, tensors = 0, {}
         for path in (self.saved, self.metrics) if self.saved and self.metrics else ():
@@ -466,9 +469,7 @@ class _Log:
 
 
 def _read_rows(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of `path` up to `step`; what a killed run wrote after its last checkpoint is
-    dropped.
-    """
+    """The rows of `path` up to `step`."""
     if step == 0 or not path.exists():
         return []
     rows = []
@@ -477,6 +478,7 @@ def _read_rows(path: Path, step: int) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError:  # the kill came in the middle of a line
             break
+        # Later ones are from after the last checkpoint of a killed run
         if row["step"] <= step:
             rows.append(row)
     return rows
