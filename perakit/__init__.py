@@ -145,11 +145,10 @@ else:  # a type checker that saw a __getattr__ would take every misspelt name fo
 
 
 class _Package(ModuleType):
-    """`pk.adapters` is the function of that name, also once the package `perakit.adapters` is
-    imported: Python then sets a package's submodule as its attribute, over whatever is there.
-    """
+    """Keeps `pk.adapters` the function, also once the package `perakit.adapters` is imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
+        # Python sets a submodule as an attribute of its package, over whatever is there
         if not (isinstance(value, ModuleType) and name in _HOME):
             super().__setattr__(name, value)
 

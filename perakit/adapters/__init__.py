@@ -1,5 +1,6 @@
-"""Torch adapters, one method a file. A file put here is found by itself; its class is then in
-`Method.registry`.
+"""Torch adapters, one method a file.
+
+A file put here is found by itself; its class is then in `Method.registry`.
 """
 
 from importlib import import_module

@@ -49,9 +49,7 @@ class AdaptedLayer(nn.Module):
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Names of the adapters in effect, in the order of their sum; none: the base answers
-        alone.
-        """
+        """Names of adapters in effect, in the order of their sum; none: the base alone answers."""
         return tuple(name for name in self.wanted if name in self.adapters)
 
     @property
@@ -67,8 +65,9 @@ class AdaptedLayer(nn.Module):
         return [self.adapters[name] for name in self.active]  # type: ignore[misc]
 
     def activate(self, names: Sequence[str]) -> None:
-        """Put those of `names` that this layer has into effect; they train, the others are frozen
-        and their gradients dropped.
+        """Put those of `names` that this layer has into effect.
+
+        They train; the others are frozen and their gradients dropped.
         """
         self.wanted = tuple(names)
         for name, adapter in self.adapters.items():
@@ -79,8 +78,9 @@ class AdaptedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight in effect, stored as base stores it, for code that reads a layer's weight
-        instead of calling it.
+        """The weight in effect, stored as base stores it.
+
+        It is for code that reads a layer's weight instead of calling it.
         """
         if not self.enabled or not self.active:
             return self.base.weight  # type: ignore[return-value]
@@ -135,19 +135,19 @@ class AdaptedLayer(nn.Module):
             return getattr(self.base, name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
-        """A merged layer that is moved to another dtype merges again: a rounded sum cannot be
-        unrounded.
-        """
+        """Move as torch does; a merged layer that comes to another dtype merges again."""
         before = None if self.merged is None else self.merged.dtype
         super()._apply(fn, recurse)
+        # A rounded sum cannot be unrounded
         if self.merged is not None and self.merged.dtype != before:
             self.merged = self.sum_with(self.exact_delta())
         return self
 
     @torch.no_grad()
     def exact_delta(self) -> Tensor:
-        """ΔW (m, n) in float64 on a CPU, in float32 at least elsewhere: expanded and multiplied in
-        that precision.
+        """ΔW (m, n) in float64 on a CPU, in float32 at least elsewhere.
+
+        It is expanded and multiplied in that precision.
         """
         W0 = self.W0
         wide = (
@@ -159,8 +159,9 @@ class AdaptedLayer(nn.Module):
 
     @torch.no_grad()
     def sum_with(self, delta: Tensor) -> Tensor:
-        """W0 + `delta`, added in delta's precision and rounded once to W0's dtype, in W0's memory
-        layout.
+        """W0 + `delta`, added in delta's precision and rounded once to W0's dtype.
+
+        It has W0's memory layout.
         """
         W0 = self.W0
         return torch.empty_like(W0).copy_(_to_odd(W0.to(delta.dtype) + delta, W0.dtype))
@@ -227,8 +228,9 @@ WRAPPERS = {
 def walk(
     module: nn.Module, prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, by the name it has without adapters, torch.compile and
-    DistributedDataParallel; an AdaptedLayer is not entered.
+    """Every module once, by its name without wrappers; an AdaptedLayer is not entered.
+
+    Wrappers are adapters, torch.compile and DistributedDataParallel.
     """
     seen = set() if seen is None else seen
     if id(module) in seen:
@@ -352,8 +354,9 @@ def delta_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def shared_weights(model: nn.Module) -> dict[int, str]:
-    """id of each bare layer whose weight shares bytes with a parameter of another module -> the
-    name of that module.
+    """id of each bare layer whose weight is shared -> the name of the other module.
+
+    Shared: it has bytes in common with a parameter of that module.
     """
     modules = [(name, plain(module)) for name, module in walk(model)]
     spans = sorted(

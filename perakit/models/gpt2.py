@@ -76,9 +76,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
-        """Read a parsed `config.json`; a setting that would change the function is refused, not
-        ignored.
-        """
+        """Read a parsed `config.json`; refuse a setting that would change the function."""
         for name, value in FIXED.items():
             if config.get(name, value) != value:
                 raise PerakitError(

@@ -48,9 +48,7 @@ class LayerKind:
 
     @staticmethod
     def lost(module: nn.Module) -> float | None:
-        """‖W − W0‖/‖W‖, where the layer keeps W in fewer bits, as a W0; None where it keeps it as
-        it is.
-        """
+        """‖W − W0‖/‖W‖, where the layer keeps W in fewer bits, as a W0; None where it does not."""
         return None
 
     @classmethod
@@ -65,8 +63,9 @@ class LayerKind:
 
     @classmethod
     def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
-        """The layer with W (m, n) as its weight: the same object, written in place, where it stores
-        floats.
+        """The layer with W (m, n) as its weight.
+
+        It is the same object, written in place, where it stores floats.
         """
         with torch.no_grad():
             cls.weight(module).copy_(W)

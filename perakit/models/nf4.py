@@ -1,5 +1,4 @@
-"""NormalFloat: 16 numbers, the quantiles of a normal distribution, to which a block of weights is
-rounded.
+"""NormalFloat: a block of weights is rounded to 16 numbers, quantiles of a normal distribution.
 
 Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, section 3. Pure functions of tensors, on
 any device.

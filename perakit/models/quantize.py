@@ -1,5 +1,4 @@
-"""QLoRA's base: a layer that keeps its weight in 4 bits and multiplies by it in the precision it
-had.
+"""QLoRA's base: a layer that keeps its weight in 4 bits and multiplies in the precision it had.
 
 Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314. Plain torch, on a CPU and on CUDA;
 `perakit.models.nf4` has the rounding. What the bits lose is lost for good: nothing here gives the
@@ -176,8 +175,9 @@ class NF4Layer(nn.Module):
         return 8 * size / (self.out_features * self.in_features)
 
     def dequantize(self) -> Tensor:
-        """W (m, n): absmax · level in float32, rounded once to the layer's dtype. New memory at
-        each call.
+        """W (m, n): absmax · level in float32, rounded once to the layer's dtype.
+
+        New memory at each call.
         """
         return _dequantize(
             (self.out_features, self.in_features),
@@ -197,9 +197,7 @@ class NF4Layer(nn.Module):
         return self.stored(self.dequantize())
 
     def linear(self, x: Tensor, W0: Tensor, bias: Tensor | None) -> Tensor:
-        """W0 x + b with W0 (m, n) = `dequantize()`, which is not kept for the backward pass: that
-        dequantises again.
-        """
+        """W0 x + b with W0 (m, n) = `dequantize()`, not kept: the backward pass makes it again."""
         # Then W0 is not kept anyway; and torch.compile cannot take the Function where nothing is to
         # differentiate
         if not x.requires_grad:
@@ -213,9 +211,7 @@ class NF4Layer(nn.Module):
         return self.linear(x, self.dequantize(), self.bias)
 
     def plain(self, W: Tensor) -> nn.Module:
-        """A layer of the original class with the weight W (m, n), in W's dtype, and the bias of
-        this one.
-        """
+        """A layer of the original class with weight W (m, n), in W's dtype, and this one's bias."""
         if W.shape != (self.out_features, self.in_features):
             raise PerakitError(
                 f"W has shape {tuple(W.shape)}, the layer ({self.out_features},"
@@ -250,14 +246,13 @@ class NF4Layer(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NF4Layer:
-        """`.to(dtype)` changes the dtype of W and of the bias; codes and statistics only ever move
-        to another device.
-        """
+        """Move as torch does: `.to(dtype)` changes the dtype of W and of the bias."""
         before = dict(self._buffers)
         self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.codes.device)).dtype
         super()._apply(fn, recurse)
         for name, buffer in before.items():
             moved = self._buffers[name]
+            # Codes and statistics only ever move to another device
             if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
                 self._buffers[name] = buffer.to(moved.device)
         # In no state dict: `to_empty` would leave it without its numbers
