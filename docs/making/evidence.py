@@ -1,5 +1,6 @@
-"""The page that sums up: `python docs/making/evidence.py docs` makes docs/evidence.md and the pages
-of docs/results again, from the numbers in docs/results.
+"""The page that sums up, docs/evidence.md, and the pages of docs/results.
+
+`python docs/making/evidence.py docs` makes them again, from the numbers in docs/results.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ COMMAND = "make evidence"
 
 
 def write(docs: Path) -> None:
-    """Draw every page of `docs/results` again from its numbers, and put all findings into
-    `docs/evidence.md`.
-    """
+    """Draw all pages of `docs/results` from their numbers; put all findings into `evidence.md`."""
     for name, experiment in EXPERIMENTS.items():
         path = docs / "results" / f"{name}.jsonl"
         if path.exists():

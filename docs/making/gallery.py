@@ -96,13 +96,15 @@ SMALL = Size(
 def draw(
     folder: str | Path, seed: int = 0, small: bool = False, only: Iterable[str] | None = None
 ) -> list[Path]:
-    """Make the figures, a PNG each, and `numbers.json` with every number drawn and what it was made
-    from.
+    """Make the figures, a PNG each, and `numbers.json` with every number drawn.
 
     folder: where; seed: of all random factors, targets, searches and training; small: tiny sizes,
     in seconds, to see that it runs; only: names in `FIGURES`, None = all, in at most 6 minutes on
-    one core. numbers.json holds the figures of this call alone and is written after each. Returns
-    the paths. Raises PerakitError for a folder that cannot be written, or an unknown name.
+    one core.
+    numbers.json also says what a number was made from. It holds the figures of this call alone and
+    is written after each.
+    Returns the paths.
+    Raises PerakitError for a folder that cannot be written, or an unknown name.
     """
     formulas.check_count("seed", seed, least=0)
     if isinstance(only, str):
@@ -130,8 +132,9 @@ def draw(
 
 
 class _Lab:
-    """One seed, one size, and what several figures share: the text, models with a trained adapter,
-    a full update.
+    """One seed, one size, and what several figures share.
+
+    They share the text, models with a trained adapter, a full update.
     """
 
     def __init__(self, seed: int, size: Size) -> None:
@@ -190,9 +193,7 @@ class _Lab:
 
     @cached_property
     def full_update(self) -> np.ndarray:
-        """ΔW (m, n) of LAYER, trained with every weight of it free and the rest of the model
-        frozen.
-        """
+        """ΔW (m, n) of LAYER, trained with all its weights free and all else frozen."""
         model = load("tiny")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name == f"{LAYER}.weight")
@@ -205,11 +206,10 @@ class _Lab:
 
 
 def _update(model: GPT2, layer: str) -> np.ndarray:
-    """ΔW (m, n) of an adapter, multiplied out in float64: in float32 rounding would hide its
-    rank.
-    """
+    """ΔW (m, n) of an adapter, multiplied out in float64."""
     adapter = adapters(model)[layer]
     assert isinstance(adapter, Additive)
+    # In float32 rounding would hide its rank
     B_hat, A_hat = (factor.detach().double().numpy() for factor in adapter.factors())
     return np.asarray(B_hat @ A_hat)  # (m, K) @ (K, n)
 
@@ -409,12 +409,11 @@ def _interaction(lab: _Lab) -> Drawn:
 
 
 def _search(lab: _Lab, E: np.ndarray, ranks: Sequence[int]) -> Lines:
-    """The relative error of every family at every rank, and under "search" what the search at this
-    point alone found.
+    """The relative error of every family at every rank.
 
-    The error is the least that was found in any set that the family's set contains: LoRA, the parts
-    of PERA, lower ranks. Like the search's it is an upper bound on the infimum, and never a worse
-    one.
+    Under "search" is what the search at this point alone found. The error is the least that was
+    found in any set that the family's set contains: LoRA, the parts of PERA, lower ranks. Like the
+    search's it is an upper bound on the infimum, and never a worse one.
     """
     points = error_curve(E, FAMILIES, ranks, lab.seed, lab.size.starts).points
 

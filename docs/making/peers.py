@@ -37,9 +37,7 @@ METHODS: tuple[Method, ...] = (
 
 
 def weight(seed: int) -> np.ndarray:
-    """A frozen weight (M, N) with something to see: normal entries, larger in later rows, in waves
-    along the columns.
-    """
+    """A frozen weight (M, N): normal entries, larger in later rows, in waves along the columns."""
     draw = np.random.default_rng(seed)
     return (
         draw.normal(size=(M, N))
@@ -49,12 +47,11 @@ def weight(seed: int) -> np.ndarray:
 
 
 def factors(method: Method, seed: int) -> dict[str, np.ndarray]:
-    """Random factors of `method`, normal; λ positive, DoRA's magnitudes between a half and twice
-    the lengths of W0's rows.
-    """
+    """Random factors of `method`: normal; λ positive."""
     draw = np.random.default_rng([seed, 1])
     drawn = {name: draw.normal(size=shape) for name, shape in method.shapes(M, N).items()}
     if "magnitude" in drawn:
+        # Between a half and twice the lengths of W0's rows
         drawn["magnitude"] = formulas.row_norm(weight(seed)) * draw.uniform(0.5, 2.0, M)
     if "lam" in drawn:
         drawn["lam"] = np.array([15.0])
@@ -97,9 +94,7 @@ def of_method(method: Method, seed: int) -> Drawn:
 
 
 def of_idea(seed: int) -> Drawn:
-    """PERA at rank 2 as a sum of five pictures: two outer products, which are LoRA, and the
-    products of these.
-    """
+    """PERA at rank 2 as a sum of five pictures: two outer products (LoRA) and their products."""
     from matplotlib.lines import Line2D
 
     del seed  # waves that the eye can follow, nothing random
@@ -162,8 +157,9 @@ def of_input(seed: int) -> Drawn:
 
 
 def of_four_bits(seed: int) -> Drawn:
-    """Normal weights as shares of their block's largest, NF4's levels and 16 equal steps, and the
-    error of both.
+    """Normal weights as shares of their block's largest, beside NF4's levels and 16 equal steps.
+
+    It shows the error of both.
     """
     W = torch.randn(512, 512, generator=torch.Generator().manual_seed(seed))
     _, absmax = nf4.encode(W, 64)
