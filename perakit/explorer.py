@@ -1,5 +1,4 @@
-"""An explorer for Jupyter: move r and h, and see the spectrum of ΔW, its rank between r and K, and
-the polynomial φ_h.
+"""An explorer for Jupyter: move r and h; see ΔW's spectrum, its rank from r to K, and φ_h.
 
 from perakit import explorer
 explorer.explore()
@@ -203,12 +202,10 @@ def explore(m: int = 11, n: int = 13, seed: int = 0, fresh: bool = False) -> Exp
 
 
 class Explorer:
-    """What `explore` makes: `controls`, an ipywidgets box; `numbers`, what the picture shows at the
-    moment; `picture`, a PNG.
-    """
+    """What `explore` makes: `controls` (an ipywidgets box), `numbers`, `picture` (a PNG)."""
 
     controls: Any
-    numbers: Numbers
+    numbers: Numbers  # what the picture shows at the moment
     picture: bytes
 
     def __init__(self, m: int, n: int, seed: int, fresh: bool = False) -> None:
@@ -257,9 +254,7 @@ class Explorer:
         )
 
     def _other_coefficients(self, _: Any = None) -> None:
-        """A slider for every product, or one for all; those that come back stand where they
-        stood.
-        """
+        """A slider for every product, or one for all; one that comes back stands where it stood."""
         rank = self.rank.value
         products = zip(*formulas.pairs(rank, self.terms.value), strict=True)
         names = (
@@ -301,12 +296,11 @@ class Explorer:
         return Image(self.picture, format="png", alt=str(self.numbers))
 
     def _ipython_display_(self) -> None:
-        """The sliders, then the picture, as an output of its own, which stays when there is no
-        kernel any more.
-        """
+        """The sliders, then the picture."""
         from IPython.display import display
 
         display(self.controls)
+        # An output of its own, which stays when there is no kernel any more
         display(self._image(), display_id=self.display_id)
         self.shown = True
 

@@ -1,5 +1,4 @@
-"""Families of updates: the set {ΔW = update(factors)} of everything that a rule can make on an
-(m, n) layer.
+"""Families of updates: the set {ΔW = update(factors)} that a rule can make on an (m, n) layer.
 
 Every method (`perakit.PERA(2)`) is one; `Formula` makes one of a rule of your own. The probes of
 `perakit.theory` ask questions about families, and `perakit.strategies.rules` draws them.
@@ -67,9 +66,7 @@ class Formula:
 
 
 def pera(rank: int, terms: str = "full", degree: int = 2) -> Formula:
-    """PERA's family, unscaled, or LoRA's: terms="none" has no products. Rules: `formulas.pera`,
-    `formulas.lora`.
-    """
+    """`formulas.pera`'s family, unscaled; terms="none": `formulas.lora`'s, without products."""
     if terms == "none":
         formulas.check_count("rank", rank)
         return Formula(

@@ -105,8 +105,7 @@ def _array(shape: tuple[int, ...], integers: bool) -> st.SearchStrategy[np.ndarr
 def coefficients(
     rank: int, terms: str = "full", degree: int = 2, integers: bool = False
 ) -> st.SearchStrategy[np.ndarray]:
-    """h (K - r,): one coefficient for each product of a PERA update, in the order of
-    `formulas.monomials`.
+    """h (K - r,): a coefficient for each product of a PERA update, in `formulas.monomials`' order.
 
     rank, terms, degree: as in `formulas.pera`; none for "cross" at rank 1, an array (0,). integers:
     as in `factors`.
@@ -242,8 +241,7 @@ def _methods(
 def methods(
     *names: str, max_rank: int = 4, dropout: Sequence[float] = (0.0, 0.5)
 ) -> st.SearchStrategy[Method]:
-    """A method: `LoRA(...)`, `PERA(...)`, or any other that is registered when the example is
-    drawn.
+    """A method: `LoRA(...)`, `PERA(...)`, or any other that is registered when it is drawn.
 
     names: registered names to draw from, by default all, so that a new method is tested by itself;
     max_rank: ranks are 1 ... max_rank; alpha is None, 1, 0.5 or 8; dropout: the values to draw
@@ -325,10 +323,9 @@ LAYERS: dict[str, Callable[[int, int, bool], nn.Module]] = {
 def make_layer(
     kind: Kind, m: int, n: int, bias: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> nn.Module:
-    """A layer x (..., n) -> (..., m) with weights N(0, 1/n) and bias N(0, 1) from `seed`: the same
-    on every call.
+    """A layer x (..., n) -> (..., m), the same on every call.
 
-    NF4 rounds those weights to 4 bits.
+    Weights N(0, 1/n) and bias N(0, 1) come from `seed`. NF4 rounds those weights to 4 bits.
     kind: a name in `LAYERS`, or a constructor (m, n, bias) -> module, for example of transformers'
     Conv1D.
 
@@ -360,10 +357,9 @@ def _fill(layer: nn.Module, n: int, generator: torch.Generator) -> None:
 def layers(
     kinds: Sequence[Kind] = tuple(LAYERS), dtypes: Sequence[torch.dtype] = DTYPES
 ) -> st.SearchStrategy[nn.Module]:
-    """A bare layer of one of `kinds` and `dtypes`, of a shape of `shapes()`, with and without bias,
-    entries by seed.
+    """A bare layer of one of `kinds` and `dtypes`, of a shape of `shapes()`, with and without bias.
 
-    Shrinks to a 1 x 1 layer of the first kind and dtype, without bias where it can be.
+    Entries by seed. Shrinks to 1 x 1, the first kind and dtype, no bias where it can be.
 
     >>> from hypothesis import find
     >>> from perakit import strategies

@@ -34,9 +34,7 @@ def plot_matrix(matrix: Any, *, title: str = "ΔW", ax: Axes | None = None) -> A
 
 @styled
 def plot_interaction(matrix: Any, *, ax: Axes | None = None) -> Axes:
-    """Heat map of the interaction strength S_ij (d, d), as `theory.interaction_strength` returns
-    it.
-    """
+    """Heat map of the interaction strength S_ij (d, d), from `theory.interaction_strength`."""
     strength = np.asarray(matrix, dtype=float)
     if strength.ndim != 2 or strength.shape[0] != strength.shape[1]:
         raise PerakitError(f"the matrix has shape {strength.shape}: interaction strength is (d, d)")
@@ -63,9 +61,9 @@ def plot_grid(
     log: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """A table as a heat map, the number in each cell: errors of methods on targets, what a test
-    sees of which mistake.
+    """A table as a heat map, the number in each cell.
 
+    For errors of methods on targets, or what a test sees of which mistake.
     values: (len(rows), len(columns)); NaN, not measured, is an empty cell. Of booleans, a dot where
     true and no scale of colours.
     label: what the numbers are, beside the scale; spec: format of the numbers; log: colours by the
@@ -109,9 +107,7 @@ def plot_grid(
 
 
 def _ends(values: np.ndarray, log: bool) -> tuple[float, float]:
-    """The smallest and the largest number that have a colour of their own; two different ones,
-    whatever the values are.
-    """
+    """The smallest and the largest number with a colour of their own; always two different ones."""
     known = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.1, 1.0)
     return (low, high) if low < high else (low / 10, high) if log else (low, low + 1)

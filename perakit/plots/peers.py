@@ -1,6 +1,4 @@
-"""What sets a method apart from its peers: whether it is a matrix, and what its numbers are stored
-in.
-"""
+"""What sets a method apart from its peers: is it a matrix, and what are its numbers stored in?"""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ if TYPE_CHECKING:
 def plot_along_input(
     steps: Sequence[float], outputs: Mapping[str, Sequence[float]], *, ax: Axes | None = None
 ) -> Axes:
-    """An entry of the update's output at t x against t: a straight line through 0 for every update
-    that is a matrix.
+    """An entry of the update's output at t x against t: a line through 0 if the update is a matrix.
 
     steps: t; outputs: name -> the entry at each t.
     """
@@ -43,9 +40,7 @@ def plot_along_input(
 def plot_levels(
     weights: Any, levels: Mapping[str, Sequence[float]], *, ax: Axes | None = None
 ) -> Axes:
-    """Where weights lie, as shares of the largest in their block, and the levels that 4 bits offer
-    them, a row of ticks a name.
-    """
+    """Weights as shares of their block's largest, and 4-bit levels: a row of ticks a name."""
     ax = ax or new_axes()
     ax.hist(
         np.ravel(weights),
@@ -74,9 +69,9 @@ def plot_levels(
 
 @styled
 def plot_rounding(reports: Mapping[str, MergeReport], *, ax: Axes | None = None) -> Axes:
-    """How much of ΔW a merge loses, when W0 + ΔW is rounded to the base's dtype, against the size
-    of ΔW: a mark a layer.
+    """How much of ΔW a merge loses to rounding, against the size of ΔW: a mark a layer.
 
+    W0 + ΔW is rounded to the base's dtype.
     reports: name -> what `perakit.merge` returned, of several dtypes or sizes of update. 1 means
     that nothing of the update is left; layers with ΔW = 0, or without any rounding, have no place
     on log axes and are counted in the legend.

@@ -1,6 +1,4 @@
-"""What PERA's products do: the polynomial of an entry, their share of ΔW, the symmetry that they
-break.
-"""
+"""PERA's products: the polynomial of an entry, their share of ΔW, the symmetry that they break."""
 
 from __future__ import annotations
 
@@ -39,9 +37,9 @@ def plot_entry_polynomial(
     span: float = 2.0,
     ax: Axes | None = None,
 ) -> Axes:
-    """φ_h, the one polynomial that gives every entry: ΔW[p, q] = φ_h(u), u = B[p, :] ∘ A[:, q]; and
-    φ_0, LoRA's.
+    """φ_h, the one polynomial that gives every entry of ΔW, beside LoRA's φ_0.
 
+    ΔW[p, q] = φ_h(u), u = B[p, :] ∘ A[:, q].
     h: coefficients, as many as `formulas.pera` takes; u runs over [-span, span] in its first two
     coordinates, others are 0. Filled contours, with LoRA's plane as straight dashed lines at the
     same levels; on a 3-D Axes two surfaces; at rank 1 two curves.
@@ -112,8 +110,7 @@ def _draw_surfaces(
 
 @styled
 def plot_order_share(share: OrderShare, *, ax: Axes | None = None) -> Axes:
-    """How large the high-order part of each layer's update is beside its linear part: a dot a layer
-    on a log axis.
+    """How large each layer's high-order part is beside its linear part, a dot each on a log axis.
 
     A dashed line marks the whole model. What a log axis cannot show is written at its edge: "← 0",
     the update is LoRA's; "∞ →", its linear part vanishes. A new figure is as high as its layers
@@ -217,9 +214,9 @@ def plot_share_of_steps(
 
 @styled
 def plot_gauge(paths: Mapping[str, GaugePath], *, ax: Axes | None = None) -> Axes:
-    """How far ΔW moves along B exp(tX), exp(-tX) A: nowhere, if X is a symmetry; dotted, how far
-    the factors do.
+    """How far ΔW moves along B exp(tX), exp(-tX) A: nowhere, if X is a symmetry.
 
+    Dotted: how far the factors do.
     paths: name -> what `theory.gauge_path` returns. With h = 0 (LoRA) every X is a symmetry, with
     PERA's products only a diagonal one.
     """

@@ -88,8 +88,7 @@ def plot_spectra(
 
 @styled
 def plot_dimension(m: int, n: int, ranks: Sequence[int], *, ax: Axes | None = None) -> Axes:
-    """How many dimensions of the mn-dimensional space of (m, n) matrices each set of updates fills,
-    against r.
+    """How many of the mn dimensions of (m, n) matrices each set of updates fills, against r.
 
     Lines: LoRA, PERA with cross terms, squares or both, all matrices of rank <= K (K of full PERA),
     and mn.
@@ -145,8 +144,7 @@ def plot_sandwich(
     degree: int = 2,
     ax: Axes | None = None,
 ) -> Axes:
-    """Frobenius error of the best PERA update found, between what its rank permits and what LoRA
-    reaches.
+    """Frobenius error of the best PERA found, between what its rank permits and what LoRA reaches.
 
     singular_values: of the target E; ranks: r; errors: ‖ΔW − E‖_F of the best fit found at each
     rank, an upper bound on the infimum; terms, degree: of that fit, they set K. The bounds are
@@ -196,8 +194,7 @@ def plot_sandwich(
 def plot_approximation(
     curves: Mapping[str, Sequence[Trial]], *, against: str = "rank", ax: Axes | None = None
 ) -> Axes:
-    """Relative error of the best fit that each family found, against its rank or its trainable
-    parameters.
+    """Relative error of each family's best fit, against its rank or its trainable parameters.
 
     curves: family -> its fits, such as `theory.error_curve(...).lines()`; against: "rank" or
     "parameters".

@@ -1,6 +1,4 @@
-"""How every figure looks: colours, lines that stay visible where they coincide, and what an axis
-cannot show.
-"""
+"""How every figure looks: colours, lines still seen where they coincide, what axes cannot show."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ Figures = ParamSpec("Figures")
 
 
 def styled(plot: Callable[Figures, Axes]) -> Callable[Figures, Axes]:
-    """Draw in perakit's style, with its colours on Axes that are still empty; the global style
-    stays as it was.
-    """
+    """Draw in perakit's style, and leave the global style as it was."""
 
     @wraps(plot)
     def draw(*args: Figures.args, **kwargs: Figures.kwargs) -> Axes:
@@ -37,6 +33,7 @@ def styled(plot: Callable[Figures, Axes]) -> Callable[Figures, Axes]:
 
             plt.draw_if_interactive()
         with style.context(STYLE):
+            # perakit's colours on Axes that are still empty
             if ax is not None and not ax.lines:
                 ax.set_prop_cycle(None)
             return plot(*args, **kwargs)
@@ -54,9 +51,7 @@ def new_axes(height: float = 4.0) -> Axes:
 
 
 def layer(k: int, count: int) -> dict[str, Any]:
-    """Line k of `count`: thick and large below, thin and small above, so that lines that coincide
-    stay visible.
-    """
+    """Line k of `count`: thick and large below, thin and small above, so none hides another."""
     above = (count - 1 - k) / max(count - 1, 1)
     style = {"linestyle": LINES[k % len(LINES)], "marker": MARKERS[k % len(MARKERS)]}
     return {**style, "linewidth": 1.4 + 2.4 * above, "markersize": 3.5 + 3.5 * above}
@@ -86,10 +81,9 @@ def legend_below(ax: Axes, columns: int = 1) -> None:
 
 
 def name_rows(ax: Axes, names: Sequence[str]) -> None:
-    """Row 0 on top, named in letters that fit its height; where that is below 6 points, every
-    second name, or third ...
-    """
+    """Row 0 on top, named in letters that fit its height."""
     height = ax.get_window_extent().height / ax.figure.dpi * 72 / max(len(names), 1)  # points
+    # Below 6 points only every second name, or third ...
     every = int(np.ceil(6 / height))
     ax.set_yticks(
         range(0, len(names), every), names[::every], fontsize=min(10.0, 0.85 * height * every)

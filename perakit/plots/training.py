@@ -29,13 +29,11 @@ class Curves(Protocol):
 
 @styled
 def plot_loss(runs: Mapping[str, Curves], *, window: int = 10, ax: Axes | None = None) -> Axes:
-    """Training loss (bits per token) against steps, a running mean over `window` steps (fewer for a
-    short run).
-    """
+    """Training loss (bits per token) against steps, a running mean over `window` steps."""
     ax = ax or new_axes()
     for (name, run), line in zip(runs.items(), cycle(len(runs)), strict=True):
         steps, losses = np.array(run.losses).T
-        width = min(window, max(1, len(losses) // 3))
+        width = min(window, max(1, len(losses) // 3))  # fewer for a short run
         ax.plot(
             steps[width - 1 :],
             np.convolve(losses, np.ones(width) / width, "valid"),
@@ -83,8 +81,7 @@ def plot_scores(
     title: str = "Each dot is one seed",
     ax: Axes | None = None,
 ) -> Axes:
-    """Methods side by side, a row each: a dot for every seed, and their mean x̄ with its 95 %
-    interval.
+    """Methods, a row each: a dot for every seed, and their mean x̄ with its 95 % interval.
 
     The interval is Student's, x̄ ± t s/√N, t the 0.975 quantile at N - 1 degrees of freedom, s the
     standard deviation of the N seeds; a method with one seed has its dot and no interval. It speaks

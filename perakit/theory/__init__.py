@@ -1,6 +1,4 @@
-"""Questions about updates, answered with derivations, exact ranks, measurements, and verdicts with
-their evidence.
-"""
+"""Questions about updates, answered: derivations, exact ranks, measurements, verdicts, evidence."""
 
 from perakit.theory.approximation import Approximation, best_approximation
 from perakit.theory.claims import Claim, Evidence, claims

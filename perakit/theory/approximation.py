@@ -1,5 +1,4 @@
-"""How near a family of updates comes to a target E: the best update that an optimiser finds,
-between proven bounds.
+"""How near a family of updates comes to a target E: the best update found, between proven bounds.
 
 For a family that contains LoRA of rank r and only matrices of rank <= K, the infimum of ‖ΔW − E‖
 lies between the tail of E's singular values beyond K and the tail beyond r, in any unitarily
@@ -47,9 +46,9 @@ GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
 
 @dataclass(frozen=True)
 class Approximation:
-    """An update near to the target, and what its distance means; read `certificate` before you
-    quote `error_fro`.
+    """An update near to the target, and what its distance means.
 
+    Read `certificate` before you quote `error_fro`.
     error_fro, error_spec: ‖ΔW − E‖ of this one solution, which was sought in Frobenius norm.
     factors, delta: the solution (m, n). lower_fro, lower_spec: no update of the family is nearer,
     since its rank is at most `rank_bound`. upper_fro, upper_spec: the infimum is not above it,
@@ -135,8 +134,7 @@ def best_approximation(
     W0: Any = None,
     progress: bool = False,
 ) -> Approximation:
-    """The update of a family nearest to a target, as near as a multi-start optimiser gets in
-    Frobenius norm.
+    """The update of a family nearest to a target in Frobenius norm, as near as the optimiser gets.
 
     E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `theory.Formula`
     of a rule of your own that torch can differentiate; seed: of the starts, the same seed gives the
@@ -312,9 +310,7 @@ class _Problem:
         return change / size if size else (math.inf if change else 0.0)
 
     def lora_start(self) -> np.ndarray | None:
-        """θ at the truncated SVD of E, all factors but B and A zero; None where the family does not
-        contain it there.
-        """
+        """θ at the truncated SVD of E, all but B and A zero; None where the family lacks it."""
         if not self.rank:
             return None
         r, parts = self.rank, {name: np.zeros(shape) for name, shape in self.shapes.items()}
@@ -334,8 +330,9 @@ class _Problem:
         return np.concatenate([part.ravel() for part in parts.values()])
 
     def _stand_in(self, theta: Tensor) -> Tensor | None:
-        """What the rule gets where no W0 was passed: None if it takes that, zeros if it reads the
-        shape alone; else it is refused.
+        """What the rule gets where no W0 was passed.
+
+        None if it takes that, zeros if it reads the shape alone; else it is refused.
         """
         factors, weight = (
             self.unflatten(theta),
@@ -413,8 +410,9 @@ def _check_shapes(method: Family, m: int, n: int) -> dict[str, tuple[int, ...]]:
 def _starts(
     problem: _Problem, lora: np.ndarray | None, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(count, p): the truncated SVD first, then in turn random factors, large ones that cancel,
-    products, and perturbed SVDs.
+    """Starting points (count, p), the truncated SVD first.
+
+    Then in turn: random factors, large ones that cancel, products, and perturbed SVDs.
     """
     rms = problem.norm / math.sqrt(problem.E.size)
     border = any(len(shape) == 1 and shape[0] for shape in problem.shapes.values())
@@ -440,11 +438,10 @@ def _starts(
 def _random_start(
     problem: _Problem, rms: float, rng: np.random.Generator, coefficients: float
 ) -> np.ndarray:
-    """Gaussian factors whose product is of E's size; vectors (h) small beside 1/rms, at which B A
-    and the rest are alike.
-    """
+    """Gaussian factors whose product is of E's size; vectors (h) are small."""
     parts = []
     for shape in problem.shapes.values():
+        # Small beside 1/rms, the h at which the products are as large as B A
         size = (
             coefficients / rms
             if len(shape) == 1
@@ -455,13 +452,12 @@ def _random_start(
 
 
 def _product_start(problem: _Problem, rms: float, rng: np.random.Generator) -> np.ndarray:
-    """Coefficients h far above 1/rms, and factors near ±(rms/h)^¼: products of E's size beside a
-    small linear part.
-    """
+    """Coefficients h far above 1/rms: products of E's size beside a small linear part."""
     h = 10 ** rng.uniform(0, 2.5) / rms
     parts = []
     for shape in problem.shapes.values():
         signs, spread = rng.choice((-1, 1), shape), 1 + 0.3 * rng.normal(size=shape)
+        # (rms/h)^¼: h times four such entries is of E's size
         parts.append((h if len(shape) == 1 else (rms / h) ** 0.25) * (signs * spread).ravel())
     return np.concatenate(parts)
 
@@ -469,9 +465,8 @@ def _product_start(problem: _Problem, rms: float, rng: np.random.Generator) -> n
 def _border_start(
     problem: _Problem, rms: float, epsilon: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """b and a near the constant √(rms/ε), h = −ε/rms: terms of size rms/ε that cancel, where best
-    approximations run away.
-    """
+    """b and a near the constant √(rms/ε), h = −ε/rms: terms of size rms/ε that cancel."""
+    # Best approximations run away in this direction
     parts = []
     for shape in problem.shapes.values():
         if len(shape) == 1:
@@ -491,11 +486,10 @@ def _border_start(
 
 
 def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
-    """Levenberg-Marquardt from every row of theta (starts, p), in the rounds of `ROUNDS`; no row
-    ends above its start.
+    """Levenberg-Marquardt from every row of theta (starts, p), in the rounds of `ROUNDS`.
 
-    Returns theta, and for each row whether it came to rest, rather than being left while it still
-    descended.
+    No row ends above its start.
+    Returns theta, and for each row whether it came to rest; if not, it was left while it descended.
     """
     from tqdm import tqdm
 
@@ -516,11 +510,9 @@ def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor,
 
 
 class _Runs:
-    """All starts, each with its own damping λ: steps −(H + λD)⁻¹ g with D = diag(JᵀJ), taken only
-    where they descend.
+    """All starts, each with its own damping λ: steps −(H + λD)⁻¹ g with D = diag(JᵀJ).
 
-    H is JᵀJ at first, which finds the way from afar, then the exact Hessian: targets out of reach
-    leave a large residual, at which Gauss-Newton crawls.
+    A step is only taken where it descends.
     """
 
     def __init__(self, problem: _Problem, theta: Tensor) -> None:
@@ -548,6 +540,8 @@ class _Runs:
         """One trial step of every active run."""
         if self.steps == GAUSS_NEWTON:
             self.moved[:] = True
+        # JᵀJ finds the way from afar. Targets out of reach leave a large residual, at which
+        # Gauss-Newton crawls: they need the exact Hessian.
         self._differentiate(self.steps >= GAUSS_NEWTON)
         self.steps += 1
         k = self.active.nonzero().flatten()
@@ -589,9 +583,7 @@ class _Runs:
             )
 
     def _solve(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Step (k, p) and the gain in loss (k,) that the quadratic model promises; NaN where H + λD
-        is not positive.
-        """
+        """Step (k, p) and the gain in loss (k,) that the quadratic model promises."""
         q = self.columns[k].rsqrt()
         H = q[:, :, None] * self.hessian[k] * q[:, None, :]
         L, failed = torch.linalg.cholesky_ex(
@@ -600,12 +592,12 @@ class _Runs:
         g = (q * self.gradient[k])[:, :, None]
         step = -torch.cholesky_solve(g, L)  # (k, p, 1)
         predicted = -(g * step).sum((1, 2)) - (step * (H @ step)).sum((1, 2)) / 2
+        # NaN where H + λD is not positive: such a step is never taken
         return torch.where(failed[:, None] == 0, q * step[:, :, 0], torch.nan), predicted
 
 
 def _away_from_zero(columns: Tensor) -> Tensor:
-    """Not below 1e-12 of the largest of the same factor: factors have units, so E in other units
-    takes the same path.
-    """
+    """The columns, none below 1e-12 of the largest of the same factor."""
+    # Factors have units: by a relative bound, E in other units takes the same path
     largest = columns.amax(1, keepdim=True) if columns.shape[1] else columns
     return torch.where(largest > 0, columns.maximum(1e-12 * largest), 1.0)

@@ -1,5 +1,4 @@
-"""The registry of claims: what is said about PERA and its relatives, and what becomes of it when it
-is checked.
+"""The registry of claims: what is said about PERA and its relatives, and what a check finds.
 
     from perakit.theory import claims
     print(claims["theorem-1"].check())                 # the verdict, and what supports it
@@ -34,9 +33,7 @@ VERDICTS = ("proved", "verified", "refuted", "qualified", "open")
 
 @dataclass(frozen=True, repr=False)
 class Evidence:
-    """The outcome of one check: the claim, its verdict, whether that stands, and the finding behind
-    it.
-    """
+    """The outcome of one check: the claim, its verdict, whether that stands, and the finding."""
 
     claim: str
     verdict: str
@@ -178,9 +175,7 @@ class Claim:
     def _with_smallest_difference(
         self, finding: Finding, formula: Callable[..., Any], seed: int, examples: int
     ) -> Finding:
-        """A failure that came without factors, with the smallest ones on which the formula is not
-        PERA's (or LoRA's).
-        """
+        """A failure without factors, with the smallest at which the rule is not PERA's (LoRA's)."""
         if "B" in (finding.counterexample or {}) or self.about not in (
             formulas.pera,
             formulas.lora,
@@ -231,11 +226,10 @@ class Claims(Mapping[str, Claim]):
         verdict: str,
         about: Callable[..., Any],
     ) -> Callable[[Argument], Argument]:
-        """Decorate an argument (formula, seed, examples) -> Finding: it becomes a claim, under an
-        id that is not taken.
-        """
+        """Decorate an argument (formula, seed, examples) -> Finding: it becomes a claim."""
 
         def remember(argument: Argument) -> Argument:
+            # Refuses an id that is taken
             self.add(Claim(id, title, statement, source, verdict, about, argument))
             return argument
 
@@ -288,9 +282,7 @@ claims = Claims()  # `perakit.theory` says what fills it
 
 
 def _guarded(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """The formula, whose mistakes become a PerakitError that says what it was given and what to
-    do.
-    """
+    """The formula, whose mistakes raise a PerakitError: what it was given, and what to do."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         arrays = [

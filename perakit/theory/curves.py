@@ -17,9 +17,7 @@ from perakit.theory.families import Family, check_layer, check_matrix, pera
 
 @dataclass(frozen=True)
 class Point:
-    """One family at one rank: relative errors ‖ΔW − E‖_F / ‖E‖_F, found and the lower bound, beside
-    what they cost.
-    """
+    """One family at one rank: ‖ΔW − E‖_F / ‖E‖_F as found, its lower bound, and what they cost."""
 
     family: str
     rank: int
@@ -32,9 +30,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """The errors of some families over some ranks, to be drawn against `rank` or against
-    `parameters`.
-    """
+    """The errors of some families over some ranks, drawn against `rank` or `parameters`."""
 
     points: tuple[Point, ...]
     shape: tuple[int, int]
@@ -72,9 +68,9 @@ def error_curve(
     W0: Any = None,
     progress: bool = False,
 ) -> Curve:
-    """`best_approximation` for every family and rank: `error_curve(E, {"LoRA": pk.LoRA, "PERA":
-    pk.PERA}, (1, 2, 4))`.
+    """`best_approximation` for every family and rank.
 
+    For example `error_curve(E, {"LoRA": pk.LoRA, "PERA": pk.PERA}, (1, 2, 4))`.
     E: target (m, n), for example one of `targets`, or a trained update, of
     `perakit.delta_weights(model)`; families: name -> rank -> family; the other arguments as in
     `best_approximation`. Each point is found by itself: but for exact families an error may rise

@@ -1,6 +1,4 @@
-"""What a derivation is: steps, each a sentence and an expression, as LaTeX in a notebook and as
-text in a terminal.
-"""
+"""A derivation: steps of a sentence and an expression, as LaTeX in a notebook, else as text."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ Expr = Any  # a sympy expression or matrix: annotations must not import sympy
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a derivation: a sentence, the sympy expression it speaks of, and whether what it
-    claims is so.
+    """One line of a derivation: a sentence, its sympy expression, and whether what it claims is so.
 
     holds: None where the step defines or shows something and claims nothing.
     """
@@ -28,8 +25,7 @@ class Step:
 
 @dataclass(frozen=True, repr=False)
 class Derivation:
-    """Steps from a rule to a statement about it; shows as LaTeX in a notebook, `print` gives plain
-    text.
+    """Steps from a rule to a statement about it: LaTeX in a notebook, plain text when printed.
 
     title, source: what is derived, and the equation that states it. holds: whether every claim
     among the steps is so.
@@ -79,9 +75,7 @@ def zero(text: str, difference: np.ndarray) -> Step:
 
 
 def first_nonzero(difference: np.ndarray) -> Expr:
-    """The first entry that is not zero as a rational function, multiplied out; 0 if there is
-    none.
-    """
+    """The first entry that is not zero as a rational function, multiplied out; 0 if none is."""
     return next((entry for entry in map(_normal, difference.flat) if entry != 0), 0)
 
 

@@ -1,8 +1,7 @@
-"""How far a matrix is from the PERA updates of rank 1: a lower bound, by branch and bound in
-interval arithmetic.
+"""How far a matrix is from PERA's updates of rank 1: a lower bound by interval arithmetic.
 
-The third proof that `theorem1.COUNTEREXAMPLE` is out of reach, independent of the algebra of the
-others.
+By branch and bound. The third proof that `theorem1.COUNTEREXAMPLE` is out of reach, independent
+of the algebra of the others.
 """
 
 from __future__ import annotations
@@ -77,9 +76,7 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class LowerBound:
-    """dist(E, closure of S(1)) >= distance in `norm`, proved on `pieces` intervals of h; 0 where
-    nothing is proved.
-    """
+    """dist(E, closure of S(1)) >= distance in `norm`, by `pieces` intervals of h; 0 if unproved."""
 
     target: Matrix
     norm: str
@@ -101,9 +98,9 @@ class LowerBound:
 def lower_bound(
     E: Any = COUNTEREXAMPLE, norm: str = "frobenius", *, formula: Rule | None = None
 ) -> LowerBound:
-    """The largest distance, in hundredths, from a positive 3 x 3 matrix to S(1) that `excluded`
-    proves: a few seconds.
+    """The largest distance from a positive 3 x 3 matrix to S(1) that is proved: a few seconds.
 
+    In hundredths, as `excluded` proves them.
     norm: "frobenius", "spectral" or "max" (the largest entry).
     """
     target, pieces = exact_matrix(E), {0: 0}
@@ -121,16 +118,17 @@ def lower_bound(
 
 
 def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 12) -> int:
-    """Prove that no E' in the closure of S(1) has ‖E' − E‖ <= distance; the number of intervals
-    used, 0 without proof.
+    """Prove that no E' in the closure of S(1) has ‖E' − E‖ <= distance.
+
+    Returns the number of intervals used, 0 without proof.
 
     By real branch and bound, independent of the resultants. A member is x u + y u∘u with u of rank
-    one and (x, y) = (1, h) for h <= 1, (1/√h, 1) for h >= 1, y = 1 and x = 0 being the limit h = ∞;
-    h >= −1/(4 max E') since x² + 4 y E' is a square. So (x, y) runs through two segments. There
-    each entry E' > 0 has a small root w = 2E'/(x + √(x² + 4yE')) and a large one −(x + yw)/y. For
-    one of the 2⁹ choices of roots all minors of y u vanish, and still do after division by their
-    powers of y; in this form the conditions pass to the limit of any sequence, h = 0 and ∞
-    included. Intervals of (x, y) are halved until each choice breaks one of them.
+    one and (x, y) = (1, h) for h <= 1, (1/√h, 1) for h >= 1, y = 1 and x = 0 being the limit h = ∞.
+    So (x, y) runs through two segments. There each entry E' > 0 has a small root w = 2E'/(x + √(x²
+    + 4yE')) and a large one −(x + yw)/y. For one of the 2⁹ choices of roots all minors of y u
+    vanish, and still do after division by their powers of y; in this form the conditions pass to
+    the limit of any sequence, h = 0 and ∞ included. Intervals of (x, y) are halved until each
+    choice breaks one of them.
     """
     target = exact_matrix(E)
     entries = [v for row in target for v in row]
@@ -150,6 +148,7 @@ def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 1
             " for positive matrices"
         )
     one, unit = _Interval(ONE, ONE), _Interval(0, ONE)
+    # h >= −1/(4 max E'), since x² + 4 y E' is a square
     first = -ONE * ONE // (4 * (max(v.lo for v in E0) - reach))
     todo = [(one, _Interval(first, 0), depth), (one, unit, depth), (unit, one, depth)]
     pieces = 0
@@ -191,9 +190,8 @@ def _entry(x: _Interval, y: _Interval, v: _Interval, wide: _Interval) -> _Entry:
 
 
 def _small_root(x: _Interval, y: _Interval, v: _Interval) -> _Interval:
-    """w = 2v/(x + √(x² + 4yv)), increasing in v > 0, decreasing in x and y; a square root beyond
-    the reals counts as 0.
-    """
+    """w = 2v/(x + √(x² + 4yv)); a square root beyond the reals counts as 0."""
+    # w increases in v > 0 and decreases in x and y
     low, high = (
         math.isqrt(max(0, a * a + 4 * b * c))
         for a, b, c in ((x.hi, y.hi, v.lo), (x.lo, y.lo, v.hi))

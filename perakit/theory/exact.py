@@ -22,12 +22,11 @@ EXACT = 2.0**53  # whole numbers up to here are float64s
 
 
 def exact_rank(matrix: Any) -> int:
-    """Rank of a matrix of integers, Fractions, sympy rationals or floats (read as the rationals
-    they are), by elimination.
+    """Rank of a matrix of numbers, taken exactly, by elimination.
 
-    matrix: (m, n), any array or nested list; every entry must be a finite number. diag(1, 1e-17)
-    has rank 2, and a product that was rounded to floats mostly has full rank. Slow above about 50 x
-    50.
+    matrix: (m, n), any array or nested list of integers, Fractions, sympy rationals or floats (read
+    as the rationals they are); every entry must be a finite number. diag(1, 1e-17) has rank 2, and
+    a product that was rounded to floats mostly has full rank. Slow above about 50 x 50.
 
     >>> from perakit import theory
     >>> theory.exact_rank([[1, 0], [0, 1e-17]])
@@ -49,9 +48,7 @@ def exact_rank(matrix: Any) -> int:
 
 
 def modular_rank(matrix: Any) -> int:
-    """Rank modulo PRIME of a matrix of whole numbers (m, n): a lower bound on its rank, rarely
-    below it (1/PRIME).
-    """
+    """Rank modulo PRIME of whole numbers (m, n): a lower bound, rarely below the rank (1/PRIME)."""
     array = np.asarray(matrix)
     whole = array.dtype.kind in "iuO" or (
         array.dtype.kind == "f"
@@ -107,9 +104,7 @@ def echelon(M: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def null_space(U: np.ndarray, pivots: list[int]) -> np.ndarray:
-    """The vectors x (n, n - rank) with U x = 0 modulo PRIME, one per free column, of an echelon
-    form.
-    """
+    """The x (n, n - rank) with U x = 0 modulo PRIME, one per free column; U in echelon form."""
     n = U.shape[1]
     free = np.setdiff1d(np.arange(n), pivots)
     x = np.zeros((n, free.size))
@@ -132,9 +127,7 @@ def modular_product(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
 
 
 def reduce_(X: np.ndarray) -> None:
-    """Whole numbers of size below 2^53 to the residues nearest zero, in place; multiples of PRIME
-    become exactly 0.
-    """
+    """Integers |x| < 2^53 to residues nearest zero, in place; multiples of PRIME to exactly 0."""
     quotient = X * (1 / PRIME)
     np.rint(quotient, out=quotient)
     quotient *= PRIME

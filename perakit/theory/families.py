@@ -43,13 +43,9 @@ RANGES = (99, 31, 9, 3)
 
 
 def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
-    """The family of a rule that is called as `formulas.pera` (as `formulas.lora` where terms is
-    "none").
-
-    By position, whatever it names its arguments; terms and degree are only passed where they are
-    not the defaults.
-    """
+    """The family of a rule called as `formulas.pera`, or `formulas.lora` where terms is "none"."""
     known = pera(rank, terms, degree)
+    # Only what is not the default: a rule need not take terms and degree
     options = (
         {}
         if terms == "none" or (terms, degree) == ("full", 2)
@@ -57,6 +53,7 @@ def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: 
     )
 
     def update(**named: Array) -> Array:
+        # By position, whatever the rule names its arguments
         return rule(*(named[name] for name in ("B", "A", "h") if name in named), **options)
 
     return Formula(update, known.factors, known.bound)
@@ -72,9 +69,7 @@ def products(rank: int, terms: str, degree: int) -> list[tuple[int, ...]]:
 
 
 def as_family(m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2) -> Family:
-    """The family that a probe's arguments name: a rank with `terms` and `degree`, or a family
-    itself.
-    """
+    """The family that a probe's arguments name: a rank with `terms` and `degree`, or a family."""
     if not np.isscalar(rank):
         check_layer(m, n)
         family = check_family(rank)
@@ -105,9 +100,7 @@ def factor_rank(family: Family, m: int, n: int) -> int | None:
 def evaluate(
     family: Family, W0: Array, factors: Mapping[str, Array], shape: tuple[int, int]
 ) -> Array:
-    """ΔW of `factors`, refused unless it is an array of `shape`; an error in the rule is a
-    PerakitError that shows it.
-    """
+    """ΔW of `factors`, of `shape` or refused; a PerakitError shows what the rule raised."""
     try:
         delta = family.update(W0, **factors)
     except PerakitError:
@@ -153,9 +146,7 @@ def check_layer(m: int, n: int, rank: int | None = None) -> None:
 
 
 def as_float64(x: Any) -> np.ndarray:
-    """Any real array as NumPy float64; a tensor of any dtype, on any device, with or without
-    gradient.
-    """
+    """Any real array or tensor (any dtype or device, gradient or none) as NumPy float64."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.double().numpy() if not x.is_complex() else x.numpy()
@@ -165,9 +156,7 @@ def as_float64(x: Any) -> np.ndarray:
 
 
 def check_matrix(name: str, matrix: Any) -> np.ndarray:
-    """A real matrix as float64; refuses anything that is not two-dimensional, non-empty and
-    finite.
-    """
+    """A real matrix as float64; refused unless two-dimensional, non-empty and finite."""
     try:
         array = as_float64(matrix)
     except (TypeError, ValueError) as error:
@@ -185,9 +174,7 @@ def check_matrix(name: str, matrix: Any) -> np.ndarray:
 def whole_factors(
     family: Family, m: int, n: int, size: int, at: Factors | None, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Random factors of whole numbers of size 1 ... size, as float64; those in `at` are held at
-    their values.
-    """
+    """Random factors of whole numbers of size 1 ... size, as float64; those in `at` are held."""
     shapes, held = dict(family.shapes(m, n)), dict(at or {})
     unknown = set(held) - set(shapes)
     if unknown:
@@ -214,10 +201,9 @@ def whole_factors(
 
 
 def whole_array(generator: np.random.Generator, shape: tuple[int, ...], size: int) -> np.ndarray:
-    """Random whole numbers of size 1 ... size, of different sizes while there are enough: equal
-    rows or columns lower the rank.
-    """
+    """Random whole numbers of size 1 ... size, of different sizes while there are enough."""
     count = int(np.prod(shape))
+    # Different, since equal rows or columns lower the rank
     sizes = 1 + (
         generator.permutation(size)[:count] if count <= size else generator.integers(0, size, count)
     )

@@ -16,8 +16,7 @@ EXAMPLES = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """What an argument found: whether the verdict stands, a sentence, numbers behind it, and what
-    breaks it.
+    """What an argument found: whether the verdict stands, a sentence, and the numbers behind it.
 
     examples: how many were tried, 0 for an exact argument; counterexample: the smallest that was
     found (for a refuted claim the one that refutes it), by name.
@@ -33,8 +32,7 @@ class Finding:
 def search(
     examples: Any, holds: Callable[..., bool], seed: int, count: int
 ) -> tuple[dict[str, Any] | None, int]:
-    """Look for arguments on which `holds` is false: the smallest that were found, or None, and how
-    many were tried.
+    """The smallest arguments found on which `holds` is false, or None, and how many were tried.
 
     examples: a Hypothesis strategy of dicts, which `holds` takes as keywords, or of tuples, by
     position; count: how many to try, at most: a strategy may have fewer.

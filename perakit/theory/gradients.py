@@ -56,8 +56,9 @@ def pera_gradients(
 
 
 def _through_products(C: Array, X: Array, h: Array, rows: list[tuple[int, ...]]) -> Array:
-    """Gradient by X (m, r) from C (m, K), that by the features [X, products of X] less their
-    coefficients [1, h].
+    """Gradient by X (m, r), from C (m, K).
+
+    C is the gradient by the features [X, products of X] without their coefficients [1, h].
     """
     rank = X.shape[1]
     gradient = C[:, :rank] * 1  # a copy, whatever the kind of array

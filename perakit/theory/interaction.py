@@ -1,5 +1,4 @@
-"""Interaction strength: how strongly two features act together on one output (arXiv 2604.11841, Eq.
-12).
+"""Interaction strength: how two features act together on one output (arXiv 2604.11841, Eq. 12).
 
     S_ij = E |∂²f / ∂h_i ∂h_j|
 
@@ -72,8 +71,7 @@ def layer_interaction(
     output: Callable[[Any], Tensor] | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """S_ij of a live language model, as a function of the input of one of its layers; the mean over
-    windows.
+    """S_ij of a live language model, as a function of one layer's input; the mean over windows.
 
     layer: name of a module whose first input is (N, T, n), with or without adapter; tokens: ids (N,
     T), one batch;
@@ -142,10 +140,9 @@ def layer_interaction(
 
 
 def _mean_absolute_hessian(value: Tensor, z: Tensor) -> Tensor:
-    """Mean over n of |∂²value_n / ∂z_n∂z_n|: (N,), (N, d) -> (d, d). Windows are independent, so
-    sums over n do.
-    """
+    """Mean over n of |∂²value_n / ∂z_n∂z_n|: (N,), (N, d) -> (d, d)."""
     try:
+        # Windows are independent: the derivatives of sums over n are those of each
         first = _gradient(value.sum(), z, again=True)  # (N, d)
         rows = [_gradient(first[:, k].sum(), z) for k in range(z.shape[1])]
     except (RuntimeError, NotImplementedError) as error:

@@ -1,6 +1,4 @@
-"""How many directions factors can move an update in: the rank of its rule's Jacobian, in whole
-numbers.
-"""
+"""The rank of a rule's Jacobian, in whole numbers: the directions factors can move an update in."""
 
 from __future__ import annotations
 
@@ -157,18 +155,14 @@ class _Columns:
         return found
 
     def exact(self) -> bool:
-        """Whether float64 holds every derivative, were it whole, also with all signs alike: then no
-        sum was rounded.
-        """
-        # All columns added: bounds each
+        """Whether float64 holds every derivative, were it whole: then no sum was rounded."""
+        # All columns added, all signs alike: bounds each
         spread = torch.ones(1, self.parameters, dtype=torch.float64)
         largest = self.derivative(spread, tuple(value.abs() for value in self.values))
         return bool(torch.isfinite(largest).all()) and float(largest.abs().max()) < exact.EXACT
 
     def rows(self, entries: np.ndarray, block: Callable[[int], np.ndarray]) -> np.ndarray:
-        """The rows of the Jacobian at `entries` of the flattened ΔW, from its blocks:
-        (len(entries), P).
-        """
+        """Jacobian rows at `entries` of the flattened ΔW, from its blocks: (len(entries), P)."""
         found = np.empty((entries.size, self.parameters))
         for start in range(0, self.parameters, CHUNK):
             found[:, start : start + CHUNK] = block(start)[:, entries].T
@@ -192,9 +186,7 @@ def sample(generator: np.random.Generator, total: int) -> np.ndarray:
 
 
 def _vanish(columns: _Columns, vectors: np.ndarray) -> bool:
-    """Whether J x = 0 modulo the prime on every entry, for each column x of `vectors` (P,
-    count).
-    """
+    """Whether J x = 0 mod the prime on every entry, for every column x of `vectors` (P, count)."""
     product = np.zeros((columns.shape[0] * columns.shape[1], vectors.shape[1]))
     for start in range(0, columns.parameters, CHUNK):
         block = columns.whole_block(start).T.copy()

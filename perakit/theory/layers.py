@@ -1,6 +1,4 @@
-"""The spectra of a model's updates, layer by layer: of what rank each is, and how much of it is
-high-order.
-"""
+"""The spectra of a model's updates by layer: the rank of each, and how much of it is high-order."""
 
 from __future__ import annotations
 

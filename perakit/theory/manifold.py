@@ -52,8 +52,7 @@ def dimension(m: int, n: int, rank: int, terms: str = "full", degree: int = 2) -
 def measured_dimension(
     m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0
 ) -> int:
-    """Dimension of the set of updates, measured: the rank of the rule's Jacobian at random whole
-    factors.
+    """Dimension of the set of updates: the rank of the rule's Jacobian at random whole factors.
 
     rank: r, with `terms` and `degree` as in `dimension`; or any family, `perakit.PERA(2)` or a
     `Formula` of your own.
@@ -100,8 +99,7 @@ def gauge_orbit(
     terms: str = "full",
     degree: int = 2,
 ) -> tuple[Array, Array, Array]:
-    """Other factors of the same update: B P D, D⁻¹ Pᵀ A, and h in the order of the new products,
-    otherwise unchanged.
+    """Other factors of the same update: B P D, D⁻¹ Pᵀ A, and h reordered as its products are.
 
     B (m, r), A (r, n), h: PERA's factors; scales (r,): the diagonal of D, no entry zero;
     permutation: new column k is the old column permutation[k], None keeps the order; terms, degree:
@@ -136,8 +134,10 @@ def gauge_orbit(
 
 @dataclass(frozen=True)
 class GaugePath:
-    """Along B exp(tX), exp(-tX) A: t (N,); factors (N,): Frobenius distance of the factors from
-    their place; update (N,): that of ΔW.
+    """How far ΔW and its factors move along B exp(tX), exp(-tX) A.
+
+    t (N,); factors (N,): Frobenius distance of the factors from their place; update (N,): that of
+    ΔW.
     """
 
     t: np.ndarray

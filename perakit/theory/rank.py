@@ -101,9 +101,7 @@ def count_above(values: np.ndarray, tolerance: float) -> NumericalRank:
 
 
 def rounding(values: np.ndarray, size: int, epsilon: float) -> float:
-    """What rounding may do to singular values: size · ε · σ₁ for a matrix whose longer side is
-    `size`.
-    """
+    """What rounding may do to singular values: size · ε · σ₁, `size` being the longer side."""
     return size * epsilon * float(values[0])
 
 
@@ -179,9 +177,9 @@ def spectrum(update: Any) -> np.ndarray:
 
 
 def triangles(B_hat: np.ndarray, A_hat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R_B and R_A of the thin QR decompositions of B_hat (m, K) and A_hatᵀ (n, K): min(m, K) and
-    min(n, K) rows, K columns.
+    """R_B and R_A of the thin QR decompositions of B_hat (m, K) and A_hatᵀ (n, K).
 
+    They have min(m, K) and min(n, K) rows, K columns.
     B_hat A_hat has the singular values of R_B R_Aᵀ, and what any of its K terms add up to those of
     the same columns. A column's rounding error is relative to that column, so a part that is 1e-12
     of the whole is as accurate as the whole.
@@ -192,9 +190,9 @@ def triangles(B_hat: np.ndarray, A_hat: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def tail(values: np.ndarray, rank: int) -> tuple[float, float]:
-    """(Frobenius, spectral) distance from a matrix with these singular values, in falling order, to
-    the matrices of rank <= `rank`.
+    """(Frobenius, spectral) distance from a matrix to the matrices of rank <= `rank`.
 
+    values: its singular values, in falling order.
     Source: Eckart and Young 1936, Mirsky 1960.
     """
     rest = values[rank:]
@@ -202,10 +200,9 @@ def tail(values: np.ndarray, rank: int) -> tuple[float, float]:
 
 
 def stable_rank(update: Any) -> float:
-    """‖ΔW‖_F² / ‖ΔW‖₂² = Σ σ² / σ₁²: at most the rank, and not moved by small singular values; 0
-    for a zero matrix.
+    """‖ΔW‖_F² / ‖ΔW‖₂² = Σ σ² / σ₁²: small singular values do not move it.
 
-    update: as in `spectrum`.
+    At most the rank; 0 for a zero matrix. update: as in `spectrum`.
 
     >>> from perakit import theory
     >>> theory.stable_rank([[2, 0], [0, 1]])
@@ -220,10 +217,10 @@ def stable_rank_of(values: np.ndarray) -> float:
 
 
 def effective_rank(update: Any) -> float:
-    """exp(-Σ p log p) with p = σ / Σ σ: the number of equal singular values of the same entropy; 0
-    for a zero matrix.
+    """exp(-Σ p log p) with p = σ / Σ σ; 0 for a zero matrix.
 
-    update: as in `spectrum`. Source: Roy and Vetterli, EUSIPCO 2007.
+    The number of equal singular values of the same entropy. update: as in `spectrum`.
+    Source: Roy and Vetterli, EUSIPCO 2007.
 
     >>> from perakit import theory
     >>> round(theory.effective_rank([[1, 0], [0, 1]]), 6)
@@ -239,9 +236,9 @@ def effective_rank_of(values: np.ndarray) -> float:
 
 
 def subspace_similarity(X: Any, Y: Any, i: int, j: int) -> float:
-    """How much of the first i left singular directions of X lies in the first j of Y: ‖U_iᵀ V_j‖_F²
-    / min(i, j), in [0, 1].
+    """How much of the first i left singular directions of X lies in the first j of Y.
 
+    ‖U_iᵀ V_j‖_F² / min(i, j), in [0, 1].
     X (m, k), Y (m, l): matrices with m rows; i, j: at most the number of singular values that
     rounding (1e-7 of the largest) does not reach, so that the directions exist. For the right
     singular directions of A, the LoRA paper's choice, pass Aᵀ. Source: arXiv 2106.09685, Eq. 4.
@@ -296,9 +293,9 @@ def amplification(delta: Any, W0: Any, rank: int) -> float:
 
 @dataclass(frozen=True)
 class OrderShare:
-    """‖high-order part‖_F / ‖linear part‖_F of ΔW; 0 where both vanish, inf where only the linear
-    part does.
+    """‖high-order part‖_F / ‖linear part‖_F of ΔW.
 
+    0 where both vanish, inf where only the linear part does.
     layers: by layer name; overall: of all layers taken as one vector.
     """
 
@@ -367,8 +364,9 @@ def _model_norms(model: Any) -> dict[str, tuple[float, float]]:
 
 
 def part_norms(left: np.ndarray, right: np.ndarray, rank: int) -> tuple[float, float]:
-    """Frobenius norms of the linear part, the first `rank` terms, and of the rest; left, right:
-    `triangles` of the factors.
+    """Frobenius norms of the linear part, the first `rank` terms, and of the rest.
+
+    left, right: `triangles` of the factors.
     """
     linear, high = left[:, :rank] @ right[:, :rank].T, left[:, rank:] @ right[:, rank:].T
     return float(np.linalg.norm(linear)), float(np.linalg.norm(high))
@@ -388,13 +386,11 @@ def ratio(linear: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class PredictedShare:
-    """A band for the order share after `steps` of Adam: entries that drift at random below, all one
-    way above.
-    """
+    """A band for the order share after `steps` of Adam."""
 
     steps: int
-    low: float
-    high: float
+    low: float  # entries drift at random
+    high: float  # all entries go one way
 
     def __str__(self) -> str:
         return f"order share after {self.steps} steps: predicted {self.low:.2e} ... {self.high:.2e}"

@@ -1,6 +1,4 @@
-"""Many claims checked at once: as text, as JSON with seed, versions and the hash of the rules, and
-as a page.
-"""
+"""Many claims checked at once: text, a page, and JSON with seed, versions and the rules' hash."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ Watch = Callable[[Evidence], None]
 
 @dataclass(frozen=True)
 class Report:
-    """Evidence for several claims, in order, and the seed and number of examples it was made
-    with.
-    """
+    """Evidence for several claims, in order; the seed and number of examples it was made with."""
 
     evidence: tuple[Evidence, ...]
     seed: int
@@ -73,9 +69,7 @@ class Report:
         )
 
     def markdown(self) -> str:
-        """A page: every claim with its statement, source, verdict and evidence; the same text on
-        every run.
-        """
+        """A page: every claim's statement, source, verdict and evidence; the same on every run."""
         lines = [
             "# Claims and verdicts",
             "",

@@ -80,8 +80,7 @@ class Jacobian:
 
 
 def difference(left: Array, right: Array) -> Expr:
-    """The first entry in which two arrays of expressions differ, left minus right multiplied out; 0
-    if there is none.
+    """The first entry in which two arrays of expressions differ: left - right multiplied out, or 0.
 
     Raises PerakitError where the shapes differ.
     """
@@ -97,9 +96,9 @@ def difference(left: Array, right: Array) -> Expr:
 def symbols(
     m: int, n: int, rank: int, terms: str = "full", degree: int = 2
 ) -> dict[str, np.ndarray]:
-    """Parameters as object arrays of real sympy symbols: B (m, r) of b_{p,i}, A (r, n) of a_{i,q},
-    h (K - r,) of h_{ij}.
+    """Parameters as object arrays of real sympy symbols.
 
+    B (m, r) of b_{p,i}, A (r, n) of a_{i,q}, h (K - r,) of h_{ij}.
     m, n: the layer; rank: r, which may exceed min(m, n) here. terms, degree: as in `formulas.pera`;
     "none" is LoRA, which has no h. Indices count from 1 and h_{ij} names the product it multiplies,
     h_{112} that of b_1, b_1 and b_2. Returns them by name, ready for `formulas.pera(**symbols(2, 3,
@@ -130,9 +129,9 @@ def expansion(
     degree: int = 2,
     formula: Rule | None = None,
 ) -> Derivation:
-    """Eq. 9 from Eq. 2-5: the product of the expanded factors is Σ_i M_i + Σ_{i<=j} h_ij M_i∘M_j,
-    with M_i = b_i a_iᵀ.
+    """Eq. 9 from Eq. 2-5: the product of the expanded factors is a Hadamard series.
 
+    The series: Σ_i M_i + Σ_{i<=j} h_ij M_i∘M_j, with M_i = b_i a_iᵀ.
     m, n, rank: sizes; the defaults print on a page. terms: "full" (Eq. 9), "square" (Eq. 10),
     "cross" (Eq. 11), "none" (LoRA, Eq. 8); degree: highest degree of a product. formula: a rule
     called as `formulas.pera`, without terms and degree at their defaults; None takes the rule
@@ -239,9 +238,9 @@ def gradients(
     degree: int = 2,
     formula: Rule | None = None,
 ) -> Derivation:
-    """The closed forms of `pera_gradients` (`lora_gradients` for "none") against sympy's derivative
-    of Σ G∘ΔW.
+    """The closed forms of the gradients against sympy's derivative of Σ G∘ΔW.
 
+    They are `pera_gradients`, and for "none" `lora_gradients`.
     Arguments, errors and source as in `expansion`; G = ∂L/∂ΔW is a matrix of symbols g_{p,q}, so
     that the derivative of Σ G∘ΔW by a parameter is that of any loss L. Returns a Derivation with
     one claim for each of B, A, h.
@@ -283,9 +282,9 @@ def gradients(
 def kernel(
     m: int = 2, n: int = 2, rank: int = 2, degree: int = 2, formula: Rule | None = None
 ) -> Derivation:
-    """With multinomial coefficients PERA is a polynomial kernel of the factor rows: ΔW = BA +
-    Σ_{d=2}^k c_d (BA)^{∘d}.
+    """With multinomial coefficients PERA is a polynomial kernel of the factor rows.
 
+    ΔW = BA + Σ_{d=2}^k c_d (BA)^{∘d}.
     At degree 2: h_ii = c, h_ij = 2c (i < j) give ΔW = BA + c (BA)∘(BA), the inhomogeneous quadratic
     kernel x·y + c (x·y)² of rows of B and columns of A. Degree d: h = c_d times
     d!/Π(multiplicities!). Arguments and errors as in `expansion`. Returns a Derivation. Source: a
@@ -320,8 +319,7 @@ def gauge(
     degree: int = 2,
     formula: Rule | None = None,
 ) -> Derivation:
-    """Which changes of the parameters leave ΔW alone: for LoRA all of GL(r), for PERA only scalings
-    and permutations.
+    """Which changes of parameters leave ΔW alone: LoRA's GL(r), PERA's scalings and permutations.
 
     Finite: B → B P D, A → D⁻¹ Pᵀ A with D diagonal, P a permutation and h renumbered by P,
     otherwise unchanged (every P up to rank 3, beyond it a swap and a cycle, which generate the
@@ -362,9 +360,9 @@ def tangent_space(
     degree: int = 2,
     formula: Rule | None = None,
 ) -> Derivation:
-    """In how many directions ΔW can move at three points: generic parameters, on top of LoRA (h =
-    0), at the start (B = h = 0).
+    """In how many directions ΔW can move, at three points.
 
+    They are: generic parameters, on top of LoRA (h = 0), at the start (B = h = 0).
     Generic: min(mn, r(m+n) + K - 2r). At h = 0: min(mn, r(m+n) - r² + K - r), at degree 2 r² - r
     fewer. At the start: mr, the directions δB A, those of LoRA. LoRA itself: r(m+n) - r² at both of
     the first.
@@ -409,9 +407,9 @@ def jacobian(
     formula: Rule | None = None,
     seed: int = 0,
 ) -> Jacobian:
-    """Exact Jacobian of vec ΔW by (B, A, h) at a random point of whole numbers: sympy
-    differentiates the rule itself.
+    """Exact Jacobian of vec ΔW by (B, A, h) at a random point of whole numbers.
 
+    Sympy differentiates the rule itself.
     m, n, rank: sizes, rank <= min(m, n). terms, degree, formula: as in `expansion`. at: "generic"
     draws everything, "lora" sets h = 0, "start" sets B = 0 and h = 0. seed: of the draw. Its rank
     is a proved lower bound of the rank at a generic point; where it also is the number of
@@ -448,8 +446,7 @@ def generic_rank(
     formula: Rule | None = None,
     seed: int = 0,
 ) -> int:
-    """Rank of ΔW at random whole factors, by elimination over the rationals: min(m, n, K) for PERA,
-    r for LoRA.
+    """Rank of ΔW at random whole factors, by exact elimination: PERA min(m, n, K), LoRA r.
 
     Arguments and errors as in `jacobian`. A proved lower bound of the generic rank, and equal to it
     where it reaches `formulas.rank_bound` or min(m, n). Source: the bound K is that of arXiv
@@ -596,9 +593,7 @@ def _degree(expression: Expr, variables: Iterable[Expr]) -> int:
 def _monomial_changes(
     made: Mapping[str, np.ndarray], terms: str, degree: int
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """B → B P D, A → D⁻¹ Pᵀ A, h renumbered, for D diagonal and each P: `manifold.gauge_orbit` in
-    symbols.
-    """
+    """B → B P D, A → D⁻¹ Pᵀ A, h renumbered, D diagonal, each P: `gauge_orbit` in symbols."""
     import sympy
 
     rank = len(made["A"])

@@ -49,14 +49,10 @@ MINORS = [
 
 @functools.cache
 def quintic() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Q(h; w), the equation that one 2 x 2 minor (w11, w12, w21, w22) of a member of S(1) imposes
-    on its h.
+    """Q(h; w) = 0: one 2 x 2 minor (w11, w12, w21, w22) of a member of S(1) imposes it on its h.
 
     The norm N of t11 t22 − t12 t21 over the two roots t of each t² + t = h w has degree 16 in h and
-    is divisible by h¹¹: Q = N/h¹¹. The division is done with symbols, since the coefficient of h¹¹
-    vanishes at some w, where a numeric N has a higher power of h: dividing by that would lose the
-    root h = 0. One t after the other: over the two roots of t² + t = h w the norm of p + q t is p²
-    − pq − q² h w.
+    is divisible by h¹¹: Q = N/h¹¹.
     Returns (coefficients of Q in h, degree 5 first; the symbols w).
     """
     import sympy as sp
@@ -66,10 +62,13 @@ def quintic() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     # zero, and lead with t²
     squares = [root**2 + root - h * value for root, value in zip(t, w, strict=True)]
     norm = t[0] * t[3] - t[1] * t[2]
+    # One t after the other: over the roots of t² + t = h w, p + q t has norm p² − pq − q² h w
     for root, value in zip(t, w, strict=True):
         q = norm.diff(root)  # the norm so far is linear in every t
         p = norm - q * root
         norm = (p**2 - p * q - q**2 * h * value).rem(squares)
+    # Divided by h¹¹ with symbols: at some w the coefficient of h¹¹ vanishes, and a numeric N,
+    # divided by its higher power of h, would lose the root h = 0
     N = sp.Poly(norm.as_expr(), h.as_expr())
     lowest = N.monoms()[-1][0]
     # Part of the proof: it rests on this shape
@@ -94,9 +93,7 @@ def _evaluator() -> Callable[..., list[Any]]:
 
 
 def quintics(E: Any) -> list[list[Fraction]]:
-    """The coefficients, degree 5 first, of Q_M(h; E) for the nine minors M of a 3 x 3 matrix:
-    exact.
-    """
+    """Exact coefficients, degree 5 first, of Q_M(h; E) for the nine minors M of a 3 x 3 matrix."""
     entries = [v for row in exact_matrix(E) for v in row]
     return [[Fraction(c) for c in _evaluator()(*(entries[k] for k in minor))] for minor in MINORS]
 
@@ -123,18 +120,17 @@ def resultants(E: Any) -> list[Fraction]:
 
 
 def _whole(form: list[Fraction]) -> tuple[list[int], int]:
-    """The coefficients times their common denominator, and that: integers have faster determinants
-    than fractions.
-    """
+    """The coefficients times their common denominator, and that denominator."""
+    # Integers have faster determinants than fractions
     common = math.lcm(*(c.denominator for c in form))
     return [int(c * common) for c in form], common
 
 
 @dataclass(frozen=True)
 class CommonRoots:
-    """The real h, infinity included, at which all nine quintics of a matrix vanish: a member of
-    S(1) has its own h there.
+    """The real h, infinity included, at which all nine quintics of a matrix vanish.
 
+    A member of S(1) has its own h there.
     zero, infinity: multiplicities; elsewhere: how many other real roots. None at all: not in the
     closure of S(1). Only zero and infinity: not in S(1), unless of rank one.
     """
@@ -154,9 +150,7 @@ class CommonRoots:
 
 
 def common_roots(E: Any) -> CommonRoots:
-    """Which h the nine quintics share: decided by their greatest common divisor, without
-    resultants.
-    """
+    """Which h the nine quintics share: by their greatest common divisor, without resultants."""
     import sympy as sp
 
     h = sp.Symbol("h")
@@ -176,9 +170,9 @@ def common_roots(E: Any) -> CommonRoots:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Is E, of rank <= 2, outside the closure of S(1)? `holds` says that every step of the proof
-    went through.
+    """Is E, of rank <= 2, outside the closure of S(1)?
 
+    `holds` says that every step of the proof went through.
     rank: of E, so σ₃(E) = 0 exactly when it is at most 2; resultants: 36, one nonzero suffices;
     identity: the formula satisfies t² + t = h ΔW; controls: all resultants vanish at members, at
     LoRA points and at limits of members.
@@ -225,8 +219,7 @@ class Certificate:
 
 
 def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Certificate:
-    """Prove that a 3 x 3 matrix of rank <= 2 is not in the closure of S(1), so that Theorem 1 fails
-    for it.
+    """Prove that a 3 x 3 matrix of rank <= 2 is not in the closure of S(1): Theorem 1 fails for it.
 
     E: of integers, Fractions or floats (taken as the dyadic numbers they are). formula: (B, A, h)
     -> ΔW, default `formulas.pera`; with any other formula the proof's premises are tested and found
@@ -244,9 +237,7 @@ def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Cert
 
 
 def checked(formula: Rule | None) -> Rule:
-    """The rule to examine, `formulas.pera` by default; whatever does not return ΔW (m, n) is one
-    PerakitError.
-    """
+    """The rule to examine, `formulas.pera` by default; PerakitError if it returns no ΔW (m, n)."""
     if formula is not None and not callable(formula):
         raise PerakitError(
             f"formula={formula!r} cannot be called: pass a rule like perakit.formulas.pera, or None"
@@ -258,9 +249,7 @@ def checked(formula: Rule | None) -> Rule:
 
 
 def satisfies_identity(rule: Rule) -> bool:
-    """Whether t = h u solves t² + t = h ΔW for this rule, in symbols: the premise of every argument
-    here.
-    """
+    """Whether t = h u solves t² + t = h ΔW, in symbols: the premise of every argument here."""
     import sympy as sp
 
     B, A, h = (np.array(sp.symbols(names), dtype=object) for names in ("b:3", "a:3", "h:1"))
@@ -339,9 +328,7 @@ class Limit:
 def limit(
     x: Sequence[Any] = (0, 3, 6), y: Sequence[Any] = (1, 2, 3), *, formula: Rule | None = None
 ) -> Limit:
-    """Expand ΔW along `limit_sequence` in ε, exactly, and ask whether the limit x1ᵀ + 1yᵀ (3 x 3)
-    is attained.
-    """
+    """Expand ΔW along `limit_sequence` in ε, exactly: is the limit x1ᵀ + 1yᵀ (3 x 3) attained?"""
     import sympy as sp
 
     eps = sp.Symbol("eps", positive=True)
@@ -382,9 +369,8 @@ class Dimensions:
 
     @property
     def theorem_fails(self) -> bool:
-        """Whether the count alone refutes Theorem 1, for almost every target of rank K; if not, it
-        says nothing.
-        """
+        """Whether the count alone refutes Theorem 1, for almost every target of rank K."""
+        # If it does not, the count says nothing
         return self.members < self.targets
 
     def __str__(self) -> str:
@@ -396,9 +382,9 @@ class Dimensions:
 
 
 def dimensions(m: int, n: int, rank: int) -> Dimensions:
-    """Count both sides: dim S(r) <= min(mn, r(m+n) + r(r−1)/2) against K(m+n−K), K capped at min(m,
-    n).
+    """Count both sides: the dimension of S(r) against that of the targets of rank <= K.
 
+    dim S(r) <= min(mn, r(m+n) + r(r−1)/2) against K(m+n−K), K capped at min(m, n).
     S(r) is a polynomial image of R^p, p = r(m+n) + r(r+1)/2; scaling b_i by d_i and a_i by 1/d_i
     moves the parameters and not ΔW, so generic fibres have dimension >= r and the image at most p −
     r. It is semialgebraic, and so is its closure, of the same dimension. {rank <= K} is
@@ -438,9 +424,9 @@ class Sandwich:
 
 
 def sandwich(E: Any, inner: int, outer: int) -> Sandwich:
-    """Bound the distance from E to any family S between {rank <= inner} and {rank <= outer}: PERA's
-    r and K.
+    """Bound the distance from E to any family S between {rank <= inner} and {rank <= outer}.
 
+    For PERA these are r and K.
     dist(E, rank <= K) <= dist(E, S(r)) <= dist(E, rank <= r) in every unitarily invariant norm, by
     the inclusions S_LoRA(r) ⊂ S(r) ⊂ {rank <= K}; the ends are tails of singular values
     (Eckart–Young–Mirsky): σ_{K+1} and σ_{r+1} in the spectral norm, their root sums of squares in

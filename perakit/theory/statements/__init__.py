@@ -1,6 +1,4 @@
-"""What is claimed, a chapter a file; importing this fills the registry `perakit.theory.claims`, in
-this order.
-"""
+"""What is claimed, a chapter a file; importing it fills `perakit.theory.claims` in this order."""
 
 from importlib import import_module
 

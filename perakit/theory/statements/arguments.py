@@ -1,6 +1,4 @@
-"""Pieces that arguments are made of: small exact examples to draw, symbolic differences,
-comparisons.
-"""
+"""Pieces of arguments: small exact examples to draw, symbolic differences, comparisons."""
 
 from __future__ import annotations
 
@@ -57,9 +55,7 @@ def symbolically(what: str) -> Finding:
 
 
 def beyond_lora(formula: Callable[..., Any]) -> Any:
-    """Where h = 0 does not give LoRA: the first difference in the shapes of SHAPES, 0 if there is
-    none.
-    """
+    """Where h = 0 does not give LoRA: the first difference in the shapes of SHAPES, or 0."""
     for m, n, rank in SHAPES:
         B, A, h = symbolic.symbols(m, n, rank).values()
         if (difference := symbolic.difference(formula(B, A, 0 * h), formulas.lora(B, A))) != 0:
@@ -68,9 +64,7 @@ def beyond_lora(formula: Callable[..., Any]) -> Any:
 
 
 def beyond_rank_K(formula: Callable[..., Any]) -> Any:
-    """Where the update is not the product of the factors (m, K) and (K, n) of `formulas.expand`; 0
-    if it is everywhere.
-    """
+    """Where ΔW is not the product of the factors (m, K) and (K, n) of `formulas.expand`, or 0."""
     for m, n, rank in SHAPES:
         B, A, h = symbolic.symbols(m, n, rank).values()
         B_hat, A_hat = formulas.expand(B, A, h)

@@ -129,14 +129,13 @@ def _dimension_degree_k(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _dimension_gap(formula: Any, seed: int, examples: int) -> Finding:
-    """The gap (K-r)(m+n) - K² - r(r-1)/2 grows with m + n >= 2K; there it is (K-1) r(r-1)/2, zero
-    at r = 1 only, where it is m + n - 4.
-    """
+    """The gap (K-r)(m+n) - K² - r(r-1)/2 is at least (K-1) r(r-1)/2, and m + n - 4 at r = 1."""
     import sympy
 
     r, s = sympy.symbols("r s", positive=True)
     K = r * (r + 3) / 2
     gap = (K - r) * s - K**2 - r * (r - 1) / 2
+    # It grows with m + n >= 2K: least there, and zero at r = 1 only
     least = sympy.expand(gap.subs(s, 2 * K) - (K - 1) * r * (r - 1) / 2)
     at_one = sympy.expand(gap.subs(r, 1) - (s - 4))
     # Dim <= P - r

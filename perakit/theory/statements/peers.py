@@ -47,10 +47,10 @@ def _whole(generator: np.random.Generator, *shape: int) -> np.ndarray:
     about=formulas.dora,
 )
 def _dora_rank(formula: Any, seed: int, examples: int) -> Finding:
-    """g is V's row lengths, as the rule measures them, times powers of two: so D^-1 (W0 + ΔW) is V,
-    in whole numbers.
-    """
+    """DoRA's update without the row scalings has rank at most r, exactly; with them, 5 at r = 1."""
 
+    # g is V's row lengths, as the rule measures them, times powers of two: so D^-1 (W0 + ΔW) is V,
+    # in whole numbers
     def magnitude(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scalings = 2.0 ** (1 + np.arange(len(V)) % 3)
         # a zero row has no length: any g
@@ -190,10 +190,10 @@ def _mora_repeats(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.delora,
 )
 def _delora_rank(formula: Any, seed: int, examples: int) -> Finding:
-    """Lengths are roots, so this is numerical: Ξ by least squares, and singular values above 1e-10
-    of the largest.
-    """
+    """DeLoRA's update has rank at most r, and attains it."""
 
+    # Lengths are roots, so this is numerical: Ξ by least squares, and singular values above 1e-10
+    # of the largest
     def factored(W0: np.ndarray, B: np.ndarray, A: np.ndarray) -> bool:
         delta = np.asarray(formula(W0, B, A, np.array([15.0])), dtype=float)
         if delta.shape != W0.shape:
@@ -218,9 +218,7 @@ def _delora_rank(formula: Any, seed: int, examples: int) -> Finding:
 
 
 def _decoupled_layers() -> st.SearchStrategy[dict[str, np.ndarray]]:
-    """{W0, B, A, lam, c, d} of whole numbers: a strength of either sign, positive factors c of B's
-    columns and d of A's rows.
-    """
+    """Whole W0, B, A, a strength lam of either sign, c > 0 for B's columns, d > 0 for A's rows."""
 
     def of(drawn: dict[str, Any]) -> dict[str, np.ndarray]:
         m, n, rank, generator = (
@@ -283,10 +281,9 @@ def _delora_bounded(formula: Any, seed: int, examples: int) -> Finding:
 
 
 def _equal_diagonal(sigma: np.ndarray) -> np.ndarray:
-    """An orthogonal Q (r, r) with every entry on the diagonal of Qᵀ diag(sigma) Q the same: r - 1
-    Givens rotations (Schur-Horn).
-    """
+    """An orthogonal Q (r, r) with all entries on the diagonal of Qᵀ diag(sigma) Q the same."""
     S, Q, mean = np.diag(sigma), np.eye(len(sigma)), sigma.mean()
+    # Schur-Horn: r - 1 Givens rotations
     for _ in range(len(sigma) - 1):
         i, j = int(S.diagonal().argmin()), int(S.diagonal().argmax())
         low, high, c = mean - S[i, i], S[j, j] - mean, S[i, j]

@@ -246,9 +246,7 @@ def _square_terms_matter_most(formula: Any, seed: int, examples: int) -> Finding
     about=formulas.pera,
 )
 def _gain_is_high_order(formula: Any, seed: int, examples: int) -> Finding:
-    """What can be said without training: the share is a number that any run can report, and it
-    scales with feature_scale.
-    """
+    """Without training: the share is a number any run can report; it scales with feature_scale."""
     generator = np.random.default_rng(seed)
     B, A, h = (generator.normal(size=size) for size in ((6, 2), (2, 5), (3,)))
     share = float(order_share((B, A, h)))

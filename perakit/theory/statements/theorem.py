@@ -73,13 +73,13 @@ def _theorem_1(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _theorem_1_generically(formula: Any, seed: int, examples: int) -> Finding:
-    """The closure of a semialgebraic set has its dimension, and a closed set of lower dimension
-    misses almost all of {rank <= K}.
-    """
+    """The closure of S(r) has too low a dimension: it misses almost all of {rank <= K}."""
     # Dim <= P - r
     invariant = derived(
         (symbolic.gauge(m, n, rank, formula=formula) for m, n, rank in ((3, 4, 1), (4, 5, 2))), ""
     )
+    # The closure of a semialgebraic set has its dimension, and a closed set of lower dimension
+    # misses almost all of {rank <= K}
     counts = [theorem1.dimensions(m, n, rank) for m, n, rank in ((3, 3, 1), (6, 5, 2), (9, 10, 3))]
     if not invariant.holds or not all(count.theorem_fails for count in counts):
         return replace(invariant, holds=False)
