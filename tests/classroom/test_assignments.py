@@ -129,7 +129,14 @@ def test_each_has_a_rubric_notes_and_hints(id):
     assert not any("instructor" in cell.tags for cell in task.solution())
 
 
-@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize(
+    "id",
+    [
+        # Its experiment trains models
+        pytest.param(id, marks=pytest.mark.thorough if id == "comparison" else [])
+        for id in IDS
+    ],
+)
 def test_the_reference_runs_from_top_to_bottom_experiments_too(id, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = [

@@ -14,7 +14,7 @@ MEANS = (
     "means = {rate: np.mean(scores) for rate, scores in found.items() if np.isfinite(scores).all()}"
 )
 TESTS = (
-    '{row["seed"]: row["test"] for row in rows if row["method"] == method and row["rate"] == best}'
+    'row["seed"]: row["test"] for row in rows if row["method"] == method and row["rate"] == best'
 )
 D = "d = np.array([method[seed] - baseline[seed] for seed in method])"
 STUDENT = "stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))"
