@@ -264,7 +264,11 @@ def test_a_broken_method_is_refused_by_the_law_that_it_breaks(cls, law, message)
         testing.assert_adapter_laws(cls(rank=2), compiled=False)
 
 
-@pytest.mark.parametrize("cls", RIGHT, ids=lambda cls: cls.name)
+@pytest.mark.parametrize(
+    "cls",
+    [*RIGHT[:2], *(pytest.param(cls, marks=pytest.mark.thorough) for cls in RIGHT[2:])],
+    ids=lambda cls: cls.name,
+)
 def test_a_correct_method_under_a_name_that_no_law_knows_passes(cls):
     testing.assert_adapter_laws(
         cls(rank=2), testing.rows_dora if cls is OwnDoRA else None, compiled=False

@@ -141,7 +141,11 @@ def test_law_12_tied(name, kind, dtype, data):
 
 @every_method
 @every_kind
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.thorough)],
+    ids=["float32", "bfloat16"],
+)
 @settings(max_examples=2)  # a compilation takes a quarter of a second
 @given(data=st.data())
 def test_law_12_compile(name, kind, dtype, data):

@@ -37,6 +37,7 @@ def test_the_output_can_be_changed_in_place(method, shape, strided):
     assert all(map(torch.equal, mine, theirs))
 
 
+@pytest.mark.thorough
 @every_method
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_compiled_once_for_all_lengths(method):
