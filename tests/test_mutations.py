@@ -422,8 +422,8 @@ def linear_update(self, x, W0):
     return self.method.scale * (x @ self.U.T @ self.P.T)
 
 
-def twice_in_a_sum(x, W0, bias, adapter, frozen):
-    return (2 if W0 is None else 1) * planned(x, W0, bias, adapter, frozen)
+def twice_in_a_sum(x, W0, *rest):
+    return (2 if W0 is None else 1) * planned(x, W0, *rest)
 
 
 def twice(self, x, W0):

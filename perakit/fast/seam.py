@@ -26,7 +26,10 @@ Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W
 # tensors, which come first. A method whose adapter names the rule goes this way by itself.
 RULES: dict[Any, tuple[Callable[..., Source], int]] = {formulas.expand: (Expanded, 3)}
 
-PLAIN = (Adapter.forward, Additive.forward)  # an adapter with a forward of its own means it
+# The methods that a class has as long as nobody gives it others: an adapter with a forward, or with
+# factors, of its own means it.
+PLAIN = (Adapter.forward, Additive.forward)
+BY_RULE, OF_LORA = Additive.factors, LoRAAdapter.factors
 
 
 def forward(
@@ -102,9 +105,9 @@ def _source(adapter: Adapter, W0: Tensor) -> tuple[Source | Dense, tuple[Tensor,
     """Where the adapter's ΔW on W0 (m, n) comes from, and the tensors that it is made of."""
     if isinstance(adapter, Additive):
         kind, scale = type(adapter), adapter.method.scale
-        if kind.factors is LoRAAdapter.factors:  # the parameters themselves, no copy of them
+        if kind.factors is OF_LORA:  # the parameters themselves, no copy of them
             return Given(scale), (adapter.B, adapter.A)
-        if kind.factors is Additive.factors and kind.rule in RULES:
+        if kind.factors is BY_RULE and kind.rule in RULES:
             source, count = RULES[kind.rule]
             arguments = adapter.arguments()
             return source(scale, *arguments[count:]), arguments[:count]

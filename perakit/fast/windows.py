@@ -141,7 +141,7 @@ def features(B: Tensor, A: Tensor, terms: str) -> tuple[Tensor, Tensor]:
     twice, _, once, products = room.split_with_sizes((2 * r, r, r, made * r))
     torch.cat((B.T, A), 1, out=once)
     twice.view(2, r, width).copy_(once)
-    windows = _windows(twice, r)[start : start + made]
+    windows = _windows(room, start, r, made)
     torch.mul(once, windows, out=products.view(made, r, width))
     return room, room[3 * r : 3 * r + count(r, terms)]
 
@@ -157,8 +157,8 @@ def gradients(room: Tensor, r: int, m: int, terms: str) -> tuple[Tensor, Tensor]
     # once: the rows. lower, upper: the gradients by their two copies; of_distance: by the products.
     once, _, lower, upper, *of_distance = room.view(-1, r, width).unbind()
     lower.zero_()
-    windows = _windows(room[: 2 * r], r).unbind()
-    to_windows = _windows(room[2 * r : 4 * r], r).unbind()
+    windows = _windows(room, 0, r, stop + 1).unbind()
+    to_windows = _windows(room, 2 * r, r, stop).unbind()
     for d, of_d in zip(range(start, stop), of_distance, strict=False):
         # A square has the same row on either side, so it counts twice.
         lower.addcmul_(of_d, windows[d], value=1 if d else 2)
@@ -171,6 +171,7 @@ def gradients(room: Tensor, r: int, m: int, terms: str) -> tuple[Tensor, Tensor]
     return to_B.T, to_A
 
 
-def _windows(twice: Tensor, r: int) -> Tensor:
-    """(r + 1, r, w): for each d = 0 ... r the r rows of `twice` (2r, w) from d on, not copied."""
-    return twice.unfold(0, r, 1).transpose(1, 2)
+def _windows(room: Tensor, first: int, r: int, count: int) -> Tensor:
+    """(count, r, w): for each d < count the r rows of `room` from first + d on, not copied."""
+    width = room.shape[1]
+    return room.as_strided((count, r, width), (width, width, 1), first * width)

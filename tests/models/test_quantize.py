@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from perakit.adapters.forward import adapted_linear
 from scipy.stats import norm
 from torch import nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D as HFConv1D
 
+import perakit as pk
+from perakit import fast
 from perakit.errors import PerakitError
 from perakit.models import nf4
 from perakit.models.layers import DTYPES
@@ -419,25 +420,31 @@ def test_the_dense_weight_is_not_kept_for_the_backward_pass():
     assert sizes
     assert max(sizes) <= 512
 
+    adapter = with_factors(torch.ones(61, 2), torch.ones(2, 47))
+
     def adapted(x):
-        factors = (torch.ones(61, 2, requires_grad=True), torch.ones(2, 47, requires_grad=True))
-        return adapted_linear(
-            x, quantised.dequantize(), quantised.bias, factors, linear=quantised.linear
-        )
+        W0 = quantised.dequantize()
+        return fast.forward(x, W0, quantised.bias, quantised.linear, [adapter])
 
     assert max(kept(adapted, inputs(47, 3).requires_grad_())) <= 512
+
+
+def with_factors(B, A):
+    """A LoRA adapter of these factors, scale 1."""
+    adapter = pk.LoRA.adapter(pk.LoRA(rank=A.shape[0]), B @ A)
+    with torch.no_grad():
+        adapter.B.copy_(B)
+        adapter.A.copy_(A)
+    return adapter
 
 
 def test_an_adapter_on_top_has_the_gradients_of_the_dense_formula():
     quantised = NF4Layer.of(make("Conv1D", 13, 17), NF4()).double()
     x = inputs(17, 3, dtype=torch.float64).requires_grad_()
-    B, A = (
-        weight(13, 2, 1, torch.float64).requires_grad_(),
-        weight(2, 17, 2, torch.float64).requires_grad_(),
-    )
-    actual = adapted_linear(
-        x, quantised.dequantize(), quantised.bias, (B, A), linear=quantised.linear
-    )
+    adapter = with_factors(weight(13, 2, 1, torch.float64), weight(2, 17, 2, torch.float64))
+    B, A = adapter.B, adapter.A
+    W0 = quantised.dequantize()
+    actual = fast.forward(x, W0, quantised.bias, quantised.linear, [adapter])
     expected = F.linear(x, quantised.dequantize() + B @ A, quantised.bias)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     for a, e in zip(
