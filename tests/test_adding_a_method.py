@@ -42,12 +42,8 @@ assert pk.theory.measured_dimension(9, 7, AdaLoRA(rank=2)) == 2 * (9 + 7 - 2)
 """
 
 
-# The laws of one layer kind in every dtype; those of all kinds, 300 more, in `make test-rest`
-@pytest.mark.parametrize(
-    "kinds",
-    [pytest.param("Linear", id="one-kind"), pytest.param("", id="all", marks=pytest.mark.thorough)],
-)
-def test_the_two_blocks_of_the_page_make_a_method(kinds, tmp_path):
+@pytest.mark.thorough  # every law on every kind and dtype, in a process of its own
+def test_the_two_blocks_of_the_page_make_a_method(tmp_path):
     page = (ROOT / "docs/adding-a-method.md").read_text()
     function, file = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     shutil.copytree(
@@ -69,7 +65,7 @@ def test_the_two_blocks_of_the_page_make_a_method(kinds, tmp_path):
         "--import-mode=importlib",
         "tests/adapters/test_laws.py",
         "-k",
-        f"adalora and {kinds}" if kinds else "adalora",
+        "adalora",
     ]
     for command in (
         laws,

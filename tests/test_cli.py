@@ -175,6 +175,7 @@ def test_python_m_perakit_is_the_command():
     assert done.stdout == f"perakit {pk.__version__}\n"
 
 
+@pytest.mark.thorough  # and `make demo` is run by .ci/run
 def test_demo_compares_lora_pera_and_matched_lora(tmp_path, capsys, monkeypatch):
     # 12 steps as in a shell, of little text each: `.ci/run` begins with the demo as it is
     monkeypatch.setattr(cli, "Recipe", partial(Recipe, batch=4, context=64))

@@ -81,7 +81,18 @@ def test_the_pages_that_print_are_executed():
     assert {"theorem-1.md", "theory.md"} <= {page.name for page in EXECUTED}
 
 
-@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
+# These take 5 to 10 seconds each
+SLOW = {"theory.md", "ecosystem.md", "export.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.thorough if page.name in SLOW else [])
+        for page in EXECUTED
+    ],
+    ids=lambda page: page.name,
+)
 def test_each_block_prints_what_the_page_says(page, run):
     text = page.read_text()
     pairs = PAIR.findall(text)

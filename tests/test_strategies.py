@@ -259,6 +259,7 @@ def test_shapes_reach(case):
     reached(strategies.shapes(), lambda drawn: SHAPE_CASES[case](*drawn))
 
 
+@pytest.mark.thorough  # some thousand draws
 def test_ends_are_reached_and_not_passed():
     reached(strategies.seeds(), lambda seed: seed == 2**16 - 1)
     never_reached(strategies.seeds(), lambda seed: not 0 <= seed < 2**16)

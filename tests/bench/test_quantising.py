@@ -55,6 +55,7 @@ def test_the_costs_are_within_the_targets():
     assert dense["peak"] - four["peak"] > 0.9 * saved, "what the base saves, training saves"
 
 
+@pytest.mark.thorough  # a run of the whole measurement
 def test_measuring_runs(monkeypatch, tmp_path, capsys):
     """Each task on a small shape, in this process, and the page that comes of it."""
     monkeypatch.setattr(

@@ -43,6 +43,7 @@ def leaves(value):
         yield value
 
 
+@pytest.mark.thorough  # each figure is drawn
 def test_every_figure_is_a_picture_of_moderate_size(drawn):
     from matplotlib.image import imread
 

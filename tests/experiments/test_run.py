@@ -97,6 +97,7 @@ def test_components_small(tmp_path, capsys):
     assert capsys.readouterr().out == first.out
 
 
+@pytest.mark.thorough
 def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path, whole, capsys):
     folder = tmp_path / "killed"
     path = folder / "function.jsonl"

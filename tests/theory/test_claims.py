@@ -373,7 +373,7 @@ def test_every_claim_has_a_wrong_rule():
 
 @pytest.mark.parametrize("id", claims)
 def test_every_verdict_stands(id):
-    evidence = claims[id].check(seed=1, examples=30)
+    evidence = claims[id].check(seed=1, examples=10)  # the command's own number is thorough
     assert evidence.holds, evidence
     assert evidence.verdict == claims[id].verdict
     assert (claims[id].verdict == "verified") <= (evidence.finding.examples > 0)
