@@ -20,6 +20,7 @@ from perakit.theory import numerical_rank, spectrum
 from perakit.theory.families import pera
 
 
+# Ten seconds: what asks for it is thorough
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """(folder, paths, numbers) of a small gallery, drawn where a missing glyph or an overflow would
@@ -43,7 +44,7 @@ def leaves(value):
         yield value
 
 
-@pytest.mark.thorough  # each figure is drawn
+@pytest.mark.thorough
 def test_every_figure_is_a_picture_of_moderate_size(drawn):
     from matplotlib.image import imread
 
@@ -63,6 +64,7 @@ def test_every_figure_is_a_picture_of_moderate_size(drawn):
         assert 5_000 < path.stat().st_size < 100_000
 
 
+@pytest.mark.thorough
 def test_the_numbers_are_finite_and_say_what_they_were_made_from(drawn):
     _, _, numbers = drawn
     assert all(math.isfinite(value) for value in leaves(numbers) if isinstance(value, float))
@@ -82,6 +84,7 @@ def test_the_numbers_are_finite_and_say_what_they_were_made_from(drawn):
     )
 
 
+@pytest.mark.thorough
 def test_dimensions_agree_with_the_closed_form(drawn):
     figure = drawn[2]["figures"]["dimensions"]
     (m, n), r = figure["shape"], np.array(figure["ranks"])
@@ -90,6 +93,7 @@ def test_dimensions_agree_with_the_closed_form(drawn):
     assert figure["measured"]["PERA"] == np.minimum(m * n, r * (m + n) + r * (r - 1) // 2).tolist()
 
 
+@pytest.mark.thorough
 def test_spectra_drop_at_the_rank_bound_of_each_family(drawn):
     figure = drawn[2]["figures"]["spectra"]
     bounds = {"LoRA": 2, "PERA, cross terms only": 3, "PERA, squares only": 4, "PERA": 5}
@@ -106,6 +110,7 @@ def test_spectra_drop_at_the_rank_bound_of_each_family(drawn):
     )
 
 
+@pytest.mark.thorough
 def test_the_sandwich_is_that_of_the_target(drawn):
     figure = drawn[2]["figures"]["sandwich"]
     E = np.random.default_rng((3, 1)).normal(size=figure["shape"])
@@ -118,6 +123,7 @@ def test_the_sandwich_is_that_of_the_target(drawn):
         )
 
 
+@pytest.mark.thorough
 def test_errors_of_targets_are_recomputed_and_respect_inclusions(drawn):
     figures = drawn[2]["figures"]
     assert figures["targets-by-rank"] == figures["targets-by-parameters"]
@@ -160,6 +166,7 @@ def test_a_better_error_comes_from_any_set_inside(monkeypatch):
     assert [point["search"] for point in lines["PERA"]] == [0.4, 0.2]
 
 
+@pytest.mark.thorough
 def test_the_real_update_is_of_full_rank_and_its_blocks_are_bounded(drawn):
     figure = drawn[2]["figures"]["real-update"]
     assert figure["shape"] == [192, 192]
@@ -177,6 +184,7 @@ def test_the_real_update_is_of_full_rank_and_its_blocks_are_bounded(drawn):
     )
 
 
+@pytest.mark.thorough
 def test_interaction_is_zero_for_one_linear_layer_and_not_in_the_model(drawn):
     figure = drawn[2]["figures"]["interaction"]
     single, *models = (np.array(matrix) for matrix in figure["strength"].values())

@@ -62,6 +62,7 @@ def test_nf4_is_nearer_than_equal_steps():
     assert errors["16 equal steps"] == pytest.approx(0.101, abs=5e-4)
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path, capsys):
     assert peers.main([str(tmp_path)]) == 0
     names = {Path(line).name for line in capsys.readouterr().out.split()}

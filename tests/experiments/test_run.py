@@ -121,6 +121,7 @@ def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path, whole, c
     assert again.out.replace(str(folder), str(whole[0])) == whole[1]
 
 
+@pytest.mark.thorough
 def test_an_interrupted_experiment_says_so_in_one_line_and_leaves_no_process(tmp_path):
     # Whoever runs the tests in the background ignores the signal, and what he starts would as well.
     heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -181,6 +182,7 @@ def test_nothing_to_resume(tmp_path):
         EXPERIMENTS["function"].run(SMALL, tmp_path, resume=True)
 
 
+@pytest.mark.thorough
 def test_more_seeds_keep_what_is_there_and_fewer_drop_nothing(tmp_path, whole, capsys):
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     EXPERIMENTS["function"].run(Options(seeds=3, small=True), tmp_path)

@@ -514,6 +514,7 @@ def torchrun(results, *arguments):
     )
 
 
+@pytest.mark.thorough
 def test_torchrun(results, tmp_path):
     done = torchrun(results, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
@@ -522,6 +523,7 @@ def test_torchrun(results, tmp_path):
     close_reports(tmp_path / "out", results / "finetune/out")
 
 
+@pytest.mark.thorough
 def test_torchrun_fails_with_one_sentence_and_no_delay(results, tmp_path):
     done = torchrun(results, "--out", str(tmp_path / "out"), "--batch", "3")
     assert done.returncode != 0
