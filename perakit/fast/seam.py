@@ -46,9 +46,10 @@ def forward(
     if _watched(x):
         return None
     for adapter in adapters:
-        hooks = adapter._forward_hooks or adapter._forward_pre_hooks
-        if type(adapter).forward not in PLAIN or hooks or adapter._backward_hooks:
-            return None  # whoever watches the adapter wants it called
+        before = adapter._forward_pre_hooks or adapter._backward_pre_hooks
+        hooked = before or adapter._forward_hooks or adapter._backward_hooks
+        if type(adapter).forward not in PLAIN or hooked:
+            return None  # a forward of its own is meant, and a hook waits for the call
     first, *rest = adapters
     # Of strided rows, or of one alone, torch rounds otherwise than of flat ones: there the base
     # multiplies x as it came.

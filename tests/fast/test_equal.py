@@ -397,3 +397,24 @@ def test_the_last_word_is_dropouts_too(answers):
             seen = F.dropout(x, 0.5, training=model_is)
         right = model[0].base(x) + seen @ model[0].delta.T
         torch.testing.assert_close(found, right.detach(), rtol=1e-5, atol=1e-5)
+
+
+HOOKS = {
+    "forward": lambda adapter, hook: adapter.register_forward_hook(hook),
+    "forward_pre": lambda adapter, hook: adapter.register_forward_pre_hook(hook),
+    "full_backward": lambda adapter, hook: adapter.register_full_backward_hook(hook),
+    "full_backward_pre": lambda adapter, hook: adapter.register_full_backward_pre_hook(hook),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_a_hook_on_an_adapter_is_called(kind):
+    model, calls = torch.nn.Sequential(torch.nn.Linear(5, 3)), []
+    pk.attach(model, pk.PERA(rank=2), ["0"])
+    handle = HOOKS[kind](pk.adapters(model)["0"], lambda *_: calls.append(kind))
+    x = torch.ones(2, 5, requires_grad=True)
+    model(x).sum().backward()
+    assert calls == [kind]
+    handle.remove()
+    model(x).sum().backward()
+    assert calls == [kind]
