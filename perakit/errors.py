@@ -1,11 +1,33 @@
-"""The one error that perakit raises on purpose."""
+"""The one error that perakit raises on purpose, and text that is safe to show."""
+
+LONGEST = 600  # characters of a message
 
 
 class PerakitError(Exception):
     """Something a user can cause and mend.
 
-    Says what is wrong, with the offending value, and what to do.
+    Says what is wrong, with the offending value, and what to do. Its text is safe to print, and has
+    at most 600 characters: of a longer one the middle is left out.
     """
+
+    def __init__(self, message: object = "") -> None:
+        text = printable(str(message))
+        if len(text) > LONGEST:
+            left_out, end = " [...] ", LONGEST // 3  # the end has the remedy
+            text = text[: LONGEST - end - len(left_out)] + left_out + text[-end:]
+        super().__init__(text)
+
+
+def printable(text: str) -> str:
+    r"""`text` with every character that is no letter, sign or line break as its escape, like \x1b.
+
+    So a name from a file can neither move the cursor of a terminal nor be impossible to write.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def short(value: object) -> str:

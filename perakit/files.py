@@ -54,6 +54,27 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
+def read_plain(path: Path, limit: int, remedy: str) -> bytes:
+    """The bytes of a plain file of at most `limit` bytes: the one door through which files come in.
+
+    remedy: ends every message, and says which file would do. Raises PerakitError where there is
+    none, it cannot be read, it is larger, or it is a device, a pipe or a socket.
+    """
+    try:
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise PerakitError(
+                    f"{str(path)!r} is larger than the {limit:,} bytes that it can need ({size:,}):"
+                    f" {remedy}"
+                )
+            return file.read(size)  # and no more: some files of the system say 0 and have no end
+    except OSError as error:
+        raise PerakitError(
+            f"cannot read {str(path)!r}: {error.strerror or error}; {remedy}"
+        ) from error
+
+
 def open_plain(path: Path) -> BinaryIO:
     """Open a plain file to read it, by its name or through links.
 
@@ -71,8 +92,5 @@ def open_plain(path: Path) -> BinaryIO:
         raise OSError(errno.EINVAL, str(error)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise PerakitError(
-            f"{str(path)!r} is a device or a pipe, not a plain file: pass the folder of a saved"
-            " adapter"
-        )
+        raise PerakitError(f"{str(path)!r} is a device or a pipe, not a plain file: pass a file")
     return file

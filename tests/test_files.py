@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perakit import PerakitError
-from perakit.files import as_folder, open_plain, write_atomically
+from perakit.files import as_folder, open_plain, read_plain, write_atomically
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -116,3 +116,22 @@ def test_paths(tmp_path):
     with pytest.raises(PerakitError, match=r"not 'x{20,79}$") as caught:
         as_folder(type("Long", (), {"__repr__": lambda self: "'" + 1000 * "x"})())
     assert len(str(caught.value)) < 150
+
+
+def test_a_plain_file_is_read_up_to_its_limit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_plain(path, 5, "pass another") == b"12345"
+    with pytest.raises(PerakitError, match=r"larger than the 4 bytes .* \(5\): pass another"):
+        read_plain(path, 4, "pass another")
+    with pytest.raises(PerakitError, match=r"cannot read .*: No such file .*; pass another"):
+        read_plain(tmp_path / "none", 4, "pass another")
+    for name in ("a\0b", 300 * "a"):
+        with pytest.raises(PerakitError, match=r"cannot read .*; pass another"):
+            read_plain(tmp_path / name, 4, "pass another")
+    os.mkfifo(tmp_path / "pipe")
+    for odd in (tmp_path / "pipe", Path(os.devnull), Path("/dev/zero")):
+        with pytest.raises(PerakitError, match="a device or a pipe"):
+            read_plain(odd, 4, "pass another")
+    with pytest.raises(PerakitError, match=r"cannot read .*: Is a directory; pass another"):
+        read_plain(tmp_path, 4, "pass another")

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +25,7 @@ from perakit.models.export import CONFIG_NAME, PREFIX, SERVED, TENSORS_NAME, cov
 from perakit.models.layers import kind_of
 from perakit.models.patterns import compile_all
 from perakit.models.storage import check_width
+from perakit.models.tensors import FLOATS, read_header
 
 # Settings that are read here, and settings that say nothing about the function: any other one that
 # is set is refused.
@@ -42,7 +42,6 @@ HARMLESS = {
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 # perakit's name -> PEFT's
 KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # bytes a number
 JSON_LIMIT = 2**20  # bytes; parsed, hostile JSON takes 40 times its size
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor, besides its name
 METADATA_ALLOWANCE = 2**16  # bytes
@@ -346,12 +345,18 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
     damaged = (
         f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
     )
+    allowance = METADATA_ALLOWANCE + sum(
+        HEADER_ALLOWANCE + len(name.encode("utf-8", "replace")) for name in expected
+    )
     try:
         with open_plain(path) as file:
-            length = os.fstat(file.fileno()).st_size
-            head = _read_header(file, length, expected, damaged)
+            header = read_header(file, allowance, damaged)
+            _check_names(header.shapes, expected)
+            odd = [name for name, kind in header.types.items() if kind not in FLOATS]
+            if odd:
+                raise PerakitError(f"{damaged} ({odd[0]!r} is {header.types[odd[0]]})")
             file.seek(0)
-            data = file.read(length)
+            data = file.read()
     except FileNotFoundError as error:
         pickled = (
             "; its adapter_model.bin is a pickle, which can run code"
@@ -370,38 +375,9 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
         tensors = from_safetensors(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PerakitError(f"{damaged} ({error})") from error
-    if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != head:
+    if {key: tuple(tensor.shape) for key, tensor in tensors.items()} != header.shapes:
         raise PerakitError(damaged)
     return tensors
-
-
-def _read_header(
-    file: BinaryIO, length: int, expected: Mapping[str, tuple[int, ...]], damaged: str
-) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, from the header of a file of `length` bytes.
-
-    Refused before anything large is read.
-    """
-    size = int.from_bytes(file.read(8), "little")
-    limit = METADATA_ALLOWANCE + sum(
-        HEADER_ALLOWANCE + len(name.encode("utf-8", "replace")) for name in expected
-    )
-    if size > min(limit, length - 8):
-        raise PerakitError(f"{damaged} (its header claims {size:,} bytes)")
-    try:
-        header = json.loads(file.read(size))
-        header.pop("__metadata__", None)
-        shapes = {
-            name: (tuple(entry["shape"]), STORED[entry["dtype"]]) for name, entry in header.items()
-        }
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise PerakitError(f"{damaged} ({type(error).__name__} in its header)") from error
-    found = {name: shape for name, (shape, _) in shapes.items()}
-    _check_names(found, expected)
-    total = sum(width * math.prod(expected[name]) for name, (_, width) in shapes.items())
-    if length != 8 + size + total:
-        raise PerakitError(f"{damaged} ({length:,} bytes, its tensors need {8 + size + total:,})")
-    return found
 
 
 def _check_names(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from perakit.adapters import Method
 from perakit.errors import PerakitError, listed, short
-from perakit.files import as_folder, open_plain, write_atomically
+from perakit.files import as_folder, read_plain, write_atomically
 from perakit.models.adapted import (
     AdaptedLayer,
     adapted_layers,
@@ -51,6 +50,7 @@ LEFTOVER = re.compile(
 # bytes, for 10,000 adapted layers; parsed, hostile JSON takes 40 times its size
 JSON_LIMIT = 4 * 2**20
 UNASKED = 2**26  # bytes of adapter that a bare model of any size takes on a file's word
+SAVED = "is this a folder that pk.save wrote?"
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor
 
 
@@ -188,30 +188,13 @@ def _options(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in ("kind", "shape", "quantize")}
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """The bytes of a file of at most `limit` bytes."""
-    try:
-        with open_plain(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > limit:
-                raise PerakitError(
-                    f"{str(path)!r} is larger than the {limit:,} bytes that its adapter needs: it"
-                    " was not written by pk.save"
-                )
-            return file.read(size)  # and no more: some files of the system say 0 and have no end
-    except OSError as error:
-        raise PerakitError(
-            f"cannot read {str(path)!r}: {error.strerror}; is this a folder that pk.save wrote?"
-        ) from error
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     """The parsed adapter.json, of this format, unaltered, with every field in place."""
     damaged = (
         f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
     )
     try:
-        config = json.loads(_read(path, JSON_LIMIT))
+        config = json.loads(read_plain(path, JSON_LIMIT, SAVED))
         checksum = config.pop("checksum", None) if isinstance(config, dict) else None
         unaltered = checksum == _checksum(config)
     except (ValueError, RecursionError) as error:
@@ -347,7 +330,7 @@ def _read_tensors(
         len(expected) + 1
     )
     limit += sum(map(len, expected))
-    data = _read(path, limit)
+    data = read_plain(path, limit, SAVED)
     damaged = (
         f"{str(path)!r} is cut short or altered: copy the adapter again from where it was saved"
     )

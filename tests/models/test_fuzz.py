@@ -52,13 +52,13 @@ def test_spoiled_folders_load_or_are_refused(short_run):
     assert int(counts[2]) >= 150
     # the fuzz comes to the files, the JSON, the model, the options and the tensors, in both formats
     for function in (
-        "_read",
+        "read_plain",
         "_read_config",
         "_check_layers",
         "check_count",
         "_read_tensors",
         "_check_names",
-        "_read_header",
+        "read_header",
     ):
         assert f": refused in {function}\n" in short_run.stdout, function
 

@@ -623,7 +623,7 @@ def test_a_device_or_a_pipe_is_no_adapter(folder, which, kind):
         bare(),
         folder,
         path.name,
-        DAMAGED if kind.startswith("/proc") else "not a plain file: pass the folder",
+        DAMAGED if kind.startswith("/proc") else "not a plain file: pass a file",
     )
     assert time.perf_counter() - start < 1
 
