@@ -149,8 +149,10 @@ class Adapter(nn.Module):
     def __init__(self, method: Any, W0: Tensor) -> None:
         super().__init__()
         self.method = method
+        # Of the parameters at first; moved to another they keep the numbers that they had in it
+        self.precision = at_least_float32(W0.dtype)
         for name, shape in method.shapes(*W0.shape).items():
-            start = torch.zeros(shape, dtype=at_least_float32(W0.dtype), device=W0.device)
+            start = torch.zeros(shape, dtype=self.precision, device=W0.device)
             self.register_parameter(name, nn.Parameter(start))
 
     def reset(self, W0: Tensor) -> None:
@@ -184,12 +186,12 @@ class Adapter(nn.Module):
         return repr(self.method)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
-        """`model.half()` and `.to(bfloat16)` move an adapter but leave it in float32."""
+        """`model.half()` and `.to(bfloat16)` move an adapter, but to float32 at least."""
 
         def keep(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             low = moved.is_floating_point() and moved.dtype.itemsize < 4
-            return tensor.to(moved.device) if low else moved
+            return tensor.to(moved.device, torch.float32) if low else moved
 
         super()._apply(keep, recurse)
         return self

@@ -17,17 +17,12 @@ class DoRAAdapter(Adapter):
     B: nn.Parameter
     magnitude: nn.Parameter
 
-    def __init__(self, method: DoRA, W0: Tensor) -> None:
-        super().__init__(method, W0)
-        # Row lengths are rounded to the magnitude's first dtype ever after, so that ΔW is zero at
-        # the start also where the layer was moved to float64, or widened for merging.
-        self.precision = self.magnitude.dtype
-
     def length(self, W0: Tensor) -> Tensor:
         """Row lengths (m,) of V = W0 + s B A, held constant in the backward pass (section 4.3)."""
         V = W0.detach() + self.method.scale * (self.B.detach() @ self.A.detach())
         # Contiguous: one order of summing, however W0 is stored. At the start the magnitude has
-        # these very bits, and their ratio is 1.
+        # these very bits, and their ratio is 1; rounded to the precision that the magnitude began
+        # in, so also where the layer was moved to float64, or widened for merging.
         wide = formulas.row_norm(V.double().contiguous())
         return wide.to(self.precision).to(V.dtype)
 

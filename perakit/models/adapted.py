@@ -14,43 +14,30 @@ from torch import Tensor, nn
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.models.layers import LayerKind
+from perakit.models.shown import shown
+from perakit.models.wrapped import Wrapped
 
 # Without the folder every layer goes the plain way. Looked for, not tried: an error inside is one.
 fast = import_module("perakit.fast") if find_spec("perakit.fast") else None
 
 
-class AdaptedLayer(nn.Module):
+class AdaptedLayer(Wrapped):
     """Stands where `base` stood: W0 x + b + ΔW x, with ΔW summed over the active adapters.
 
-    base: the original layer, whose W0 is never written; kind: how base stores W0; adapters: by
-    name, any number;
-    wanted: the names that are to be in effect in the model, in the order of their sum; active:
-    those that this layer has.
-    enabled: False answers with base alone; merged: W0 + ΔW once merged, else None, kept out of the
-    state dict.
+    base: the original layer, whose W0 is never written; kind: how base stores W0; merged: W0 + ΔW
+    once merged, else None. It is no buffer: what averages or copies models pairs their buffers.
     """
 
-    merged: Tensor | None
-
     def __init__(self, base: nn.Module, kind: type[LayerKind]) -> None:
-        super().__init__()
-        self.base, self.kind = base, kind
-        self.adapters = nn.ModuleDict()
-        self.wanted: tuple[str, ...] = ()
-        self.enabled = True
-        self.register_buffer("merged", None, persistent=False)
+        super().__init__(base)
+        self.kind = kind
+        self.merged: Tensor | None = None
         self.register_load_state_dict_post_hook(_merge_again)
-        self.train(base.training)
 
     @property
     def W0(self) -> Tensor:
         """The frozen weight (m, n); of a 4-bit base what its codes stand for."""
         return self.kind.weight(self.base)
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """Names of adapters in effect, in the order of their sum; none: the base alone answers."""
-        return tuple(name for name in self.wanted if name in self.adapters)
 
     @property
     def adapter(self) -> Adapter:
@@ -64,28 +51,16 @@ class AdaptedLayer(nn.Module):
         """The adapters in effect, in the order of their sum."""
         return [self.adapters[name] for name in self.active]  # type: ignore[misc]
 
-    def activate(self, names: Sequence[str]) -> None:
-        """Put those of `names` that this layer has into effect.
-
-        They train; the others are frozen and their gradients dropped.
-        """
-        self.wanted = tuple(names)
-        for name, adapter in self.adapters.items():
-            adapter.requires_grad_(name in self.wanted)
-            if name not in self.wanted:
-                # Or an optimiser that holds it would go on stepping with the old one
-                adapter.zero_grad()
-
     @property
     def weight(self) -> Tensor:
         """The weight in effect, stored as base stores it.
 
-        It is for code that reads a layer's weight instead of calling it.
+        It is for code that reads a layer's weight instead of calling it; writing to it is refused.
         """
         if not self.enabled or not self.active:
             return self.base.weight  # type: ignore[return-value]
         W = (self.W0 + self.delta).to(self.W0.dtype) if self.merged is None else self.merged
-        return self.kind.stored(self.base, W)
+        return shown(self.kind.stored(self.base, W))
 
     @property
     def delta(self) -> Tensor:
@@ -102,11 +77,12 @@ class AdaptedLayer(nn.Module):
         """y = W0 x + b + Σ ΔW x over the active adapters: (..., n) -> (..., m)."""
         # The module's own tables: an attribute that is in none of them would be asked of the base.
         modules: dict[str, Any] = self._modules
-        merged, base, adapters = self._buffers["merged"], modules["base"], modules["adapters"]
-        if not self.enabled:
-            return base(x)
+        merged, base, adapters = self.merged, modules["base"], modules["adapters"]
+        for block in self.blocks:
+            if block.on:
+                return base(x)
         if merged is not None:  # and an adapter is active, since nothing may change a merged sum
-            return F.linear(x, merged, base.bias)
+            return F.linear(x, merged.to(x.device), base.bias)  # a replica's x is on another GPU
         active = []
         for name in self.wanted:
             if name in adapters:
@@ -136,11 +112,12 @@ class AdaptedLayer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
         """Move as torch does; a merged layer that comes to another dtype merges again."""
-        before = None if self.merged is None else self.merged.dtype
         super()._apply(fn, recurse)
-        # A rounded sum cannot be unrounded
-        if self.merged is not None and self.merged.dtype != before:
-            self.merged = self.sum_with(self.exact_delta())
+        if self.merged is not None:
+            moved = fn(self.merged)
+            # A rounded sum cannot be unrounded
+            same = moved.dtype == self.merged.dtype
+            self.merged = moved if same else self.sum_with(self.exact_delta())
         return self
 
     @torch.no_grad()
@@ -230,6 +207,8 @@ def walk(
 ) -> Iterator[tuple[str, nn.Module]]:
     """Every module once, by its name without wrappers; an AdaptedLayer is not entered.
 
+    Of a TrainedModule the base is, under its names; its copies are not.
+
     Wrappers are adapters, torch.compile and DistributedDataParallel.
     """
     seen = set() if seen is None else seen
@@ -242,7 +221,7 @@ def walk(
         return
     yield prefix, module
     if not isinstance(module, AdaptedLayer):
-        for name, child in module._modules.items():
+        for name, child in plain(module)._modules.items():
             if child is not None:
                 yield from walk(child, f"{prefix}.{name}" if prefix else name, seen)
 
@@ -254,7 +233,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def plain(module: nn.Module) -> nn.Module:
     """The module itself, or what stands below its adapters."""
-    return module.base if isinstance(module, AdaptedLayer) else module
+    return module.base if isinstance(module, Wrapped) else module
+
+
+def wrapped(model: nn.Module) -> dict[str, Wrapped]:
+    """Name -> what stands in a module's place: adapted layers, and modules that train in full."""
+    return {name: module for name, module in walk(model) if isinstance(module, Wrapped)}
 
 
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
@@ -299,7 +283,7 @@ def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
 def names(model: nn.Module) -> tuple[str, ...]:
     """Names of the adapters that `model` has, in the order of attaching."""
     return tuple(
-        dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.adapters)
+        dict.fromkeys(name for module in wrapped(model).values() for name in module.adapters)
     )
 
 
@@ -316,9 +300,9 @@ def active(model: nn.Module) -> tuple[str, ...]:
     >>> pk.active(model)
     ()
     """
-    layers = adapted_layers(model).values()
-    order = dict.fromkeys(name for layer in layers for name in layer.wanted)
-    return tuple(name for name in order if any(name in layer.active for layer in layers))
+    modules = wrapped(model).values()
+    order = dict.fromkeys(name for module in modules for name in module.wanted)
+    return tuple(name for name in order if any(name in module.active for module in modules))
 
 
 def not_one(active: Sequence[str], known: Iterable[str]) -> str:

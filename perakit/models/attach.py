@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from perakit.adapters import Adapter, Method
+from perakit.adapters import Method
 from perakit.errors import PerakitError
+from perakit.models import trained
 from perakit.models.adapted import (
     AdaptedLayer,
     adapted_layers,
     check_model,
     check_names,
+    names,
     plain,
     shared_weights,
     unwrapped,
     walk,
+    wrapped,
 )
 from perakit.models.layers import kind_of
 from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
+from perakit.models.trained import TrainedModule
+from perakit.models.untouched import Untouched, untouched
+from perakit.models.whole import whole
+from perakit.models.wrapped import Block, Wrapped
 from perakit.table import Table
 
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+SHOWN = 4  # lines of a report about weights that are not adapted
 MEMORY = "_perakit_trainable"  # on the model: the parameters that required grad before attach
 
 
@@ -39,15 +48,19 @@ class AttachReport:
     rows: (layer, kind, (m, n), rank, rank bound K, trainable parameters); base: parameters of the
     model without adapters. Percentages are trainable / (base + trainable), as in the papers'
     tables.
+    trained: (module, parameters) that train in full; left: weights that are not adapted, as
+    `untouched` finds them, the largest first.
     """
 
     rows: list[tuple[str, str, tuple[int, int], int, int, int]]
     base: int
+    trained: list[tuple[str, int]] = field(default_factory=list)
+    left: list[Untouched] = field(default_factory=list)
 
     @property
     def trainable(self) -> int:
-        """Trainable parameters, over all layers."""
-        return sum(row[-1] for row in self.rows)
+        """Trainable parameters, over all layers and modules."""
+        return sum(row[-1] for row in self.rows) + sum(count for _, count in self.trained)
 
     @property
     def percent(self) -> float:
@@ -74,6 +87,12 @@ class AttachReport:
             f"{layers}: {self.trainable:,} trainable of {total:,} parameters ({self.percent:.4f}"
             " %)\nK: the largest rank that ΔW can have"
         )
+        for place, count in self.trained:
+            foot += f"\n{place}: trains in full, {count:,} parameters"
+        if self.left:
+            shown = [str(one) for one in self.left[:SHOWN]]
+            more = len(self.left) - SHOWN
+            foot += "\n".join(["\nnot adapted:", *shown]) + (f"\n  and {more} more" * (more > 0))
         return Table(("layer", "kind", "shape", "rank", "K", "trainable", "percent"), cells, foot)
 
     def __str__(self) -> str:
@@ -89,6 +108,7 @@ def attach(
     targets: Targets,
     name: str = DEFAULT,
     quantize: str | NF4 | None = None,
+    train: str | Iterable[str] = (),
 ) -> AttachReport:
     """Give every targeted layer an adapter, in place, and freeze everything else.
 
@@ -100,7 +120,11 @@ def attach(
     name: of the adapter: a layer can carry several, and the one that is attached is the one in
     effect until `activate` says otherwise; quantize: "nf4" or `pk.NF4(...)` first keeps the
     targeted weights in 4 bits, as `pk.quantize` does (the original bits are gone then, also after
-    `detach`), None leaves them. Returns a report to print.
+    `detach`), None leaves them.
+    train: modules that train in full beside the adapter, by name or dotted suffix: a classifier's
+    head, resized embeddings, a LayerNorm. The adapter has a copy of each, which is saved, loaded
+    and exported with it; "all-linear" leaves them out. None by default. Returns a report to print,
+    which ends with what was not adapted.
     Raises PerakitError, with the model untouched, where nothing matches or a match cannot be
     adapted.
 
@@ -112,27 +136,28 @@ def attach(
     check_model(model)
     if not isinstance(method, Method) or type(method) is Method:
         raise PerakitError(f"method={method!r} is not a method: pass one such as pk.PERA(rank=8)")
-    adapt(
-        model,
-        dict.fromkeys(select(model, targets, name), method),
-        name=name,
-        quantize=parse(quantize),
-    )
+    modules = trained.select(model, train, name)
+    layers = select(model, targets, name)
+    if targets == "all-linear":
+        layers = [layer for layer in layers if not trained.within(layer, modules)]
+    adapt(model, dict.fromkeys(layers, method), name, parse(quantize), modules)
     return report(model)
 
 
 def adapt(
     model: nn.Module,
     methods: Mapping[str, Method],
-    draw: bool = True,
     name: str = DEFAULT,
     quantize: str | NF4 | Mapping[str, NF4] | None = None,
+    train: Sequence[str] = (),
+    numbers: Mapping[str, Mapping[str, Tensor]] | None = None,
+    precision: Mapping[str, torch.dtype] | None = None,
 ) -> None:
     """Attach to layers by exact name, each with a method of its own.
 
-    draw: False leaves the factors at zero, for a caller that fills them.
     name: of the adapter; quantize: as in `attach`, or a configuration for each layer that it
-    concerns.
+    concerns; train: modules by exact name; numbers: layer or module -> its tensors, in place of a
+    start that is drawn; precision: layer -> that in which these began.
     """
     check_name(name)
     _check_unmerged(model, (name,))
@@ -154,22 +179,48 @@ def adapt(
             check_free(layer, module, name)
     shared = shared_weights(model) if any(four_bit.values()) else {}
     bases = {layer: _base(layer, modules[layer], four_bit.get(layer), shared) for layer in methods}
-    fresh: dict[str, Adapter] = {}
+    both = [layer for layer in methods if trained.within(layer, train)]
+    if both:
+        raise PerakitError(
+            f"{both[0]!r} is to train in full and to carry an adapter: leave it out of targets or"
+            " of train"
+        )
+    fresh: dict[str, nn.Module] = {}
     for layer, method in methods.items():
         kind = kind_of(bases[layer])
         assert kind is not None
         W0 = kind.weight(bases[layer])
-        fresh[layer] = method.adapter(method, W0)
-        if draw:
-            fresh[layer].reset(W0)
-    # All adapters are made: from here on nothing can fail.
-    _freeze(model, modules)
-    new = {id(modules[layer]): _adapted(modules[layer], bases[layer]) for layer in methods}
-    _replace(model, new)
-    for layer, adapter in fresh.items():
-        wrapped = new[id(modules[layer])]
-        wrapped.adapters[name] = adapter.train(wrapped.training)
-    _activate(model, (name,))
+        adapter = fresh[layer] = method.adapter(method, W0)
+        if numbers is None:
+            adapter.reset(W0)
+        adapter.precision = (precision or {}).get(layer, adapter.precision)
+    fresh |= trained.copies(model, train)
+    for place, tensors in (numbers or {}).items():
+        fill(place, fresh[place], tensors)
+    standing = {place: _standing(modules[place], bases.get(place)) for place in fresh}
+    with whole(model):
+        _freeze(model, modules)
+        _replace(model, {id(modules[place]): module for place, module in standing.items()})
+        for place, module in standing.items():
+            module.adapters[name] = fresh[place].train(module.training)
+        _activate(model, (name,))
+
+
+@torch.no_grad()
+def fill(place: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the parameters and buffers of `module` these numbers, in place: all of them, to the bit.
+
+    place: its name in the model. Raises PerakitError where two that are one in the model differ.
+    """
+    own = dict(module.state_dict(keep_vars=True))
+    for key, tensor in tensors.items():
+        own[key].copy_(tensor)
+    for key, tensor in tensors.items():
+        if not torch.equal(own[key].cpu(), tensor.to(own[key].dtype)):
+            raise PerakitError(
+                f"'{place}.{key}' shares its numbers with another tensor of the model, and in the"
+                " file they differ: load it onto the model it was saved from"
+            )
 
 
 def activate(model: nn.Module, *names: str) -> None:
@@ -201,7 +252,9 @@ def activate(model: nn.Module, *names: str) -> None:
     if len(set(names)) < len(names):
         raise PerakitError(f"names={names!r} holds a name twice: an adapter is in the sum once")
     _check_unmerged(model, names)
-    _activate(model, names)
+    trained.check_one(model, names)
+    with whole(model):
+        _activate(model, names)
 
 
 def delete(model: nn.Module, name: str) -> None:
@@ -222,19 +275,19 @@ def delete(model: nn.Module, name: str) -> None:
     """
     check_model(model)
     check_names(model, [name])
-    layers = adapted_layers(model)
-    for layer_name, layer in layers.items():
+    for layer_name, layer in adapted_layers(model).items():
         if name in layer.active:
             _check_plain(layer_name, layer)
-    if all(set(layer.adapters) == {name} for layer in layers.values()):
-        return detach(model)
-    for layer in layers.values():
-        if name in layer.adapters:
-            del layer.adapters[name]
-        layer.wanted = tuple(other for other in layer.wanted if other != name)
-    return _replace(
-        model, {id(layer): layer.base for layer in layers.values() if not layer.adapters}
-    )
+    if names(model) == (name,):
+        detach(model)
+        return
+    modules = wrapped(model).values()
+    with whole(model):
+        for module in modules:
+            if name in module.adapters:
+                del module.adapters[name]
+            module.wanted = tuple(other for other in module.wanted if other != name)
+        _replace(model, {id(one): one.base for one in modules if not one.adapters})
 
 
 def quantize(
@@ -262,17 +315,17 @@ def quantize(
         layer: _base(layer, modules[layer], how, shared)
         for layer in select(model, targets, adapter=None)
     }
-    _replace(
-        model,
-        {
-            id(modules[layer]): module
-            for layer, module in new.items()
-            if module is not plain(modules[layer])
-        },
-    )
-    return {
+    errors = {
         layer: module.error.item() for layer, module in new.items() if isinstance(module, NF4Layer)
     }
+    changed = {
+        id(modules[layer]): module
+        for layer, module in new.items()
+        if module is not plain(modules[layer])
+    }
+    with whole(model):
+        _replace(model, changed)
+    return errors
 
 
 def check_name(name: Any) -> None:
@@ -306,8 +359,8 @@ def _check_plain(name: str, layer: AdaptedLayer) -> None:
 
 
 def _activate(model: nn.Module, names: tuple[str, ...]) -> None:
-    for layer in adapted_layers(model).values():
-        layer.activate(names)
+    for module in wrapped(model).values():
+        module.activate(names)
 
 
 def _base(name: str, module: nn.Module, config: NF4 | None, shared: Mapping[int, str]) -> nn.Module:
@@ -341,10 +394,15 @@ def _base(name: str, module: nn.Module, config: NF4 | None, shared: Mapping[int,
         raise PerakitError(f"cannot quantise layer {name!r}: {error}") from error
 
 
-def _adapted(module: nn.Module, base: nn.Module) -> AdaptedLayer:
-    """The adapted layer that stands, or will stand, in the place of `module`."""
-    if isinstance(module, AdaptedLayer):
+def _standing(module: nn.Module, base: nn.Module | None) -> Wrapped:
+    """What stands, or will stand, in the place of `module`.
+
+    base: what its adapter is to stand on; None where it trains in full.
+    """
+    if isinstance(module, Wrapped):
         return module
+    if base is None:
+        return TrainedModule(module)
     kind = kind_of(base)
     assert kind is not None
     return AdaptedLayer(base, kind)
@@ -377,17 +435,18 @@ def detach(model: nn.Module) -> None:
     >>> model[0] is layer, layer.weight.requires_grad
     (True, True)
     """
-    layers = adapted_layers(model)
-    _replace(model, {id(layer): layer.base for layer in layers.values()})
-    for _, module in walk(model):
-        _require_grad(module, module.__dict__.pop(MEMORY, ()), True)
+    with whole(model):
+        _replace(model, {id(module): module.base for module in wrapped(model).values()})
+        for _, module in walk(model):
+            _require_grad(module, module.__dict__.pop(MEMORY, ()), True)
 
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within the block the model answers as if no adapter were there, bitwise; may be nested.
+    """Within the block the model answers as if no adapter were there, bitwise.
 
-    A layer that gets its first adapter within the block answers with it.
+    Blocks may be nested or overlap: the adapters answer again when the last one is left. A layer
+    that gets its first adapter within the block answers with it.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> x = torch.ones(1, 3)
@@ -400,15 +459,17 @@ def disabled(model: nn.Module) -> Iterator[None]:
     ...     torch.equal(model(x), before)
     True
     """
-    layers = list(adapted_layers(model).values())
-    before = [layer.enabled for layer in layers]
-    for layer in layers:
-        layer.enabled = False
+    block = Block()
     try:
+        for module in wrapped(model).values():
+            module.blocks = (*(other for other in module.blocks if other.on), block)
+        block.on = True  # for all of them at once
         yield
     finally:
-        for layer, enabled in zip(layers, before, strict=True):
-            layer.enabled = enabled
+        try:
+            block.on = False
+        finally:  # an interrupt may have come before that line
+            block.on = False
 
 
 def report(model: nn.Module) -> AttachReport:
@@ -421,7 +482,11 @@ def report(model: nn.Module) -> AttachReport:
             rows.append(
                 (name, layer.kind.name, (m, n), method.rank, method.rank_bound(m, n), count)
             )
-    return AttachReport(rows, _base_size(model))
+    in_full = [
+        (place, sum(parameter.numel() for parameter in module.parameters()))
+        for place, module in trained.trained_modules(model).items()
+    ]
+    return AttachReport(rows, _base_size(model), in_full, untouched(model))
 
 
 def _base_size(model: nn.Module) -> int:
@@ -437,7 +502,7 @@ def _base_size(model: nn.Module) -> int:
     return size
 
 
-def _replace(model: nn.Module, new: dict[int, nn.Module] | dict[int, AdaptedLayer]) -> None:
+def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
     """Put new[id(child)] in the place of child, at every place where the model holds it."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):

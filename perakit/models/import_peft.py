@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from perakit.adapters import DoRA, LoRA, Method
 from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, open_plain
-from perakit.models.adapted import adapted_layers, check_model, names, plain, walk
+from perakit.models.adapted import check_model, names, plain, walk
 from perakit.models.attach import AttachReport, adapt, report
 from perakit.models.export import CONFIG_NAME, PREFIX, SERVED, TENSORS_NAME, covers
 from perakit.models.layers import kind_of
@@ -84,18 +83,13 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     }
     tensors = _read_tensors(folder, expected)
     modules = dict(walk(model))
-    for layer in methods:
-        _check_values(
-            layer,
-            plain(modules[layer]),
-            {key: tensors[f"{PREFIX}{layer}.{KEYS[key]}"] for key in methods[layer].shapes(1, 1)},
-        )
-    adapt(model, methods, draw=False, name=name)
-    layers = adapted_layers(model)
-    with torch.no_grad():
-        for layer in methods:
-            for key, parameter in layers[layer].adapters[name].named_parameters():
-                parameter.copy_(tensors[f"{PREFIX}{layer}.{KEYS[key]}"])
+    numbers = {
+        layer: {key: tensors[f"{PREFIX}{layer}.{KEYS[key]}"] for key in method.shapes(1, 1)}
+        for layer, method in methods.items()
+    }
+    for layer, own in numbers.items():
+        _check_values(layer, plain(modules[layer]), own)
+    adapt(model, methods, name, numbers=numbers)
     return report(model)
 
 

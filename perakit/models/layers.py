@@ -65,10 +65,9 @@ class LayerKind:
     def written(cls, module: nn.Module, W: Tensor) -> nn.Module:
         """The layer with W (m, n) as its weight.
 
-        It is the same object, written in place, where it stores floats.
+        It is the same layer with the same parameter, of other memory, where it stores floats.
         """
-        with torch.no_grad():
-            cls.weight(module).copy_(W)
+        module.get_parameter("weight").data = cls.matrix(W)
         return module
 
 
@@ -135,3 +134,8 @@ def kind_of(module: nn.Module) -> type[LayerKind] | None:
     ):
         return None
     return next((kind for kind in KINDS if kind.fits(module)), None)
+
+
+def why_not(module: nn.Module) -> str:
+    """Why a module cannot be adapted, in one clause; empty where it can."""
+    return "" if kind_of(module) else f"{type(module).__name__} is no layer of W x + b"

@@ -20,8 +20,11 @@ from perakit.models.adapted import (
     names,
     require_adapters,
     shared_weights,
+    wrapped,
 )
 from perakit.models.attach import detach
+from perakit.models.trained import trained_modules
+from perakit.models.whole import whole
 from perakit.table import Table
 
 
@@ -100,8 +103,9 @@ def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
     """
     layers = {name: layer for name, layer in _active_layers(model).items() if layer.merged is None}
     sums, report = _sums(model, layers, dequantize)
-    for name, layer in layers.items():
-        layer.merged = sums[name]
+    with whole(model):
+        for name, layer in layers.items():
+            layer.merged = sums[name]
     return report
 
 
@@ -119,8 +123,9 @@ def unmerge(model: nn.Module) -> None:
     >>> torch.equal(model(x), before)
     True
     """
-    for layer in adapted_layers(model).values():
-        layer.merged = None
+    with whole(model):
+        for layer in adapted_layers(model).values():
+            layer.merged = None
 
 
 def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
@@ -141,9 +146,9 @@ def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
     layers = _active_layers(model)
     idle = [
         name
-        for layer in adapted_layers(model).values()
-        for name in layer.adapters
-        if name not in layer.active
+        for module in wrapped(model).values()
+        for name in module.adapters
+        if name not in module.active
     ]
     if idle:
         raise PerakitError(
@@ -151,13 +156,34 @@ def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
             " activate it too"
         )
     sums, report = _sums(model, layers, dequantize)
-    written = {
-        id(layer.base): layer.kind.written(layer.base, sums[name]) for name, layer in layers.items()
+    bases = [layer.base for layer in layers.values()]
+    in_full = {
+        module.base: copy
+        for place, module in wrapped(model).items()
+        if (copy := trained_modules(model).get(place)) is not None
     }
-    for layer in layers.values():
-        layer.base = written[id(layer.base)]
-    detach(model)
+    written = [p for base in (*bases, *in_full) for p in base.parameters()]
+    # The new weights are made; the old ones stay until all of the new are in place
+    with whole(model, written):
+        new = {
+            id(layer.base): layer.kind.written(layer.base, sums[name])
+            for name, layer in layers.items()
+        }
+        for layer in layers.values():
+            layer.base = new[id(layer.base)]
+        for base, copy in in_full.items():
+            _take(base, copy)
+        detach(model)
     return report
+
+
+def _take(base: nn.Module, copy: nn.Module) -> None:
+    """Give the parameters of `base` the numbers of its trained copy, and take the buffers."""
+    for mine, theirs in zip(base.modules(), copy.modules(), strict=True):
+        for key, parameter in mine._parameters.items():
+            if parameter is not None:
+                parameter.data = theirs.get_parameter(key).data
+        mine._buffers.update(theirs._buffers)
 
 
 def _active_layers(model: nn.Module) -> dict[str, AdaptedLayer]:

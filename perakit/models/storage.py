@@ -8,10 +8,12 @@ agreed on first.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from perakit.adapters import Method
+from perakit.adapters import Adapter, Method
 from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, read_plain, write_atomically
 from perakit.models.adapted import (
     AdaptedLayer,
+    active,
     adapted_layers,
     adapters,
     check_model,
@@ -35,12 +38,16 @@ from perakit.models.adapted import (
     require_adapters,
     walk,
 )
-from perakit.models.attach import AttachReport, adapt, check_name, report
+from perakit.models.attach import AttachReport, activate, adapt, check_name, fill, report
 from perakit.models.layers import DTYPES, kind_of
 from perakit.models.quantize import NF4, NF4Layer
 from perakit.models.targets import DEFAULT
+from perakit.models.trained import check, check_taken, trained_modules
+from perakit.models.whole import whole
 
-FORMAT, VERSION = "perakit-adapter", 2
+# Version 2: a base in 4 bits; 3: modules that train in full, or a precision beside the numbers. An
+# adapter without these is written as version 1, which any perakit reads.
+FORMAT, VERSION = "perakit-adapter", 3
 JSON_NAME = "adapter.json"
 TENSORS_NAME = re.compile(r"adapter-[0-9a-f]{16}\.safetensors")
 # Tensors of an adapter that was replaced, and what a killed save left behind.
@@ -50,6 +57,8 @@ LEFTOVER = re.compile(
 # bytes, for 10,000 adapted layers; parsed, hostile JSON takes 40 times its size
 JSON_LIMIT = 4 * 2**20
 UNASKED = 2**26  # bytes of adapter that a bare model of any size takes on a file's word
+ABOUT = ("kind", "shape", "quantize", "precision")  # what an entry says besides the method
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 SAVED = "is this a folder that pk.save wrote?"
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor
 
@@ -60,7 +69,8 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     name: which of several; None means the active one. Merged or not, disabled or not, the files are
     the same. How a 4-bit base was quantised is written down, its weights are not. An adapter that
     is in the folder already is replaced in one step, or stays whole where writing fails
-    (PerakitError). Returns the folder.
+    (PerakitError). Modules that the adapter trains in full are in the files too; refused is a model
+    in which more than adapters requires grad, since that would be lost. Returns the folder.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
@@ -75,28 +85,44 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
             f"none of the adapters {', '.join(names(model))} is active: pass name=... to say which"
             " one to save"
         )
+    check_taken(model, "save")
     folder = as_folder(folder)
-    tensors = {
-        f"{layer}.{key}": parameter.detach().cpu().contiguous()
-        for layer, adapter in chosen.items()
-        for key, parameter in adapter.named_parameters()
+    in_full = {
+        place: _numbers(place, module) for place, module in trained_modules(model, name).items()
     }
-    data = to_safetensors(tensors, {"format": "pt"})
+    tensors = {
+        f"{layer}.{key}": value
+        for layer, adapter in chosen.items()
+        for key, value in _values(layers[layer], adapter).items()
+    }
+    tensors |= {
+        f"{place}.{key}": value for place, own in in_full.items() for key, value in own.items()
+    }
+    data = to_safetensors(
+        {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+        {"format": "pt"},
+    )
     digest = hashlib.sha256(data).hexdigest()
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
-        # 2: a base in 4 bits
-        "version": (
-            VERSION if any(isinstance(layers[layer].base, NF4Layer) for layer in chosen) else 1
-        ),
+        "version": 1,
         "written_with": {"torch": str(torch.__version__)},
         "tensors": f"adapter-{digest[:16]}.safetensors",
         "sha256": digest,
         "layers": {
-            layer: _describe(layers[layer].base) | adapter.method.to_dict()
+            layer: _describe(layers[layer].base) | adapter.method.to_dict() | _precision(adapter)
             for layer, adapter in chosen.items()
         },
     }
+    if any("quantize" in entry for entry in config["layers"].values()):
+        config["version"] = 2
+    if in_full or any("precision" in entry for entry in config["layers"].values()):
+        config["version"] = VERSION
+    if in_full:
+        config["train"] = {
+            place: {key: list(value.shape) for key, value in own.items()}
+            for place, own in in_full.items()
+        }
     text = (json.dumps(config | {"checksum": _checksum(config)}, indent=2) + "\n").encode()
     if len(text) > JSON_LIMIT:
         raise PerakitError(
@@ -118,9 +144,10 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     Where the model has no adapter of that name, it is attached first.
     name: to give it, or of the adapter whose numbers it replaces. An adapter that was trained on a
     4-bit base quantises a full one in the same way before it is attached.
-    Strict: layers, shapes, methods and 4-bit storage must be exactly the model's; a file that is
-    cut, altered or of a newer format is refused. Which weights the base has is not checked. Raises
-    PerakitError with the model untouched; returns the report on what is active then.
+    It is in effect then, and alone so unless it was already. Strict: layers, shapes, methods and
+    4-bit storage must be exactly the model's; a file that is cut, altered or of a newer format is
+    refused. Which weights the base has is not checked. Raises PerakitError with the model
+    untouched; returns the report on what is active then.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
@@ -133,7 +160,7 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     check_name(name)
     folder = as_folder(folder)
     config = _read_config(folder / JSON_NAME)
-    saved = config["layers"]
+    saved, in_full = config["layers"], config.get("train", {})
     methods = {layer: Method.from_dict(_options(entry)) for layer, entry in saved.items()}
     four_bit = {
         layer: NF4.from_dict(entry["quantize"])
@@ -146,27 +173,66 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
         if name in wrapped.adapters
     }
     _check_layers(model, present, name, saved, methods, four_bit)
+    _check_trained(model, name, in_full, bool(present))
+    shapes = {layer: method.shapes(*saved[layer]["shape"]) for layer, method in methods.items()} | {
+        place: {key: tuple(size) for key, size in own.items()} for place, own in in_full.items()
+    }
     expected = {
-        f"{layer}.{key}": shape
-        for layer, method in methods.items()
-        for key, shape in method.shapes(*saved[layer]["shape"]).items()
+        f"{place}.{key}": shape for place, own in shapes.items() for key, shape in own.items()
     }
     if not present:
         _check_size(model, expected)
-    tensors = _read_tensors(folder / config["tensors"], config.get("sha256"), expected)
+    floats = [f"{layer}.{key}" for layer in methods for key in shapes[layer]]
+    tensors = _read_tensors(folder / config["tensors"], config.get("sha256"), expected, floats)
+    found = {
+        place: {key: tensors[f"{place}.{key}"] for key in own} for place, own in shapes.items()
+    }
     modules = dict(walk(model))
-    for layer, method in methods.items():
-        for key in method.shapes(*saved[layer]["shape"]):
-            check_width(
-                f"adapter tensor '{layer}.{key}'", tensors[f"{layer}.{key}"], modules[layer]
-            )
-    if not present:
-        adapt(model, methods, draw=False, name=name, quantize=four_bit)
-    with torch.no_grad():
-        for layer, adapter in adapters(model, name).items():
-            for key, parameter in adapter.named_parameters():
-                parameter.copy_(tensors[f"{layer}.{key}"])
+    for layer in methods:
+        for key, tensor in found[layer].items():
+            check_width(f"adapter tensor '{layer}.{key}'", tensor, modules[layer])
+    for place in in_full:
+        check_types(place, found[place], plain(modules[place]))
+    precision = {
+        layer: PRECISIONS.get(
+            saved[layer].get("precision"), next(iter(found[layer].values())).dtype
+        )
+        for layer in methods
+    }
+    if present:
+        _put(model, name, found, precision)
+    else:
+        adapt(model, methods, name, four_bit, list(in_full), found, precision)
     return report(model)
+
+
+def _put(
+    model: nn.Module,
+    name: str,
+    found: Mapping[str, Mapping[str, Tensor]],
+    precision: Mapping[str, torch.dtype],
+) -> None:
+    """Give adapter `name`, which the model has, other numbers, and put it into effect."""
+    layers = adapters(model, name)
+    own: dict[str, nn.Module] = {**layers, **trained_modules(model, name)}
+    memo: dict[int, Any] = {}  # weights that modules share are one in the copies too
+    new: dict[Tensor, Tensor] = {}
+    for place, module in own.items():
+        other = copy.deepcopy(module, memo)
+        fill(place, other, found[place])
+        filled = other.state_dict()
+        new |= {
+            tensor: filled[key].detach()
+            for key, tensor in module.state_dict(keep_vars=True).items()
+        }
+    # The same parameters, which an optimiser may hold
+    with whole(model, new):
+        for tensor, data in new.items():
+            tensor.data = data
+        for layer, adapter in layers.items():
+            adapter.precision = precision[layer]
+        if name not in active(model):
+            activate(model, name)
 
 
 def _describe(base: nn.Module) -> dict[str, Any]:
@@ -178,6 +244,48 @@ def _describe(base: nn.Module) -> dict[str, Any]:
     return about | ({"quantize": base.config.to_dict()} if isinstance(base, NF4Layer) else {})
 
 
+def _values(layer: AdaptedLayer, adapter: Adapter) -> dict[str, Tensor]:
+    """Name -> value of what a file holds of an adapter; a parametrized one has its value too."""
+    shapes = adapter.method.shapes(*layer.kind.shape(layer.base))
+    odd = [
+        key
+        for key, _ in adapter.named_parameters()
+        if key not in shapes and not key.startswith("parametrizations.")
+    ]
+    if odd:
+        raise PerakitError(
+            f"cannot save an adapter with a parameter {odd[0]!r}, which {adapter.method!r} does not"
+            " name: add it to shapes(m, n) of the method"
+        )
+    return {key: getattr(adapter, key) for key in shapes}
+
+
+def _numbers(place: str, module: nn.Module) -> dict[str, Tensor]:
+    """Name -> value of what a file holds of a module that trains in full."""
+    state: dict[str, Any] = module.state_dict()
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise PerakitError(
+            f"cannot save {place!r}, which trains in full: its {odd[0]!r} is no tensor; leave it"
+            " out of train"
+        )
+    # Weights that two modules share are written twice, which the format wants to be told
+    return {key: value.clone() for key, value in state.items()}
+
+
+def _precision(adapter: Adapter) -> dict[str, str]:
+    """The precision that the parameters began with, where it is no longer theirs."""
+    changed = any(parameter.dtype != adapter.precision for parameter in adapter.parameters())
+    wanted = changed and not adapter.method.exact_in_float64
+    return {"precision": str(adapter.precision).removeprefix("torch.")} if wanted else {}
+
+
+def _precision_of(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The precision in which the numbers of a layer began: as the file says, or their own."""
+    said: str | None = entry.get("precision")
+    return PRECISIONS[said] if said else next(iter(tensors.values())).dtype
+
+
 def _checksum(config: dict[str, Any]) -> str:
     return hashlib.sha256(
         json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
@@ -185,7 +293,7 @@ def _checksum(config: dict[str, Any]) -> str:
 
 
 def _options(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in ("kind", "shape", "quantize")}
+    return {key: value for key, value in entry.items() if key not in ABOUT}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -214,6 +322,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     layers = config.get("layers")
     if not isinstance(layers, dict) or not layers or not all(map(_is_entry, layers.values())):
         raise PerakitError(damaged)
+    train = config.get("train", {})
+    if not isinstance(train, dict) or not all(map(_are_shapes, train.values())):
+        raise PerakitError(damaged)
     if not isinstance(config.get("tensors"), str) or not TENSORS_NAME.fullmatch(config["tensors"]):
         raise PerakitError(f"{damaged}: its tensor file is {short(config.get('tensors'))}")
     return config
@@ -225,6 +336,15 @@ def _is_entry(entry: Any) -> bool:
         isinstance(shape, list)
         and len(shape) == 2
         and all(type(size) is int and size > 0 for size in shape)
+        and ("precision" not in entry or entry["precision"] in list(PRECISIONS))
+    )
+
+
+def _are_shapes(entry: Any) -> bool:
+    shapes = list(entry.values()) if isinstance(entry, dict) else []
+    return bool(shapes) and all(
+        isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+        for shape in shapes
     )
 
 
@@ -308,6 +428,50 @@ def _check_layers(
         )
 
 
+def _check_trained(
+    model: nn.Module, name: str, in_full: Mapping[str, Mapping[str, list[int]]], present: bool
+) -> None:
+    """Refuse a file whose modules that train in full are not those of the model.
+
+    present: the model has an adapter of that name, which must then train just these.
+    """
+    modules, here = dict(walk(model)), trained_modules(model, name)
+    if present and set(here) != set(in_full):
+        odd = sorted(set(here) ^ set(in_full))
+        raise PerakitError(
+            f"{listed(odd)} trains in full in {'the model' if odd[0] in here else 'the file'} only:"
+            " load the adapter onto the model it was saved from, or under another name=..."
+        )
+    missing = [place for place in in_full if place not in modules]
+    if missing:
+        raise PerakitError(
+            f"this adapter belongs to another model: it trains {listed(missing)} in full, which the"
+            " model lacks. Load it onto the model it was saved from"
+        )
+    if not present:
+        check(model, list(in_full), name)
+    for place, shapes in in_full.items():
+        own = {key: list(value.shape) for key, value in plain(modules[place]).state_dict().items()}
+        odd = sorted(key for key in {*own, *shapes} if own.get(key) != shapes.get(key))
+        if odd:
+            has, wants = own.get(odd[0], "absent"), shapes.get(odd[0], "absent")
+            raise PerakitError(
+                f"this adapter belongs to another model: '{place}.{odd[0]}' is {has}, in the file"
+                f" {wants}. Load it onto the model it was saved from"
+            )
+
+
+def check_types(place: str, tensors: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Refuse numbers that a module which trains in full could not hold as they are."""
+    for key, own in module.state_dict().items():
+        tensor = tensors[key]
+        if torch.promote_types(tensor.dtype, own.dtype) != own.dtype:
+            raise PerakitError(
+                f"'{place}.{key}' is {tensor.dtype}, the model would round it to {own.dtype}: use"
+                " model.double(), or the dtype that it was saved in"
+            )
+
+
 def _check_size(model: nn.Module, expected: dict[str, tuple[int, ...]]) -> None:
     """Refuse an adapter that is far larger than the bare model.
 
@@ -323,9 +487,12 @@ def _check_size(model: nn.Module, expected: dict[str, tuple[int, ...]]) -> None:
 
 
 def _read_tensors(
-    path: Path, sha256: Any, expected: dict[str, tuple[int, ...]]
+    path: Path, sha256: Any, expected: dict[str, tuple[int, ...]], floats: Iterable[str]
 ) -> dict[str, Tensor]:
-    """The tensors of a file whose size, hash, names and shapes are what adapter.json announced."""
+    """The tensors of a file whose size, hash, names and shapes are what adapter.json announced.
+
+    floats: those that must be floating-point numbers.
+    """
     limit = sum(8 * math.prod(shape) for shape in expected.values()) + HEADER_ALLOWANCE * (
         len(expected) + 1
     )
@@ -341,7 +508,7 @@ def _read_tensors(
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PerakitError(f"{damaged} ({error})") from error
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if found != expected or not all(tensor.dtype in DTYPES for tensor in tensors.values()):
+    if found != expected or not all(tensors[key].dtype in DTYPES for key in floats):
         odd = sorted(set(found.items()) ^ set(expected.items()))
         raise PerakitError(
             f"{str(path)!r} does not hold the tensors that {JSON_NAME} announces: {odd[:4]}; save"

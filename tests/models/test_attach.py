@@ -206,7 +206,9 @@ def test_report_prints():
         "0      Linear  5 x 7     3  3         36  33.6449\n"
         "3      Linear  3 x 1     3  1         12  11.2150\n"
         "2 layers: 48 trainable of 107 parameters (44.8598 %)\n"
-        "K: the largest rank that ΔW can have"
+        "K: the largest rank that ΔW can have\n"
+        "not adapted:\n"
+        "  2, 5 parameters: not among the targets"
     )
 
 

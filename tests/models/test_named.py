@@ -343,9 +343,13 @@ def test_each_is_saved_and_loaded_by_itself(tmp_path, x):
         pk.activate(fresh, *wanted)
         assert torch.equal(fresh(x), model(x))
     pk.activate(fresh, "code")
-    # Over the one that is there, which stays out of effect
+    # Over the one that is there, which comes into effect as a new one would
     pk.load(fresh, tmp_path / "prose", name="prose")
-    assert pk.active(fresh) == ("code",)
+    assert pk.active(fresh) == ("prose",)
+    # And where it was in effect already, others stay so too
+    pk.activate(fresh, "code", "prose")
+    pk.load(fresh, tmp_path / "prose", name="prose")
+    assert pk.active(fresh) == ("code", "prose")
 
 
 def test_without_a_name_the_active_one_is_saved(tmp_path, x):

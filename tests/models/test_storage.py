@@ -278,8 +278,8 @@ def test_wide_factors_are_not_rounded_silently(tmp_path):
 
 def test_a_newer_format_is_refused(folder):
     config, _ = parts(folder)
-    (folder / "adapter.json").write_text(json.dumps(config | {"version": 3}))
-    refused(bare(), folder, "format version 3, this perakit reads up to 2: upgrade")
+    (folder / "adapter.json").write_text(json.dumps(config | {"version": 4}))
+    refused(bare(), folder, "format version 4, this perakit reads up to 3: upgrade")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""Modules that train in full beside an adapter: a classifier's head, embeddings that were resized.
+
+Each adapter that trains one has a copy of it. So base and adapters stay apart here too: `disabled`,
+`activate` and `detach` are exact, and the file of an adapter has all that it trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from perakit.errors import PerakitError, listed, short
+from perakit.models.adapted import plain, shared_weights, walk, wrapped
+from perakit.models.quantize import NF4Layer
+from perakit.models.wrapped import Wrapped
+
+
+class TrainedModule(Wrapped):
+    """A module that trains in full: the adapter in effect has a copy of it, which answers.
+
+    Base keeps its numbers, so that to disable or to detach brings them back. Of the adapters that
+    are in effect in a model, one at most has a copy.
+    """
+
+    @property
+    def chosen(self) -> nn.Module:
+        """The module that answers: the copy in effect, or the base."""
+        active = self.active
+        return self.adapters[active[0]] if active and self.enabled else self.base
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the module that answers makes of its inputs."""
+        return self.chosen(*inputs, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        """What this lacks (weight, out_features ...) is read from the module that answers."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Not there yet while a copy is being made
+            if name in ("base", "_modules") or name.startswith("__"):
+                raise
+            return getattr(self.chosen, name)
+
+
+def trained_modules(model: nn.Module, name: str | None = None) -> dict[str, nn.Module]:
+    """Module -> the copy that adapter `name` trains; None: the copy in effect, where there is one.
+
+    In the model's order.
+    """
+    found: dict[str, nn.Module] = {}
+    for place, module in walk(model):
+        if isinstance(module, TrainedModule):
+            owner = next(iter(module.active), "") if name is None else name
+            if owner in module.adapters:
+                found[place] = module.adapters[owner]
+    return found
+
+
+def select(model: nn.Module, train: str | Iterable[str], name: str) -> list[str]:
+    """The modules that `train` means, by name or dotted suffix; adapter `name` can train them."""
+    modules = {place: module for place, module in walk(model) if place}
+    chosen: set[str] = set()
+    for target in [train] if isinstance(train, str) else train:
+        matches = [place for place in modules if f".{place}".endswith(f".{target}")]
+        if not matches or not target:
+            near = difflib.get_close_matches(str(target), modules, n=3, cutoff=0.4)
+            raise PerakitError(
+                f"train={short(target)} names no module of the model"
+                + (f"; nearest: {', '.join(near)}" if near else "")
+                + ": pass a list of names or dotted suffixes, as in train=['classifier']"
+            )
+        chosen.update(matches)
+    found = [place for place in modules if place in chosen]
+    check(model, found, name)
+    return found
+
+
+def check(model: nn.Module, chosen: Sequence[str], name: str) -> None:
+    """Refuse modules, by exact name, that adapter `name` cannot train in full."""
+    modules = {place: module for place, module in walk(model) if place}
+    for place in chosen:
+        _check(place, modules, chosen, name)
+    _check_shared(model, modules, chosen)
+
+
+def within(place: str, modules: Sequence[str]) -> bool:
+    """Is `place` one of `modules`, or a part of one?"""
+    return any(place == module or place.startswith(f"{module}.") for module in modules)
+
+
+def _check(place: str, modules: dict[str, nn.Module], chosen: Sequence[str], name: str) -> None:
+    """Refuse a module that cannot stand in a model twice."""
+    module = modules[place]
+    base = plain(module)
+    inside = {key: part for key, part in modules.items() if within(key, [place])}
+    busy = [
+        key
+        for key, part in inside.items()
+        if isinstance(plain(part), NF4Layer)
+        or (isinstance(part, Wrapped) and not (part is module and isinstance(part, TrainedModule)))
+    ]
+    wrong = ""
+    if isinstance(module, TrainedModule) and name in module.adapters:
+        wrong = f"adapter {name!r} trains it already: pass another name"
+    elif busy:
+        wrong = f"{busy[0]!r} carries an adapter or is in 4 bits: train what is neither"
+    elif any(within(place, [other]) for other in chosen if other != place):
+        wrong = "it is part of another module of train: leave one of them out"
+    elif not any(p.is_floating_point() for p in base.parameters()):
+        wrong = "it has no parameters: name one that has"
+    elif type(base).forward is nn.Module.forward:
+        wrong = "it is a container that is never called: name the modules in it"
+    if wrong:
+        raise PerakitError(f"cannot train {place!r}, a {type(base).__name__}, in full: {wrong}")
+
+
+def _check_shared(model: nn.Module, modules: dict[str, nn.Module], chosen: Sequence[str]) -> None:
+    """Refuse a weight that a module outside of `chosen` has too: a copy would no longer be it."""
+    others = {
+        id(parameter): place
+        for place, module in modules.items()
+        if not within(place, chosen)
+        for parameter in plain(module)._parameters.values()
+        if parameter is not None
+    }
+    shared = shared_weights(model) if chosen else {}
+    for place, module in modules.items():
+        if within(place, chosen):
+            base = plain(module)
+            found = [others.get(id(p)) for p in base._parameters.values() if p is not None]
+            same = shared.get(id(base))
+            found += [same] if same is not None and not within(same, chosen) else []
+            other = next(filter(None, found), None)
+            if other is not None:
+                raise PerakitError(
+                    f"cannot train {place!r} in full: its weight is shared with {other!r}, which"
+                    " would keep the old one; pass both in train=[...], or untie them first"
+                )
+
+
+def copies(model: nn.Module, chosen: Sequence[str]) -> dict[str, nn.Module]:
+    """A copy to train of each module; weights that they share are shared among the copies too."""
+    modules, memo = dict(walk(model)), dict[int, Any]()
+    made = {}
+    for place in chosen:
+        try:
+            made[place] = copy.deepcopy(plain(modules[place]), memo)
+        except (RuntimeError, TypeError) as error:  # of what a module may hold besides tensors
+            raise PerakitError(
+                f"cannot train {place!r} in full: it cannot be copied ({short(str(error))})"
+            ) from error
+        for parameter in made[place].parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+    return made
+
+
+def untaken(model: nn.Module) -> Iterator[str]:
+    """Parameters that require grad and that no adapter has, which no file would carry."""
+    for place, module in walk(model):
+        for key, parameter in plain(module)._parameters.items():
+            if parameter is not None and parameter.requires_grad:
+                yield f"{place}.{key}" if place else key
+
+
+def check_taken(model: nn.Module, doing: str) -> None:
+    """Refuse to write an adapter of a model in which more than adapters trains.
+
+    doing: what is refused, in words: "save", "export".
+    """
+    lost = list(untaken(model))
+    if lost:
+        module = lost[0].rpartition(".")[0]
+        raise PerakitError(
+            f"cannot {doing} the adapter: {listed(lost)} require grad and are no part of it, so"
+            f" what they learned would be lost; pass train=[{module!r}] to pk.attach, or"
+            " requires_grad_(False) where they do not train"
+        )
+
+
+def check_one(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse to put adapters into effect of which two train one module in full."""
+    for place, module in wrapped(model).items():
+        owners = [name for name in names if name in module.adapters]
+        if isinstance(module, TrainedModule) and len(owners) > 1:
+            raise PerakitError(
+                f"adapters {owners[0]!r} and {owners[1]!r} both train {place!r} in full, and it"
+                " cannot be both: activate one of them"
+            )
