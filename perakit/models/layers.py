@@ -50,9 +50,8 @@ class LayerKind:
 
     @classmethod
     def shape(cls, module: nn.Module) -> tuple[int, int]:
-        """(m, n) of the layer's weight."""
-        m, n = cls.weight(module).shape
-        return m, n
+        """(m, n) of the layer's weight; of a shard of it, what it has."""
+        return cast(tuple[int, int], tuple(cls.weight(module).shape))
 
     @classmethod
     def dtype(cls, module: nn.Module) -> torch.dtype:
@@ -63,6 +62,11 @@ class LayerKind:
     def lost(module: nn.Module) -> float | None:
         """‖W − W0‖/‖W‖, where the layer keeps W in fewer bits, as a W0; None where it does not."""
         return None
+
+    @staticmethod
+    def kept(module: nn.Module) -> str:
+        """In what form the layer keeps W, in words, where that is not (m, n) floats."""
+        return ""
 
     @classmethod
     def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
@@ -146,8 +150,7 @@ class TensorClass(Linear):
 
     @classmethod
     def shape(cls, module: nn.Module) -> tuple[int, int]:
-        m, n = Linear.weight(module).shape
-        return m, n
+        return Linear.shape(module)
 
     @classmethod
     def dtype(cls, module: nn.Module) -> torch.dtype:
@@ -156,6 +159,10 @@ class TensorClass(Linear):
     @staticmethod
     def lost(module: nn.Module) -> float:
         return math.nan  # of a weight that was never seen
+
+    @staticmethod
+    def kept(module: nn.Module) -> str:
+        return f"a {type(Linear.weight(module)).__name__}"
 
     @staticmethod
     def product(module: nn.Module) -> Product:

@@ -42,7 +42,7 @@ def missing(tensor: Tensor, shape: Sequence[int] | None = None) -> str:
         mesh = tensor.device_mesh  # type: ignore[attr-defined]
         return (
             f"is a DTensor over {mesh.size()} process{'es' * (mesh.size() != 1)}, of which each"
-            " has its shard: do it before fully_shard, or save the adapter and load it onto a model"
+            " holds a part: do it before fully_shard, or save the adapter and load it onto a model"
             " that is not sharded"
         )
     # ZeRO-3 takes the numbers away and notes how many there were
@@ -108,7 +108,9 @@ def spans(tensor: Tensor) -> Iterator[Span]:
     """
     if torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor):
         for name in tensor.__tensor_flatten__()[0]:
-            yield from spans(getattr(tensor, name))
+            part = getattr(tensor, name)
+            if isinstance(part, Tensor):
+                yield from spans(part)
     own = tensor.layout != torch.strided or tensor.is_meta or not tensor.numel()
     if own or not is_plain(tensor) or is_freed(tensor) or not tensor.data_ptr():
         yield "none", id(tensor), id(tensor) + 1

@@ -287,6 +287,10 @@ class FourBits(LayerKind):
     def lost(module: nn.Module) -> float:
         return _four_bit(module).error.item()
 
+    @staticmethod
+    def kept(module: nn.Module) -> str:
+        return "in 4 bits"
+
     @classmethod
     def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
         return _four_bit(module).stored(W)

@@ -144,7 +144,7 @@ def _none_to_adapt(bare: dict[str, nn.Module]) -> str:
     if not reasons:
         return f"the model has no {names} layer to adapt"
     ((reason, count),), number = reasons.most_common(1), reasons.total()
-    often = "" if len(reasons) == 1 else f" ({count} times)"
+    often = "" if len(reasons) == 1 else f" ({count} of them)"
     return f"{number} of {number} {names} layers cannot be adapted: {reason}{often}"
 
 
