@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.models.layers import LayerKind
-from perakit.models.numbers import spans
+from perakit.models.numbers import missing, spans
 from perakit.models.wrappers import inside
 
 # Without the folder every layer goes the plain way. Looked for, not tried: an error inside is one.
@@ -350,7 +350,14 @@ def delta_weights(model: nn.Module) -> dict[str, Tensor]:
     ...  pk.delta_weights(model).items()}  # a new adapter changes nothing
     {'0': ((5, 3), False)}
     """
-    return {name: layer.delta for name, layer in adapted_layers(model).items()}
+    layers = adapted_layers(model)
+    for name, layer in layers.items():
+        for key, part in (
+            named for one in layer.active_adapters for named in one.named_parameters()
+        ):
+            if lacks := missing(part):
+                raise PerakitError(f"no ΔW of layer {name!r}: its {key} {lacks}")
+    return {name: layer.delta for name, layer in layers.items()}
 
 
 def shared_weights(model: nn.Module) -> dict[int, str]:

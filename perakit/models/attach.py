@@ -24,6 +24,7 @@ from perakit.models.adapted import (
     walk,
 )
 from perakit.models.layers import kind_of
+from perakit.models.numbers import missing
 from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
 from perakit.table import Table
@@ -159,6 +160,8 @@ def adapt(
         kind = kind_of(bases[layer])
         assert kind is not None
         W0 = kind.weight(bases[layer])
+        if lacks := missing(W0):
+            raise PerakitError(f"layer {layer!r} cannot be adapted: its weight {lacks}")
         fresh[layer] = method.adapter(method, W0)
         if draw:
             fresh[layer].reset(W0)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from perakit.adapters import Method
 from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, read_plain, write_atomically
+from perakit.models import gather
 from perakit.models.adapted import (
     AdaptedLayer,
     adapted_layers,
@@ -37,6 +38,7 @@ from perakit.models.adapted import (
 )
 from perakit.models.attach import AttachReport, adapt, check_name, report
 from perakit.models.layers import DTYPES, kind_of
+from perakit.models.numbers import missing
 from perakit.models.quantize import NF4, NF4Layer
 from perakit.models.targets import DEFAULT
 
@@ -75,6 +77,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
             f"none of the adapters {', '.join(names(model))} is active: pass name=... to say which"
             " one to save"
         )
+    chosen = {key: gather.adapter("save", key, layers[key], one) for key, one in chosen.items()}
     folder = as_folder(folder)
     tensors = {
         f"{layer}.{key}": parameter.detach().cpu().contiguous()
@@ -153,6 +156,10 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     }
     if not present:
         _check_size(model, expected)
+    for layer, wrapped in present.items():
+        for key, parameter in wrapped.adapters[name].named_parameters():
+            if lacks := missing(parameter, expected[f"{layer}.{key}"]):
+                raise PerakitError(f"cannot load into layer {layer!r}: its {key} {lacks}")
     tensors = _read_tensors(folder / config["tensors"], config.get("sha256"), expected)
     modules = dict(walk(model))
     for layer, method in methods.items():
