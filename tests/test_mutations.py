@@ -27,6 +27,7 @@ from perakit.fast import kept, product, seam, windows
 from perakit.fast.plans import PLANS, use_plan
 from perakit.fast.windows import Expanded
 from perakit.models.adapted import AdaptedLayer, adapted_layers
+from perakit.models.wrapped import Block
 
 expand, monomials, rank_bound, windows_gradients = (
     formulas.expand,
@@ -309,12 +310,13 @@ def nothing(model):
 @contextlib.contextmanager
 def enable_on_exit(model):
     """Forgets that an outer block was there."""
-    layers = adapted_layers(model).values()
-    for layer in layers:
-        layer.enabled = False
+    block = Block()
+    block.on = True
+    for layer in adapted_layers(model).values():
+        layer.blocks = (block,)
     yield
-    for layer in layers:
-        layer.enabled = True
+    for layer in adapted_layers(model).values():
+        layer.blocks = ()
 
 
 def graph_break(self, x):

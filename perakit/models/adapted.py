@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.models.layers import LayerKind
+from perakit.models.numbers import missing, spans
 from perakit.models.shown import shown
 from perakit.models.wrapped import Wrapped
+from perakit.models.wrappers import inside
 
 # Without the folder every layer goes the plain way. Looked for, not tried: an error inside is one.
 fast = import_module("perakit.fast") if find_spec("perakit.fast") else None
@@ -89,7 +91,7 @@ class AdaptedLayer(Wrapped):
                 active.append(adapters[name])
         if not active:
             return base(x)
-        kind, W0 = self.kind, self.kind.weight(base)
+        kind, W0 = self.kind, self.kind.weight(base, active)
         if fast is not None and not fast.plans.switched_off:
             y = fast.forward(x, W0, base.bias, kind.product(base), active)
             if y is not None:
@@ -193,41 +195,38 @@ def _short(value: Any) -> str:
     )
 
 
-# What puts a model into another one, whose layers then have other names, and where the model is in
-# it.
-WRAPPERS = {
-    "OptimizedModule": "_orig_mod",
-    "DistributedDataParallel": "module",
-    "DataParallel": "module",
-}
-
-
-def walk(
-    module: nn.Module, prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, nn.Module]]:
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module once, by its name without wrappers; an AdaptedLayer is not entered.
 
-    Of a TrainedModule the base is, under its names; its copies are not.
-
-    Wrappers are adapters, torch.compile and DistributedDataParallel.
+    Of a TrainedModule the base is, under its names; its copies are not. Wrappers are what
+    `perakit.models.wrappers` lists.
     """
-    seen = set() if seen is None else seen
-    if id(module) in seen:
-        return
-    seen.add(id(module))
-    wrapped = module._modules.get(WRAPPERS.get(type(module).__name__, ""))
+    seen = set[int]()
+    for name, module in everywhere(model, seen):
+        seen.add(id(module))
+        yield name, module
+
+
+def everywhere(
+    module: nn.Module, but: Container[int] = (), prefix: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
+    """As `walk`, but a module that stands at several places comes once for each.
+
+    but: ids of modules to pass by.
+    """
+    wrapped = inside(module)
     if wrapped is not None:
-        yield from walk(wrapped, prefix, seen)
-        return
-    yield prefix, module
-    if not isinstance(module, AdaptedLayer):
-        for name, child in plain(module)._modules.items():
-            if child is not None:
-                yield from walk(child, f"{prefix}.{name}" if prefix else name, seen)
+        yield from everywhere(wrapped, but, prefix)
+    elif id(module) not in but:
+        yield prefix, module
+        if not isinstance(module, AdaptedLayer):
+            for name, child in plain(module)._modules.items():
+                if child is not None:
+                    yield from everywhere(child, but, f"{prefix}.{name}" if prefix else name)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, inside of torch.compile's and parallel wrappers."""
+    """The model itself, inside of torch.compile's, parallel and other wrappers."""
     return next(walk(model))[1]
 
 
@@ -334,24 +333,32 @@ def delta_weights(model: nn.Module) -> dict[str, Tensor]:
     ...  pk.delta_weights(model).items()}  # a new adapter changes nothing
     {'0': ((5, 3), False)}
     """
-    return {name: layer.delta for name, layer in adapted_layers(model).items()}
+    layers = adapted_layers(model)
+    for name, layer in layers.items():
+        for key, part in (
+            named for one in layer.active_adapters for named in one.named_parameters()
+        ):
+            if lacks := missing(part):
+                raise PerakitError(f"no ΔW of layer {name!r}: its {key} {lacks}")
+    return {name: layer.delta for name, layer in layers.items()}
 
 
 def shared_weights(model: nn.Module) -> dict[int, str]:
     """id of each bare layer whose weight is shared -> the name of the other module.
 
-    Shared: it has bytes in common with a parameter of that module.
+    Shared: it has bytes in common with a parameter of that module, or is the same object.
     """
     modules = [(name, plain(module)) for name, module in walk(model)]
-    spans = sorted(
-        (*_span(parameter), place, key)
+    found = sorted(
+        (*span, place, key)
         for place, (_, module) in enumerate(modules)
         for key, parameter in module._parameters.items()
         if parameter is not None
+        for span in spans(parameter)
     )
     others: dict[int, int] = {}  # id of the layer -> the first place that shares with it
-    for k, (device, _, end, place, key) in enumerate(spans):
-        for other in spans[k + 1 :]:
+    for k, (device, _, end, place, key) in enumerate(found):
+        for other in found[k + 1 :]:
             # In the order of their starts: no later one overlaps either
             if other[0] != device or other[1] >= end:
                 break
@@ -361,17 +368,3 @@ def shared_weights(model: nn.Module) -> dict[int, str]:
                         theirs, others.get(id(modules[mine][1]), theirs)
                     )
     return {layer: modules[place][0] for layer, place in others.items()}
-
-
-def _span(tensor: Tensor) -> tuple[str, int, int]:
-    """(device, first byte, byte after the last) of a tensor; one without bytes is its own place."""
-    if tensor.device.type == "meta" or not tensor.numel():
-        return "none", id(tensor), id(tensor) + 1
-    last = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    return (
-        str(tensor.device),
-        tensor.data_ptr(),
-        tensor.data_ptr() + (last + 1) * tensor.element_size(),
-    )

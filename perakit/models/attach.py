@@ -28,6 +28,7 @@ from perakit.models.adapted import (
     wrapped,
 )
 from perakit.models.layers import kind_of
+from perakit.models.numbers import missing
 from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
 from perakit.models.trained import TrainedModule
@@ -190,6 +191,8 @@ def adapt(
         kind = kind_of(bases[layer])
         assert kind is not None
         W0 = kind.weight(bases[layer])
+        if lacks := missing(W0):
+            raise PerakitError(f"layer {layer!r} cannot be adapted: its weight {lacks}")
         adapter = fresh[layer] = method.adapter(method, W0)
         if numbers is None:
             adapter.reset(W0)
@@ -213,6 +216,12 @@ def fill(place: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     place: its name in the model. Raises PerakitError where two that are one in the model differ.
     """
     own = dict(module.state_dict(keep_vars=True))
+    odd = [key for key in tensors if key not in own]
+    if odd:
+        raise PerakitError(
+            f"'{place}.{odd[0]}' is no parameter and cannot be given numbers: remove its"
+            " parametrization first (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
     for key, tensor in tensors.items():
         own[key].copy_(tensor)
     for key, tensor in tensors.items():

@@ -29,7 +29,15 @@ from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.files import as_folder, write_synced
 from perakit.formulas import check_count
-from perakit.models.adapted import AdaptedLayer, require_adapters, shared_weights, walk
+from perakit.models import gather
+from perakit.models.adapted import (
+    AdaptedLayer,
+    everywhere,
+    require_adapters,
+    shared_weights,
+    unwrapped,
+    walk,
+)
 from perakit.models.adapted import adapters as named_adapters
 from perakit.models.merge import check_finite
 from perakit.models.truncation import Factored, factorise
@@ -126,8 +134,10 @@ def export_peft(
         check_count("rank", rank)
     factored: dict[str, Factored] = {}
     for key, (layer, adapters) in layers.items():
-        check_finite("export", key, layer, adapters)
-        factored[key] = factorise(adapters, layer.W0, rank)
+        W0 = gather.weight("export", key, layer)
+        adapters = [gather.adapter("export", key, layer, one) for one in adapters]
+        check_finite("export", key, W0, adapters)
+        factored[key] = factorise(adapters, W0, rank)
         _check_factors(key, factored[key], adapters)
     most = max(min(part.K, *layers[key][0].W0.shape) for key, part in factored.items())
     if rank is not None and rank > most:
@@ -179,7 +189,7 @@ def _chosen(model: nn.Module, name: str | None) -> dict[str, tuple[AdaptedLayer,
         }
     if not layers:
         raise PerakitError("no adapter is active: pk.activate(model, name) first, or pass name=")
-    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    places = Counter(id(module) for _, module in everywhere(model))
     shared = shared_weights(model)
     for key, (layer, adapters) in layers.items():
         other = shared.get(id(layer.base))
@@ -256,6 +266,7 @@ def _config(
     model: nn.Module, layers: Mapping[str, AdaptedLayer], ranks: Mapping[str, int]
 ) -> dict[str, Any]:
     """What PEFT needs to know about the factors in the file."""
+    model = unwrapped(model)
     r = max(ranks.values())  # servers reserve room for r, so it is the largest
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
     return {

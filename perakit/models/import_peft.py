@@ -21,7 +21,7 @@ from perakit.files import as_folder, open_plain
 from perakit.models.adapted import check_model, names, plain, walk
 from perakit.models.attach import AttachReport, adapt, report
 from perakit.models.export import CONFIG_NAME, PREFIX, SERVED, TENSORS_NAME, covers
-from perakit.models.layers import kind_of
+from perakit.models.layers import kind_of, why_not
 from perakit.models.patterns import compile_all
 from perakit.models.storage import check_width
 from perakit.models.tensors import FLOATS, read_header
@@ -234,8 +234,8 @@ def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int
         kind = kind_of(base)
         if kind is None:
             raise PerakitError(
-                f"the adapter targets {name!r}, a {type(base).__name__}, which perakit does not"
-                " adapt: it imports adapters of Linear and Conv1D layers"
+                f"the adapter targets {name!r} ({type(base).__name__}), which cannot be adapted:"
+                f" {why_not(base)}"
             )
         found[name] = kind.shape(base)
     if not found:

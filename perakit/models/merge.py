@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
+from perakit.models import gather
 from perakit.models.adapted import (
     AdaptedLayer,
     adapted_layers,
@@ -210,17 +211,18 @@ def _sums(
                 " change; untie them (give the layer a clone of the weight) or leave the adapter"
                 " unmerged"
             )
+        gather.check("merge", name, layer, layer.active_adapters)
         lost = layer.kind.lost(layer.base)
         if lost is not None:
             if not dequantize:
                 raise PerakitError(
-                    f"cannot merge layer {name!r}: its weight is in 4 bits, which W0 + ΔW does not"
-                    " fit; say dequantize=True for a full"
-                    f" {str(layer.W0.dtype).removeprefix('torch.')} weight, or leave the adapter"
-                    " unmerged"
+                    f"cannot merge layer {name!r}: its weight is"
+                    f" {layer.kind.kept(layer.base)}, which W0 + ΔW does not fit; say"
+                    f" dequantize=True for a full {str(layer.W0.dtype).removeprefix('torch.')}"
+                    " weight, or leave the adapter unmerged"
                 )
             quantized[name] = lost
-        check_finite("merge", name, layer, layer.active_adapters)
+        check_finite("merge", name, layer.W0, layer.active_adapters)
         delta = layer.exact_delta()
         sums[name] = layer.sum_with(delta)
         if not sums[name].isfinite().all():
@@ -238,8 +240,8 @@ def _sums(
     return sums, MergeReport(rows, quantized)
 
 
-def check_finite(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[Adapter]) -> None:
-    """Refuse to go on with a layer whose adapters or weight hold NaN or inf.
+def check_finite(doing: str, name: str, W0: Tensor, adapters: Sequence[Adapter]) -> None:
+    """Refuse to go on with a layer whose adapters or weight W0 hold NaN or inf.
 
     doing: what is refused, in words: "merge", "export".
     """
@@ -254,7 +256,7 @@ def check_finite(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[
             f"cannot {doing} layer {name!r}: NaN or inf in {', '.join(bad)}; load a good adapter or"
             " train with a lower lr"
         )
-    if not layer.W0.isfinite().all():
+    if not W0.isfinite().all():
         raise PerakitError(
             f"cannot {doing} layer {name!r}: NaN or inf in its own weight W0; load a good base"
             " model"

@@ -7,7 +7,7 @@ original weight back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.models import nf4
-from perakit.models.layers import OTHER_KINDS, LayerKind, kind_of
+from perakit.models.layers import OTHER_KINDS, LayerKind, TensorClass, kind_of, why_not
+from perakit.models.numbers import missing
 
 BLOCKS = tuple(2**k for k in range(5, 13))  # 32 ... 4096
 # By NF4.double
@@ -270,7 +272,7 @@ class FourBits(LayerKind):
         return isinstance(module, NF4Layer)
 
     @staticmethod
-    def weight(module: nn.Module) -> Tensor:
+    def weight(module: nn.Module, readers: Sequence[Adapter] | None = None) -> Tensor:
         return _four_bit(module).dequantize()
 
     @classmethod
@@ -284,6 +286,10 @@ class FourBits(LayerKind):
     @staticmethod
     def lost(module: nn.Module) -> float:
         return _four_bit(module).error.item()
+
+    @staticmethod
+    def kept(module: nn.Module) -> str:
+        return "in 4 bits"
 
     @classmethod
     def stored(cls, module: nn.Module, W: Tensor) -> Tensor:
@@ -315,10 +321,14 @@ def _refusal(module: Any, kind: type[LayerKind] | None) -> str:
     if kind is None:
         weight = getattr(module, "weight", None)
         kept = f" with a weight of {weight.dtype}" if isinstance(weight, Tensor) else ""
+        why = f" ({why_not(module)})" if isinstance(module, nn.Module) else ""
         return (
             f"{type(module).__name__}{kept} cannot be quantised: pass a Linear or Conv1D layer with"
-            " a floating-point weight (m, n)"
+            f" a floating-point weight (m, n){why}"
         )
+    if kind is TensorClass:
+        name = type(module.weight).__name__
+        return f"the layer's weight is a {name} already: quantise the original layer instead"
     besides = {*module._parameters, *module._buffers, *module._modules} - {"weight", "bias"}
     if besides:
         return (
@@ -326,8 +336,8 @@ def _refusal(module: Any, kind: type[LayerKind] | None) -> str:
             " which would be lost: target other layers"
         )
     W = kind.weight(module)
-    if W.device.type == "meta":
-        return "the layer's weight is on the meta device and has no numbers: load the model first"
+    if lacks := missing(W):
+        return f"the layer's weight {lacks}"
     if not W.to(torch.float32).isfinite().all():
         return (
             "the layer's weight has NaN, inf or a number beyond float32: load a good model before"

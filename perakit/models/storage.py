@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from perakit.adapters import Adapter, Method
 from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, read_plain, write_atomically
+from perakit.models import gather
 from perakit.models.adapted import (
     AdaptedLayer,
     active,
@@ -40,6 +41,7 @@ from perakit.models.adapted import (
 )
 from perakit.models.attach import AttachReport, activate, adapt, check_name, fill, report
 from perakit.models.layers import DTYPES, kind_of
+from perakit.models.numbers import missing
 from perakit.models.quantize import NF4, NF4Layer
 from perakit.models.targets import DEFAULT
 from perakit.models.trained import check, check_taken, trained_modules
@@ -86,6 +88,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
             " one to save"
         )
     check_taken(model, "save")
+    chosen = {key: gather.adapter("save", key, layers[key], one) for key, one in chosen.items()}
     folder = as_folder(folder)
     in_full = {
         place: _numbers(place, module) for place, module in trained_modules(model, name).items()
@@ -182,6 +185,10 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     }
     if not present:
         _check_size(model, expected)
+    for layer, wrapped in present.items():
+        for key, parameter in wrapped.adapters[name].named_parameters():
+            if lacks := missing(parameter, expected.get(f"{layer}.{key}")):
+                raise PerakitError(f"cannot load into layer {layer!r}: its {key} {lacks}")
     floats = [f"{layer}.{key}" for layer in methods for key in shapes[layer]]
     tensors = _read_tensors(folder / config["tensors"], config.get("sha256"), expected, floats)
     found = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from torch import nn
 
 from perakit.errors import PerakitError
-from perakit.models.adapted import AdaptedLayer, plain, shared_weights, unwrapped, walk
-from perakit.models.layers import KINDS, LayerKind, kind_of
+from perakit.models.adapted import AdaptedLayer, everywhere, plain, shared_weights, unwrapped, walk
+from perakit.models.layers import KINDS, LayerKind, kind_of, why_not
 
 Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
 # Parts of a name that mark an output head
@@ -54,14 +55,10 @@ def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) ->
         chosen = [name for name in _weighted(bare) if pattern.fullmatch(name)]
     else:
         first = {id(module): name for name, module in modules.items()}
-        names = {
-            name: first[id(module)]
-            for name, module in model.named_modules(remove_duplicate=False)
-            if id(module) in first
-        }
-        chosen = _named(names, layers, targets)
+        names = {name: first[id(module)] for name, module in everywhere(model)}
+        chosen = _named(names, layers, targets, bare)
     if not chosen:
-        raise PerakitError(_no_match(targets, layers))
+        raise PerakitError(_no_match(targets, layers, bare))
     for name in chosen:
         module = modules[name]
         if not isinstance(module, AdaptedLayer):
@@ -81,10 +78,13 @@ def check_free(name: str, layer: AdaptedLayer, adapter: str) -> None:
         )
 
 
-def _named(names: dict[str, str], layers: list[str], targets: object) -> list[str]:
+def _named(
+    names: dict[str, str], layers: list[str], targets: object, bare: dict[str, nn.Module]
+) -> list[str]:
     """Layers whose name is, or ends in, one of `targets`; each target must match.
 
-    names: every name that a module has -> its first name; a module may stand in two places.
+    names: every name that a module has -> its first name; a module may stand in two places; bare:
+    as in `_no_match`.
     """
     wanted = list(targets) if isinstance(targets, Iterable) else [targets]
     found: set[str] = set()
@@ -98,7 +98,7 @@ def _named(names: dict[str, str], layers: list[str], targets: object) -> list[st
             first for name, first in names.items() if name == target or name.endswith(f".{target}")
         }
         if not matches:
-            raise PerakitError(_no_match(target, layers))
+            raise PerakitError(_no_match(target, layers, bare))
         found |= matches
     return [name for name in dict.fromkeys(names.values()) if name in found]
 
@@ -115,12 +115,13 @@ def _weighted(bare: dict[str, nn.Module]) -> list[str]:
     ]
 
 
-def _no_match(target: object, layers: list[str]) -> str:
+def _no_match(target: object, layers: list[str], bare: dict[str, nn.Module]) -> str:
+    """The message where `target` means no layer.
+
+    layers: names that could be meant; bare: all modules of the model without adapters, by name.
+    """
     if not layers:
-        return (
-            f"no layer matches {target!r}: the model has no"
-            f" {' or '.join(kind.name for kind in KINDS)} layer to adapt"
-        )
+        return f"no layer matches {target!r}: {_none_to_adapt(bare)}"
     endings = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in layers))
     near = (
         difflib.get_close_matches(target, [*endings, *layers], n=3, cutoff=0.4)
@@ -136,19 +137,30 @@ def _no_match(target: object, layers: list[str]) -> str:
     return f"{text}; layers that can be adapted: {shown}"
 
 
+def _none_to_adapt(bare: dict[str, nn.Module]) -> str:
+    """What stands in the way of all layers that look as if they could be adapted."""
+    names = " or ".join(kind.name for kind in KINDS)
+    reasons = Counter(why_not(module) for module in bare.values() if _looks_linear(module))
+    if not reasons:
+        return f"the model has no {names} layer to adapt"
+    ((reason, count),), number = reasons.most_common(1), reasons.total()
+    often = "" if len(reasons) == 1 else f" ({count} of them)"
+    return f"{number} of {number} {names} layers cannot be adapted: {reason}{often}"
+
+
+def _looks_linear(module: nn.Module) -> bool:
+    """Would a reader call it a linear layer? Quantised ones of other libraries are so by name."""
+    return any("Linear" in cls.__name__ or cls.__name__ == "Conv1D" for cls in type(module).__mro__)
+
+
 def require_kind(name: str, module: nn.Module) -> type[LayerKind]:
     """The kind of a layer that is about to be wrapped, or the reason why it cannot be."""
-    kind = kind_of(module)
-    supported = " and ".join(kind.name for kind in KINDS)
-    if kind is None:
+    kind, reason = kind_of(module), why_not(module)
+    if kind is None or reason:
         inside = [
             child for child, part in walk(module) if isinstance(part, AdaptedLayer) or kind_of(part)
         ]
-        remedy = (
-            f"target its layers {', '.join(inside[:4])}"
-            if inside
-            else f"perakit adapts {supported} layers with a floating-point weight"
-        )
+        remedy = f"target its layers {', '.join(inside[:4])}" if inside and not kind else reason
         raise PerakitError(f"layer {name!r} ({type(module).__name__}) cannot be adapted: {remedy}")
     if (
         module._forward_hooks

@@ -13,6 +13,7 @@ import perakit as pk
 from perakit.adapters import LoRA, Method
 from perakit.models.adapted import adapted_layers
 from perakit.models.quantize import NF4
+from perakit.models.wrapped import Block
 from perakit.toy.gpt2 import Conv1D
 
 SHAPES = {"0": (5, 7), "1.0": (3, 5), "1.1": (3, 1), "2": (5, 5)}
@@ -71,8 +72,10 @@ def merged(model: nn.Module) -> nn.Module:
 
 def off(model: nn.Module) -> nn.Module:
     """As within `with pk.disabled(model)`."""
+    block = Block()
+    block.on = True
     for layer in adapted_layers(model).values():
-        layer.enabled = False
+        layer.blocks = (block,)
     return model
 
 

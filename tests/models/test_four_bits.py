@@ -235,12 +235,12 @@ def test_many_layers_are_attached_and_merged_in_linear_time():
     """
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(60)))
     calls = []
-    real = models_adapted._span
+    real = models_adapted.spans
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models_adapted, "_span", lambda tensor: calls.append(1) or real(tensor))
+        patch.setattr(models_adapted, "spans", lambda tensor: calls.append(1) or real(tensor))
         pk.attach(model, pk.LoRA(rank=1), "all-linear", quantize="nf4")
         pk.merge(model, dequantize=True)
-    assert len(calls) < 5 * 120
+    assert 120 <= len(calls) < 5 * 120, len(calls)
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -545,7 +545,7 @@ def test_numbers_of_blocks_that_peft_refuses(options, tmp_path):
         ),
         (
             {"target_modules": ["up", "down", "emb"]},
-            r"the adapter targets 'emb', a Embedding, which perakit does not adapt",
+            r"the adapter targets 'emb' \(Embedding\), which cannot be adapted: an embedding looks",
         ),
         (
             {"target_modules": "(up"},

@@ -1,0 +1,28 @@
+"""What is put around a model, or a part of it, whose layers then have other names."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# (Library, class) -> where in it the model is. A class of another library is none, whatever it is
+# called, and so is a child that happens to be called `module`; a subclass is one.
+WRAPPERS = {
+    ("torch", "OptimizedModule"): "_orig_mod",  # torch.compile
+    ("torch", "DataParallel"): "module",
+    ("torch", "DistributedDataParallel"): "module",
+    ("torch", "FullyShardedDataParallel"): "_fsdp_wrapped_module",
+    ("torch", "ActivationWrapper"): "_checkpoint_wrapped_module",  # of checkpoints, of offloading
+    ("torch", "AveragedModel"): "module",
+    ("lightning_fabric", "_FabricModule"): "_forward_module",
+    ("lightning", "_FabricModule"): "_forward_module",
+    ("deepspeed", "DeepSpeedEngine"): "module",
+}
+
+
+def inside(module: nn.Module) -> nn.Module | None:
+    """The module that a wrapper is around; None where it is no wrapper."""
+    for cls in type(module).__mro__:
+        place = WRAPPERS.get((cls.__module__.partition(".")[0], cls.__name__))
+        if place is not None:
+            return module._modules.get(place)
+    return None
