@@ -292,8 +292,8 @@ def sum_stays_after_loading(layer, _):
     return None
 
 
-def not_frozen(model, methods, **options):
-    adapt(model, methods, **options)
+def not_frozen(model, methods, *given, **options):
+    adapt(model, methods, *given, **options)
     for layer in adapted_layers(model).values():
         layer.base.requires_grad_(True)
 

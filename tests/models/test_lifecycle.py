@@ -251,18 +251,19 @@ class Lifecycle(RuleBasedStateMachine):
     def enter(self):
         block = pk.disabled(self.model)
         block.__enter__()
-        self.blocks.append((block, self.adapted, set(self.disabled)))
+        self.blocks.append((block, self.adapted))
         self.disabled |= self.adapted
 
     @precondition(lambda self: self.blocks)
-    @rule(fails=st.booleans())
-    def leave(self, fails=False):
-        block, layers, before = self.blocks.pop()
+    @rule(fails=st.booleans(), which=st.integers(0, 2))
+    def leave(self, fails=False, which=-1):
+        """Blocks may overlap: any of them can be the first to be left."""
+        block, _ = self.blocks.pop(which % len(self.blocks))
         if fails:
             assert not block.__exit__(KeyError, KeyError(), None)
         else:
             block.__exit__(None, None, None)
-        self.disabled = (self.disabled - layers) | (before & layers)
+        self.disabled &= set().union(*(layers for _, layers in self.blocks))
 
     @precondition(lambda self: self.attached and len(self.blocks) < 2)
     @rule(fails=st.booleans())
@@ -298,13 +299,14 @@ class Lifecycle(RuleBasedStateMachine):
         fits = not present or {n: m for n, (m, _) in present.items()} == {
             n: m for n, (m, _) in state.items()
         }
-        stale = self.merged & set(present) if present else self.conflict((adapter,))
+        stays = present and adapter in self.active
+        stale = self.merged & set(present) or (not stays and self.conflict((adapter,)))
         if fits and not stale:
             pk.load(self.model, folder, name=adapter)
             self.attached[adapter] = {
                 name: (method, dict(arrays)) for name, (method, arrays) in state.items()
             }
-            self.active = self.active if present else (adapter,)
+            self.active = self.active if stays else (adapter,)
         else:
             with pytest.raises(
                 pk.PerakitError, match="is merged" if fits else "belongs to another model"
