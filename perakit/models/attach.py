@@ -198,8 +198,7 @@ def adapt(
             adapter.reset(W0)
         adapter.precision = (precision or {}).get(layer, adapter.precision)
     fresh |= trained.copies(model, train)
-    for place, tensors in (numbers or {}).items():
-        fill(place, fresh[place], tensors)
+    fill(fresh, numbers or {})
     standing = {place: _standing(modules[place], bases.get(place)) for place in fresh}
     with whole(model):
         _freeze(model, modules)
@@ -210,26 +209,33 @@ def adapt(
 
 
 @torch.no_grad()
-def fill(place: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give the parameters and buffers of `module` these numbers, in place: all of them, to the bit.
+def fill(modules: Mapping[str, nn.Module], numbers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Give the parameters and buffers of each module its numbers, in place: all, and to the bit.
 
-    place: its name in the model. Raises PerakitError where two that are one in the model differ.
+    modules, numbers: by the name in the model. Raises PerakitError where a tensor is none of the
+    module's, and where two differ that are one in the model.
     """
-    own = dict(module.state_dict(keep_vars=True))
-    odd = [key for key in tensors if key not in own]
-    if odd:
-        raise PerakitError(
-            f"'{place}.{odd[0]}' is no parameter and cannot be given numbers: remove its"
-            " parametrization first (torch.nn.utils.parametrize.remove_parametrizations)"
-        )
-    for key, tensor in tensors.items():
-        own[key].copy_(tensor)
-    for key, tensor in tensors.items():
-        if not torch.equal(own[key].cpu(), tensor.to(own[key].dtype)):
-            raise PerakitError(
-                f"'{place}.{key}' shares its numbers with another tensor of the model, and in the"
-                " file they differ: load it onto the model it was saved from"
-            )
+    own = {place: dict(module.state_dict(keep_vars=True)) for place, module in modules.items()}
+    for place, tensors in numbers.items():
+        for key, tensor in tensors.items():
+            if key not in own[place]:
+                raise PerakitError(
+                    f"'{place}.{key}' is no parameter and cannot be given numbers: remove its"
+                    " parametrization first (torch.nn.utils.parametrize.remove_parametrizations)"
+                )
+            own[place][key].copy_(tensor)
+    for place, tensors in numbers.items():
+        for key, tensor in tensors.items():
+            if not _same(own[place][key], tensor):
+                raise PerakitError(
+                    f"'{place}.{key}' shares its numbers with another tensor of the model, and in"
+                    " the file they differ: load it onto the model it was saved from"
+                )
+
+
+def _same(own: Tensor, tensor: Tensor) -> bool:
+    """Whether `own` has the numbers of `tensor`; one NaN is as good as another."""
+    return torch.equal(own.cpu().nan_to_num(), tensor.to(own.dtype).nan_to_num())
 
 
 def activate(model: nn.Module, *names: str) -> None:

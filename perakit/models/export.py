@@ -14,9 +14,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from perakit.models.adapted import (
 )
 from perakit.models.adapted import adapters as named_adapters
 from perakit.models.merge import check_finite
+from perakit.models.trained import check_taken, numbers_of, trained_modules
 from perakit.models.truncation import Factored, factorise
 from perakit.table import Table
 
@@ -48,6 +49,7 @@ PREFIX = "base_model.model."  # a key without it loads in PEFT and does nothing
 SERVED = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM takes
 STAGE = ".export."  # how folders begin in which the files are made
 STALE = 3600  # seconds after which such a folder is of an export that was killed
+CLASSIFIERS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers' classes of causal language models end
 
 
@@ -59,12 +61,14 @@ class ExportReport:
     file (zero padding included); cut is ‖ΔW - nearest‖/‖ΔW‖ in Frobenius norm for the nearest
     matrix of that rank, 0 where nothing was cut; error is the same for the factors in the file,
     against ΔW in float64; sigma is the spectral norm of what was cut, the first singular value left
-    out. folder, size: where the two files are, and their bytes.
+    out. folder, size: where the two files are, and their bytes; trained: modules that train in
+    full, which are in the file as PEFT's modules_to_save.
     """
 
     rows: list[tuple[str, tuple[int, int], int, int, float, float, float]]
     folder: Path
     size: int
+    trained: list[str] = field(default_factory=list)
 
     @property
     def rank(self) -> int:
@@ -89,6 +93,8 @@ class ExportReport:
             " least that any matrix of this rank leaves out of ΔW; error: of the numbers in the"
             " file; both / ‖ΔW‖"
         )
+        if self.trained:
+            foot += f"\nin full, as modules_to_save: {', '.join(self.trained)}"
         return Table(columns, cells, foot)
 
     def __str__(self) -> str:
@@ -113,14 +119,15 @@ def export_peft(
     and the report says what was lost;
     pad: zeros up to one rank for all layers, the next that servers take (1, 8, 16, 32, 64, 128,
     256, 320, 512);
-    name: of one adapter, None writes the sum of the active ones. Merged or disabled changes
+    name: of one adapter, None writes the sum of the active ones. Modules that it trains in full are
+    written as PEFT's modules_to_save. Merged or disabled changes
     nothing. Load it onto the same base with `peft.PeftModel.from_pretrained(base, folder)`: a ΔW
     that depends on W0 belongs to that W0, which is the dequantised one where the base is in 4 bits.
     Everything is computed first, and read back and compared before an older adapter in `folder`
     gives way. Raises PerakitError, with the files in the folder as they were, where a rank cannot
-    be had, a number is not finite, ΔW is no matrix, a layer's weight is shared with another, or the
-    system refuses to write. Only a kill between the last two steps leaves numbers without their
-    configuration, which nobody loads.
+    be had, a number is not finite, ΔW is no matrix, a layer's weight is shared with another, a
+    parameter requires grad that would not be in the file, or the system refuses to write. Only a
+    kill between the last two steps leaves numbers without their configuration, which nobody loads.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report = pk.attach(model, pk.PERA(rank=1), ["0"])
@@ -130,6 +137,9 @@ def export_peft(
     """
     folder = as_folder(folder)
     layers = _chosen(model, name)
+    check_taken(model, "export")
+    in_full = trained_modules(model, name)
+    _check_saved_modules(model, in_full)
     if rank is not None:
         check_count("rank", rank)
     factored: dict[str, Factored] = {}
@@ -154,11 +164,17 @@ def export_peft(
         model,
         {key: layer for key, (layer, _) in layers.items()},
         {key: A.shape[0] for key, (_, A) in tensors.items()},
+        list(in_full),
     )
-    size = _write(folder, config, tensors)
-    return ExportReport(
-        [_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()], folder, size
-    )
+    flat: dict[str, Tensor] = {}
+    for key, (B, A) in tensors.items():
+        flat |= {f"{PREFIX}{key}.lora_A.weight": A, f"{PREFIX}{key}.lora_B.weight": B}
+    for place, module in in_full.items():
+        for key, value in numbers_of(place, module).items():
+            flat[f"{PREFIX}{place}.{key}"] = value.cpu().contiguous()
+    size = _write(folder, config, flat)
+    rows = [_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()]
+    return ExportReport(rows, folder, size, list(in_full))
 
 
 def _row(
@@ -263,15 +279,18 @@ def _pad(part: Factored, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _config(
-    model: nn.Module, layers: Mapping[str, AdaptedLayer], ranks: Mapping[str, int]
+    model: nn.Module,
+    layers: Mapping[str, AdaptedLayer],
+    ranks: Mapping[str, int],
+    in_full: list[str],
 ) -> dict[str, Any]:
-    """What PEFT needs to know about the factors in the file."""
+    """What PEFT needs to know about the factors and modules in the file."""
     model = unwrapped(model)
     r = max(ranks.values())  # servers reserve room for r, so it is the largest
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if _is_causal(model) else None,
+        "task_type": _task(model, in_full),
         "base_model_name_or_path": (
             getattr(getattr(model, "config", None), "_name_or_path", None) or None
         ),
@@ -285,7 +304,31 @@ def _config(
         "fan_in_fan_out": any(map(_transposed, layers.values())),
         "lora_dropout": 0.0,
         "bias": "none",
-    }
+    } | ({"modules_to_save": in_full} if in_full else {})
+
+
+def _task(model: nn.Module, in_full: list[str]) -> str | None:
+    """PEFT's name for what the model does, where its class says it.
+
+    Of a classifier only with its head: PEFT expects that in the file then.
+    """
+    if _is_causal(model):
+        return "CAUSAL_LM"
+    name = type(unwrapped(model)).__name__
+    tasks = [task for ending, task in CLASSIFIERS.items() if name.endswith(ending)]
+    return tasks[0] if tasks and set(in_full) & {"classifier", "score"} else None
+
+
+def _check_saved_modules(model: nn.Module, in_full: Iterable[str]) -> None:
+    """Refuse a module that PEFT would not find, or not alone: it compares the ends of names."""
+    for place in in_full:
+        ends = [one for one in {name for name, _ in walk(model)} if one.endswith(place)]
+        if ends != [place]:
+            other = next(one for one in ends if one != place)
+            raise PerakitError(
+                f"cannot export {place!r}, which trains in full: PEFT compares the ends of names"
+                f" and would take {other!r} for it too; rename one of them"
+            )
 
 
 def _is_causal(model: nn.Module) -> bool:
@@ -344,16 +387,11 @@ def _endings(name: str) -> list[str]:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _write(
-    folder: Path, config: dict[str, Any], tensors: Mapping[str, tuple[Tensor, Tensor]]
-) -> int:
+def _write(folder: Path, config: dict[str, Any], flat: dict[str, Tensor]) -> int:
     """Write both files beside the old ones, read them back, then let them take their place.
 
-    Returns their bytes.
+    flat: the tensors by the names that PEFT gives them. Returns their bytes.
     """
-    flat: dict[str, Tensor] = {}
-    for name, (B, A) in tensors.items():
-        flat |= {f"{PREFIX}{name}.lora_A.weight": A, f"{PREFIX}{name}.lora_B.weight": B}
     data = to_safetensors(flat, {"format": "pt"})
     text = (json.dumps(config, indent=2) + "\n").encode()
     try:

@@ -23,22 +23,24 @@ from perakit.models.attach import AttachReport, adapt, report
 from perakit.models.export import CONFIG_NAME, PREFIX, SERVED, TENSORS_NAME, covers
 from perakit.models.layers import kind_of, why_not
 from perakit.models.patterns import compile_all
-from perakit.models.storage import check_width
+from perakit.models.storage import check_types, check_width
 from perakit.models.tensors import FLOATS, read_header
+from perakit.models.trained import check
 
 # Settings that are read here, and settings that say nothing about the function: any other one that
 # is set is refused.
 READ = {
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
     "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "bias", "init_lora_weights",
+    "bias", "init_lora_weights", "modules_to_save", "loftq_config",
 }  # fmt: skip
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode",
-    "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
+    "megatron_core", "merge_weights", "peft_version", "qalora_group_size", "revision",
+    "runtime_config", "task_type",
 }  # fmt: skip
-# Of training; the others rewrite the base's weights
-STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+# Of training ("mica" also freezes lora_B); the others rewrite the base's weights
+STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 # perakit's name -> PEFT's
 KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 JSON_LIMIT = 2**20  # bytes; parsed, hostile JSON takes 40 times its size
@@ -49,7 +51,7 @@ METADATA_ALLOWANCE = 2**16  # bytes
 def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> AttachReport:
     """Attach the LoRA or DoRA adapter that PEFT saved in `folder`.
 
-    It becomes a pk.LoRA or pk.DoRA of the same function.
+    It becomes a pk.LoRA or pk.DoRA of the same function; PEFT's modules_to_save train in full.
     model: bare, or with adapters of other names, and the base that the adapter was trained on
     (which weights it has is not checked); name: of the new adapter, which is then the active one.
     Rank, alpha, rslora and patterns are read per layer. Strict: the layers that the configuration
@@ -76,20 +78,30 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     config = _read_config(folder / CONFIG_NAME)
     shapes = _targets(model, config)
     methods = _methods(config, shapes)
+    in_full = _in_full(model, config, name)
+    modules = dict(walk(model))
     expected = {
         f"{PREFIX}{layer}.{KEYS[key]}": shape
         for layer, method in methods.items()
         for key, shape in method.shapes(*shapes[layer]).items()
+    } | {
+        f"{PREFIX}{place}.{key}": tuple(value.shape)
+        for place in in_full
+        for key, value in plain(modules[place]).state_dict().items()
     }
     tensors = _read_tensors(folder, expected)
-    modules = dict(walk(model))
     numbers = {
         layer: {key: tensors[f"{PREFIX}{layer}.{KEYS[key]}"] for key in method.shapes(1, 1)}
         for layer, method in methods.items()
     }
     for layer, own in numbers.items():
         _check_values(layer, plain(modules[layer]), own)
-    adapt(model, methods, name, numbers=numbers)
+    for place in in_full:
+        start = f"{PREFIX}{place}."
+        own = {k.removeprefix(start): value for k, value in tensors.items() if k.startswith(start)}
+        check_types(place, own, plain(modules[place]))
+        numbers[place] = own
+    adapt(model, methods, name, train=in_full, numbers=numbers)
     return report(model)
 
 
@@ -210,6 +222,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "layers_to_transform": (_is_indices, "an integer or a list of them"),
     "layers_pattern": (lambda value: value is None or _is_names(value), "a name or a list of them"),
+    "modules_to_save": (lambda value: value is None or _is_names(value), "a list of names"),
     "rank_pattern": (_is_pattern, "an object of numbers"),
     "alpha_pattern": (_is_pattern, "an object of numbers"),
 }
@@ -244,6 +257,19 @@ def _targets(model: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int
             " belongs to another model"
         )
     return found
+
+
+def _in_full(model: nn.Module, config: Mapping[str, Any], name: str) -> list[str]:
+    """The modules that PEFT would have trained in full: it compares the ends of names.
+
+    One that matches none says nothing: for a classifier PEFT writes classifier and score.
+    """
+    ends = config.get("modules_to_save") or []
+    ends = [ends] if isinstance(ends, str) else ends
+    places = [place for place, _ in walk(model) if place]
+    chosen = [place for place in places if any(place.endswith(end) for end in ends)]
+    check(model, chosen, name)
+    return chosen
 
 
 def _matcher(targets: str | list[str], modules: Sequence[str]) -> Callable[[str], bool]:
@@ -346,7 +372,11 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
         with open_plain(path) as file:
             header = read_header(file, allowance, damaged)
             _check_names(header.shapes, expected)
-            odd = [name for name, kind in header.types.items() if kind not in FLOATS]
+            odd = [
+                name
+                for name, kind in header.types.items()
+                if ".lora_" in name and kind not in FLOATS
+            ]
             if odd:
                 raise PerakitError(f"{damaged} ({odd[0]!r} is {header.types[odd[0]]})")
             file.seek(0)

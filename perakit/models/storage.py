@@ -44,7 +44,7 @@ from perakit.models.layers import DTYPES, kind_of
 from perakit.models.numbers import missing
 from perakit.models.quantize import NF4, NF4Layer
 from perakit.models.targets import DEFAULT
-from perakit.models.trained import check, check_taken, trained_modules
+from perakit.models.trained import check, check_taken, numbers_of, trained_modules
 from perakit.models.whole import whole
 
 # Version 2: a base in 4 bits; 3: modules that train in full, or a precision beside the numbers. An
@@ -91,7 +91,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     chosen = {key: gather.adapter("save", key, layers[key], one) for key, one in chosen.items()}
     folder = as_folder(folder)
     in_full = {
-        place: _numbers(place, module) for place, module in trained_modules(model, name).items()
+        place: numbers_of(place, module) for place, module in trained_modules(model, name).items()
     }
     tensors = {
         f"{layer}.{key}": value
@@ -223,11 +223,11 @@ def _put(
     layers = adapters(model, name)
     own: dict[str, nn.Module] = {**layers, **trained_modules(model, name)}
     memo: dict[int, Any] = {}  # weights that modules share are one in the copies too
+    copies = {place: copy.deepcopy(module, memo) for place, module in own.items()}
+    fill(copies, found)
     new: dict[Tensor, Tensor] = {}
     for place, module in own.items():
-        other = copy.deepcopy(module, memo)
-        fill(place, other, found[place])
-        filled = other.state_dict()
+        filled = copies[place].state_dict()
         new |= {
             tensor: filled[key].detach()
             for key, tensor in module.state_dict(keep_vars=True).items()
@@ -265,19 +265,6 @@ def _values(layer: AdaptedLayer, adapter: Adapter) -> dict[str, Tensor]:
             " name: add it to shapes(m, n) of the method"
         )
     return {key: getattr(adapter, key) for key in shapes}
-
-
-def _numbers(place: str, module: nn.Module) -> dict[str, Tensor]:
-    """Name -> value of what a file holds of a module that trains in full."""
-    state: dict[str, Any] = module.state_dict()
-    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise PerakitError(
-            f"cannot save {place!r}, which trains in full: its {odd[0]!r} is no tensor; leave it"
-            " out of train"
-        )
-    # Weights that two modules share are written twice, which the format wants to be told
-    return {key: value.clone() for key, value in state.items()}
 
 
 def _precision(adapter: Adapter) -> dict[str, str]:

@@ -11,10 +11,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from perakit.errors import PerakitError, listed, short
 from perakit.models.adapted import plain, shared_weights, walk, wrapped
+from perakit.models.numbers import missing
 from perakit.models.quantize import NF4Layer
 from perakit.models.wrapped import Wrapped
 
@@ -157,6 +158,22 @@ def copies(model: nn.Module, chosen: Sequence[str]) -> dict[str, nn.Module]:
         for parameter in made[place].parameters():
             parameter.requires_grad_(parameter.is_floating_point())
     return made
+
+
+def numbers_of(place: str, module: nn.Module) -> dict[str, Tensor]:
+    """Name -> value of what a file holds of a module that trains in full."""
+    state: dict[str, Any] = module.state_dict()
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise PerakitError(
+            f"cannot write {place!r}, which trains in full: its {odd[0]!r} is no tensor; leave it"
+            " out of train"
+        )
+    for key, value in state.items():
+        if lacks := missing(value):
+            raise PerakitError(f"cannot write '{place}.{key}', which trains in full: it {lacks}")
+    # A copy each: the file format refuses a weight that two modules share, unless it is told twice
+    return {key: value.clone() for key, value in state.items()}
 
 
 def untaken(model: nn.Module) -> Iterator[str]:

@@ -1,0 +1,252 @@
+"""What trains beside an adapter is saved, loaded, exported and read by PEFT, or refused by name."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import perakit as pk
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+pytestmark = pytest.mark.filterwarnings(
+    # PEFT 0.21 asks transformers 5.2x for a name that is old there
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"]}
+HEADS = {"bert": "classifier", "gpt2": "score"}
+
+
+def classifier(family):
+    """A tiny one of transformers, the same at each call."""
+    torch.manual_seed(0)
+    if family == "bert":
+        config = transformers.BertConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=24, max_position_embeddings=12, num_labels=3,
+        )  # fmt: skip
+        return transformers.BertForSequenceClassification(config).eval()
+    config = transformers.GPT2Config(
+        vocab_size=50, n_positions=12, n_embd=16, n_layer=2, n_head=2, num_labels=3,
+        pad_token_id=0, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+    )  # fmt: skip
+    return transformers.GPT2ForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(1, 50, (5, 7), generator=torch.Generator().manual_seed(1))
+
+
+def trained(family, ids, train=None, method=None):
+    """Five steps on a task that the head has to learn too."""
+    model = classifier(family)
+    method = method or pk.PERA(rank=2)
+    pk.attach(model, method, TARGETS[family], train=[HEADS[family]] if train is None else train)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(ids, labels=labels).loss.backward()
+        optimizer.step()
+    return model
+
+
+def close(one, other):
+    assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+@pytest.mark.parametrize("family", TARGETS)
+def test_a_head_is_saved_loaded_exported_and_read_by_peft(family, ids, tmp_path):
+    model = trained(family, ids)
+    with torch.no_grad():
+        logits, base = model(ids).logits, classifier(family)(ids).logits
+        assert (logits - base).norm() > 0.5 * base.norm()
+        pk.save(model, tmp_path / "adapter")
+        loaded = classifier(family)
+        report = pk.load(loaded, tmp_path / "adapter")
+        assert torch.equal(loaded(ids).logits, logits)
+        assert [place for place, _ in report.trained] == [HEADS[family]]
+        # The base is as it was, and the head of it too
+        with pk.disabled(loaded):
+            assert torch.equal(loaded(ids).logits, base)
+        exported = pk.export_peft(model, tmp_path / "peft")
+        assert exported.trained == [HEADS[family]]
+        theirs = peft.PeftModel.from_pretrained(classifier(family), tmp_path / "peft").eval()
+        close(theirs(ids).logits, logits)
+        back = classifier(family)
+        pk.import_peft(back, tmp_path / "peft")
+        close(back(ids).logits, logits)
+        pk.detach(back)
+        assert torch.equal(back(ids).logits, base)
+        pk.bake(model)
+        close(model(ids).logits, logits)
+        assert type(getattr(model, HEADS[family])) is nn.Linear
+
+
+@pytest.mark.parametrize("family", TARGETS)
+def test_peft_s_own_head_is_read(family, ids, tmp_path):
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS", r=2, target_modules=TARGETS[family], fan_in_fan_out=family == "gpt2"
+    )
+    theirs = peft.get_peft_model(classifier(family), config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.3)
+        theirs.save_pretrained(tmp_path)
+        mine = classifier(family)
+        report = pk.import_peft(mine, tmp_path)
+        close(mine(ids).logits, theirs.eval()(ids).logits)
+    assert HEADS[family] in dict(report.trained)
+
+
+def test_what_trains_beside_the_adapter_and_is_not_in_it_is_refused_by_name(ids, tmp_path):
+    model = classifier("bert")
+    pk.attach(model, pk.LoRA(rank=2), ["query"])
+    model.classifier.requires_grad_(True)
+    for doing, write in (("save", pk.save), ("export", pk.export_peft)):
+        with pytest.raises(
+            pk.PerakitError,
+            match=rf"cannot {doing} the adapter: 'classifier.weight', 'classifier.bias' require"
+            r" grad .* pass train=\['classifier'\] to pk.attach, or requires_grad_\(False\)",
+        ):
+            write(model, tmp_path / doing)
+        assert not (tmp_path / doing).exists()
+    model.classifier.requires_grad_(False)
+    pk.save(model, tmp_path / "adapter")
+
+
+def test_resized_embeddings_and_a_norm(ids, tmp_path):
+    def resized():
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(
+            vocab_size=50, n_positions=12, n_embd=16, n_layer=2, n_head=2
+        )
+        model = transformers.GPT2LMHeadModel(config).eval()
+        model.resize_token_embeddings(53, mean_resizing=False)
+        return model
+
+    model = resized()
+    with pytest.raises(pk.PerakitError, match=r"shared with 'lm_head', .* pass both in train"):
+        pk.attach(model, pk.LoRA(rank=2), ["c_attn"], train=["wte"])
+    with pytest.raises(pk.PerakitError, match=r"shared with 'transformer.wte'"):
+        pk.attach(model, pk.LoRA(rank=2), ["c_attn"], train=["lm_head"])
+    pk.attach(model, pk.LoRA(rank=2), ["c_attn"], train=["wte", "lm_head", "ln_f"])
+    assert model.lm_head.weight is model.transformer.wte.weight  # the copies are tied as well
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        logits = model(ids).logits
+        pk.save(model, tmp_path)
+        other = resized()
+        pk.load(other, tmp_path)
+        assert torch.equal(other(ids).logits, logits)
+        assert other.lm_head.weight is other.transformer.wte.weight
+        pk.detach(other)
+        assert torch.equal(other(ids).logits, resized()(ids).logits)
+
+
+def test_each_adapter_has_a_head_of_its_own(ids, tmp_path):
+    model = classifier("bert")
+    base = model(ids).logits
+    seen = {}
+    for name in ("law", "art"):
+        pk.attach(model, pk.LoRA(rank=2), ["query"], name=name, train="classifier")
+        with torch.no_grad():
+            model.classifier.weight.normal_()
+        seen[name] = model(ids).logits
+    pk.attach(model, pk.LoRA(rank=2), ["query"], name="bare")
+    assert torch.equal(model(ids).logits, base)  # no head of its own: the base's
+    for name, logits in seen.items():
+        pk.activate(model, name)
+        assert torch.equal(model(ids).logits, logits)
+        assert model.classifier.adapters[name].weight.requires_grad
+        assert not model.classifier.base.weight.requires_grad
+    with pytest.raises(pk.PerakitError, match="'law' and 'art' both train 'classifier' in full"):
+        pk.activate(model, "law", "art")
+    pk.activate(model, "law", "bare")
+    assert torch.equal(model(ids).logits, seen["law"])
+    pk.delete(model, "law")
+    pk.activate(model, "art")
+    assert torch.equal(model(ids).logits, seen["art"])
+    pk.delete(model, "art")
+    pk.delete(model, "bare")
+    assert type(model.classifier) is nn.Linear
+    assert torch.equal(model(ids).logits, base)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (["clasifier"], r"train='clasifier' names no module .* nearest: classifier"),
+        ([3], "train=3 names no module"),
+        (["dropout"], "a Dropout, in full: it has no parameters"),
+        (["bert.encoder.layer"], "a container that is never called"),
+        (["query"], "is to train in full and to carry an adapter"),
+        (["bert.pooler", "bert.pooler.dense"], "part of another module of train"),
+    ],
+)
+def test_what_cannot_train_in_full(train, message):
+    model = classifier("bert")
+    before = {name: (id(p), p.requires_grad) for name, p in model.named_parameters()}
+    with pytest.raises(pk.PerakitError, match=message):
+        pk.attach(model, pk.LoRA(rank=2), ["query"], train=train)
+    assert before == {name: (id(p), p.requires_grad) for name, p in model.named_parameters()}
+
+
+def test_all_linear_leaves_out_what_trains():
+    model = classifier("bert")
+    report = pk.attach(model, pk.LoRA(rank=2), "all-linear", train=["pooler", "classifier"])
+    assert not any("pooler" in row[0] for row in report.rows)
+    assert dict(report.trained) == {"bert.pooler": 16 * 17, "classifier": 3 * 17}
+    assert "classifier: trains in full, 51 parameters" in str(report)
+    assert report.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_a_file_that_trains_another_module_is_refused(ids, tmp_path):
+    pk.save(trained("bert", ids), tmp_path)
+    model = classifier("bert")
+    model.classifier = nn.Linear(16, 2)
+    with pytest.raises(
+        pk.PerakitError, match=r"'classifier.bias' is \[2\], in the file \[3\]. Load it onto"
+    ):
+        pk.load(model, tmp_path)
+    del model.classifier
+    with pytest.raises(pk.PerakitError, match="trains 'classifier' in full, which the model lacks"):
+        pk.load(model, tmp_path)
+    bare = classifier("bert")
+    pk.attach(bare, pk.PERA(rank=2), TARGETS["bert"])
+    with pytest.raises(pk.PerakitError, match="'classifier' trains in full in the file only"):
+        pk.load(bare, tmp_path)
+
+
+def test_tied_copies_take_no_two_answers(tmp_path):
+    def tied():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 3))
+        model[2].weight = model[1].weight
+        return model
+
+    model = tied()
+    pk.attach(model, pk.LoRA(rank=1), ["0"], train=["1", "2"])
+    pk.export_peft(model, tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    pk.import_peft(tied(), tmp_path)
+    tensors["base_model.model.2.weight"] += 1
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(pk.PerakitError, match=r"'1.weight' shares its numbers with another"):
+        pk.import_peft(tied(), tmp_path)
+
+
+def test_without_heads_the_format_is_that_of_version_1(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4))
+    pk.attach(model, pk.LoRA(rank=1), ["0"])
+    pk.save(model, tmp_path)
+    assert json.loads((tmp_path / "adapter.json").read_text())["version"] == 1
