@@ -13,6 +13,10 @@ import perakit as pk
 from perakit.models.adapted import adapted_layers, wrapped
 
 HOUSE = Path(pk.__file__).parent
+# An interrupt between opening a file and the block that closes it: the collector does
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 class Net(nn.Module):
@@ -135,7 +139,7 @@ CASES = {
 
 
 def state(model):
-    """All of a model that a user can see: names, types, bits, flags, gradients, what is in effect."""
+    """All of a model that a user can see: names, types, bits, flags, gradients, what answers."""
     found = {}
     for name, module in model.named_modules(remove_duplicate=False):
         found[f"{name} is"] = type(module)
@@ -166,7 +170,7 @@ def equal(one, other):
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt before the line number `at` of ours; counts them where at is None."""
+    """Raises KeyboardInterrupt before our line number `at`; only counts them where at is None."""
 
     def __init__(self, at=None):
         self.at, self.lines = at, 0
@@ -232,6 +236,7 @@ def test_an_interrupt_at_every_line_leaves_no_mixture(case, folders):
 
 
 def test_a_change_that_is_not_whole_is_noticed(folders, monkeypatch):
-    monkeypatch.setattr("perakit.models.attach.whole", lambda *_: nullcontext())
+    attach = sys.modules["perakit.models.attach"]  # pk.models.attach is the function
+    monkeypatch.setattr(attach, "whole", lambda *_: nullcontext())
     with pytest.raises(AssertionError, match="lines leave a mixture"):
         check("detach", folders, lambda n: range(max(1, n - 60), n))
