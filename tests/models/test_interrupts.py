@@ -236,7 +236,7 @@ def test_an_interrupt_at_every_line_leaves_no_mixture(case, folders):
 
 
 def test_a_change_that_is_not_whole_is_noticed(folders, monkeypatch):
-    attach = sys.modules["perakit.models.attach"]  # pk.models.attach is the function
-    monkeypatch.setattr(attach, "whole", lambda *_: nullcontext())
+    merge = sys.modules["perakit.models.merge"]  # pk.models.merge is the function
+    monkeypatch.setattr(merge, "whole", lambda *_: nullcontext())
     with pytest.raises(AssertionError, match="lines leave a mixture"):
-        check("detach", folders, lambda n: range(max(1, n - 60), n))
+        check("merge", folders, lambda n: range(n - 9, n + 1))
