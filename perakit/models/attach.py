@@ -27,6 +27,7 @@ from perakit.models.layers import kind_of
 from perakit.models.numbers import missing
 from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
+from perakit.models.wrappers import too_late
 from perakit.table import Table
 
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -137,6 +138,8 @@ def adapt(
     """
     check_name(name)
     _check_unmerged(model, (name,))
+    if late := too_late(model):
+        raise PerakitError(late)
     modules = dict(walk(model))
     lazy = [
         key
