@@ -35,6 +35,7 @@ from perakit.models.trained import TrainedModule
 from perakit.models.untouched import Untouched, untouched
 from perakit.models.whole import whole
 from perakit.models.wrapped import Block, Wrapped
+from perakit.models.wrappers import too_late
 from perakit.table import Table
 
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -162,6 +163,8 @@ def adapt(
     """
     check_name(name)
     _check_unmerged(model, (name,))
+    if late := too_late(model):
+        raise PerakitError(late)
     modules = dict(walk(model))
     lazy = [
         key

@@ -15,7 +15,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from perakit.adapters import Adapter
 from perakit.adapters.base import Additive
 from perakit.models import reasons
-from perakit.models.numbers import is_plain, is_sharded, missing, whole
+from perakit.models.numbers import is_plain, missing, whole
 from perakit.models.reasons import DTYPES as DTYPES
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W0 x + b
@@ -194,7 +194,7 @@ def kind_of(module: nn.Module) -> type[LayerKind] | None:
         return None
     weight = module._parameters["weight"]
     assert weight is not None
-    kinds = KINDS if is_plain(weight) or is_sharded(weight) else (TensorClass,)
+    kinds = KINDS if is_plain(weight) or missing(weight) else (TensorClass,)
     return next((kind for kind in kinds if kind.fits(module)), None)
 
 

@@ -71,13 +71,8 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def is_freed(tensor: Tensor) -> bool:
     """Has its memory been given back, though its shape says that it has numbers?"""
-    return bool(
-        is_plain(tensor)
-        and tensor.layout == torch.strided
-        and tensor.numel()
-        and not tensor.is_meta
-        and not tensor.untyped_storage().nbytes()
-    )
+    kept = is_plain(tensor) and tensor.layout == torch.strided and not tensor.is_meta
+    return bool(kept and tensor.numel() and not tensor.untyped_storage().nbytes())
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -111,8 +106,7 @@ def spans(tensor: Tensor) -> Iterator[Span]:
             part = getattr(tensor, name)
             if isinstance(part, Tensor):
                 yield from spans(part)
-    own = tensor.layout != torch.strided or tensor.is_meta or not tensor.numel()
-    if own or not is_plain(tensor) or is_freed(tensor) or not tensor.data_ptr():
+    if missing(tensor) or not is_plain(tensor) or not _has_bytes(tensor):
         yield "none", id(tensor), id(tensor) + 1
         return
     last = sum(
@@ -120,3 +114,7 @@ def spans(tensor: Tensor) -> Iterator[Span]:
     )
     start = tensor.data_ptr()
     yield str(tensor.device), start, start + (last + 1) * tensor.element_size()
+
+
+def _has_bytes(tensor: Tensor) -> bool:
+    return bool(tensor.layout == torch.strided and tensor.numel() and tensor.data_ptr())

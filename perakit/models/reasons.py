@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from perakit.models.numbers import can_dequantize, is_plain, is_sharded, whole
+from perakit.models.numbers import can_dequantize, is_plain, missing, whole
 
 # Of weights that can be adapted
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -63,7 +64,9 @@ def of_state(module: nn.Module) -> str:
     """Why the weight that a layer shows is not what it multiplies by, or "" where it is."""
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         return f"{type(module).__name__} has no shape yet: pass one batch through the model first"
-    if "forward" in vars(module):
+    forward = vars(module).get("forward")
+    # Tools that put the old one back leave it on the object, where it is the class's all the same
+    if forward is not None and forward != types.MethodType(type(module).forward, module):
         return _replaced(module)
     if "weight" not in module._parameters:
         return _computed(module)
@@ -104,7 +107,7 @@ def of_tensor_class(weight: Tensor, multiplied: bool = True) -> str:
     is tried once for each weight. multiplied: False for a layer that has another product than
     torch.nn.Linear.
     """
-    if is_plain(weight) or is_sharded(weight):
+    if is_plain(weight) or missing(weight):
         return ""
     if not multiplied:
         name = type(weight).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 # (Library, class) -> where in it the model is. A class of another library is none, whatever it is
@@ -26,3 +27,25 @@ def inside(module: nn.Module) -> nn.Module | None:
         if place is not None:
             return module._modules.get(place)
     return None
+
+
+# Those that keep processes alike, by the parameters that they found when they were made
+ALIKE = ("DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine")
+
+
+def too_late(model: nn.Module) -> str:
+    """Why parameters that are made now would train in each process by themselves, or ""."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        return ""
+    found = (
+        cls.__name__ for module in model.modules() for cls in type(module).__mro__ if inside(module)
+    )
+    name = next((name for name in found if name in ALIKE), None)
+    processes = distributed.get_world_size()
+    if name is None or processes == 1:
+        return ""
+    return (
+        f"{name} keeps {processes} processes alike by the parameters that it found, and would"
+        " leave out a new adapter's: attach or load it first, then wrap the model"
+    )
