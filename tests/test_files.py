@@ -233,6 +233,19 @@ def test_something_else_in_the_place_of_the_lock(tmp_path):
     (tmp_path / LOCK).mkdir()
     with pytest.raises(PerakitError, match=r"cannot write .*Is a directory"), alone(tmp_path):
         raise AssertionError
+    (tmp_path / LOCK).rmdir()
+    for target in ("/dev/zero", tmp_path / "none" / "none"):
+        (tmp_path / LOCK).symlink_to(target)
+        with pytest.raises(PerakitError, match=r"cannot write .*; choose"), alone(tmp_path):
+            raise AssertionError
+        (tmp_path / LOCK).unlink()
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    for name in (".results.json.123.tmp", ".mine.tmp", "a.123.tmp", ".b.123.tmp.txt"):
+        (tmp_path / name).touch()
+    with alone(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [".b.123.tmp.txt", ".mine.tmp", LOCK, "a.123.tmp"]
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):

@@ -500,6 +500,17 @@ def test_a_cell_that_is_not_what_its_key_says_is_refused(kept, monkeypatch, caps
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("what", [*damage.ODD[:-1], "latin"])
+def test_what_is_no_page_is_refused_at_once(tmp_path, what):
+    path = tmp_path / "performance.md"
+    if what == "latin":
+        path.write_bytes(EMPTY.encode() + b"\xe9")
+    else:
+        damage.put_in_place(path, what)
+    with pytest.raises(PerakitError, match="or leave --docs out|pass a file"):
+        bench.page(tmp_path)
+
+
 def test_two_cells_of_one_visit_are_refused(kept):
     (key, cell), *_ = bench._read(kept).items()
     with open(kept, "ab") as file:
