@@ -507,7 +507,7 @@ def test_what_is_no_page_is_refused_at_once(tmp_path, what):
         path.write_bytes(EMPTY.encode() + b"\xe9")
     else:
         damage.put_in_place(path, what)
-    with pytest.raises(PerakitError, match="or leave --docs out|pass a file"):
+    with pytest.raises(PerakitError, match=r"or leave --docs out|pass a file"):
         bench.page(tmp_path)
 
 
