@@ -17,7 +17,7 @@ def fetch(what: str, name: str, files: Iterable[str], complete: Callable[[Path],
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as error:
         raise PerakitError(
             f"{what} {name!r} comes through huggingface_hub: pip install 'perakit[hf]', or give a"
@@ -39,6 +39,11 @@ def fetch(what: str, name: str, files: Iterable[str], complete: Callable[[Path],
         reason = "the hub does not give it"
     else:
         reason = "the hub cannot be reached"
+    if isinstance(failure, HFValidationError):
+        raise PerakitError(
+            f"{what} {name!r} is no folder, and no name that the hub could have: give a checkpoint"
+            " folder"
+        ) from failure
     raise PerakitError(
         f"{what} {name!r} is not in the local cache and {reason}: give a checkpoint folder"
     ) from failure

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from perakit.errors import PerakitError, short
+from perakit.files import as_folder
 from perakit.toy import checkpoint, hub
 from perakit.toy.gpt2 import GPT2
 from perakit.toy.tokens import Bytes, Pretrained, Tokenizer, tokenizer_files
@@ -52,8 +53,8 @@ def tokenizer(source: str | Path, model: GPT2) -> Tokenizer:
     >>> [int(token) for token in tokenizer.encode(b"PERA")]
     [80, 69, 82, 65]
     """
-    vocab = model.config.vocab_size
-    alone = os.path.isdir(source) and not tokenizer_files(Path(source))
+    vocab, folder = model.config.vocab_size, as_folder(source)
+    alone = os.path.isdir(folder) and not tokenizer_files(folder)
     if source == "tiny" or (alone and vocab == Bytes.vocab_size):
         found: Tokenizer = Bytes()
     else:

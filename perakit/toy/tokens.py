@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from perakit.errors import PerakitError, listed
-from perakit.files import read_plain
+from perakit.files import as_folder, read_plain
 from perakit.toy import hub
 
 LIMIT = 2**25  # bytes of a file; GPT-2's tokenizer.json has 3,600,000
@@ -74,20 +74,16 @@ class Pretrained:
                 f"the tokenizer of {str(source)!r} needs the package tokenizers: pip install"
                 " 'perakit[hf]'"
             ) from error
-        if os.path.isdir(source):
-            folder = Path(source)
-        else:
-            folder = hub.fetch("tokenizer", str(source), FILES, is_readable)
-        self._source = str(source)
+        self._source, folder = str(source), as_folder(source)
+        if not os.path.isdir(folder):
+            folder = hub.fetch("tokenizer", self._source, FILES, is_readable)
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(_definition(folder, self._source))
             # Some files say to cut or to fill every text that they encode
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
             ids = self._tokenizer.get_vocab(with_added_tokens=True)
-            self.vocab_size = max(ids.values(), default=-1) + 1
-            works = self._ids("text")
-            self._bytes = self._byte_tokens(ids)
+            self._look_at(ids)
         except PerakitError:
             raise
         # its parser has one class for all that it meets: Exception
@@ -95,37 +91,52 @@ class Pretrained:
             raise PerakitError(
                 f"the tokenizer of {self._source!r} is damaged ({error}): copy it again"
             ) from error
-        if not works:
-            raise PerakitError(
-                f"the tokenizer of {self._source!r} has no token for the word 'text': copy it again"
-            )
+        self.vocab_size = max(ids.values(), default=-1) + 1
+        if not self.vocab_size:
+            raise PerakitError(f"the tokenizer of {self._source!r} has no token: copy it again")
+
+    def _look_at(self, ids: dict[str, int]) -> None:
+        """What becomes of a byte or a character of which the vocabulary knows nothing.
+
+        drops: the model leaves it out in silence. letters: byte -> id, where tokens are written as
+        letters for bytes. cuttable: a text is the tokens of its pieces, so that it may be cut
+        anywhere, down to bytes.
+        """
+        from tokenizers import decoders, models
+
+        model, plain = self._tokenizer.model, self._tokenizer.normalizer is None
+        pairs = isinstance(model, models.BPE)
+        self._drops = pairs and model.unk_token is None and not model.byte_fallback
+        self._letters: dict[int, int] = {}
+        if pairs and plain and isinstance(self._tokenizer.decoder, decoders.ByteLevel):
+            self._letters = {byte: ids[sign] for byte, sign in LETTERS.items() if sign in ids}
+        probe = "".join(chr(byte) for byte in self._letters if 32 < byte < 127)
+        same = self._characters(self._tokenizer.encode(probe).ids) == probe
+        self._cuttable = bool(probe) and same and not self._tokenizer.encode("").ids
 
     def encode(self, text: bytes) -> Tensor:
         """Token ids (tokens,) of `text`.
 
         A byte that is part of no character, as where a text was cut inside one, is the token that a
-        byte-level vocabulary has for it. PerakitError where the vocabulary has none.
+        byte-level vocabulary has for it. PerakitError where the tokenizer would leave anything out.
         """
+        lost = sorted(set(text) - self._letters.keys()) if self._letters and self._drops else []
+        if lost:
+            raise self._no_token(f"the bytes {', '.join(map(hex, lost))}")
         try:
             characters = text.decode()
         except UnicodeDecodeError as error:
-            if not self._bytes:
+            if not self._cuttable or set(text) - self._letters.keys():
                 raise PerakitError(
                     f"the text is not UTF-8 at byte {error.start:,}, and the tokenizer of"
                     f" {self._source!r} reads no bytes: pass text in UTF-8"
                 ) from error
             characters = text.decode(errors="surrogateescape")
-        lost = sorted(set(text) - self._bytes.keys()) if self._bytes else []
-        if lost:
-            raise PerakitError(
-                f"the tokenizer of {self._source!r} has no token for the bytes"
-                f" {', '.join(map(hex, lost))}: pass text of its alphabet"
-            )
         ids = []
         # Odd pieces are the bytes between the characters, as surrogates
         for number, piece in enumerate(STRAY.split(characters)):
             if number % 2:
-                ids += [self._bytes[byte] for byte in piece.encode(errors="surrogateescape")]
+                ids += [self._letters[byte] for byte in piece.encode(errors="surrogateescape")]
             else:
                 ids += self._ids(piece)
         return torch.tensor(ids, dtype=torch.int32)
@@ -137,31 +148,30 @@ class Pretrained:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def _ids(self, text: str) -> list[int]:
+        if self._drops and not self._letters:
+            # What leaves no trace is one as it is two; spaces can be there to part words only
+            once = {letter: self._tokenizer.encode(letter).ids for letter in set(text)}
+            twice = {letter: self._tokenizer.encode(2 * letter).ids for letter in once}
+            same = (letter for letter in sorted(once) if once[letter] == twice[letter])
+            lost = [letter for letter in same if not letter.isspace()]
+            if lost:
+                raise self._no_token(listed(lost))
         return list(self._tokenizer.encode(text).ids)
 
-    def _byte_tokens(self, ids: dict[str, int]) -> dict[int, int]:
-        """Byte -> id, where a text is its bytes' tokens, merged: then it may be cut anywhere.
-
-        Empty where it is not: where the tokenizer changes the text, adds to it or has characters.
-        """
-        from tokenizers.models import BPE
-
-        model, accent = self._tokenizer.model, "\u00e9"
-        tokens = {byte: ids[letter] for byte, letter in LETTERS.items() if letter in ids}
-        # Where a token stands for all unknown letters, only a full alphabet has none
-        full = len(tokens) == len(LETTERS)
-        if not isinstance(model, BPE) or not (full or model.unk_token is None):
-            return {}
-        one_by_one = [tokens[byte] for byte in accent.encode() if byte in tokens]
-        if self._characters(one_by_one) != accent or self._tokenizer.normalizer is not None:
-            return {}
-        changed = self._ids("") or self._characters(self._ids(accent)) != accent
-        return {} if changed else tokens
+    def _no_token(self, what: str) -> PerakitError:
+        return PerakitError(
+            f"the tokenizer of {self._source!r} has no token for {what}: pass text of its alphabet"
+        )
 
 
 def tokenizer_files(folder: Path) -> list[str]:
     """The files of a folder that belong to a tokenizer, also one that is not read here."""
-    return sorted(set(FILES) & set(os.listdir(folder)))
+    try:
+        return sorted(set(FILES) & set(os.listdir(folder)))
+    except OSError as error:
+        raise PerakitError(
+            f"cannot list {str(folder)!r}: {error.strerror}; give a folder that can be read"
+        ) from error
 
 
 def is_readable(folder: Path) -> bool:

@@ -258,16 +258,43 @@ class TestEveryByteCounts:
         ):
             found.encode(b"a\xe9")
 
-    def test_a_letter_that_the_alphabet_lacks(self, folder):
+    @pytest.mark.parametrize("space", [False, True])
+    def test_a_letter_that_the_alphabet_lacks(self, folder, space):
         spec = json.loads((folder / "tokenizer.json").read_text())
-        assert spec["model"]["vocab"].pop("Z")
+        spec["pre_tokenizer"]["add_prefix_space"] = space
+        for letter in ("Z", "Ã"):
+            spec["model"]["vocab"].pop(letter)
         (folder / "tokenizer.json").write_text(json.dumps(spec))
         found = toy.tokenizer(folder, model_of(260))
-        assert found.decode(found.encode(b"low")) == "low"
+        assert found.decode(found.encode(b"low")).strip() == "low"
+        for text, byte in ((b"Zoo", "0x5a"), ("é".encode(), "0xc3")):
+            with pytest.raises(
+                PerakitError,
+                match=rf"the tokenizer of '.*' has no token for the bytes {byte}: pass",
+            ):
+                found.encode(text)
+
+    def test_a_character_that_the_alphabet_lacks(self, folder):
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        letters = Tokenizer(models.BPE({"A": 0, "C": 1, "G": 2, "T": 3, "AC": 4}, [("A", "C")]))
+        letters.pre_tokenizer = pre_tokenizers.Whitespace()
+        letters.save(str(folder / "tokenizer.json"))
+        found = toy.tokenizer(folder, model_of(5))
+        assert found.encode(b"GAC T").tolist() == [2, 4, 3]
         with pytest.raises(
-            PerakitError, match=r"the tokenizer of '.*' has no token for the bytes 0x5a: pass text"
+            PerakitError, match=r"the tokenizer of '.*' has no token for 'X', 'é': "
         ):
-            found.encode(b"Zoo")
+            found.encode("GéAXC".encode())
+
+    def test_no_token_at_all(self, folder):
+        from tokenizers import Tokenizer, models
+
+        Tokenizer(models.BPE()).save(str(folder / "tokenizer.json"))
+        with pytest.raises(
+            PerakitError, match=r"the tokenizer of '.*' has no token: copy it again"
+        ):
+            toy.tokenizer(folder, model_of(5))
 
     def test_a_tokenizer_that_says_to_cut_texts(self, folder):
         from tokenizers import Tokenizer
@@ -315,3 +342,17 @@ def test_tokenizers_missing(monkeypatch, tmp_path):
         match=r"the tokenizer of '.*' needs the package tokenizers: pip install 'perakit\[hf\]'",
     ):
         toy.tokenizer(tmp_path, model_of(300))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere/at/all", "tokenizer 'nowhere/at/all' is no folder, and no name that the hub"),
+        ("a\0b", "is no folder, and no name that the hub"),
+        (None, "is a path, a str or a Path, not None"),
+    ],
+)
+def test_a_tokenizer_of_nothing(source, message):
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(PerakitError, match=message):
+        toy.tokenizer(source, model_of(300))
