@@ -80,7 +80,7 @@ class Config:
         if (
             isinstance(epsilon, bool)
             or not isinstance(epsilon, int | float)
-            or not 0 < epsilon < math.inf
+            or not 0 < epsilon <= torch.finfo(torch.float32).max
         ):
             raise PerakitError(
                 f"GPT-2 layer_norm_epsilon={short(epsilon)} must be a positive number: correct"
@@ -136,8 +136,8 @@ def _size(config: Mapping[str, Any], name: str) -> Any:
     other = ALIASES.get(name, name)
     if name not in config and other not in config:
         raise PerakitError(f"config.json has no {name}: add it, an integer >= 1")
-    size = config.get(name, config.get(other))
-    if config.get(other, size) != size:
+    size = config[name] if name in config else config[other]
+    if other in config and config[other] != size:
         raise PerakitError(
             f"config.json has {name}={short(size)} and {other}={short(config[other])}, which are"
             " one setting: correct it"
