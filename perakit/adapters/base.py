@@ -44,6 +44,8 @@ class Method:
     name: ClassVar[str]
     adapter: ClassVar[type[Adapter]]
 
+    listed: ClassVar[bool] = True  # False: no name finds it, it is made of another method
+
     # What the laws (perakit.laws) ask of a method; docs/adding-a-method.md says when one is False.
     mergeable: ClassVar[bool] = True  # False: the update is not linear in the input, so no matrix
     proportional: ClassVar[bool] = True  # False: the scale acts inside a normalisation
@@ -66,7 +68,8 @@ class Method:
                 f"{cls.__qualname__} needs a name of its own, a string, not {name!r}: files find"
                 " the method by it"
             )
-        Method.registry[name] = cls
+        if cls.listed:
+            Method.registry[name] = cls
 
     def __post_init__(self) -> None:
         check_count("rank", self.rank, most=LARGEST_RANK)

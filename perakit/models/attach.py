@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from perakit.adapters import Method
 from perakit.errors import PerakitError
-from perakit.models import trained
+from perakit.models import fused, trained
 from perakit.models.adapted import (
     AdaptedLayer,
     adapted_layers,
@@ -117,8 +117,9 @@ def attach(
     method: `pk.LoRA(rank=8)`, `pk.PERA(rank=8)` ...; targets: a list of exact names or dotted
     suffixes (["c_attn", "mlp.c_proj"]), a regular expression that must match the full name,
     "all-linear" (every Linear and Conv1D but the output head and layers that share their weight),
-    or a predicate (name, module) -> bool. The new layers start as a no-op and inherit device and
-    training mode; `detach` undoes all of it.
+    or a predicate (name, module) -> bool. In a list, "c_attn[q,v]" means the rows of q and v in
+    GPT-2's fused layer, each with factors of its own. The new layers start as a no-op and inherit
+    device and training mode; `detach` undoes all of it.
     name: of the adapter: a layer can carry several, and the one that is attached is the one in
     effect until `activate` says otherwise; quantize: "nf4" or `pk.NF4(...)` first keeps the
     targeted weights in 4 bits, as `pk.quantize` does (the original bits are gone then, also after
@@ -139,10 +140,14 @@ def attach(
     if not isinstance(method, Method) or type(method) is Method:
         raise PerakitError(f"method={method!r} is not a method: pass one such as pk.PERA(rank=8)")
     modules = trained.select(model, train, name)
-    layers = select(model, targets, name)
+    methods = fused.methods(model, method, targets, name)
     if targets == "all-linear":
-        layers = [layer for layer in layers if not trained.within(layer, modules)]
-    adapt(model, dict.fromkeys(layers, method), name, parse(quantize), modules)
+        for layer in list(methods):
+            if trained.within(layer, modules):
+                del methods[layer]
+    if not methods:
+        raise PerakitError(f"train={modules!r} leaves no layer to adapt: leave one of them out")
+    adapt(model, methods, name, parse(quantize), modules)
     return report(model)
 
 

@@ -34,10 +34,7 @@ def adapter(doing: str, name: str, layer: AdaptedLayer, on: Adapter) -> Adapter:
     As in `weight`; those of W0 need not be here.
     """
     shapes = on.method.shapes(*_shape(doing, name, layer))
-    # Of a parametrized one its value
-    parts: dict[str, Tensor] = {
-        key: part for key in shapes if isinstance(part := getattr(on, key, None), Tensor)
-    }
+    parts = {key: part for key in shapes if isinstance(part := _value(on, key), Tensor)}
     if set(parts) != set(shapes):
         raise PerakitError(
             f"cannot {doing} layer {name!r}: it lacks {', '.join(sorted(set(shapes) - set(parts)))}"
@@ -62,6 +59,12 @@ def check(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[Adapter
     weight(doing, name, layer)
     for one in adapters:
         adapter(doing, name, layer, one)
+
+
+def _value(on: Adapter, key: str) -> Tensor | None:
+    """A parameter by its name, as in q.A; of a parametrized one its value."""
+    path, _, name = key.rpartition(".")
+    return getattr(on.get_submodule(path), name, None)
 
 
 def _shape(doing: str, name: str, layer: AdaptedLayer) -> tuple[int, int]:

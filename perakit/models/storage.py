@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ from perakit.models.adapted import (
 from perakit.models.attach import AttachReport, activate, adapt, check_name, fill, report
 from perakit.models.layers import DTYPES, kind_of
 from perakit.models.numbers import missing
+from perakit.models.parts import NAMES, Parts
 from perakit.models.quantize import NF4, NF4Layer
 from perakit.models.targets import DEFAULT
 from perakit.models.trained import check, check_taken, numbers_of, trained_modules
 from perakit.models.whole import whole
 
-# Version 2: a base in 4 bits; 3: modules that train in full, or a precision beside the numbers. An
+# Version 2: a base in 4 bits; 3: modules that train in full, parts of layers, or a precision. An
 # adapter without these is written as version 1, which any perakit reads.
 FORMAT, VERSION = "perakit-adapter", 3
 JSON_NAME = "adapter.json"
@@ -59,7 +61,7 @@ LEFTOVER = re.compile(
 # bytes, for 10,000 adapted layers; parsed, hostile JSON takes 40 times its size
 JSON_LIMIT = 4 * 2**20
 UNASKED = 2**26  # bytes of adapter that a bare model of any size takes on a file's word
-ABOUT = ("kind", "shape", "quantize", "precision")  # what an entry says besides the method
+ABOUT = ("kind", "shape", "quantize", "precision", "parts")  # what an entry says besides the method
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 SAVED = "is this a folder that pk.save wrote?"
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor
@@ -119,7 +121,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     }
     if any("quantize" in entry for entry in config["layers"].values()):
         config["version"] = 2
-    if in_full or any("precision" in entry for entry in config["layers"].values()):
+    if in_full or any({"precision", "parts"} & set(entry) for entry in config["layers"].values()):
         config["version"] = VERSION
     if in_full:
         config["train"] = {
@@ -164,7 +166,7 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     folder = as_folder(folder)
     config = _read_config(folder / JSON_NAME)
     saved, in_full = config["layers"], config.get("train", {})
-    methods = {layer: Method.from_dict(_options(entry)) for layer, entry in saved.items()}
+    methods = {layer: _method(entry) for layer, entry in saved.items()}
     four_bit = {
         layer: NF4.from_dict(entry["quantize"])
         for layer, entry in saved.items()
@@ -257,14 +259,14 @@ def _values(layer: AdaptedLayer, adapter: Adapter) -> dict[str, Tensor]:
     odd = [
         key
         for key, _ in adapter.named_parameters()
-        if key not in shapes and not key.startswith("parametrizations.")
+        if key not in shapes and "parametrizations." not in key
     ]
     if odd:
         raise PerakitError(
             f"cannot save an adapter with a parameter {odd[0]!r}, which {adapter.method!r} does not"
             " name: add it to shapes(m, n) of the method"
         )
-    return {key: getattr(adapter, key) for key in shapes}
+    return {key: attrgetter(key)(adapter) for key in shapes}
 
 
 def _precision(adapter: Adapter) -> dict[str, str]:
@@ -286,8 +288,17 @@ def _checksum(config: dict[str, Any]) -> str:
     ).hexdigest()
 
 
-def _options(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in ABOUT}
+def _method(entry: dict[str, Any]) -> Method:
+    """The method of a layer, on its parts where the file says which."""
+    method = Method.from_dict({key: value for key, value in entry.items() if key not in ABOUT})
+    if "parts" not in entry:
+        return method
+    if entry["shape"][0] % len(NAMES) or not isinstance(entry["parts"], list):
+        raise PerakitError(
+            f"parts {short(entry['parts'])} of a layer with {entry['shape'][0]} rows: save the"
+            " adapter again"
+        )
+    return Parts.on(method, entry["parts"])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

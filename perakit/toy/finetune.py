@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from perakit.adapters import Additive, LoRA, Method
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
-from perakit.models import adapters, merge, save, unmerge
+from perakit.models import adapters, fused, merge, save, unmerge
 from perakit.models.attach import adapt, report
 from perakit.models.layers import kind_of
 from perakit.models.quantize import NF4, parse
-from perakit.models.targets import Targets, select
+from perakit.models.targets import Targets
 from perakit.plots import training_figure
 from perakit.table import Table
 from perakit.theory import order_share
@@ -154,7 +154,7 @@ def uniform(model: GPT2, method: Method, targets: Targets, label: str | None = N
     """The same method on every targeted layer."""
     return Trial(
         label or f"{type(method).__name__} r={method.rank}",
-        dict.fromkeys(select(model, targets), method),
+        fused.methods(model, method, targets),
     )
 
 
