@@ -27,16 +27,16 @@ from perakit.models.storage import check_types, check_width
 from perakit.models.tensors import FLOATS, read_header
 from perakit.models.trained import check
 
-# Settings that are read here, and settings that say nothing about the function: any other one that
-# is set is refused.
+# Settings that are read here, and settings that say nothing about the function (of a start they say
+# how it was made): any other one that is set is refused.
 READ = {
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
     "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "bias", "init_lora_weights", "modules_to_save", "loftq_config",
+    "bias", "init_lora_weights", "modules_to_save",
 }  # fmt: skip
 HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode",
-    "megatron_core", "merge_weights", "peft_version", "qalora_group_size", "revision",
+    "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "fan_in_fan_out", "inference_mode",
+    "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "peft_version", "qalora_group_size", "revision",
     "runtime_config", "task_type",
 }  # fmt: skip
 # Of training ("mica" also freezes lora_B); the others rewrite the base's weights
@@ -420,9 +420,7 @@ def _check_names(
     if unexpected:
         problems.append(f"the file has tensors that nothing asks for: {listed(unexpected)}")
     if missing:
-        problems.append(
-            f"the file lacks tensors of layers that {CONFIG_NAME} targets: {listed(missing)}"
-        )
+        problems.append(f"the file lacks tensors that {CONFIG_NAME} speaks of: {listed(missing)}")
     wrong = [name for name in sorted(set(found) & set(expected)) if found[name] != expected[name]]
     problems += [
         f"{name!r} has shape {short(list(found[name]))}, the model and rank need"
