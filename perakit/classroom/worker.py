@@ -23,6 +23,7 @@ from perakit.classroom.assignment import Assignment, hidden_checks
 from perakit.classroom.checks import Check
 from perakit.classroom.examination import PATIENCE, OutOfTime, examine, limited
 from perakit.classroom.submission import Cell, ForbiddenError, Work, run
+from perakit.errors import PerakitError
 
 MEMORY = 2 * 2**30  # bytes above what the libraries take
 WRITTEN = 16 * 2**20  # bytes that a check may print, or write to a file
@@ -249,12 +250,13 @@ def main() -> int:
     for line in sys.stdin:
         request = json.loads(line)
         key = (request["assignment"], request["hidden"])
-        if key not in checks:
-            found = [
-                *Assignment.load(key[0]).checks,
-                *(hidden_checks(Path(key[1])) if key[1] else ()),
-            ]
-            checks[key] = {check.id: check for check in found}
+        try:
+            if key not in checks:
+                own = hidden_checks(Path(key[1])) if key[1] else []
+                checks[key] = {check.id: check for check in [*Assignment.load(key[0]).checks, *own]}
+        except PerakitError as error:  # here, and not in the grader: it reads its own folder, say
+            print(json.dumps({"refused": str(error)}), file=answers, flush=True)
+            continue
         result = _in_a_child(request, checks[key]) if POSIX else answer(request, checks[key])
         print(json.dumps(result), file=answers, flush=True)
         if not POSIX:
