@@ -51,7 +51,8 @@ WHOLE = words("""0 1 -1 2 7 1000 1000000 1000000000000000000 2147483648 46116860
 WHOLE += [str(10**30), HUGE, f"-{HUGE}", "", " 1 "]
 NUMBER = words("0 -0.0 1 -1 nan inf -inf 1e300 1e-300 1e30 1e400 1e38 0.1.2 1j None")
 NUMBER += [HUGE, "", "-" * 1000]
-TEXT = words("""- -- --- x caf\u00e9 %s%n%(x)s {} \\ ' ~ None True tiny lora pera none all-linear * q,k,v
+TEXT = words("""- -- --- x caf\u00e9 %s%n%(x)s {} \\ '
+    ~ None True tiny lora pera none all-linear * q,k,v
     , ,,, -h --help --version --rank = lora: : \udcff \ufeff \u202egnp.exe""")
 TEXT += ["", " ", '"', "a\nb", "a\0b", ESCAPES, "🐍" * 200, "\u221e" * 50]
 TEXT += ["x" * 300, "x" * 100_000, "-" * 100_000, "(" * 5000]
@@ -130,7 +131,8 @@ BASE = {
     "finetune": SMALL | {"model": "checkpoint", "out": "out"},
     "export": {"adapter": "adapter", "model": "checkpoint", "out": "out"},
     "verify": {"claims": "identity", "examples": "1"},
-    "bench": dict(parts="layers", layers="8x8", tokens="4", ranks="1", repeats="1", out="out"),
+    "bench": dict.fromkeys(("ranks", "repeats", "tokens"), "1")
+    | {"parts": "layers", "layers": "8x8", "out": "out"},
     "experiment": {"name": "function", "device": "tpu", "small": True, "out": "out"},
     "grade": {"files": "work.py"},
     "assignment list": {},

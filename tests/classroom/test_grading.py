@@ -23,9 +23,11 @@ from perakit.classroom import (
     check,
     expect_equal,
     grade,
+    grading,
     marks,
     points,
     require,
+    worker,
 )
 from perakit.classroom.assignment import hidden_checks
 from perakit.classroom.checks import Check, show, show_arguments
@@ -505,7 +507,9 @@ def test_a_hidden_file_that_does_not_work_is_one_sentence(text, said, tmp_path):
     with pytest.raises(pk.PerakitError) as error:
         grade(tmp_path / "work.py", hidden=tmp_path / "hidden.py")
     assert said in str(error.value)
-    with pytest.raises(pk.PerakitError, match="cannot read the hidden checks"):
+    with pytest.raises(
+        pk.PerakitError, match=r"cannot read .*; give a Python file with the hidden"
+    ):
         hidden_checks(tmp_path / "none.py")
 
 
@@ -570,12 +574,21 @@ def test_an_interrupt_while_hidden_checks_are_read_is_one(tmp_path):
         hidden_checks(tmp_path / "hidden.py")
 
 
-def test_hidden_checks_that_only_run_here_are_no_fault_of_the_student(tmp_path, monkeypatch):
+def test_hidden_checks_that_only_run_here_are_no_fault_of_the_student(tmp_path, monkeypatch, capfd):
     """They are run where the submission is, in another folder, too."""
+    text = "from pathlib import Path\nTABLE = Path('table.txt').read_text()\n"
+    (tmp_path / "hidden.py").write_text(text + HIDDEN)
+    request = {"assignment": "lora", "check": "large", "hidden": str(tmp_path / "hidden.py")}
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    monkeypatch.setattr("sys.stdin", [json.dumps(request | {"cells": []})])
+    assert worker.main() == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert "do not run: FileNotFoundError" in answer["refused"]
+
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.txt").write_text("1 2 3")
-    (tmp_path / "hidden.py").write_text("TABLE = open('table.txt').read()\n" + HIDDEN)
     (tmp_path / "work.py").write_text(REFERENCE)
+    monkeypatch.setattr(grading._Worker, "ask", lambda *_: answer)
     with (
         pytest.raises(pk.PerakitError, match="do not run: FileNotFoundError"),
         Grader(hidden="hidden.py") as grader,
