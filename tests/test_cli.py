@@ -417,6 +417,11 @@ def test_what_a_terminal_cannot_show_is_an_escape(encoding, stream, tmp_path):
     assert out.errors == "strict", "it is given back as it was"
 
 
+def test_a_name_in_a_result_moves_no_cursor(tmp_path, capsys):
+    assert main(["assignment", "new", "lora", "--out", str(tmp_path / "\x1b[2J")]) == 0
+    assert "\\x1b[2J/lora.py\n" in capsys.readouterr().out
+
+
 def test_a_stream_that_is_no_file_is_written_as_well(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
