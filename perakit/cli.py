@@ -6,22 +6,26 @@ Results go to stdout, progress to stderr.
 from __future__ import annotations
 
 import argparse
-import ast
+import io
 import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
+from torch import OutOfMemoryError
 from tqdm.auto import tqdm
 
 from perakit import __version__, classroom
 from perakit.adapters import PERA, LoRA, Method
 from perakit.bench import command as bench
-from perakit.errors import PerakitError
+from perakit.bench.settings import LOW_RANK, check_memory
+from perakit.errors import PerakitError, printable, short
 from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments.report import findings_table
 from perakit.files import write_atomically
@@ -29,10 +33,12 @@ from perakit.formulas import check_count
 from perakit.models import catalogue
 from perakit.models import load as load_adapter
 from perakit.models.export import export_peft
+from perakit.models.layers import kind_of
+from perakit.models.targets import Targets, select
 from perakit.table import Table
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
-from perakit.toy import Recipe, corpus, distributed, finetune, load
+from perakit.toy import GPT2, Recipe, corpus, distributed, finetune, load
 
 METHODS_HELP = (
     "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora"
@@ -49,31 +55,107 @@ BENCH_OPTIONS = (
     "model_ranks",
     "seed",
 )
+WORDS = {"None": None, "True": True, "False": False}
 DEMO_LIMIT = 1_000_000  # bytes of training text; the held-out text is a ninth of it
+LARGEST_WHOLE, LARGEST_NUMBER = 2**63 - 1, 1e30  # what torch and AdamW in float32 can hold
+MOST_EXAMPLES, MOST_SEEDS = 1_000_000, 1_000  # more would take weeks: it is a mistake
+# Bytes a trained parameter takes: itself, its gradient and AdamW's two moments, in float32
+TRAINED = 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0; 1 for a verdict that does not stand; 2 for a PerakitError, which is said in one sentence.
+    0; 1 for a verdict that does not stand; 2 for what cannot be done, which is said in one
+    sentence: a PerakitError, or a machine without the memory or the disk for it; 130 for an
+    interrupt.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        status: int | None = arguments.run(arguments)
-    except PerakitError as error:
-        return _refuse(error)
-    except KeyboardInterrupt:
-        resumes = arguments.run in (_demo, _finetune, _bench, _experiment)
-        print(
-            "\nperakit: interrupted"
-            + ("; the same command goes on from what it has kept" if resumes else ""),
-            file=sys.stderr,
+    with _terminal():
+        resumes = False
+        try:
+            if sys.stdout is None:
+                raise PerakitError("standard output is closed: send it to a file, or to /dev/null")
+            arguments = _parse(sys.argv[1:] if argv is None else argv)
+            resumes = arguments.run in (_demo, _finetune, _bench, _experiment)
+            status: int | None = arguments.run(arguments)
+            sys.stdout.flush()  # here, where a full disk can still be told
+        except PerakitError as error:
+            return _refuse(error)
+        except KeyboardInterrupt:
+            _say(
+                "interrupted"
+                + ("; the same command goes on from what it has kept" if resumes else ""),
+                before="\n",
+            )
+            return 130
+        except BrokenPipeError:  # `perakit ... | head`: the reader has what it wanted
+            _drop_what_cannot_be_written()
+            return 0
+        except (OSError, MemoryError, RuntimeError) as error:
+            said = _of_the_machine(error)
+            if said is None:
+                raise
+            _drop_what_cannot_be_written()
+            return _refuse(PerakitError(said))
+        return status or 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    if any("\0" in word for word in argv):
+        raise PerakitError("an argument has a NUL character, which no name can have: leave it out")
+    return _parser().parse_args(argv)
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What the machine could not do, and what helps; None where it was not the machine."""
+    if isinstance(error, OSError):
+        name = "" if error.filename is None else f" {short(os.fsdecode(error.filename))}"
+        return (
+            f"the system refuses{name}: {error.strerror or error}; choose a name that it takes, and"
+            " a disk with room"
         )
-        return 130
-    except BrokenPipeError:  # `perakit ... | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status or 0
+    # On a CPU torch has no class for it
+    if isinstance(error, MemoryError | OutOfMemoryError) or "allocate memory" in str(error):
+        return "there is not enough memory for this: choose smaller sizes, or a larger machine"
+    if isinstance(error, RecursionError):
+        return "something here is nested too deeply to be read: look at the files that it names"
+    return None
+
+
+@contextmanager
+def _terminal() -> Iterator[None]:
+    """Within the block, any terminal can show what is printed.
+
+    What its encoding lacks is written as an escape. Where the shell has closed stderr, messages go
+    nowhere, and not into the results.
+    """
+    with open(os.devnull, "w") as nowhere, redirect_stderr(sys.stderr or nowhere):
+        streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
+        before = [stream.errors for stream in streams]
+        for stream in streams:
+            stream.reconfigure(errors="backslashreplace")
+        try:
+            yield
+        finally:
+            for stream, errors in zip(streams, before, strict=True):
+                stream.reconfigure(errors=errors)
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Forget output for a full disk or a reader that has gone.
+
+    Python would try again at its end.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -81,6 +163,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     if arguments.small:
         recipe = replace(recipe, steps=12, eval_every=6, checkpoint_every=6, eval_windows=8)
     model = load("tiny")
+    _check_size(model, [PERA(arguments.rank)], "all-linear", recipe)
     pera = finetune.uniform(model, PERA(arguments.rank), "all-linear")
     trials = [
         finetune.uniform(model, LoRA(arguments.rank), "all-linear"),
@@ -90,7 +173,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     _say("reading the standard library: docstring prose is the old domain, code the new one")
     new, old = corpus.load("code", DEMO_LIMIT), corpus.load("prose", DEMO_LIMIT)
     result = finetune.compare("tiny", trials, new, old, recipe, arguments.out, arguments.device)
-    print("Fine-tuning the tiny GPT-2 from prose to code\n")
+    _show("Fine-tuning the tiny GPT-2 from prose to code\n")
     _finish(result, arguments.out)
 
 
@@ -105,7 +188,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
         except PerakitError as error:
             return _refuse(error)
         if distributed.rank() == 0:
-            print(f"Fine-tuning {arguments.model} on {arguments.text}\n")
+            _show(f"Fine-tuning {arguments.model} on {arguments.text}\n")
             _finish(result, arguments.out)
     return 0
 
@@ -116,18 +199,33 @@ def _plan(
     """What `perakit finetune` was asked to compare."""
     model = load(arguments.model)
     targets = arguments.targets.split(",") if arguments.targets != "all-linear" else "all-linear"
-    methods = [(text, _method(text, arguments)) for text in arguments.method]
-    trials = [
-        finetune.uniform(model, method, targets, f"{text} r={method.rank}")
-        for text, method in methods
-    ]
-    new = corpus.load(arguments.text, arguments.limit)
-    old = corpus.load(arguments.old, arguments.limit) if arguments.old else None
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
     recipe = Recipe(
         **{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every
     )
+    methods = [(text, _method(text, arguments)) for text in arguments.method]
+    _check_size(model, [method for _, method in methods], targets, recipe)
+    trials = [
+        finetune.uniform(model, method, targets, printable(f"{text} r={method.rank}"))
+        for text, method in methods
+    ]
+    new = corpus.load(arguments.text, arguments.limit)
+    old = corpus.load(arguments.old, arguments.limit) if arguments.old else None
     return trials, new, old, recipe
+
+
+def _check_size(model: GPT2, methods: Sequence[Method], targets: Targets, recipe: Recipe) -> None:
+    """Refuse, before any work, a rank that no layer has, and what this machine cannot hold."""
+    shapes = [kind.weight(layer).shape for layer in model.modules() if (kind := kind_of(layer))]
+    largest, adapted = max(LOW_RANK, *map(min, shapes)), len(select(model, targets))
+    logits = 8 * recipe.batch * recipe.context * model.config.vocab_size  # and their gradients
+    for method in methods:
+        if method.rank > largest:
+            raise PerakitError(
+                f"rank {method.rank} is more than any layer here can have: choose {largest} at most"
+            )
+        trained = TRAINED * adapted * min(method.count(m, n) for m, n in shapes)
+        check_memory(f"a step with {method.name}", trained + logits, "a smaller rank or batch")
 
 
 def _refuse(error: PerakitError) -> int:
@@ -137,8 +235,8 @@ def _refuse(error: PerakitError) -> int:
 
 
 def _finish(result: Any, out: Path) -> None:
-    print(result.table())
-    print(
+    _show(result.table())
+    _show(
         f"\nIn {out}/: report.md, loss.png, metrics.jsonl, results.json, and an adapter in each"
         " method's folder."
     )
@@ -147,7 +245,7 @@ def _finish(result: Any, out: Path) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     load_adapter(model, arguments.adapter)
-    print(export_peft(model, arguments.out, arguments.rank, arguments.pad))
+    _show(export_peft(model, arguments.out, arguments.rank, arguments.pad))
 
 
 def _grade(arguments: argparse.Namespace) -> None:
@@ -156,6 +254,12 @@ def _grade(arguments: argparse.Namespace) -> None:
             f"--gradescope takes one submission, not {len(arguments.files)}: use --json or --csv"
             " for many"
         )
+    written = {"json": arguments.json, "csv": arguments.csv, "gradescope": arguments.gradescope}
+    for option, path in written.items():
+        if path and os.path.exists(path) and not os.path.isfile(path):
+            raise PerakitError(
+                f"--{option} {str(path)!r} is a folder, a device or a pipe: name a plain file"
+            )
     reports, several = [], len(arguments.files) > 1
     with classroom.Grader(arguments.assignment, arguments.hidden) as grader:
         for path in tqdm(
@@ -174,7 +278,8 @@ def _grade(arguments: argparse.Namespace) -> None:
                 tqdm.write(f"perakit: {error}", file=sys.stderr)
                 continue
             reports.append(report)
-            tqdm.write(f"== {path}\n{report}\n" if several else str(report), file=sys.stdout)
+            text = f"== {path}\n{report}\n" if several else str(report)
+            tqdm.write(printable(text), file=sys.stdout)
     if not reports:
         raise PerakitError("no submission could be graded: see above")
     if several:
@@ -182,20 +287,14 @@ def _grade(arguments: argparse.Namespace) -> None:
             [report.file, report.assignment, f"{report.points:g}", f"{report.of:g}"]
             for report in reports
         ]
-        print(Table(("file", "assignment", "points", "of"), rows))
+        _show(Table(("file", "assignment", "points", "of"), rows))
     if arguments.json:
         document = [report.to_dict() for report in reports]
-        write_atomically(
-            arguments.json,
-            json.dumps(document if several else document[0], indent=2, ensure_ascii=False).encode(),
-        )
+        _write_json(arguments.json, document if several else document[0])
     if arguments.csv:
-        write_atomically(arguments.csv, classroom.marks(reports).encode())
+        write_atomically(arguments.csv, _bytes(classroom.marks(reports)))
     if arguments.gradescope:
-        write_atomically(
-            arguments.gradescope,
-            json.dumps(reports[0].gradescope(), indent=2, ensure_ascii=False).encode(),
-        )
+        _write_json(arguments.gradescope, reports[0].gradescope())
     if len(reports) < len(arguments.files):
         raise PerakitError(
             f"{len(arguments.files) - len(reports)} of {len(arguments.files)} submissions could not"
@@ -203,35 +302,40 @@ def _grade(arguments: argparse.Namespace) -> None:
         )
 
 
+def _write_json(path: Path, document: Any) -> None:
+    write_atomically(path, _bytes(json.dumps(document, indent=2, ensure_ascii=False)))
+
+
+def _bytes(text: str) -> bytes:
+    r"""As UTF-8. A file name may have bytes that are none, in Python half of a pair of surrogates:
+    it becomes its escape, \udce9, which JSON reads back.
+    """
+    return text.encode(errors="backslashreplace")
+
+
 def _assignment_list(arguments: argparse.Namespace) -> None:
     rows = [
         [task.id, task.title, str(len(task.checks)), f"{task.points:g}"]
         for task in classroom.assignments().values()
     ]
-    print(Table(("id", "title", "checks", "points"), rows))
+    _show(Table(("id", "title", "checks", "points"), rows))
 
 
 def _assignment_new(arguments: argparse.Namespace) -> None:
     written = classroom.new(arguments.id, arguments.out or Path(arguments.id))
-    print("\n".join(map(str, written)))
-    print(f"\nWork in one of the two, and see what it is worth: perakit grade {written[0]}")
+    _show("\n".join(map(str, written)))
+    _show(f"\nWork in one of the two, and see what it is worth: perakit grade {written[0]}")
 
 
 def _assignment_export(arguments: argparse.Namespace) -> None:
-    print(
-        "\n".join(
-            map(
-                str,
-                classroom.export(arguments.id, arguments.out or Path(f"{arguments.id}-teacher")),
-            )
-        )
-    )
+    written = classroom.export(arguments.id, arguments.out or Path(f"{arguments.id}-teacher"))
+    _show("\n".join(map(str, written)))
 
 
 def _params(arguments: argparse.Namespace) -> None:
     architecture = catalogue.describe(arguments.model)
     methods = [_method(text, arguments) for text in arguments.method]
-    print(catalogue.table(architecture, methods, arguments.targets))
+    _show(catalogue.table(architecture, methods, arguments.targets))
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -242,7 +346,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             "\n".join(f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}" for claim in wanted)
         )
         return 0
-    check_count("examples", arguments.examples)
+    check_count("examples", arguments.examples, most=MOST_EXAMPLES)
     # Else it leaves a folder here
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(gettempdir()) / "hypothesis"))
     quiet = arguments.json or arguments.markdown
@@ -252,10 +356,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         def show(evidence: Evidence) -> None:
             bar.update()
             if not quiet:
-                bar.write(
-                    _evidence(claims[evidence.claim], evidence, in_full=bool(arguments.claims)),
-                    file=sys.stdout,
-                )
+                claim = claims[evidence.claim]
+                text = _evidence(claim, evidence, in_full=bool(arguments.claims))
+                bar.write(printable(text), file=sys.stdout)
 
         report = verify([claim.id for claim in wanted], arguments.seed, arguments.examples, show)
     if arguments.json:
@@ -284,7 +387,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     if arguments.docs:
         bench.page(arguments.docs)  # refused now, and not after all has been measured
     document = bench.run(settings, arguments.out)
-    print(bench.table(document))
+    _show(bench.table(document))
     bench.publish(document, arguments.docs or arguments.out, onto_page=bool(arguments.docs))
 
 
@@ -294,15 +397,16 @@ def _experiment(arguments: argparse.Namespace) -> None:
             f"no experiment {arguments.name!r}: choose one of {', '.join(EXPERIMENTS)}"
         )
     experiment = EXPERIMENTS[arguments.name]
+    check_count("seeds", arguments.seeds, least=2, most=MOST_SEEDS)
     old = None if arguments.old == "none" else arguments.old
     options = Options(
         arguments.seeds, arguments.small, arguments.device, arguments.model, arguments.text, old
     )
     _, report = experiment.run(options, arguments.out, arguments.resume)
-    print(f"{experiment.title}\n")
+    _show(f"{experiment.title}\n")
     for heading, table in (("Findings", findings_table(report.findings)), *report.tables):
-        print(f"{heading}\n\n{table}\n")
-    print(
+        _show(f"{heading}\n\n{table}\n")
+    _show(
         f"In {arguments.out}/: {arguments.name}.md, {arguments.name}.png, {arguments.name}.jsonl."
     )
 
@@ -337,21 +441,73 @@ def _method(text: str, arguments: argparse.Namespace) -> Method:
 
 
 def _value(text: str) -> Any:
-    """A number where `text` is one, else the text."""
+    """A number or a word of Python's where `text` is one, else the text without its quotes."""
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return WORDS.get(text, text.strip("'\""))
+
+
+def _show(what: object) -> None:
+    """Print a result. Names from a file or an argument may hold anything, also ESC."""
+    print(printable(str(what)))
+
+
+def _say(text: str, before: str = "") -> None:
+    """A sentence on stderr, as far as it can be written."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        print(f"{before}perakit: {printable(text)}", file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
 
 
-def _say(text: str) -> None:
-    print(f"perakit: {text}", file=sys.stderr)
+# --- arguments ------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are one sentence, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PerakitError(f"{message.rstrip('.')}; `{self.prog} --help` says what it takes")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """The help. argparse's own keeps silent where it cannot be written."""
+        print(message, end="", file=file, flush=True)
+
+
+def _text(text: str) -> str:
+    """Text that is there: a variable that a shell does not know would leave none."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give a value, or leave the option out")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
+
+
+def _whole(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:  # also for digits without end
+        raise argparse.ArgumentTypeError(f"{short(text)} is no whole number") from None
+    if abs(value) > LARGEST_WHOLE:
+        raise argparse.ArgumentTypeError(f"{short(text)} is beyond {LARGEST_WHOLE}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{short(text)} is no number") from None
+    if LARGEST_NUMBER < abs(value) < math.inf:
+        raise argparse.ArgumentTypeError(f"{short(text)} is beyond {LARGEST_NUMBER:g}")
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="perakit", description="PERA and LoRA from first principles."
-    )
+    parser = _Parser(prog="perakit", description="PERA and LoRA from first principles.")
     parser.add_argument("--version", action="version", version=f"perakit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     parser.set_defaults(run=lambda _: parser.print_help())
@@ -362,7 +518,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         default=Path("perakit-demo"),
         help="folder for report, figure and adapters (default: %(default)s)",
     )
@@ -377,21 +533,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     tune.add_argument(
         "--model",
+        type=_text,
         default="tiny",
         help="tiny, gpt2, gpt2-medium ..., or a checkpoint folder (default: %(default)s)",
     )
     tune.add_argument(
         "--text",
+        type=_text,
         required=True,
         help="a text file, or prose, code, prose:PACKAGE, package:PACKAGE, synthetic",
     )
     tune.add_argument(
-        "--old", help="another such text, whose held-out cost is watched (forgetting)"
+        "--old", type=_text, help="another such text, whose held-out cost is watched (forgetting)"
     )
-    tune.add_argument("--limit", type=int, help="keep at most this many bytes of training text")
+    tune.add_argument("--limit", type=_whole, help="keep at most this many bytes of training text")
     tune.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         required=True,
         help="folder for report, figure and adapters; run again to resume",
     )
@@ -409,30 +567,33 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the adapted layers' own weights in 4 bits (default: as they are)",
     )
     tune.add_argument(
-        "--alpha", type=float, help="scale numerator; default: the rank, so that the scale is 1"
+        "--alpha", type=_number, help="scale numerator; default: the rank, so that the scale is 1"
     )
-    tune.add_argument("--steps", type=int, default=recipe.steps, help="default: %(default)s")
+    tune.add_argument("--steps", type=_whole, default=recipe.steps, help="default: %(default)s")
     tune.add_argument(
-        "--batch", type=int, default=recipe.batch, help="windows a step (default: %(default)s)"
+        "--batch", type=_whole, default=recipe.batch, help="windows a step (default: %(default)s)"
     )
     tune.add_argument(
-        "--context", type=int, default=recipe.context, help="tokens a window (default: %(default)s)"
+        "--context",
+        type=_whole,
+        default=recipe.context,
+        help="tokens a window (default: %(default)s)",
     )
     tune.add_argument(
         "--lr",
-        type=float,
+        type=_number,
         default=recipe.lr,
         help="peak learning rate, the same for every method (default: %(default)s)",
     )
     tune.add_argument(
         "--warmup",
-        type=int,
+        type=_whole,
         default=recipe.warmup,
         help="steps of rising learning rate (default: %(default)s)",
     )
     tune.add_argument(
         "--eval-every",
-        type=int,
+        type=_whole,
         default=recipe.eval_every,
         help="steps between held-out costs, and checkpoints (default: %(default)s)",
     )
@@ -447,22 +608,23 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     export.add_argument(
-        "adapter", type=Path, metavar="DIR", help="folder that pk.save or `perakit finetune` wrote"
+        "adapter", type=_path, metavar="DIR", help="folder that pk.save or `perakit finetune` wrote"
     )
     export.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         required=True,
         help="folder for adapter_config.json and adapter_model.safetensors",
     )
     export.add_argument(
         "--model",
+        type=_text,
         default="tiny",
         help="the base that it was trained on: as for finetune (default: %(default)s)",
     )
     export.add_argument(
         "--rank",
-        type=int,
+        type=_whole,
         help="cut every layer to this rank; the table says what is lost (default: exact)",
     )
     export.add_argument(
@@ -481,12 +643,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument(
         "--examples",
-        type=int,
+        type=_whole,
         default=EXAMPLES,
         help="tried for each verified claim (default: %(default)s)",
     )
     check.add_argument(
-        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+        "--seed", type=_whole, default=0, help="of everything random (default: %(default)s)"
     )
     form = check.add_mutually_exclusive_group()
     form.add_argument("--list", action="store_true", help="only show ids, verdicts and titles")
@@ -506,13 +668,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     speed.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         default=Path("perakit-bench"),
         help="folder for numbers and figures (default: %(default)s)",
     )
     speed.add_argument(
         "--docs",
-        type=Path,
+        type=_path,
         help=(
             "the folder of performance.md, which is renewed there with its numbers and figures;"
             " measures all parts and models"
@@ -529,14 +691,20 @@ def _parser() -> argparse.ArgumentParser:
         help="outputs x inputs (default: 768x768 3072x768, on CUDA also 4096x4096)",
     )
     speed.add_argument(
-        "--tokens", nargs="+", type=int, help="a step (default: 256 1024 4096, on CUDA also 16384)"
+        "--tokens",
+        nargs="+",
+        type=_whole,
+        help="a step (default: 256 1024 4096, on CUDA also 16384)",
     )
     speed.add_argument(
-        "--ranks", nargs="+", type=int, help="of the adapters on single layers (default: 4 8 16 32)"
+        "--ranks",
+        nargs="+",
+        type=_whole,
+        help="of the adapters on single layers (default: 4 8 16 32)",
     )
     speed.add_argument(
         "--repeats",
-        type=int,
+        type=_whole,
         help=(
             "rounds that count, of inference twice, of plans a third as many (default: 9; with"
             " --docs 33)"
@@ -557,9 +725,9 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     speed.add_argument(
-        "--model-ranks", nargs="+", type=int, help="of the adapters on models (default: 8)"
+        "--model-ranks", nargs="+", type=_whole, help="of the adapters on models (default: 8)"
     )
-    speed.add_argument("--seed", type=int, help="of weights, factors and inputs (default: 0)")
+    speed.add_argument("--seed", type=_whole, help="of weights, factors and inputs (default: 0)")
     speed.set_defaults(run=_bench)
 
     usual = Options()
@@ -572,13 +740,13 @@ def _parser() -> argparse.ArgumentParser:
     evidence.add_argument("name", metavar="NAME", help=", ".join(EXPERIMENTS))
     evidence.add_argument(
         "--seeds",
-        type=int,
+        type=_whole,
         default=usual.seeds,
         help="two at least; more can follow later (default: %(default)s)",
     )
     evidence.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         default=Path("perakit-experiments"),
         help="folder for results; what is there is not run again (default: %(default)s)",
     )
@@ -596,13 +764,17 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default=usual.device, help="cpu or cuda (default: %(default)s)"
     )
     evidence.add_argument(
-        "--model", default=usual.model, help="as for finetune (default: %(default)s)"
+        "--model", type=_text, default=usual.model, help="as for finetune (default: %(default)s)"
     )
     evidence.add_argument(
-        "--text", default=usual.text, help="to learn, as for finetune (default: %(default)s)"
+        "--text",
+        type=_text,
+        default=usual.text,
+        help="to learn, as for finetune (default: %(default)s)",
     )
     evidence.add_argument(
         "--old",
+        type=_text,
         default=usual.old,
         help="text whose held-out cost is watched, none for none (default: %(default)s)",
     )
@@ -618,7 +790,7 @@ def _parser() -> argparse.ArgumentParser:
     grading.add_argument(
         "files",
         nargs="+",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help=".py or .ipynb that was handed in; it is never changed",
     )
@@ -627,22 +799,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     grading.add_argument(
         "--hidden",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="a Python file with checks of your own, counted as well",
     )
     grading.add_argument(
         "--json",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="write every outcome, with seed, versions and hashes",
     )
     grading.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write a line of points for each submission"
+        "--csv", type=_path, metavar="FILE", help="write a line of points for each submission"
     )
     grading.add_argument(
         "--gradescope",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="write Gradescope's results.json (of one submission)",
     )
@@ -668,7 +840,7 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument(
             "-o",
             "--out",
-            type=Path,
+            type=_path,
             help="folder (default: one with the name of the assignment); nothing is overwritten",
         )
 
@@ -676,10 +848,13 @@ def _parser() -> argparse.ArgumentParser:
         "params", help="trainable parameters of each method on a well-known model"
     )
     params.add_argument(
-        "--model", required=True, help="gpt2, llama3-8b, roberta-base ..., or a config.json"
+        "--model",
+        type=_text,
+        required=True,
+        help="gpt2, llama3-8b, roberta-base ..., or a config.json",
     )
-    params.add_argument("--rank", type=int, default=8, help="default: %(default)s")
-    params.add_argument("--alpha", type=float, help=argparse.SUPPRESS)
+    params.add_argument("--rank", type=_whole, default=8, help="default: %(default)s")
+    params.add_argument("--alpha", type=_number, help=argparse.SUPPRESS)
     params.add_argument(
         "--targets",
         help="separated by commas: q,k,v,o,gate,up,down, or layer names (default: q,k,v,up,down)",
@@ -693,9 +868,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--rank", type=int, default=8, help="rank r of the factors (default: %(default)s)"
+        "--rank", type=_whole, default=8, help="rank r of the factors (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of factors, batches and dropout (default: %(default)s)"
+        "--seed",
+        type=_whole,
+        default=0,
+        help="of factors, batches and dropout (default: %(default)s)",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")

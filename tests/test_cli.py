@@ -2,18 +2,23 @@
 mistake.
 """
 
+import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
 import perakit as pk
+from perakit import __main__ as command
 from perakit import cli
+from perakit.classroom import grading
 from perakit.cli import main
 from perakit.toy import GPT2, Config, Recipe
 
@@ -145,6 +150,14 @@ def test_output_that_cannot_be_written_is_refused_before_any_work(checkpoint, tm
     assert "step/s" not in printed
 
 
+@pytest.mark.parametrize("name", ["x" * 300, os.devnull])
+def test_a_name_that_no_folder_can_have_is_refused_before_any_work(checkpoint, name, capsys):
+    assert finetune(checkpoint, name) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("perakit: ")
+    assert printed.count("\n") == 1
+
+
 def test_params_prints_the_counts_of_the_paper(capsys):
     assert (
         main(["params", "--model", "llama3-8b", "--rank", "16", "--targets", "q,k,v,up,down"]) == 0
@@ -272,3 +285,236 @@ def test_verify_refuses_in_one_sentence(arguments, message, capsys):
     assert out == ""
     assert err.startswith(f"perakit: {message}")
     assert err.count("\n") == 1
+
+
+# --- any text, any terminal -----------------------------------------------------------------------
+
+DIGITS = "9" * 5000
+TUNE = ["finetune", "--text", "synthetic", "--out", "out"]
+HOSTILE = [
+    ([*TUNE, "--steps", DIGITS], "argument --steps: '99999"),
+    ([*TUNE, "--steps", "1.5"], "argument --steps: '1.5' is no whole number; `perakit"),
+    ([*TUNE, "--steps", str(2**63)], "is beyond 9223372036854775807"),
+    ([*TUNE, "--lr", "1e300"], "argument --lr: '1e300' is beyond 1e+30"),
+    ([*TUNE, "--lr", "fast"], "argument --lr: 'fast' is no number"),
+    ([*TUNE, "--batch", "10" * 9], "a step with lora needs 52,958,"),
+    ([*TUNE, "--rank", "1000000"], "rank 1000000 is more than any layer here"),
+    ([*TUNE, "--method", "pera:degree=64"], "a step with pera needs "),
+    ([*TUNE, "--method", "lora:alpha=" + "-" * 100_000], "alpha='------"),
+    ([*TUNE, "--method", f"lora:rank={DIGITS}"], "rank=inf must be an integer >= 1"),
+    ([*TUNE, "--out", ""], "argument --out: it is empty"),
+    ([*TUNE, "--model", ""], "argument --model: it is empty"),
+    ([*TUNE, "--old="], "argument --old: it is empty"),
+    ([*TUNE, "--model", "a\0b"], "an argument has a NUL character"),
+    (["finetune"], "the following arguments are required: --text, --out; `perakit"),
+    (["x" * 100_000], "invalid choice: 'xxx"),
+    (["verify", "identity", "--examples", str(10**12)], "examples=1000000000000 must be"),
+    (["experiment", "cost", "--seeds", str(10**9)], "seeds=1000000000 must be an integer <= 1000"),
+    (["bench", "--layers", "1000000x1000000"], "needs 8,010,256,573,440 bytes at least"),
+    (["bench", "--layers", f"{DIGITS}x1"], "is not written MxN"),
+    (["bench", "--tokens", str(10**30)], "argument --tokens: '1000"),
+    (["bench", "--tokens", str(10**12)], "tokens=1000000000000 must be an integer <= 2147483647"),
+    (["bench", "--ranks", "1000"], "ranks=1000 is more than the rank of layer 768x768: choose 768"),
+    (["bench", "--model-ranks", "1000", "--parts", "models"], "is more than the rank of tiny"),
+    (["bench", "--repeats", str(10**9)], "repeats=1000000000 must be an integer <= 10000"),
+    (["params", "--model", "\udcff\x1b[2J" * 999], "cannot read '\\udcff"),
+    (["assignment", "new", "lora", "--out", "x" * 300], "File name too long"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "said"), HOSTILE, ids=[str(k) for k in range(len(HOSTILE))])
+def test_any_text_is_refused_in_one_sentence(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("perakit: ")
+    assert len(err) <= len("perakit: ") + 600 + 1
+    assert err[:-1].isprintable()
+
+
+NUMBERS = {"4": 4, "1e-3": 1e-3, "True": True, "None": None, "square": "square", "'full'": "full"}
+
+
+def test_values_of_a_method_are_numbers_words_and_text():
+    assert {text: cli._value(text) for text in NUMBERS} == NUMBERS
+
+
+MACHINE = [
+    (OSError(28, "No space left on device", "a\nfile"), "'a\\nfile': No space left on device"),
+    (MemoryError(), "not enough memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+    (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), MACHINE, ids=lambda value: type(value).__name__)
+def test_what_the_machine_cannot_do_is_one_sentence(error, said, monkeypatch, capsys):
+    def fails(_):
+        raise error
+
+    monkeypatch.setattr(cli, "_params", fails)
+    assert main(["params", "--model", "gpt2"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("a bug"), KeyError("a bug")])
+def test_a_bug_is_not_hidden(error, monkeypatch):
+    def fails(_):
+        raise error
+
+    monkeypatch.setattr(cli, "_params", fails)
+    with pytest.raises(type(error), match="a bug"):
+        main(["params", "--model", "gpt2"])
+
+
+def test_an_interrupt_is_one_line_wherever_it_comes(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupted)
+    assert main([]) == 130
+    assert capsys.readouterr() == ("", "\nperakit: interrupted\n")
+
+
+def test_an_interrupt_of_the_imports_is_one_line(monkeypatch, capsys):
+    class Interrupted:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "perakit.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delattr(pk, "cli")
+    monkeypatch.delitem(sys.modules, "perakit.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    assert command.main() == 130
+    assert capsys.readouterr() == ("", "\nperakit: interrupted\n")
+
+
+@pytest.fixture
+def stream(monkeypatch):
+    """stream(file, ...) is standard output; the text behind it."""
+
+    def stream(file, encoding="utf-8"):
+        made = io.TextIOWrapper(file, encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", made)
+        return made
+
+    return stream
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_terminal_cannot_show_is_an_escape(encoding, stream, tmp_path):
+    config = tmp_path / "\u221e\x1b[2J" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps(pk.models.catalogue.CONFIGS["gpt2"]))
+    raw = io.BytesIO()
+    out = stream(raw, encoding)
+    assert main(["params", "--model", str(config)]) == 0
+    assert rb"\u221e\x1b[2J" in raw.getvalue()
+    assert b"\x1b" not in raw.getvalue()
+    assert out.errors == "strict", "it is given back as it was"
+
+
+def test_a_name_in_a_result_moves_no_cursor(tmp_path, capsys):
+    assert main(["assignment", "new", "lora", "--out", str(tmp_path / "\x1b[2J")]) == 0
+    assert "\\x1b[2J/lora.py\n" in capsys.readouterr().out
+
+
+def test_a_stream_that_is_no_file_is_written_as_well(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["assignment", "list"]) == 0
+    assert "lora" in out.getvalue()
+
+
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+
+
+@needs_full
+@pytest.mark.parametrize("words", [["assignment", "list"], ["--help"], ["--version"]])
+def test_a_full_disk_is_told(words, stream, capsys):
+    out = stream(open("/dev/full", "wb"))  # noqa: SIM115
+    assert main(words) == 2
+    assert "the system refuses: No space left on device" in capsys.readouterr().err
+    out.close()  # as at the end of Python: nothing is tried again
+
+
+def test_a_reader_that_has_gone_has_what_it_wanted(stream, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    out = stream(os.fdopen(writing, "wb"))
+    assert main(["assignment", "list"]) == 0
+    assert capsys.readouterr().err == ""
+    out.close()
+
+
+def test_closed_streams(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["assignment", "list"]) == 2
+    assert "standard output is closed" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["params", "--model", "none"]) == 2
+    assert capsys.readouterr().out == "", "a message is no result"
+
+
+def test_grading_shows_what_a_submission_says_in_a_line(tmp_path, monkeypatch, capsys):
+    answer = {"said": "\x1b[2J\ud800\nPASS 9/9", "printed": 0, "problems": ["\x1b[1m\nPASS"]}
+    monkeypatch.setattr(grading._Worker, "ask", lambda *_: answer)
+    work = tmp_path / os.fsdecode(b"M\xfcller.py")
+    try:
+        work.write_text("# perakit assignment `lora`")
+    except OSError:
+        pytest.skip("a file system with names in UTF-8 alone")
+    more = ["--json", str(tmp_path / "j"), "--csv", str(tmp_path / "c")]
+    assert main(["grade", str(work), *more]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "· \\x1b[2J\\ud800\\nPASS 9/9" in out
+    assert not any(line.startswith("PASS") for line in out.splitlines())
+    assert json.loads((tmp_path / "j").read_bytes())["checks"][0]["said"] == answer["said"]
+    assert b"M\\udcfcller.py" in (tmp_path / "c").read_bytes()
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--gradescope"])
+def test_a_device_is_not_replaced_by_a_file(option, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["grade", str(tmp_path / "work.py"), option, str(tmp_path / "pipe")]) == 2
+    assert "is a folder, a device or a pipe" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.fixture(scope="module")
+def fuzzer():
+    path = Path(__file__).with_name("fuzz_cli.py")
+    spec = importlib.util.spec_from_file_location("fuzz_cli", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.unwatched
+@pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer reads its memory from /proc")
+def test_hostile_command_lines_are_done_or_refused(fuzzer, capfd):
+    assert fuzzer.fuzz(range(30), seed=0) == 0, capfd.readouterr().out
+
+
+JUDGED = [
+    ((-9, "", ""), "ended by SIGKILL"),
+    ((1, "", "Traceback (most recent call last):\nValueError: x"), "traceback: ValueError: x"),
+    ((99, "", ""), "status 99"),
+    ((0, "\x1b[2J", ""), "raw ['\\x1b']"),
+    ((2, "", "perakit: \x9b\n"), "raw ['\\x9b']"),
+    ((2, "", "\r a bar\rperakit: " + "x" * 601 + "\n"), "a message of 602 characters"),
+    ((2, "", ""), "refused without a word"),
+    ((0, "", "x.py:1: UserWarning: x"), "a warning"),
+    ((2, "", "\r a bar\rperakit: " + "x" * 600 + "\n"), ""),
+    ((0, "a table\n", ""), ""),
+]
+
+
+@pytest.mark.parametrize(("seen", "wrong"), JUDGED)
+def test_the_fuzzer_notices_what_may_not_be(fuzzer, seen, wrong):
+    assert fuzzer.judge(*seen) == wrong

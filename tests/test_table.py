@@ -60,3 +60,15 @@ def test_no_rows_and_no_foot():
     assert str(empty) == "name  n\n----  -"
     assert empty.markdown() == "| name | n |\n| :-- | --: |"
     assert empty._repr_html_() == "<table><tr><th>name</th><th>n</th></tr></table>"
+
+
+def test_no_cell_moves_a_cursor_or_breaks_a_row():
+    wild = Table(("a\x1b[2J", "n"), [["b\nc", "\udcff"]], "foot\x07\nof two lines")
+    assert str(wild) == (
+        "a\\x1b[2J       n\n--------  ------\nb\\nc      \\udcff\nfoot\\x07\nof two lines"
+    )
+    assert wild.markdown() == (
+        "| a\\x1b[2J | n |\n| :-- | --: |\n| b\\nc | \\udcff |\n\nfoot\\x07  \nof two lines"
+    )
+    assert "<td>b\\nc</td><td>\\udcff</td>" in wild._repr_html_()
+    assert "<p>foot\\x07</p><p>of two lines</p>" in wild._repr_html_()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import torch
 
 from perakit.bench import models
 from perakit.errors import PerakitError, short
-from perakit.formulas import check_count
+from perakit.formulas import LARGEST_RANK, check_count, rank_bound
 
 LAYER_PARTS = ("layers", "plans", "inference")
 PARTS = (*LAYER_PARTS, "models", "memory")
@@ -20,6 +22,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Each cell is visited so often, with the other cells in between: each visit finds other memory and
 # another state of the machine.
 VISITS = 3
+# Beyond these a number is a mistake
+LARGEST_SIZE, MOST_REPEATS = 2**31 - 1, 10_000
+LOW_RANK = 64  # so far a rank may go on any layer, however small
 
 
 @dataclass(frozen=True)
@@ -54,18 +59,53 @@ class Settings:
                     raise PerakitError(
                         f"{name}: {short(value)} is unknown, choose from {', '.join(known)}"
                     )
-        for name in ("tokens", "ranks", "model_ranks"):
+        for value in self.tokens:
+            check_count("tokens", value, most=LARGEST_SIZE)
+        for name in ("ranks", "model_ranks"):
             for value in getattr(self, name):
-                check_count(name, value)
+                check_count(name, value, most=LARGEST_RANK)
         for size in (size for layer in self.layers for size in layer):
-            check_count("layers", size)
-        check_count("repeats", self.repeats)
+            check_count("layers", size, most=LARGEST_SIZE)
+        check_count("repeats", self.repeats, most=MOST_REPEATS)
         check_count("seed", self.seed, least=0, most=2**63 - 1)
         if "models" in self.parts and not find_spec("transformers"):
             others = " ".join(part for part in self.parts if part != "models")
             raise PerakitError(
                 "the part models needs transformers: pip install 'perakit[hf]', or choose --parts"
                 f" {others or 'layers'}"
+            )
+        self._check_ranks()
+        self._check_layers()
+
+    def _check_ranks(self) -> None:
+        """No large rank above that of the layer: PERA's r²/2 products would take for ever."""
+        widths = {name: models.MODELS[name].config.n_embd for name in self.models}
+        sizes = {f"layer {m}x{n}": min(m, n) for m, n in self.layers}
+        timed = [
+            ("ranks", self.ranks, sizes if set(LAYER_PARTS) & set(self.parts) else {}),
+            ("model_ranks", self.model_ranks, widths if "models" in self.parts else {}),
+        ]
+        for name, ranks, most in timed:
+            for where, size in most.items():
+                if max(ranks, default=0) > max(size, LOW_RANK):
+                    raise PerakitError(
+                        f"{name}={max(ranks)} is more than the rank of {where}: choose"
+                        f" {max(size, LOW_RANK)} at most"
+                    )
+
+    def _check_layers(self) -> None:
+        """Refuse a layer with so many tokens that this machine cannot hold it."""
+        if not set(LAYER_PARTS) & set(self.parts):
+            return
+        inner = [rank_bound(rank) for rank in self.ranks]
+        for (m, n), tokens in product(self.layers, self.tokens):
+            # The weights as drawn and as used, inputs and outputs with their gradients; of each
+            # rank the expanded factors; and of the largest their product with the inputs.
+            entries = 2 * (m * n + tokens * (m + n)) + sum(inner) * (m + n)
+            check_memory(
+                f"layer {m}x{n} with {tokens} tokens",
+                4 * (entries + max(inner, default=0) * tokens),
+                "a smaller layer, fewer tokens or a smaller rank",
             )
 
     def rounds(self, part: str) -> int:
@@ -104,11 +144,28 @@ def usual(device: str) -> Settings:
 def layer(text: str) -> tuple[int, int]:
     """(m, n) from "MxN"."""
     m, found, n = text.partition("x")
-    if not found or not (m.isdecimal() and n.isdecimal()):
+    digits = len(str(LARGEST_SIZE))
+    if not found or not all(size.isdecimal() and len(size) <= digits for size in (m, n)):
         raise PerakitError(
-            f"layer {short(text)} is not written MxN, outputs and inputs: as in 3072x768"
+            f"layer {short(text)} is not written MxN, outputs and inputs: as in 3072x768, sizes to"
+            f" {LARGEST_SIZE}"
         )
     return int(m), int(n)
+
+
+def check_memory(what: str, needed: int, remedy: str) -> None:
+    """Refuse what needs more bytes than this machine has, as far as the system says it.
+
+    what, remedy: the beginning and the end of the message; needed: bytes, at least.
+    """
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):  # Windows
+        return
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise PerakitError(
+            f"{what} needs {needed:,} bytes at least, and this machine has {there:,}: choose"
+            f" {remedy}"
+        )
 
 
 def _words(value: Any) -> str:

@@ -9,8 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from perakit.classroom.checks import Check
-from perakit.classroom.submission import Cell, parse_percent
+from perakit.classroom.examination import OutOfTime, limited
+from perakit.classroom.submission import LARGEST, Cell, parse_percent
 from perakit.errors import PerakitError, short
+from perakit.files import read_plain
 from perakit.table import Table
 
 FOLDER = Path(__file__).with_name("assignments")
@@ -21,6 +23,7 @@ SOLUTION = re.compile(
 STUB = "raise NotImplementedError  # your code here"
 MARK = re.compile(r"perakit assignment `(\w+)`")
 OURS = ("checks", "instructor")  # tags of cells that a student does not get
+SECONDS = 30.0  # of computing, for a file that only defines checks
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,27 @@ def assignment_of(cells: Sequence[Cell], given: str | None = None) -> Assignment
             else "does not say which assignment it is"
         )
         raise PerakitError(f"the file {said}: pass --assignment, one of {', '.join(assignments())}")
-    return Assignment.load(given or found.pop())
+    return Assignment.load(found.pop() if given is None else given)
 
 
 def hidden_checks(path: Path) -> list[Check]:
-    """The checks in a teacher's own Python file, which is run as it is."""
+    """The checks in a teacher's own Python file, which is run as it is, for `SECONDS` at most."""
+    data = read_plain(path, LARGEST, "give a Python file with the hidden checks")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PerakitError(f"cannot read the hidden checks in {str(path)!r}: {error}") from error
-    return _checks_of([Cell("code", text)], path)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PerakitError(
+            f"the hidden checks in {str(path)!r} are not UTF-8 text ({error.reason} at byte"
+            f" {error.start}): save the file as UTF-8"
+        ) from error
+    try:
+        with limited(SECONDS):
+            return _checks_of([Cell("code", text)], path)
+    except OutOfTime as error:
+        raise PerakitError(
+            f"the checks in {str(path)!r} do not end within {SECONDS:g} s: the file only defines"
+            " them, work belongs into a check"
+        ) from error
 
 
 def _joined(cells: Sequence[Cell], tag: str) -> list[Cell]:
@@ -138,7 +152,9 @@ def _checks_of(cells: Sequence[Cell], path: Path) -> list[Check]:
         code = "\n" * (cell.line - 1) + cell.source
         try:
             exec(compile(code, str(path), "exec", dont_inherit=True), names)
-        except Exception as error:
+        except (KeyboardInterrupt, OutOfTime):
+            raise
+        except BaseException as error:  # also SystemExit, which would end the grading in silence
             raise PerakitError(
                 f"the checks in {str(path)!r} do not run: {type(error).__name__}: {error}"
             ) from error

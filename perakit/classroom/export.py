@@ -5,6 +5,7 @@ Starters, solutions, and the folders that otter-grader and nbgrader read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ def export(id: str, folder: str | Path) -> list[Path]:
 
 def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:
     paths = {folder / name: text for name, text in files.items()}
-    there = [str(path) for path in paths if path.exists()]
+    there = [str(path) for path in paths if os.path.lexists(path)]
     if there:
         raise PerakitError(
             f"{there[0]!r} is there already: choose another folder, or move your work away; nothing"

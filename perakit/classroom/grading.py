@@ -27,7 +27,7 @@ from perakit.classroom.assignment import Assignment, assignment_of, hidden_check
 from perakit.classroom.checks import Check
 from perakit.classroom.examination import SEED, OutOfTime, examine, limited
 from perakit.classroom.submission import Work, read
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, printable
 
 STARTING = 120.0  # seconds that importing torch may take on a slow disk
 
@@ -52,7 +52,7 @@ class Outcome:
         line = f"{'FAIL' if self.said else 'PASS'} {self.points:g}/{self.of:g} {self.title}"
         if self.said:
             line += f" · {self.said}" + (f" · hint: {self.hint}" if self.hint else "")
-        return line
+        return _one_line(line)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Report:
     def __str__(self) -> str:
         lines = [
             *map(str, self.outcomes),
-            *(f"note: a cell did not run: {problem}" for problem in self.problems),
+            *(_one_line(f"note: a cell did not run: {problem}") for problem in self.problems),
         ]
         printed = sum(outcome.printed > 0 for outcome in self.outcomes)
         if printed:
@@ -127,6 +127,13 @@ class Report:
         }
 
 
+def _one_line(text: str) -> str:
+    r"""As it is safe to show: what a submission says has neither ESC nor a line of its own, such as
+    `PASS 2/2`.
+    """
+    return printable(text).replace("\n", "\\n")
+
+
 def grade(
     path: str | Path,
     assignment: str | None = None,
@@ -154,7 +161,7 @@ class Grader:
 
     def __init__(self, assignment: str | None = None, hidden: str | Path | None = None) -> None:
         self.assignment = assignment
-        self.hidden = None if hidden is None else Path(hidden).resolve()
+        self.hidden = None if hidden is None else Path(os.path.abspath(hidden))
         self.worker = _Worker()
 
     def __enter__(self) -> Grader:
@@ -188,6 +195,8 @@ class Grader:
                 "cells": submission,
             }
             result = self.worker.ask(request, check.seconds)
+            if "refused" in result:  # the hidden checks: no fault of the submission
+                raise PerakitError(result["refused"])
             problems = problems or result["problems"]
             outcomes.append(outcome_of(check, result["said"], check in own, result["printed"]))
             progress(outcomes[-1])

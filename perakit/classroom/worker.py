@@ -23,6 +23,7 @@ from perakit.classroom.assignment import Assignment, hidden_checks
 from perakit.classroom.checks import Check
 from perakit.classroom.examination import PATIENCE, OutOfTime, examine, limited
 from perakit.classroom.submission import Cell, ForbiddenError, Work, run
+from perakit.errors import PerakitError
 
 MEMORY = 2 * 2**30  # bytes above what the libraries take
 WRITTEN = 16 * 2**20  # bytes that a check may print, or write to a file
@@ -243,22 +244,25 @@ def _warm_up() -> None:
 
 def main() -> int:
     """Answer requests from stdin until it ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     checks: dict[tuple[str, str | None], dict[str, Check]] = {}
     _warm_up()
-    for line in sys.stdin:
-        request = json.loads(line)
-        key = (request["assignment"], request["hidden"])
-        if key not in checks:
-            found = [
-                *Assignment.load(key[0]).checks,
-                *(hidden_checks(Path(key[1])) if key[1] else ()),
-            ]
-            checks[key] = {check.id: check for check in found}
-        result = _in_a_child(request, checks[key]) if POSIX else answer(request, checks[key])
-        print(json.dumps(result), file=answers, flush=True)
-        if not POSIX:
-            break
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        for line in sys.stdin:
+            request = json.loads(line)
+            key = (request["assignment"], request["hidden"])
+            try:
+                if key not in checks:
+                    own = hidden_checks(Path(key[1])) if key[1] else []
+                    found = [*Assignment.load(key[0]).checks, *own]
+                    checks[key] = {check.id: check for check in found}
+            # Where the grader could run them: they read a file of its folder, say
+            except PerakitError as error:
+                print(json.dumps({"refused": str(error)}), file=answers, flush=True)
+                continue
+            result = _in_a_child(request, checks[key]) if POSIX else answer(request, checks[key])
+            print(json.dumps(result), file=answers, flush=True)
+            if not POSIX:
+                break
     return 0
 
 

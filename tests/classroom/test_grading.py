@@ -23,9 +23,11 @@ from perakit.classroom import (
     check,
     expect_equal,
     grade,
+    grading,
     marks,
     points,
     require,
+    worker,
 )
 from perakit.classroom.assignment import hidden_checks
 from perakit.classroom.checks import Check, show, show_arguments
@@ -505,8 +507,99 @@ def test_a_hidden_file_that_does_not_work_is_one_sentence(text, said, tmp_path):
     with pytest.raises(pk.PerakitError) as error:
         grade(tmp_path / "work.py", hidden=tmp_path / "hidden.py")
     assert said in str(error.value)
-    with pytest.raises(pk.PerakitError, match="cannot read the hidden checks"):
+    with pytest.raises(
+        pk.PerakitError, match=r"cannot read .*; give a Python file with the hidden"
+    ):
         hidden_checks(tmp_path / "none.py")
+
+
+def _endless(path):
+    path.write_text("while True:\n    pass")
+
+
+# Name -> how such a file is made, and what is said of it
+DOORS = {
+    "a pipe": (os.mkfifo, "is a device or a pipe, not a plain file"),
+    "no end": (lambda path: os.symlink("/dev/zero", path), "is a device or a pipe"),
+    "a giant": (lambda path: _truncated(path, 2**40), "is larger than the 10,485,760 bytes"),
+    "a folder": (lambda path: path.mkdir(), "Is a directory"),
+    "other bytes": (
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        "not UTF-8 text (invalid start byte",
+    ),
+    "no Python": (lambda path: path.write_text("def f(:"), "do not run: SyntaxError"),
+    "deep": (lambda path: path.write_text("(" * 100_000), "do not run: "),
+    "exits": (lambda path: path.write_text("raise SystemExit(0)"), "do not run: SystemExit: 0"),
+    "leaves": (
+        lambda path: path.write_text("class Stop(BaseException): pass\nraise Stop('\x1b')"),
+        "do not run: Stop: \\x1b",
+    ),
+    "endless": (_endless, "do not end within 0.2 s"),
+}
+
+
+def _truncated(path, size):
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_no_file_of_checks_is_one_sentence(door, tmp_path, monkeypatch):
+    monkeypatch.setattr("perakit.classroom.assignment.SECONDS", 0.2)
+    make, said = DOORS[door]
+    make(tmp_path / "hidden.py")
+    with pytest.raises(pk.PerakitError) as error:
+        hidden_checks(tmp_path / "hidden.py")
+    assert said in str(error.value)
+    (tmp_path / "work.py").write_text("# perakit assignment `lora`")
+    with pytest.raises(pk.PerakitError), Grader(hidden=tmp_path / "hidden.py") as grader:
+        grader.grade(tmp_path / "work.py")
+
+
+@pytest.mark.parametrize("door", ["a pipe", "no end", "a giant", "a folder"])
+def test_what_is_no_file_of_work_is_one_sentence(door, tmp_path):
+    DOORS[door][0](tmp_path / "work.py")
+    with pytest.raises(pk.PerakitError):
+        grade(tmp_path / "work.py")
+
+
+def test_hidden_checks_may_begin_with_a_mark_of_their_encoding(tmp_path):
+    (tmp_path / "hidden.py").write_text("\ufeff" + HIDDEN, encoding="utf-8")
+    assert len(hidden_checks(tmp_path / "hidden.py")) == 1
+
+
+def test_an_interrupt_while_hidden_checks_are_read_is_one(tmp_path):
+    (tmp_path / "hidden.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        hidden_checks(tmp_path / "hidden.py")
+
+
+def test_hidden_checks_that_only_run_here_are_no_fault_of_the_student(tmp_path, monkeypatch, capfd):
+    """They are run where the submission is, in another folder, too."""
+    text = "from pathlib import Path\nTABLE = Path('table.txt').read_text()\n"
+    (tmp_path / "hidden.py").write_text(text + HIDDEN)
+    request = {"assignment": "lora", "check": "large", "hidden": str(tmp_path / "hidden.py")}
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    monkeypatch.setattr("sys.stdin", [json.dumps(request | {"cells": []})])
+    assert worker.main() == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert "do not run: FileNotFoundError" in answer["refused"]
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.txt").write_text("1 2 3")
+    (tmp_path / "work.py").write_text(REFERENCE)
+    monkeypatch.setattr(grading._Worker, "ask", lambda *_: answer)
+    with (
+        pytest.raises(pk.PerakitError, match="do not run: FileNotFoundError"),
+        Grader(hidden="hidden.py") as grader,
+    ):
+        grader.grade("work.py")
+
+
+def test_an_assignment_without_a_name_is_refused(tmp_path):
+    (tmp_path / "work.py").write_text("x = 1")
+    with pytest.raises(pk.PerakitError, match="no assignment ''"):
+        grade(tmp_path / "work.py", "")
 
 
 def a_check(test, examples=None, **options):
