@@ -35,9 +35,9 @@ READ = {
     "bias", "init_lora_weights", "modules_to_save",
 }  # fmt: skip
 HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "fan_in_fan_out", "inference_mode",
-    "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "peft_version", "qalora_group_size", "revision",
-    "runtime_config", "task_type",
+    "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "fan_in_fan_out",
+    "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "merge_weights",
+    "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
 # Of training ("mica" also freezes lora_B); the others rewrite the base's weights
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
