@@ -1,6 +1,6 @@
 """Files that are either the old one or the new one, never half of each.
 
-And files that are what they seem.
+And files that are what they seem, and folders that one process has for itself.
 """
 
 from __future__ import annotations
@@ -8,10 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from perakit.errors import PerakitError
+
+LOCK = ".perakit-lock"
 
 
 def as_folder(path: object) -> Path:
@@ -29,6 +35,12 @@ def write_synced(path: Path, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Whatever was written to the file is on the disk afterwards."""
+    with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
@@ -94,3 +106,78 @@ def open_plain(path: Path) -> BinaryIO:
         file.close()
         raise PerakitError(f"{str(path)!r} is a device or a pipe, not a plain file: pass a file")
     return file
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within the block this is the only process that is in such a block for `folder`.
+
+    The folder is made where there is none. A file in it, gone afterwards, is locked by the system,
+    which lets go of it when the process ends, however it ends.
+    Raises PerakitError where another process has it, with its number, or where nothing can be
+    written. On a file system without locks it warns, and goes on.
+    """
+    path, made = folder / LOCK, not os.path.lexists(folder)
+    try:
+        file = _locked(path)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise PerakitError(
+            f"cannot write {str(path)!r}: {reason}; choose a folder that can be written"
+        ) from error
+    try:
+        yield
+    finally:
+        if os.name == "posix":  # before others can lock it: they look whether it is still there
+            path.unlink(missing_ok=True)
+        os.close(file)
+        with suppress(OSError):
+            if os.name != "posix":
+                path.unlink(missing_ok=True)
+            if made:
+                folder.rmdir()  # if it is still empty
+
+
+def _locked(path: Path) -> int:
+    """The lock file, open and locked, with the number of this process in it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # whoever had made the folder has taken it away
+            continue
+        try:
+            _lock(file)
+            # Else the process that had it has removed it, and the next may have made another
+            if path.exists() and os.path.samestat(os.fstat(file), os.stat(path)):
+                os.ftruncate(file, 0)
+                os.write(file, str(os.getpid()).encode())
+                return file
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.pread(file, 20, 0).decode(errors="replace") if os.name == "posix" else ""
+            os.close(file)
+            who = f"process {holder}" if holder.isdigit() else "another process"
+            raise PerakitError(
+                f"{str(path.parent)!r} is in use by {who}: wait for it, or choose another folder"
+            ) from error
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _lock(file: int) -> None:
+    """Lock an open file for this process alone, or raise BlockingIOError or PermissionError."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+            raise
+        warnings.warn("no locks on this file system: start nothing else there", stacklevel=2)

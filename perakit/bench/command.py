@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -30,12 +31,14 @@ from perakit.bench.report import table
 from perakit.bench.settings import DTYPES, MODELS, PARTS, VISITS, Settings, layer, usual
 from perakit.bench.timing import interleave
 from perakit.errors import PerakitError
-from perakit.files import write_atomically
+from perakit.files import alone, write_atomically
 from perakit.plots.pictures import png
+from perakit.rows import LIMIT, read_rows, sealed
 
 __all__ = ["MODELS", "PARTS", "Settings", "layer", "page", "publish", "run", "table", "usual"]
 
 CELLS, DOCUMENT, PAGE = "cells.jsonl", "performance.json", "performance.md"
+REMOVE = "remove it, or choose another --out"
 PACKAGE = Path(formulas.__file__).parent
 # The code whose change makes a time another one: of this room, and whole rooms
 TIMED = ("timing.py", "contenders.py", "models.py")
@@ -47,13 +50,25 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
 
     A cell is there only if this machine, code and versions made it. An estimate, and then progress,
     go to stderr.
-    Raises PerakitError, before anything is measured, where `out` cannot be written.
+    Raises PerakitError, before anything is measured, where `out` cannot be written, where another
+    process is at work in it, or where its cells are not as they were written.
     """
+    with alone(out):
+        return _measured(settings, out / CELLS)
+
+
+def _measured(settings: Settings, path: Path) -> dict[str, Any]:
+    """The document, of the cells in `path` and of those that are missing there."""
     where = _machine(settings.device)
     found = tasks(settings)
     todo = {_key(task, visit, settings, where): task for visit in range(VISITS) for task in found}
-    cells = _read(out / CELLS)
-    _write(out / CELLS, cells)
+    cells = _read(path)
+    for key in cells.keys() & todo.keys():
+        if not _is_of(todo[key], settings, cells[key]):
+            raise PerakitError(
+                f"{str(path)!r} has no times of {todo[key].title}, as it says it has: {REMOVE}"
+            )
+    _write(path, cells)
     missing = {key: task for key, task in todo.items() if key not in cells}
     _announce(settings, missing.values(), len(todo))
     total = sum(task.work(settings) for task in missing.values())
@@ -61,7 +76,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
         for key, task in missing.items():
             bar.set_description(task.title)
             cells[key] = _visited(task, settings, bar.update)
-            _write(out / CELLS, cells)
+            _write(path, cells)
     parts: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for task in found:
         visits = [cells[_key(task, visit, settings, where)] for visit in range(VISITS)]
@@ -187,20 +202,39 @@ def _hash(files: Iterable[Path]) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Key -> cell, of every line of cells.jsonl; empty where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return {row["key"]: row["cell"] for row in rows}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PerakitError(
-            f"{str(path)!r} is not what perakit bench writes: remove it, or choose another --out"
-        ) from error
+    cells = dict[str, dict[str, Any]]()
+    for row in read_rows(path, LIMIT, REMOVE) if os.path.lexists(path) else ():
+        key, cell = row.values.get("key"), row.values.get("cell")
+        if (
+            row.values.keys() != {"key", "cell"}
+            or not isinstance(key, str)
+            or not isinstance(cell, dict)
+        ):
+            raise PerakitError(f"{row.place} is not what perakit bench writes: {REMOVE}")
+        if cells.setdefault(key, cell) != cell:
+            raise PerakitError(f"{row.place} is another visit to a cell that is above: {REMOVE}")
+    return cells
+
+
+def _is_of(task: Task, settings: Settings, cell: dict[str, Any]) -> bool:
+    """Whether a cell, read again, has times of this task's contenders, as many as rounds."""
+    results = cell.get("results")
+    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+        return False
+    times = [one.get("seconds") for one in results]
+    rest = [{name: value for name, value in one.items() if name != "seconds"} for one in results]
+    who = [one.to_dict() | {"flop": task.flop[one]} for one in task.flop]
+    return cell | {"results": rest} == task.cell | {"results": who} and all(
+        isinstance(seconds, list)
+        and len(seconds) == settings.rounds(task.part)
+        and all(type(one) is float and 0 <= one < math.inf for one in seconds)
+        for seconds in times
+    )
 
 
 def _write(path: Path, cells: Mapping[str, dict[str, Any]]) -> None:
-    lines = [json.dumps({"key": key, "cell": cell}) + "\n" for key, cell in cells.items()]
-    write_atomically(path, "".join(lines).encode())
+    lines = [sealed({"key": key, "cell": cell}) for key, cell in cells.items()]
+    write_atomically(path, b"".join(lines))
 
 
 def _say(text: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 from perakit.experiments.arms import Options, Results
-from perakit.experiments.jobs import Ledger, read
+from perakit.experiments.jobs import RESTORE, Ledger, read, vouched
 from perakit.experiments.lab import Lab
 from perakit.experiments.report import Report, publish
+from perakit.files import alone
 
 
 @dataclass(frozen=True)
@@ -31,35 +34,68 @@ class Experiment:
         """Run what is not there yet, and write NAME.jsonl, NAME.png and NAME.md into `out`.
 
         resume: go on with the options that `out` was begun with, instead of `options`.
-        Raises PerakitError where `out` has results of another version or of other options, and
-        where there is nothing to resume.
+        Raises PerakitError where another process is at work in `out`, where it has results of
+        another version or of other options, and where there is nothing to resume.
         """
-        ledger = Ledger(out, self.name)
-        if resume:
-            if not ledger.header:
-                raise PerakitError(
-                    f"{str(ledger.path)!r} is not there, so there is nothing to resume: run without"
-                    " --resume"
-                )
-            options = Options(
-                **{key: value for key, value in ledger.header["options"].items() if key in _OPTIONS}
-            )
-        # What is there is never dropped
-        seeds = max(options.seeds, ledger.header.get("options", {}).get("seeds", 0))
-        options = Options(**(asdict(options) | {"seeds": seeds}))
-        lab = Lab(ledger, options.device)
-        ledger.begin(asdict(options))
-        self.collect(lab, options)
-        ledger.finish(lab.plan)
-        results, report = self.read(ledger.path)
-        publish(self.name, self.title, self.question, results, report, out)
-        return results, report
+        with alone(out):
+            ledger = Ledger(out, self.name)
+            stored = _options(ledger.header, ledger.path)
+            if resume:
+                if not ledger.header:
+                    raise PerakitError(
+                        f"{str(ledger.path)!r} is not there, so there is nothing to resume: run"
+                        " without --resume"
+                    )
+                options = stored
+            # What is there is never dropped
+            seeds = max(options.seeds, stored.seeds if ledger.header else 0)
+            options = replace(options, seeds=seeds)
+            lab = Lab(ledger, options.device)
+            ledger.begin(asdict(options))
+            with _as_found(out):
+                self.collect(lab, options)
+            ledger.finish(lab.plan)
+            results, report = self.read(ledger.path)
+            publish(self.name, self.title, self.question, results, report, out)
+            return results, report
 
     def read(self, path: Path) -> tuple[Results, Report]:
         """The results in a file, and what they show."""
         header, rows = read(path)
+        if not header:
+            raise PerakitError(f"{str(path)!r} has no results: {RESTORE}")
+        _options(header, path)
         results = Results(header, rows)
-        return results, self.report(results)
+        with _as_found(path.parent):
+            return results, self.report(results)
 
 
-_OPTIONS = {field.name for field in fields(Options)}
+def _options(header: Mapping[str, Any], path: Path) -> Options:
+    """The options in the first line of a ledger, the usual ones where there is none."""
+    found, usual = header.get("options", {}), asdict(Options())
+    for name, value in found.items():
+        known = (str, type(None)) if name == "old" else (type(usual.get(name)),)
+        if name not in usual or type(value) not in known:
+            raise PerakitError(
+                f"{str(path)!r} says {short(name)}: {short(value)}, which no experiment is asked:"
+                f" {RESTORE}"
+            )
+    return Options(**found)
+
+
+@contextmanager
+def _as_found(folder: Path) -> Iterator[None]:
+    """Blame a ledger for an error within the block, if one in `folder` has rows without checksums.
+
+    Nobody knows whether such rows still are what an experiment of an older version found.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration) as error:
+        old = [path for path in sorted(folder.glob("*.jsonl")) if not vouched(path)]
+        if not old:
+            raise
+        raise PerakitError(
+            f"{str(old[0])!r} does not have what the experiment needs ({type(error).__name__}:"
+            f" {error}): {RESTORE}"
+        ) from error

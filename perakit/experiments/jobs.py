@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from perakit.errors import PerakitError, short
 from perakit.experiments.tuning import text_hash
 from perakit.files import write_atomically
+from perakit.rows import LIMIT, Row, append, read_rows, sealed
 from perakit.toy.pretrained import TINY
 
 # The version of our arithmetic. Raise it by one when a change gives any computation other numbers,
@@ -35,6 +36,11 @@ FORMAT_OF_0_1 = 1
 # `regression`, and the hash of the weights that shipped with it.
 CODES_OF_0_1 = ("74151beea90010c0", "561c134044f06558")
 TINY_OF_0_1 = "ae506b9a3e9ccb89ea96f3283a7b818b62b132261ccc11dd287c7881c209450f"
+
+# What a row of a ledger has, and what it may have besides; `was`: its key before it was renewed
+HAS = {"key", "label", "role", "compute", "settings", "measured"}
+MAY_HAVE = {"numerics", "data", "model", "machine", "code", "was"}
+RESTORE = "restore the file or move it away"
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,10 @@ class Job:
 def key_of(row: Mapping[str, Any]) -> str:
     """The key of a row, or of what a job says about itself. No source file is part of it."""
     what = [row[name] for name in ("compute", "settings", "numerics", "data", "model")]
+    return _hash(what)
+
+
+def _hash(what: list[Any]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -121,7 +131,7 @@ class Ledger:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path, self.name = folder / f"{name}.jsonl", name
-        self.header, self.rows = read(self.path) if self.path.exists() else ({}, [])
+        self.header, self.rows = read(self.path) if os.path.lexists(self.path) else ({}, [])
         if self.header:
             _check(self.path, self.header, self.rows, name)
         self.mine = {_place(row) for row in self.rows}
@@ -148,25 +158,14 @@ class Ledger:
                 f"{str(self.path)!r} holds results of other options ({told}): choose another --out"
             )
         self.header = {"format": FORMAT, "experiment": self.name, "options": dict(options)}
-        write_atomically(
-            self.path, "".join(_line(row) for row in (self.header, *self.rows)).encode()
-        )
+        self._write()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a finished job. The rows before it stay, whatever happens."""
         self.known[row["key"]] = dict(row)
         if _place(row) in self.mine:
             return
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(_line(row))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise PerakitError(
-                f"cannot write {str(self.path)!r}: {error.strerror}; finished runs are kept, make"
-                " room and run the same command again"
-            ) from error
+        append(self.path, row, "finished runs are kept, make room and run the same command again")
         self.mine.add(_place(row))
         self.rows.append(dict(row))
 
@@ -177,9 +176,10 @@ class Ledger:
         self.rows.sort(
             key=lambda row: places.index(_place(row)) if _place(row) in places else len(places)
         )
-        write_atomically(
-            self.path, "".join(_line(row) for row in (self.header, *self.rows)).encode()
-        )
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.path, b"".join(map(sealed, (self.header, *self.rows))))
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -188,16 +188,25 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Rows of version 0.1 are returned as this version would write them, with `numerics`, `model` and
     the key that follows. What they say about their code stays in them.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise PerakitError(
-            f"cannot read {str(path)!r} ({error}): it should be the results of an experiment"
-        ) from error
-    found = list(_parsed(lines, path))
+    found = list(read_rows(path, LIMIT, RESTORE))
     if not found:
         return {}, []
-    return found[0], [_renewed(row) for row in found[1:]]
+    if not _is_header(found[0]):
+        raise PerakitError(
+            f"{found[0].place} does not begin the results of an experiment: {RESTORE}"
+        )
+    rows = dict[tuple[str, str, str], dict[str, Any]]()
+    for row in found[1:]:
+        if not _is_result(row):
+            raise PerakitError(f"{row.place} is no result: {short(row.line.decode())}; {RESTORE}")
+        if rows.setdefault(_place(row.values), row.values) != row.values:
+            raise PerakitError(f"{row.place} is another result of a run that is above: {RESTORE}")
+    return found[0].values, [_renewed(row) for row in rows.values()]
+
+
+def vouched(path: Path) -> bool:
+    """Whether every row of a results file has a checksum, and so is what an experiment found."""
+    return all(row.vouched for row in read_rows(path, LIMIT, RESTORE))
 
 
 def _renewed(row: dict[str, Any]) -> dict[str, Any]:
@@ -210,28 +219,30 @@ def _renewed(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"key": key_of(row)}
 
 
-def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) - 1:
-                return
-            raise PerakitError(
-                f"line {number + 1} of {str(path)!r} is damaged ({error}): restore the file or move"
-                " it away"
-            ) from error
-        if not isinstance(row, dict) or (number and not _is_result(row)):
-            raise PerakitError(
-                f"line {number + 1} of {str(path)!r} is no result: {short(line)}; restore the file"
-                " or move it away"
-            )
-        yield row
+def _is_header(row: Row) -> bool:
+    options = row.values.get("options")
+    return row.values.keys() == {"format", "experiment", "options"} and isinstance(options, dict)
 
 
-def _is_result(row: Mapping[str, Any]) -> bool:
-    needed = ("key", "label", "role", "compute", "settings", "measured")
-    return all(name in row for name in needed) and isinstance(row["settings"], dict)
+def _is_result(row: Row) -> bool:
+    values = row.values
+    return (
+        values.keys() >= HAS
+        and values.keys() <= HAS | MAY_HAVE
+        and all(isinstance(values[name], str) for name in ("key", "label", "role", "compute"))
+        and all(isinstance(values[name], dict) for name in ("settings", "measured"))
+        and (row.vouched or _is_of_its_key(values))
+    )
+
+
+def _is_of_its_key(row: Mapping[str, Any]) -> bool:
+    """Whether a row without a checksum has at least the settings that its key is a hash of."""
+    if "numerics" in row:
+        return {"data", "model"} <= row.keys() and row["key"] == key_of(row)
+    if row.get("code") not in CODES_OF_0_1 or row["settings"].get("model", "tiny") != "tiny":
+        return True  # it is of no job, or its key is of files too
+    what = [row[name] for name in ("compute", "settings", "code")] + [row.get("data", "")]
+    return row["key"] == _hash(what)
 
 
 def _check(
@@ -261,7 +272,3 @@ def _told(row: Mapping[str, Any]) -> str:
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["key"], row["label"], row["role"]
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -55,6 +55,7 @@ class Lab:
         for key, job in zip(keys, jobs, strict=True):
             if key not in todo:
                 self.ledger.add(self.ledger.known[key] | {"label": job.label, "role": job.role})
+                self._clear(key)  # a kill may have come after its row
         if todo:
             self._estimate(list(todo.values()), len(set(keys)) - len(todo), later)
             self._run(todo)
@@ -101,7 +102,6 @@ class Lab:
             count,
             multiprocessing.get_context("spawn"),
             initializer=_worker,
-            initargs=(os.getpid(),),
         )
         waiting, running = list(todo.items()), dict[Future[dict[str, Any]], tuple[str, Job]]()
         # For NumPy's threads as well: processes with several threads each wait for one another
@@ -132,12 +132,16 @@ class Lab:
 
     def _keep(self, key: str, job: Job, row: dict[str, Any], bar: Any) -> None:
         self.ledger.add(row | {"label": job.label, "role": job.role})
+        self._clear(key)
+        bar.set_postfix_str(job.label, refresh=False)
+        bar.update()
+
+    def _clear(self, key: str) -> None:
+        """Remove what an unfinished run has left of itself."""
         folder = self._folder(key)
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others still run, or none has
             folder.parent.rmdir()
-        bar.set_postfix_str(job.label, refresh=False)
-        bar.update()
 
 
 def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:
@@ -176,15 +180,15 @@ def _pace(job: Job) -> float:
     return (time.perf_counter() - began) / (CALIBRATION + 1)
 
 
-def _worker(parent: int) -> None:
+def _worker() -> None:
     """End this process with the one that started it, and at once when a user interrupts both."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a job in the background ignores it
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
-        # Another parent: the first has ended, even if it was killed
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.join()  # it returns as soon as that process has ended, even if it was killed
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -20,10 +19,12 @@ from torch import nn
 from perakit.adapters import Additive, Method
 from perakit.bench.memory import saved_bytes
 from perakit.bench.timing import Step, interleave
-from perakit.files import write_atomically
+from perakit.errors import PerakitError
+from perakit.files import read_plain, write_atomically
 from perakit.models import adapters
 from perakit.models.adapted import adapted_layers
 from perakit.models.attach import adapt, report
+from perakit.rows import LONGEST, sealed, unsealed
 from perakit.theory import order_share
 from perakit.theory.interaction import layer_interaction
 from perakit.toy import corpus
@@ -131,21 +132,19 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     tokens = tokenizer(settings["model"], model)
     part = replace(found.train, train=some(found.train.train, settings["fraction"], recipe.seed))
     judge, seen = settings["judge"], folder and folder / "shares.json"
-    # From before an interruption
-    shares = dict(json.loads(seen.read_text())) if seen and seen.exists() else {}
+    shares = _seen(seen) if seen else {}  # from before an interruption
     split = all(
         isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values()
     )
 
+    every = max(recipe.steps // SHARE_POINTS, 1)
+    looks = {*range(every, recipe.steps + 1, every), recipe.steps} if judge and split else set()
+
     def look(done: int) -> None:
-        if (
-            judge
-            and split
-            and (done % max(recipe.steps // SHARE_POINTS, 1) == 0 or done == recipe.steps)
-        ):
+        if done in looks:
             shares[done] = order_share(model).overall
             if seen:
-                write_atomically(seen, json.dumps(sorted(shares.items())).encode())
+                write_atomically(seen, sealed({"shares": sorted(shares.items())}))
 
     try:
         run = train(model, part, recipe, folder, tokens, after_step=look, progress=False)
@@ -159,6 +158,10 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
         return bits_per_byte(model, text, recipe.context, windows, tokenizer=tokens)
 
     losses = np.array([loss for _, loss in run.losses])
+    if len(losses) != recipe.steps or shares.keys() != looks:
+        raise PerakitError(
+            f"{str(folder)!r} has lost a part of what was seen of its run: delete it to start again"
+        )
     chunks = np.array_split(np.arange(len(losses)), min(CURVE_POINTS, len(losses)))
     result: dict[str, Any] = {
         "trainable": report(model).trainable,
@@ -184,6 +187,26 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     if settings["interaction"]:
         result["interaction"] = interaction(model, settings, found.test)
     return result
+
+
+def _seen(path: Path) -> dict[int, float]:
+    """Step -> order share, as a run that was interrupted has left them; empty where it has none."""
+    if not os.path.lexists(path):
+        return {}
+    place, remedy = repr(str(path)), "delete its folder to start again"
+    line = read_plain(path, LONGEST, remedy).removesuffix(b"\n")
+    if line.startswith(b"["):  # as version 0.1 wrote them
+        line = b'{"shares": ' + line + b"}"
+    values = unsealed(line, place, remedy).values
+    found = values.get("shares")
+    if not isinstance(found, list) or not all(map(_is_look, found)) or len(values) > 1:
+        raise PerakitError(f"{place} has no order shares: {remedy}")
+    return dict(found)
+
+
+def _is_look(pair: Any) -> bool:
+    kinds = [type(one) for one in pair] if isinstance(pair, list) else []
+    return kinds in ([int, float], [int, int])
 
 
 def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:

@@ -31,7 +31,7 @@ from perakit.toy.corpus import Corpus
 from perakit.toy.gpt2 import GPT2
 from perakit.toy.pretrained import load, tokenizer
 from perakit.toy.tokens import Tokenizer
-from perakit.toy.training import Recipe, Run, bits_per_byte, train
+from perakit.toy.training import Recipe, Run, bits_per_byte, only_run, train
 
 SAMPLE_PROMPT, SAMPLE_TOKENS = 96, 120
 NOTES = """\
@@ -201,38 +201,44 @@ def compare(
     quantize: "nf4" or an NF4 keeps the adapted layers' own weights in 4 bits, None as they are;
     "before" is the model in full precision either way. Within a process group of torch the
     processes train each trial together (see `train`), process 0 writes and measures, and all return
-    the same; memory and seconds are those of process 0.
+    the same; memory and seconds are those of process 0. Raises PerakitError where another process
+    is at work in `out`.
     """
     model, tokens, plan = distributed.together(
         lambda: _begin(source, trials, new, old, recipe, device, quantize)
     )
     distributed.agree("the methods, the texts or the recipe", plan)
-    prompt = min(SAMPLE_PROMPT, model.config.n_positions // 2)
-    ids = tokens.encode(new.heldout[:4096])[:prompt].long()[None].to(device)
-    before = distributed.from_main(
-        lambda: (_costs(model, new, old, recipe, tokens), _sample(model, ids, tokens))
-    )
-    outcomes, runs = [], {}
-    for trial in trials:
-        adapted = distributed.together(partial(_adapted, source, trial, recipe, device, quantize))
-        run = train(adapted, new, recipe, out / trial.folder, tokens, label=trial.label)
-        adapted.eval()
-        distributed.on_main(partial(save, adapted, out / trial.folder / "adapter"))
-        measured = partial(
-            _outcome,
-            trial,
-            adapted,
-            run,
-            ids,
-            partial(_costs, new=new, old=old, recipe=recipe, tokens=tokens),
-            tokens,
+    with only_run(out):
+        prompt = min(SAMPLE_PROMPT, model.config.n_positions // 2)
+        ids = tokens.encode(new.heldout[:4096])[:prompt].long()[None].to(device)
+        before = distributed.from_main(
+            lambda: (_costs(model, new, old, recipe, tokens), _sample(model, ids, tokens))
         )
-        outcomes.append(distributed.from_main(measured))
-        runs[trial.label] = run
-    facts = _facts(source, new, old, recipe, device, quantize)
-    result = Comparison(before[0], outcomes, runs, tokens.decode(ids[0].cpu()), before[1], facts)
-    distributed.on_main(lambda: _write(result, out))
-    return result
+        outcomes, runs = [], {}
+        for trial in trials:
+            adapted = distributed.together(
+                partial(_adapted, source, trial, recipe, device, quantize)
+            )
+            run = train(adapted, new, recipe, out / trial.folder, tokens, label=trial.label)
+            adapted.eval()
+            distributed.on_main(partial(save, adapted, out / trial.folder / "adapter"))
+            measured = partial(
+                _outcome,
+                trial,
+                adapted,
+                run,
+                ids,
+                partial(_costs, new=new, old=old, recipe=recipe, tokens=tokens),
+                tokens,
+            )
+            outcomes.append(distributed.from_main(measured))
+            runs[trial.label] = run
+        facts = _facts(source, new, old, recipe, device, quantize)
+        result = Comparison(
+            before[0], outcomes, runs, tokens.decode(ids[0].cpu()), before[1], facts
+        )
+        distributed.on_main(lambda: _write(result, out))
+        return result
 
 
 def _begin(

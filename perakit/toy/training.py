@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,21 +24,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from perakit.errors import PerakitError
-from perakit.files import write_atomically
+from perakit.files import alone
 from perakit.formulas import check_count
 from perakit.models.adapted import adapted_layers
 from perakit.toy import distributed
 from perakit.toy.corpus import Corpus
+from perakit.toy.log import ADAM_STATE, Log
 from perakit.toy.memory import peak_bytes, reset_peak
 from perakit.toy.tokens import Bytes, Tokenizer
-
-ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class DivergedError(PerakitError):
@@ -217,13 +214,14 @@ def train(
     of exactly this model, text and recipe, that run goes on from its last checkpoint. None: nothing
     is written.
     label: text before the progress bar (stderr), progress: False shows none; after_step: called
-    with the number of steps done. Within a process group every process takes its share of the same
+    with the number of steps done, before they are in a checkpoint, so that a run that goes on calls
+    it again for no step too few. Within a process group every process takes its share of the same
     batches, gradients are averaged by torch's DistributedDataParallel, and process 0 alone writes
     and evaluates: the result is that of one process, to rounding, and a run may go on with another
     number of processes. Dropout is the exception: each process draws masks of its own.
-    Returns the metrics; raises PerakitError on short text, a foreign checkpoint, or a loss that is
-    not finite, and, before anything is written, on a batch that does not divide or processes that
-    disagree.
+    Returns the metrics; raises PerakitError on short text, a checkpoint that is foreign or damaged,
+    a folder where another run is at work, or a loss that is not finite, and, before anything is
+    written, on a batch that does not divide or processes that disagree.
 
     >>> model = pk.toy.GPT2(pk.toy.Config(n_positions=8, n_embd=8, n_layer=1, n_head=1))
     >>> text = pk.toy.corpus.load("synthetic", 4000)
@@ -237,6 +235,37 @@ def train(
         lambda: _prepare(model, corpus, recipe, Path(out) if out else None, tokenizer)
     )
     distributed.agree("the model, its adapters, the text or the recipe", log.fingerprint)
+    with only_run(Path(out) if out else None):
+        return _train(
+            model, corpus, recipe, tokenizer, ids, trainable, log, label, after_step, progress
+        )
+
+
+@contextmanager
+def only_run(out: Path | None) -> Iterator[None]:
+    """Within the block no other run writes into `out` (None: into no folder).
+
+    Of a process group process 0 holds it. Raises PerakitError where another run has it.
+    """
+    with ExitStack() as held:
+        if out:
+            distributed.on_main(lambda: held.enter_context(alone(out)))
+        yield
+
+
+def _train(
+    model: nn.Module,
+    corpus: Corpus,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    ids: Tensor,
+    trainable: dict[str, nn.Parameter],
+    log: Log,
+    label: str,
+    after_step: Callable[[int], None] | None,
+    progress: bool,
+) -> Run:
+    """The steps that `log` does not have yet."""
     device = next(iter(trainable.values())).device
     optimizer = torch.optim.AdamW(
         trainable.values(),
@@ -244,7 +273,7 @@ def train(
         betas=(0.9, recipe.beta2),
         weight_decay=recipe.weight_decay,
     )
-    start, tensors = distributed.from_main(log.resume)
+    start, tensors = distributed.from_main(lambda: log.resume(recipe.steps, trainable))
     _restore(trainable, optimizer, tensors)
     del tensors
 
@@ -258,8 +287,6 @@ def train(
         log.write(row)
         if done % recipe.eval_every == 0 or done == recipe.steps:
             evaluate(done)
-        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-            log.checkpoint(done, trainable, optimizer)
 
     pace = 0.2 if sys.stderr.isatty() else 15  # seconds between updates; a log file wants few
     quiet = not progress or distributed.rank() != 0
@@ -308,12 +335,14 @@ def train(
             bar.update()
             if after_step:
                 after_step(done)
+            if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+                distributed.on_main(partial(log.checkpoint, done, trainable, optimizer))
     return Run(distributed.from_main(lambda: log.rows))
 
 
 def _prepare(
     model: nn.Module, corpus: Corpus, recipe: Recipe, out: Path | None, tokenizer: Tokenizer
-) -> tuple[Tensor, dict[str, nn.Parameter], _Log]:
+) -> tuple[Tensor, dict[str, nn.Parameter], Log]:
     """The training tokens, the parameters to train and the log.
 
     Everything that can be refused before the first step is.
@@ -338,7 +367,7 @@ def _prepare(
     return (
         ids,
         trainable,
-        _Log(out, _fingerprint(model, corpus, recipe, ids) if out or processes > 1 else ""),
+        Log(out, _fingerprint(model, corpus, recipe, ids) if out or processes > 1 else ""),
     )
 
 
@@ -389,96 +418,3 @@ def _fingerprint(model: nn.Module, corpus: Corpus, recipe: Recipe, ids: Tensor) 
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.requires_grad}".encode())
     return digest.hexdigest()
-
-
-class _Log:
-    """The metrics and the checkpoint of one run, in memory and, given a folder, on disk."""
-
-    def __init__(self, out: Path | None, fingerprint: str) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.fingerprint = fingerprint
-        self.metrics = out and out / "metrics.jsonl"
-        self.saved = out and out / "checkpoint.safetensors"
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        if self.metrics:
-            try:
-                self.metrics.parent.mkdir(parents=True, exist_ok=True)
-                with open(self.metrics, "a") as file:
-                    file.write(json.dumps(row) + "\n")
-            except OSError as error:
-                raise PerakitError(
-                    f"cannot write {str(self.metrics)!r}: {error.strerror}; choose a folder that"
-                    " can be written"
-                ) from error
-
-    def checkpoint(
-        self, step: int, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-    ) -> None:
-        if self.saved:
-            tensors = {f"parameter/{name}": p.detach() for name, p in trainable.items()}
-            for name, p in trainable.items():
-                tensors |= {
-                    f"{key}/{name}": optimizer.state[p][key]
-                    for key in ADAM_STATE
-                    if p in optimizer.state
-                }
-            # One key: safetensors does not order several
-            state = json.dumps({"step": step, "fingerprint": self.fingerprint})
-            write_atomically(
-                self.saved,
-                to_safetensors(
-                    {k: t.contiguous().cpu() for k, t in tensors.items()}, {"run": state}
-                ),
-            )
-
-    def resume(self) -> tuple[int, dict[str, Tensor]]:
-        """Steps done and tensors of the last checkpoint, from where the metrics go on.
-
-        (0, none) where there is no checkpoint.
-        """
-        step, tensors = 0, {}
-        for path in (self.saved, self.metrics) if self.saved and self.metrics else ():
-            # Of a sitting that was killed while it wrote
-            for stale in path.parent.glob(f".{path.name}.*.tmp"):
-                stale.unlink(missing_ok=True)
-        if self.saved and self.saved.exists():
-            try:
-                with safe_open(self.saved, "pt") as file:
-                    meta = json.loads((file.metadata() or {}).get("run", "{}"))
-                    names = file.keys()  # a method of safetensors' own: `file` is no dict
-                    tensors = {key: file.get_tensor(key) for key in names}
-            except (SafetensorError, OSError, ValueError) as error:
-                raise PerakitError(
-                    f"cannot read checkpoint {str(self.saved)!r} ({error}): delete it to start"
-                    " again"
-                ) from error
-            if meta.get("fingerprint") != self.fingerprint:
-                raise PerakitError(
-                    f"{str(self.saved.parent)!r} holds a run of another model, text or recipe:"
-                    " choose another folder or delete it"
-                )
-            step = int(meta["step"])
-        if self.metrics:
-            self.rows = _read_rows(self.metrics, step)
-            write_atomically(
-                self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows).encode()
-            )
-        return step, tensors
-
-
-def _read_rows(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of `path` up to `step`."""
-    if step == 0 or not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # the kill came in the middle of a line
-            break
-        # Later ones are from after the last checkpoint of a killed run
-        if row["step"] <= step:
-            rows.append(row)
-    return rows

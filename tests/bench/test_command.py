@@ -405,7 +405,7 @@ def test_files_in_the_way_are_refused_before_anything_runs(tmp_path, nothing_run
     (tmp_path / "file").write_text("in the way")
     assert run(tmp_path / "file" / "out") == 2
     assert "cannot write" in capsys.readouterr().err
-    (tmp_path / "cells.jsonl").write_text("[1, 2]\n")
+    (tmp_path / "cells.jsonl").write_text('{"key": 1}\n')
     assert run(tmp_path) == 2
     assert (
         "is not what perakit bench writes: remove it, or choose another --out"

@@ -1,7 +1,6 @@
 """What decides a result decides its key; what is in a ledger stays there."""
 
 import errno
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from perakit.experiments.arms import Options
 from perakit.experiments.jobs import Job, Ledger, read
 from perakit.experiments.regression import imitate, predict
 from perakit.experiments.tuning import texts, tune
+from perakit.rows import LIMIT, read_rows, sealed, unsealed
 from perakit.toy import pretrained
 
 JOB = Job("a", "measured", imitate, {"seed": 0}, 1.0)
@@ -38,6 +38,11 @@ def started(tmp_path, *rows):
     for one in rows:
         ledger.add(one)
     return ledger
+
+
+def values(line):
+    """The row of a line, without its checksum."""
+    return unsealed(line.rstrip(), "a line", "").values
 
 
 def test_the_key_depends_on_settings_and_computation_and_not_on_names():
@@ -131,8 +136,8 @@ def test_a_damaged_line_in_between_is_refused(tmp_path):
 )
 def test_another_version_is_refused_and_untouched(tmp_path, change, message):
     path = started(tmp_path, row()).path
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([json.dumps(json.loads(lines[0]) | change), *lines[1:]]))
+    header, *rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([sealed(values(header) | change), *rows]))
     before = path.read_bytes()
     with pytest.raises(PerakitError, match=message):
         Ledger(tmp_path, "function")
@@ -170,10 +175,12 @@ def old(tmp_path):
 
 @pytest.mark.parametrize("name", ["function", "interaction"])
 def test_a_ledger_of_version_0_1_is_complete_for_this_one(old, name, capsys):
-    lines = [json.loads(line) for line in (old / f"{name}.jsonl").read_text().splitlines()]
+    lines = [row.values for row in read_rows(old / f"{name}.jsonl", LIMIT, "")]
     EXPERIMENTS[name].run(Options(), old, resume=True)
     assert "runs to do" not in capsys.readouterr().err
-    header, *rows = [json.loads(line) for line in (old / f"{name}.jsonl").read_text().splitlines()]
+    found = [*read_rows(old / f"{name}.jsonl", LIMIT, "")]
+    assert all(row.vouched for row in found)
+    header, *rows = [row.values for row in found]
     assert header == lines[0] | {"format": jobs.FORMAT}
     for row, before in zip(rows, lines[1:], strict=True):
         assert row == before | {name: row[name] for name in ("key", "numerics", "model")}
@@ -252,9 +259,9 @@ def test_finish_puts_the_plan_in_order_and_drops_nothing(tmp_path):
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
     (tmp_path / "function.jsonl").write_text(
-        '{"format": 1, "experiment": "function"}\n[1, 2]\n{"key": "k"}\n'
+        '{"format": 1, "experiment": "function", "options": {}}\n{"key": "k"}\n'
     )
-    with pytest.raises(PerakitError, match=r"line 2 of .* is no result: '\[1, 2\]'"):
+    with pytest.raises(PerakitError, match=r"""line 2 of .* is no result: '{"key": "k"}'"""):
         Ledger(tmp_path, "function")
 
 
@@ -271,9 +278,9 @@ def test_a_file_that_is_no_result_is_refused(tmp_path):
 )
 def test_a_row_without_what_every_result_has_is_refused(tmp_path, damage):
     path = started(tmp_path, row("k1"), row("k2")).path
-    lines = path.read_text().splitlines()
-    odd = json.loads(lines[1]) | damage
+    header, first, second = path.read_bytes().splitlines(keepends=True)
+    odd = values(first) | damage
     odd.pop(odd.pop("without", ""), None)
-    path.write_text("\n".join([lines[0], json.dumps(odd), lines[2]]))
+    path.write_bytes(b"".join([header, sealed(odd), second]))
     with pytest.raises(PerakitError, match=r"line 2 of .* is no result"):
         Ledger(tmp_path, "function")

@@ -13,7 +13,6 @@ Those of ledgers-0.1 were made by version 0.1 on that AMD EPYC, small and on tex
 everywhere. There PyTorch's slowest instructions move the sixth digit of a training and no other.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from perakit.experiments import EXPERIMENTS, Options, jobs, regression, tuning
 from perakit.experiments.jobs import NUMERICS, Ledger, folder_hash, key_of, read
 from perakit.experiments.lab import Lab
 from perakit.experiments.tuning import text_hash
+from perakit.rows import LIMIT, read_rows
 from perakit.toy.pretrained import TINY
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -137,8 +137,8 @@ def test_keys_of_committed_rows_follow_from_what_they_say(name):
 def test_nothing_is_left_to_run_of_what_is_committed(name, tmp_path, monkeypatch):
     """Every job of every plan finds its row, whatever text this Python's library is."""
     shutil.copy(RESULTS / f"{name}.jsonl", tmp_path)
-    before = (tmp_path / f"{name}.jsonl").read_text().splitlines()[1:]
-    known = {_text(row["settings"]): row["data"] for row in map(json.loads, before)}
+    before = [*read_rows(tmp_path / f"{name}.jsonl", LIMIT, "")][1:]
+    known = {_text(row.values["settings"]): row.values["data"] for row in before}
     monkeypatch.setattr(jobs, "text_hash", lambda settings: known[_text(settings)])
     ledger = Ledger(tmp_path, name)
     lab = Lab(ledger, "cpu")
@@ -146,7 +146,10 @@ def test_nothing_is_left_to_run_of_what_is_committed(name, tmp_path, monkeypatch
     monkeypatch.setattr(lab, "_estimate", lambda *_: None)
     EXPERIMENTS[name].collect(lab, Options())
     ledger.finish(lab.plan)
-    assert (tmp_path / f"{name}.jsonl").read_text().splitlines()[1:] == before
+    after = [*read_rows(tmp_path / f"{name}.jsonl", LIMIT, "")][1:]
+    assert [list(row.values.items()) for row in after] == [
+        list(row.values.items()) for row in before
+    ]
 
 
 def _text(settings):
