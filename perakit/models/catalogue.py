@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from perakit.adapters import Method
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
+from perakit.files import as_folder, read_plain
+from perakit.models.gpt2 import LARGEST
 from perakit.table import Table
 
 Layer = tuple[str, int, int]  # full name, m = d_out, n = d_in
 TARGETS = ("q", "k", "v", "up", "down")  # the placement of the papers' tables
+JSON_LIMIT = 2**20  # bytes; parsed, hostile JSON takes 40 times its size
+DEEPEST = 10_000  # blocks; each layer of each is listed
 CONVENTION = "percent = 100 trainable / total, total = model + trainable"
 
 
@@ -52,12 +57,13 @@ def describe(source: str | Path) -> Architecture:
     mistral, qwen2, roberta, bert. Raises PerakitError on anything else, or a field that is missing
     or makes no sense.
     """
+    path = as_folder(source)
     known = CONFIGS.get(str(source))
-    config = _Config(known, f"model {str(source)!r}") if known else _read(Path(source))
+    config = _Config(known, f"model {str(source)!r}") if known else _read(path)
     family = config.fields.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise PerakitError(
-            f"{config.source} has model_type={family!r}: supported are {', '.join(FAMILIES)}"
+            f"{config.source} has model_type={short(family)}: supported are {', '.join(FAMILIES)}"
         )
     return FAMILIES[family](str(source), config)
 
@@ -167,22 +173,33 @@ class _Config:
     fields: dict[str, Any]
     source: str
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A positive integer; absent or null means `default`, if there is one."""
+    def size(self, name: str, default: int | None = None, most: int = LARGEST) -> int:
+        """A positive integer up to `most`; absent or null means `default`, if there is one."""
         value = self.fields.get(name)
         if value is None and default is not None:
             return default
         if value is None:
             raise PerakitError(f"{self.source} has no {name}: add it, a positive integer")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise PerakitError(f"{self.source} has {name}={value!r}: it must be a positive integer")
+            raise PerakitError(
+                f"{self.source} has {name}={short(value)}: it must be a positive integer"
+            )
+        if value > most:
+            raise PerakitError(
+                f"{self.source} has {name}={short(value)}, more than the {most:,} that a model has:"
+                " copy the model's config.json again"
+            )
         return value
+
+    def depth(self, name: str) -> int:
+        """The number of blocks."""
+        return self.size(name, most=DEEPEST)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """True or false; absent means `default`."""
         value = self.fields.get(name, default)
         if not isinstance(value, bool):
-            raise PerakitError(f"{self.source} has {name}={value!r}: it must be true or false")
+            raise PerakitError(f"{self.source} has {name}={short(value)}: it must be true or false")
         return value
 
     def no_cross_attention(self) -> None:
@@ -194,21 +211,16 @@ class _Config:
 
 
 def _read(path: Path) -> _Config:
-    file = path / "config.json"
-    try:
-        file = file if path.is_dir() else path
-        fields = json.loads(file.read_bytes())
-    except OSError as error:
-        if file == path and isinstance(error, FileNotFoundError):
-            near = difflib.get_close_matches(str(path).lower(), CONFIGS, n=len(CONFIGS), cutoff=0)
-            raise PerakitError(
-                f"unknown model {str(path)!r}: give one of {', '.join(near)}, or the path of a"
-                " config.json"
-            ) from error
+    if not os.path.exists(path):
+        near = difflib.get_close_matches(str(path).lower(), CONFIGS, n=len(CONFIGS), cutoff=0)
         raise PerakitError(
-            f"cannot read {str(file)!r} ({error.strerror}): give the folder of a model, or its"
+            f"unknown model {short(str(path))}: give one of {', '.join(near)}, or the path of a"
             " config.json"
-        ) from error
+        )
+    file = path / "config.json" if os.path.isdir(path) else path
+    text = read_plain(file, JSON_LIMIT, "give the folder of a model, or its config.json")
+    try:
+        fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PerakitError(
             f"{str(file)!r} is not JSON ({error}): copy the model's config.json again"
@@ -226,9 +238,8 @@ def _layers(blocks: str, depth: int, shapes: dict[str, tuple[int, int]]) -> list
 
 def _gpt2(name: str, config: _Config) -> Architecture:
     config.no_cross_attention()
-    vocab, positions, width, depth = map(
-        config.size, ("vocab_size", "n_positions", "n_embd", "n_layer")
-    )
+    vocab, positions, width = map(config.size, ("vocab_size", "n_positions", "n_embd"))
+    depth = config.depth("n_layer")
     inner = config.size("n_inner", 4 * width)
     shapes = {
         "attn.c_attn": (3 * width, width),
@@ -249,7 +260,7 @@ def _llama(name: str, config: _Config) -> Architecture:
     """Llama, and Mistral and Qwen2, which differ in nothing but biases."""
     family = config.fields["model_type"]
     vocab, width, inner = map(config.size, ("vocab_size", "hidden_size", "intermediate_size"))
-    depth, heads = map(config.size, ("num_hidden_layers", "num_attention_heads"))
+    depth, heads = config.depth("num_hidden_layers"), config.size("num_attention_heads")
     groups = config.size("num_key_value_heads", heads if family == "llama" else None)
     if width % heads and config.fields.get("head_dim") is None:
         raise PerakitError(
@@ -293,9 +304,8 @@ def _llama(name: str, config: _Config) -> Architecture:
 def _roberta(name: str, config: _Config) -> Architecture:
     """RoBERTa and BERT, with their masked-language-model head."""
     config.no_cross_attention()
-    vocab, width, inner, depth = map(
-        config.size, ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    )
+    vocab, width, inner = map(config.size, ("vocab_size", "hidden_size", "intermediate_size"))
+    depth = config.depth("num_hidden_layers")
     positions, kinds = config.size("max_position_embeddings"), config.size("type_vocab_size")
     shapes = {
         "attention.self.query": (width, width),

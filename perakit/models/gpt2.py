@@ -15,18 +15,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 from perakit.formulas import check_count
 
 # Settings of a GPT-2 config.json that change the function computed, with the one value implemented
-# here.
+# here. What is neither here nor in `Config` does nothing to the logits of a model in eval mode:
+# dropouts, token ids, the start of the weights, other heads, generation. reorder_and_upcast_attn
+# only moves a rounding of half precision.
 FIXED = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
-    "tie_word_embeddings": True,
+}
+
+# Other names that transformers has for the same function. The last one's constant has ten digits,
+# which is the same float32.
+GELU_NEW = ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast")
+
+# Settings of a model of another shape, of other numbers or of its own code: none, or refused
+ABSENT = ("pruned_heads", "quantization_config", "auto_map")
+
+# The names that all of transformers' models share, which it reads in a GPT-2's file too
+ALIASES = {
+    "n_positions": "max_position_embeddings",
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
 }
 
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
@@ -39,7 +55,8 @@ class Config:
 
     vocab_size: tokens (256: raw bytes); n_positions: longest context, in tokens; n_embd: width;
     n_layer, n_head: blocks, and attention heads in each; n_inner: width of the MLP, None = 4
-    n_embd.
+    n_embd; tie_word_embeddings: the output head is the token embedding, False = has a weight of its
+    own. Raises PerakitError on a size or a setting that no GPT-2 has.
 
     >>> config = pk.toy.Config(n_embd=8, n_layer=1, n_head=2)
     >>> sum(p.numel() for p in pk.toy.GPT2(config).parameters())
@@ -53,6 +70,7 @@ class Config:
     n_head: int = 4
     n_inner: int | None = None
     layer_norm_epsilon: float = 1e-5
+    tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
         for name in (*SIZES, "n_inner"):
@@ -65,7 +83,7 @@ class Config:
             or not 0 < epsilon < math.inf
         ):
             raise PerakitError(
-                f"GPT-2 layer_norm_epsilon={epsilon!r} must be a positive number: correct"
+                f"GPT-2 layer_norm_epsilon={short(epsilon)} must be a positive number: correct"
                 " config.json"
             )
         if self.n_embd % self.n_head:
@@ -73,24 +91,58 @@ class Config:
                 f"GPT-2 n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: correct"
                 " config.json"
             )
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise PerakitError(
+                f"GPT-2 tie_word_embeddings={short(self.tie_word_embeddings)} must be true or"
+                " false: correct config.json"
+            )
+
+    def __repr__(self) -> str:
+        # A shared head goes unsaid: the fingerprints of earlier runs hash this text
+        shown = {
+            name: value
+            for name, value in asdict(self).items()
+            if name != "tie_word_embeddings" or not value
+        }
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Config:
         """Read a parsed `config.json`; refuse a setting that would change the function."""
         for name, value in FIXED.items():
-            if config.get(name, value) != value:
+            same = GELU_NEW if name == "activation_function" else (value,)
+            if config.get(name, value) not in same:
                 raise PerakitError(
-                    f"config.json has {name}={config[name]!r}; this GPT-2 implements only"
+                    f"config.json has {name}={short(config[name])}; this GPT-2 implements only"
                     f" {value!r}: load the model with transformers instead"
                 )
-        for name in SIZES:
-            if name not in config:
-                raise PerakitError(f"config.json has no {name}: add it, an integer >= 1")
-        return cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
+        for name in ABSENT:
+            if config.get(name):
+                raise PerakitError(
+                    f"config.json has {name}={short(config[name])}; this GPT-2 implements none:"
+                    " load the model with transformers instead, and save it without"
+                )
+        sizes = {name: _size(config, name) for name in SIZES}
+        others = {f.name: config[f.name] for f in fields(cls) if f.name in config}
+        return cls(**(others | sizes))
 
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` of this model: what `from_dict` and transformers read."""
         return {**FIXED, "architectures": ["GPT2LMHeadModel"], **asdict(self)}
+
+
+def _size(config: Mapping[str, Any], name: str) -> Any:
+    """A size, under either of its names."""
+    other = ALIASES.get(name, name)
+    if name not in config and other not in config:
+        raise PerakitError(f"config.json has no {name}: add it, an integer >= 1")
+    size = config.get(name, config.get(other))
+    if config.get(other, size) != size:
+        raise PerakitError(
+            f"config.json has {name}={short(size)} and {other}={short(config[other])}, which are"
+            " one setting: correct it"
+        )
+    return size
 
 
 class Conv1D(nn.Module):
@@ -169,8 +221,8 @@ class Transformer(nn.Module):
 class GPT2(nn.Module):
     """A causal language model: token ids (batch, time) -> logits (batch, time, vocab_size).
 
-    The output head shares the embedding's weight. `Config()` is a small byte-level model with
-    random weights; `perakit.toy.load` gives trained ones.
+    The output head shares the embedding's weight, unless the config says otherwise. `Config()` is a
+    small byte-level model with random weights; `perakit.toy.load` gives trained ones.
 
     >>> model = pk.toy.GPT2(pk.toy.Config(n_embd=8, n_layer=1, n_head=2))
     >>> model(torch.tensor([[80, 69, 82, 65]])).shape
@@ -188,10 +240,13 @@ class GPT2(nn.Module):
             elif name.endswith("c_proj.weight"):  # residual layers, Radford et al. 2019 section 2.3
                 nn.init.normal_(parameter, std=0.02 / (2 * config.n_layer) ** 0.5)
         self.tie_weights()
+        if not config.tie_word_embeddings:
+            nn.init.normal_(self.lm_head.weight, std=0.02)
 
     def tie_weights(self) -> None:
-        """Make the output head read the token embedding's weight."""
-        self.lm_head.weight = self.transformer.wte.weight
+        """Make the output head read the token embedding's weight, if the config ties them."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight
 
     def forward(self, ids: Tensor) -> Tensor:
         time = ids.shape[1]

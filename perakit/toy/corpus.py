@@ -1,27 +1,31 @@
 """Text for small experiments, found on the reader's own disk: nothing is downloaded.
 
-A corpus is bytes, split by file into training and held-out text, with a hash that every result
-carries.
+A corpus is bytes, UTF-8 and cut between characters, split by file into training and held-out text,
+with a hash that every result carries.
 """
 
 from __future__ import annotations
 
 import ast
+import codecs
 import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import io
 import os
 import platform
 import random
 import sysconfig
+import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
+from perakit.files import read_plain
 
 SKIPPED_FOLDERS = {
     "test",
@@ -35,6 +39,16 @@ SKIPPED_FOLDERS = {
 }
 HELD_OUT_SHARE = 10  # one file in ten is held out
 SHORTEST_DOCSTRING = 40  # characters; shorter ones are labels, not prose
+LARGEST = 2**30  # bytes of a text file: it is held in memory a few times
+LARGEST_SOURCE = 2**26  # bytes of a Python file, whose tree takes fifty times as much
+# What a text begins with to say how it is written; UTF-32 first, whose mark begins as UTF-16's does
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
 SPECS = (
     "prose, code, prose:PACKAGE, package:PACKAGE, synthetic, synthetic:SEED, several joined with"
     " '+', or a path to a text file"
@@ -80,15 +94,20 @@ def load(spec: str, limit: int | None = None) -> Corpus:
     limit: keep at most this many bytes of training text, and a ninth of it of held-out text; None
     keeps all. Files, not passages, are held out, chosen by a hash of their path; a passage that
     stands in both is left out of the held-out text. A text file of the user's is cut once, its last
-    tenth held out.
+    tenth held out; it is UTF-8, or says what else it is by a byte order mark or a coding comment.
+    All cuts are between characters, so that a part can be up to three bytes shorter. Raises
+    PerakitError on a text that is not there, is larger than 1 GiB, is binary, or of an encoding
+    that it does not say.
     """
+    if not isinstance(spec, str):
+        raise PerakitError(f"the text is a str, not {short(spec)}: give {SPECS}")
     if limit is not None and limit < 1:
         raise PerakitError(
             f"limit={limit!r} must be an integer >= 1: bytes of training text to keep"
         )
     found = (
         [_file(Path(spec))]
-        if os.path.isfile(spec)
+        if os.path.exists(spec) and not os.path.isdir(spec)
         else [_find(part, limit) for part in spec.split("+")]
     )
     trained = {passage for part in found for passage in part.train}
@@ -112,8 +131,18 @@ class _Passages:
 
 def _join(parts: list[list[bytes]], limit: int | None) -> bytes:
     """The passages of all parts; each part gets an equal share of the limit."""
-    share = None if limit is None else -(-limit // len(parts))
-    return b"\n\n".join(b"\n\n".join(passages)[:share] for passages in parts)[:limit]
+    texts = [b"\n\n".join(passages) for passages in parts]
+    if limit is None:
+        return b"\n\n".join(texts)
+    share = -(-limit // len(parts))
+    return _head(b"\n\n".join(_head(text, share) for text in texts), limit)
+
+
+def _head(text: bytes, size: int) -> bytes:
+    """The first `size` bytes of UTF-8, or up to three less: a character stays whole."""
+    while size < len(text) and 0x80 <= text[size] < 0xC0:  # inside a character
+        size -= 1
+    return text[:size]
 
 
 def _find(spec: str, limit: int | None) -> _Passages:
@@ -129,14 +158,40 @@ def _find(spec: str, limit: int | None) -> _Passages:
 
 
 def _file(path: Path) -> _Passages:
+    text = _utf8(read_plain(path, LARGEST, f"give {SPECS}"), str(path))
+    train = _head(text, len(text) - len(text) // HELD_OUT_SHARE)
+    return _Passages([train], [text[len(train) :]], f"file {path.name}, last tenth held out")
+
+
+def _utf8(data: bytes, name: str) -> bytes:
+    """A text of the user's as UTF-8 without a byte order mark; valid UTF-8 stays as it is.
+
+    PerakitError for what is no text, or does not say which encoding it has.
+    """
+    mark = next((mark for mark in MARKS if data.startswith(mark)), b"")
+    binary = f"{name!r} is a binary file (it has zero bytes), no text: give {SPECS}"
     try:
-        text = path.read_bytes()
-    except OSError as error:
+        text = data.decode(MARKS[mark] if mark else _declared(data))
+        found = text.encode()
+    except (UnicodeError, LookupError, SyntaxError) as error:
+        if b"\0" in data and not mark:
+            raise PerakitError(binary) from error
         raise PerakitError(
-            f"cannot read text {str(path)!r}: {error.strerror}; give {SPECS}"
+            f"text {name!r} is not UTF-8 and says no encoding that it has ({error}): convert it,"
+            " for example with iconv -f latin1 -t utf-8"
         ) from error
-    cut = len(text) - len(text) // HELD_OUT_SHARE
-    return _Passages([text[:cut]], [text[cut:]], f"file {path.name}, last tenth held out")
+    if "\0" in text:
+        raise PerakitError(binary)
+    return found
+
+
+def _declared(data: bytes) -> str:
+    """The encoding in a comment of the first two lines (PEP 263), if the text is not UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+    return "utf-8"
 
 
 def _standard_library() -> tuple[Path, str]:
@@ -197,11 +252,14 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
 def _passages(path: Path, prose: bool) -> list[bytes]:
     """A file's docstrings, or its source without them as one passage; none where unreadable."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = io.BytesIO(read_plain(path, LARGEST_SOURCE, "give Python source"))
+        encoding, _ = tokenize.detect_encoding(data.readline)
+        text = io.TextIOWrapper(io.BytesIO(data.getvalue()), encoding).read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             tree = ast.parse(text)
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError):
+    # ValueError: zero bytes, and text that is not in the encoding that it says
+    except (PerakitError, LookupError, SyntaxError, ValueError, RecursionError):
         return []
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     # A node that has a docstring begins with the expression statement that holds it.
@@ -212,7 +270,12 @@ def _passages(path: Path, prose: bool) -> list[bytes]:
     ]
     if prose:
         cleaned = (inspect.cleandoc(owner.body[0].value.value) for owner in owners)
-        return [passage.encode() for passage in cleaned if len(passage) >= SHORTEST_DOCSTRING]
+        # A docstring can hold half a surrogate pair, written as an escape: it stays one
+        return [
+            passage.encode(errors="backslashreplace")
+            for passage in cleaned
+            if len(passage) >= SHORTEST_DOCSTRING
+        ]
     lines = text.encode().split(b"\n")  # bytes: the columns of ast count them
     for owner in owners:
         node = owner.body[0]

@@ -1,6 +1,7 @@
 """The catalogue against transformers (built on the meta device) and against the paper's tables."""
 
 import json
+import os
 import re
 
 import pytest
@@ -355,11 +356,59 @@ def test_a_bad_config_says_what_and_what_to_do(text, message, tmp_path):
         catalogue.describe(tmp_path)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "roberta"])
+def test_sizes_that_no_model_has(family, tmp_path):
+    fields = {"gpt2": GPT2, "llama": LLAMA, "roberta": BERT}[family]
+    for name in fields:
+        if name in ("n_head", "num_attention_heads") and family != "llama":
+            continue  # in no shape
+        (tmp_path / "config.json").write_text(
+            json.dumps({"model_type": family, **fields, name: 10**12})
+        )
+        with pytest.raises(
+            pk.PerakitError, match=rf"has {name}=1000000000000, more than the [0-9,]+ that a model"
+        ):
+            catalogue.describe(tmp_path)
+
+
+def test_the_deepest_model_is_described_soon(tmp_path):
+    config = {"model_type": "gpt2", **GPT2, "n_layer": 10_000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert len(catalogue.describe(tmp_path).layers) == 40_000
+    (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 10_001}))
+    with pytest.raises(pk.PerakitError, match=r"has n_layer=10001, more than the 10,000 that a"):
+        catalogue.describe(tmp_path)
+
+
+def test_no_plain_file(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    for path in (tmp_path, tmp_path / "config.json", "/dev/zero"):
+        with pytest.raises(pk.PerakitError, match=r"is a device or a pipe, not a plain file"):
+            catalogue.describe(path)
+    giant = tmp_path / "giant.json"
+    giant.touch()
+    os.truncate(giant, 2**40)
+    with pytest.raises(pk.PerakitError, match=r"is larger than the 1,048,576 bytes"):
+        catalogue.describe(giant)
+
+
+@pytest.mark.parametrize("source", ["a\0b", 300 * "a"])
+def test_a_name_that_no_file_has(source):
+    with pytest.raises(pk.PerakitError, match=r"unknown model '.*: give one of"):
+        catalogue.describe(source)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"gpt2"])
+def test_what_is_no_path(source):
+    with pytest.raises(pk.PerakitError, match=r"is a path, a str or a Path, not"):
+        catalogue.describe(source)
+
+
 def test_a_folder_without_config(tmp_path):
     with pytest.raises(
         pk.PerakitError,
         match=(
-            r"cannot read '.*config.json' \(No such file or directory\): give the folder of a model"
+            r"cannot read '.*config.json': No such file or directory; give the folder of a model"
         ),
     ):
         catalogue.describe(tmp_path)

@@ -1,7 +1,9 @@
 """Text from the disk: what is read, how it is split, and what is said when it is not there."""
 
 import ast
+import codecs
 import hashlib
+import os
 import sysconfig
 
 import pytest
@@ -138,14 +140,36 @@ class TestProse:
     def test_unreadable_files_are_skipped(self, package):
         wanted = corpus.load("prose:fablebook")
         (package / "syntax.py").write_text(f'"""{DOCSTRING}"""\nthis is no python')
-        (package / "latin.py").write_bytes(
-            b'# -*- coding: latin-1 -*-\n"""' + "é".encode("latin-1") * 60 + b'"""'
-        )
+        (package / "liar.py").write_bytes(b'# coding: utf-8\n"""' + b"\xe9" * 60 + b'"""')
+        (package / "unknown.py").write_bytes(b'# coding: nothing\n"""' + b"a" * 60 + b'"""')
+        (package / "silent.py").write_bytes(b'"""' + b"\xe9" * 60 + b'"""')
+        os.mkfifo(package / "pipe.py")
         (package / "null.py").write_bytes(b'"""' + b"a" * 60 + b'"""\x00')
         (package / "folder.py").mkdir()
         (package / "dangling.py").symlink_to(package / "nowhere.py")
         (package / "deep.py").write_text(f'"""{DOCSTRING}"""\nx = ' + "(" * 5000 + ")" * 5000)
         assert corpus.load("prose:fablebook") == wanted
+
+    @pytest.mark.parametrize(
+        ("encoding", "comment"),
+        [("latin-1", "# -*- coding: latin-1 -*-"), ("cp1252", "\n# coding=cp1252")],
+    )
+    def test_the_encoding_that_a_file_says(self, package, encoding, comment):
+        text = f'{comment}\n"""{DOCSTRING.format("m1")} Café."""\n'
+        for path in package.glob("m*.py"):
+            path.write_bytes(text.encode(encoding))
+        found = corpus.load("prose:fablebook").train
+        assert found.decode() == f"{DOCSTRING.format('m1')} Café."
+
+    def test_a_byte_order_mark_is_no_text(self, package):
+        for path in package.glob("m*.py"):
+            path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+        assert b"\xef\xbb\xbf" not in corpus.load("package:fablebook").train
+        assert len(numbers(corpus.load("prose:fablebook").train)) > 30
+
+    def test_half_a_character_in_an_escape(self, package):
+        (package / "m1.py").write_text(f'"""{DOCSTRING.format(1)} \\udcff"""\n')
+        assert b"\\udcff" in corpus.load("prose:fablebook").train
 
     def test_tests_and_caches_are_skipped(self, package):
         wanted = corpus.load("prose:fablebook")
@@ -240,18 +264,83 @@ class TestSynthetic:
 
 class TestFile:
     def test_the_last_tenth_is_held_out(self, tmp_path):
-        text = bytes(range(256)) * 5
+        text = bytes(range(1, 128)) * 5  # UTF-8, if an odd one: it stays as it is
         path = tmp_path / "a+b.txt"  # a path first, then a list of parts
         path.write_bytes(text)
         found = corpus.load(str(path))
         assert found.train + found.heldout == text
-        assert len(found.heldout) == 128
+        assert len(found.heldout) == 63
         assert found.source == "file a+b.txt, last tenth held out"
 
     def test_an_empty_file(self, tmp_path):
         (tmp_path / "empty.txt").write_bytes(b"")
         found = corpus.load(str(tmp_path / "empty.txt"))
         assert (found.train, found.heldout) == (b"", b"")
+
+    @pytest.mark.parametrize(
+        "encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-le-mark", "utf-16-be-mark"]
+    )
+    def test_a_byte_order_mark_says_the_encoding(self, tmp_path, encoding):
+        path, text = tmp_path / "text.txt", "Größe, 価格: €\r\n" * 9
+        name = encoding.removesuffix("-mark")
+        path.write_bytes((text if name == encoding else f"\ufeff{text}").encode(name))
+        found = corpus.load(str(path))
+        assert (found.train + found.heldout).decode() == text
+
+    def test_a_coding_comment_says_the_encoding(self, tmp_path):
+        path = tmp_path / "text.py"
+        text = "# -*- coding: cp1252 -*-\n# Größe: €\n"
+        path.write_bytes(text.encode("cp1252"))
+        found = corpus.load(str(path))
+        assert (found.train + found.heldout).decode() == text
+
+    def test_valid_utf8_is_never_asked(self, tmp_path):
+        path = tmp_path / "text.md"
+        path.write_text("# Huffman coding: lossless, in short é\n")
+        assert corpus.load(str(path)).train.startswith(b"# Huffman coding: lossless")
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ("café".encode("latin-1"), "is not UTF-8 and says no encoding that it has .*: convert"),
+            (b"# coding: utf-8\ncaf\xe9", "is not UTF-8 and says no encoding"),
+            (b"# coding: rot13\ncaf\xe9", "is not UTF-8 and says no encoding"),
+            (b"# coding: nothing\ncaf\xe9", "is not UTF-8 and says no encoding"),
+            (codecs.BOM_UTF8 + b"\xe9", "is not UTF-8 and says no encoding"),
+            (codecs.BOM_UTF16_LE + b"a\0b", "is not UTF-8 and says no encoding"),
+            ("café".encode("utf-16-le"), "is a binary file .it has zero bytes., no text"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is a binary file"),
+            (b"text and \0", "is a binary file"),
+            ("text and \0".encode("utf-16"), "is a binary file"),
+            (b"\xff\xd8\xff\xe0JFIF", "is not UTF-8"),
+        ],
+    )
+    def test_what_is_no_text_is_refused(self, tmp_path, data, message):
+        (tmp_path / "text.txt").write_bytes(data)
+        with pytest.raises(PerakitError, match=rf"'.*text.txt' {message}"):
+            corpus.load(str(tmp_path / "text.txt"))
+
+    @pytest.mark.parametrize("limit", [None, *range(1, 40)])
+    def test_all_cuts_are_between_characters(self, tmp_path, limit):
+        text = "aé€𝄞" * 7
+        (tmp_path / "text.txt").write_text(text)
+        found = corpus.load(str(tmp_path / "text.txt"), limit)
+        train, heldout = found.train.decode(), found.heldout.decode()
+        assert text.startswith(train)
+        if limit is None:
+            assert train + heldout == text
+        else:
+            assert limit - 3 <= len(found.train) <= limit
+
+    def test_no_plain_file(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path / "pipe", "/dev/zero"):
+            with pytest.raises(PerakitError, match=r"is a device or a pipe, not a plain file"):
+                corpus.load(str(path))
+        (tmp_path / "giant").touch()
+        os.truncate(tmp_path / "giant", 2**40)
+        with pytest.raises(PerakitError, match=r"is larger than the 1,073,741,824 bytes"):
+            corpus.load(str(tmp_path / "giant"))
 
 
 class TestLimit:
@@ -376,12 +465,12 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
     path = tmp_path / "secret.txt"
     path.write_text("x")
 
-    def refuse(self):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(
-        PerakitError, match=r"cannot read text '.*secret.txt': Permission denied; give prose"
+        PerakitError, match=r"cannot read '.*secret.txt': Permission denied; give prose"
     ):
         corpus.load(str(path))
 
@@ -389,3 +478,15 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
 def test_a_package_is_read_not_imported(package):
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     assert corpus.load("prose:fablebook").train
+
+
+@pytest.mark.parametrize("spec", [None, 3, b"prose", ["prose"]])
+def test_a_text_that_is_no_name(spec):
+    with pytest.raises(PerakitError, match=r"the text is a str, not .*: give prose, code"):
+        corpus.load(spec)
+
+
+@pytest.mark.parametrize("spec", ["a\0b", 300 * "a"])
+def test_a_name_that_no_file_has(spec):
+    with pytest.raises(PerakitError, match=r"no text file .*: give prose"):
+        corpus.load(spec)

@@ -1,5 +1,6 @@
 """The one-page GPT-2 against transformers' own."""
 
+import dataclasses
 import json
 
 import pytest
@@ -232,7 +233,6 @@ def test_heads_must_divide_the_width():
         ("scale_attn_weights", False),
         ("scale_attn_by_inverse_layer_idx", True),
         ("add_cross_attention", True),
-        ("tie_word_embeddings", False),
     ],
 )
 def test_a_setting_that_changes_the_function_is_refused(name, value):
@@ -246,10 +246,79 @@ def test_a_setting_that_changes_the_function_is_refused(name, value):
         toy.Config.from_dict(toy.Config().to_dict() | {name: value})
 
 
-def test_every_fixed_setting_is_transformers_default():
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("quantization_config", {"load_in_8bit": True}),
+        ("pruned_heads", {"0": [1]}),
+        ("auto_map", {"AutoModel": "modeling.Mine"}),
+    ],
+)
+def test_a_setting_of_another_kind_of_model_is_refused(name, value):
+    with pytest.raises(
+        PerakitError,
+        match=rf"config.json has {name}=.*; this GPT-2 implements none: load the model with",
+    ):
+        toy.Config.from_dict(toy.Config().to_dict() | {name: value})
+    for none in (None, {}):
+        assert toy.Config.from_dict(toy.Config().to_dict() | {name: none}) == toy.Config()
+
+
+def test_a_size_under_both_of_its_names():
+    fields = toy.Config().to_dict()
+    assert toy.Config.from_dict(fields | {"hidden_size": 128}) == toy.Config()
+    with pytest.raises(
+        PerakitError, match="has n_embd=128 and hidden_size=64, which are one setting: correct it"
+    ):
+        toy.Config.from_dict(fields | {"hidden_size": 64})
+
+
+@pytest.mark.parametrize("value", [None, "yes", 1, [False]])
+def test_tied_or_not_is_true_or_false(value):
+    with pytest.raises(PerakitError, match=r"GPT-2 tie_word_embeddings=.* must be true or false"):
+        toy.Config.from_dict(toy.Config().to_dict() | {"tie_word_embeddings": value})
+
+
+def test_a_head_of_its_own():
+    shape = {"n_embd": 8, "n_layer": 1, "n_head": 2}
+    torch.manual_seed(0)
+    model = toy.GPT2(toy.Config(**shape, tie_word_embeddings=False))
+    drawn = torch.rand(1)
+    assert model.lm_head.weight is not model.transformer.wte.weight
+    assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert "tie_word_embeddings=False" in repr(model.config)
+    torch.manual_seed(0)
+    tied = toy.GPT2(toy.Config(**shape))
+    # What is drawn after a tied model is what it always was, and its config reads as it did
+    assert torch.equal(tied.transformer.wpe.weight, model.transformer.wpe.weight)
+    assert not torch.equal(torch.rand(1), drawn)
+    assert repr(tied.config) == (
+        "Config(vocab_size=256, n_positions=256, n_embd=8, n_layer=1, n_head=2, n_inner=None,"
+        " layer_norm_epsilon=1e-05)"
+    )
+
+
+# Fields of transformers' GPT2Config that do nothing to the logits of a model in eval mode
+INERT = {
+    *("attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout"),  # dropout
+    *("summary_activation", "summary_proj_to_labels", "summary_type", "summary_use_proj"),  # heads
+    *("id2label", "label2id", "problem_type", "architectures"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache"),  # generation
+    *("output_attentions", "output_hidden_states", "return_dict"),  # what else is returned
+    "initializer_range",  # the start of the weights
+    "reorder_and_upcast_attn",  # a rounding of half precision
+    "chunk_size_feed_forward",  # one product or several
+    *("dtype", "transformers_version", "_name_or_path", "is_encoder_decoder"),
+}
+
+
+def test_every_setting_of_transformers_is_decided():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.GPT2Config().to_dict()
     assert {name: theirs[name] for name in FIXED} == FIXED
+    ours = {f.name for f in dataclasses.fields(toy.Config)}
+    assert theirs.keys() - ours - FIXED.keys() - INERT == set()
+    assert theirs["tie_word_embeddings"] is toy.Config().tie_word_embeddings
 
 
 def test_config_there_and_back():
