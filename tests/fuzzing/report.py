@@ -52,7 +52,7 @@ def report(done: Done, shown: int) -> None:
     print(f"\nfolders of the first {MARKED} cases: {marks(done)}")
 
 
-def figures(door: str, done: Done, seed: int, seconds: float) -> dict[str, Any]:
+def figures(door: str, done: Done, seed: int, seconds: float, cpu_seconds: float) -> dict[str, Any]:
     """A run in one line of JSON."""
     answers = [answer for _, answer in done]
     failures = sum(answer.failed for answer in answers)
@@ -68,6 +68,7 @@ def figures(door: str, done: Done, seed: int, seconds: float) -> dict[str, Any]:
         "worst_seconds": round(max(answer.seconds for answer in answers), 2),
         "worst_mib": round(max(answer.peak for answer in answers) / 2**20, 1),
         "seconds": round(seconds),
+        "cpu_seconds": round(cpu_seconds),
         "seed": seed,
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in packages},

@@ -126,7 +126,7 @@ def prepare(
     for kind in kinds:
         if kind in door.content:
             # The first change took away what the second needs
-            with contextlib.suppress(IndexError, KeyError, ValueError, TypeError):
+            with contextlib.suppress(LookupError, ValueError, TypeError, StopIteration):
                 door.content[kind][1](draw, draft)
     files = door.files(draft, sealed=draw.random() < 0.88)
     for kind in kinds:
