@@ -113,13 +113,17 @@ def judge(folder: Path, vocabulary: int, found: Any) -> None:
         demand(vocabulary == 256, "bytes are not the tokens of this model")
         return
     theirs = tokenizers.Tokenizer.from_str(there.read_bytes().decode())
+    theirs.no_truncation()
+    theirs.no_padding()
+    known = theirs.get_vocab()
+    demand(len(set(known.values())) == len(known), "two tokens of one id: which one is it?")
+    most = max(known.values())
+    demand(most < vocabulary, f"a token of id {most}")
     for text, ids in zip(TEXTS, encoded, strict=True):
         demand(ids.tolist() == theirs.encode(text.decode()).ids, f"the ids of {text!r}")
         demand(bool((ids < vocabulary).all()), f"an id that the model has not, of {text!r}")
     demand(decoded == theirs.decode([5, 6], skip_special_tokens=False), "the text of two ids")
     demand(tokenizer.vocab_size <= vocabulary, "more tokens than the model has")
-    most = max(theirs.get_vocab().values())
-    demand(most < vocabulary, f"a token of id {most}")
 
 
 def shifted(opens: Callable[..., Any]) -> Callable[..., Any]:
