@@ -18,6 +18,7 @@ from typing import BinaryIO
 from perakit.errors import PerakitError
 
 LOCK = ".perakit-lock"
+ATTEMPTS = 100  # to lock a file that others remove
 
 
 def as_folder(path: object) -> Path:
@@ -120,6 +121,10 @@ def alone(folder: Path) -> Iterator[None]:
     path, made = folder / LOCK, not os.path.lexists(folder)
     try:
         file = _locked(path)
+        # Nobody writes now: these are of a process that was killed while it did
+        for stale in folder.glob(".*.*.tmp"):
+            if stale.name.split(".")[-2].isdigit():
+                stale.unlink(missing_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise PerakitError(
@@ -140,7 +145,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _locked(path: Path) -> int:
     """The lock file, open and locked, with the number of this process in it."""
-    while True:
+    for _ in range(ATTEMPTS):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -148,11 +153,12 @@ def _locked(path: Path) -> int:
             continue
         try:
             _lock(file)
-            # Else the process that had it has removed it, and the next may have made another
-            if path.exists() and os.path.samestat(os.fstat(file), os.stat(path)):
-                os.ftruncate(file, 0)
-                os.write(file, str(os.getpid()).encode())
-                return file
+            with suppress(FileNotFoundError):
+                # Else whoever had it has removed it, and the next may have made another
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    os.ftruncate(file, 0)
+                    os.write(file, str(os.getpid()).encode())
+                    return file
         except (BlockingIOError, PermissionError) as error:
             holder = os.pread(file, 20, 0).decode(errors="replace") if os.name == "posix" else ""
             os.close(file)
@@ -164,6 +170,7 @@ def _locked(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _lock(file: int) -> None:

@@ -1,13 +1,16 @@
 """Files that are the old one or the new one."""
 
+import errno
 import os
+import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from perakit import PerakitError
-from perakit.files import as_folder, open_plain, read_plain, write_atomically
+from perakit.files import LOCK, alone, as_folder, open_plain, read_plain, write_atomically
 
 
 def test_writes_and_makes_folders(tmp_path):
@@ -135,3 +138,122 @@ def test_a_plain_file_is_read_up_to_its_limit(tmp_path):
             read_plain(odd, 4, "pass another")
     with pytest.raises(PerakitError, match=r"cannot read .*: Is a directory; pass another"):
         read_plain(tmp_path, 4, "pass another")
+
+
+# --- one process in a folder ----------------------------------------------------------------------
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def holding(folder):
+    """A process that holds the folder until it is killed."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with alone(folder):
+            os.write(writes, b"!")
+            time.sleep(60)
+        os._exit(1)
+    os.read(reads, 1)
+    os.close(reads)
+    os.close(writes)
+    return child
+
+
+def test_within_the_block_nobody_else_is(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    told = f"in use by process {os.getpid()}: wait for it, or choose another folder"
+    for before in ([], ["result"]):
+        with alone(folder):
+            assert sorted(os.listdir(folder)) == [LOCK, *before]
+            with pytest.raises(PerakitError, match=told), alone(folder):
+                raise AssertionError
+            with alone(tmp_path):  # another folder
+                pass
+            (folder / "result").touch()
+        assert os.listdir(folder) == ["result"]
+
+
+def test_an_error_frees_the_folder_and_takes_an_empty_one_away(tmp_path):
+    for error in (KeyboardInterrupt, PerakitError):
+        with pytest.raises(error), alone(tmp_path / "new"):
+            raise error
+        assert os.listdir(tmp_path) == []
+
+
+@needs_fork
+def test_another_process_is_named_and_a_kill_frees_its_folder(tmp_path):
+    child = holding(tmp_path)
+    told = f"'.*' is in use by process {child}: wait"
+    with pytest.raises(PerakitError, match=told), alone(tmp_path):
+        raise AssertionError
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert os.listdir(tmp_path) == [LOCK]
+    with alone(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@needs_fork
+def test_of_many_that_try_again_and_again_one_is_in_it(tmp_path):
+    """Each makes a file and takes it away: in two at once, one would find that of the other."""
+    (tmp_path / "folder").mkdir()
+    children = []
+    for _ in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            done = 0
+            while done < 50:
+                try:
+                    with alone(tmp_path / "folder"):
+                        os.close(os.open(tmp_path / "mine", os.O_CREAT | os.O_EXCL))
+                        (tmp_path / "mine").unlink()
+                        done += 1
+                except PerakitError as error:
+                    if "in use by" not in str(error):
+                        os._exit(2)
+                except BaseException:
+                    os._exit(3)
+            os._exit(0)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert os.listdir(tmp_path / "folder") == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "null\0", 300 * "a"])
+def test_a_folder_that_cannot_be(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    told = r"cannot write .*; choose a folder that can be written"
+    with pytest.raises(PerakitError, match=told), alone(tmp_path / name):
+        raise AssertionError
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_something_else_in_the_place_of_the_lock(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(PerakitError, match=r"cannot write .*Is a directory"), alone(tmp_path):
+        raise AssertionError
+    (tmp_path / LOCK).rmdir()
+    for target in ("/dev/zero", tmp_path / "none" / "none"):
+        (tmp_path / LOCK).symlink_to(target)
+        with pytest.raises(PerakitError, match=r"cannot write .*; choose"), alone(tmp_path):
+            raise AssertionError
+        (tmp_path / LOCK).unlink()
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    for name in (".results.json.123.tmp", ".mine.tmp", "a.123.tmp", ".b.123.tmp.txt"):
+        (tmp_path / name).touch()
+    with alone(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [".b.123.tmp.txt", ".mine.tmp", LOCK, "a.123.tmp"]
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.warns(UserWarning, match="no locks on this file system"), alone(tmp_path):
+        pass

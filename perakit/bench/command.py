@@ -31,7 +31,7 @@ from perakit.bench.report import table
 from perakit.bench.settings import DTYPES, MODELS, PARTS, VISITS, Settings, layer, usual
 from perakit.bench.timing import interleave
 from perakit.errors import PerakitError
-from perakit.files import alone, write_atomically
+from perakit.files import alone, read_plain, write_atomically
 from perakit.plots.pictures import png
 from perakit.rows import LIMIT, read_rows, sealed
 
@@ -138,13 +138,13 @@ def page(folder: Path) -> str:
 
     Raises PerakitError where there is none, or none with a part to renew.
     """
+    path, remedy = folder / PAGE, "choose the folder that holds it, or leave --docs out"
+    if not os.path.lexists(path):
+        raise PerakitError(f"no page {str(path)!r} to renew: {remedy}")
     try:
-        text = (folder / PAGE).read_text(encoding="utf-8")
-    except OSError as error:
-        raise PerakitError(
-            f"no page {str(folder / PAGE)!r} to renew: choose the folder that holds it, or leave"
-            " --docs out"
-        ) from error
+        text = read_plain(path, LIMIT, remedy).decode()
+    except UnicodeDecodeError as error:
+        raise PerakitError(f"page {str(path)!r} is no text in UTF-8: {remedy}") from error
     renewed(text, report.COMMAND, "")
     return text
 

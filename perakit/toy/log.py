@@ -85,10 +85,6 @@ class Log:
         """
         if not self.saved or not self.metrics:
             return 0, {}
-        for path in (self.saved, self.metrics):
-            # Of a sitting that was killed while it wrote
-            for stale in path.parent.glob(f".{path.name}.*.tmp"):
-                stale.unlink(missing_ok=True)
         state, tensors = dict[str, Any](step=0), dict[str, Tensor]()
         if os.path.lexists(self.saved):
             state, tensors = _read_checkpoint(self.saved, self.fingerprint, steps, trainable)
@@ -142,7 +138,8 @@ def _read_checkpoint(
 def _allowance(trainable: Mapping[str, nn.Parameter]) -> int:
     """Bytes that a header may have: a name is written with at most six for each of its own."""
     parts = len(ADAM_STATE) + 1
-    return ROW + parts * sum(ROW + 6 * len(name.encode()) for name in trainable)
+    # Room for another model, so that it is told from damage
+    return 2**20 + parts * sum(ROW + 6 * len(name.encode()) for name in trainable)
 
 
 def _shapes(

@@ -214,8 +214,8 @@ def train(
     of exactly this model, text and recipe, that run goes on from its last checkpoint. None: nothing
     is written.
     label: text before the progress bar (stderr), progress: False shows none; after_step: called
-    with the number of steps done, before they are in a checkpoint, so that a run that goes on calls
-    it again for no step too few. Within a process group every process takes its share of the same
+    with the number of steps done before these are in a checkpoint, so that a run that goes on tells
+    of each step, of some again. Within a process group every process takes its share of the same
     batches, gradients are averaged by torch's DistributedDataParallel, and process 0 alone writes
     and evaluates: the result is that of one process, to rounding, and a run may go on with another
     number of processes. Dropout is the exception: each process draws masks of its own.

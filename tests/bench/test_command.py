@@ -1,6 +1,8 @@
 """`perakit bench`: what it writes, how it goes on, and what it refuses before it measures."""
 
+import importlib.util
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -8,13 +10,19 @@ from pathlib import Path
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from perakit import cli
+from perakit import PerakitError, cli
 from perakit.bench import command as bench
 from perakit.bench import contenders, models, settings, timing
 from perakit.cli import main
 from perakit.fast.plans import PLANS
+from perakit.files import alone
 from perakit.plots import pictures
+from perakit.rows import sealed
 from perakit.toy.gpt2 import Config
+
+_spec = importlib.util.spec_from_file_location("damage", Path(__file__).parents[1] / "damage.py")
+damage = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(damage)
 
 SMALL = [
     "--layers",
@@ -414,6 +422,114 @@ def test_files_in_the_way_are_refused_before_anything_runs(tmp_path, nothing_run
     (tmp_path / "performance.md").write_text("# A page of somebody else\n")
     assert run(tmp_path / "out", "--docs", str(tmp_path)) == 2
     assert "the page has no measured part" in capsys.readouterr().err
+
+
+MADE = []  # the cells of a small run, made once
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A file with the cells of a small run."""
+    path = tmp_path / "cells.jsonl"
+    if not MADE:
+        assert run(tmp_path, "--parts", "layers") == 0
+        MADE.append(path.read_bytes())
+    path.write_bytes(MADE[0])
+    return path
+
+
+def test_no_damage_to_cells_is_taken_for_a_time(kept):
+    whole, right = kept.read_bytes(), bench._read(kept)
+    assert len(right) == 6
+    damages = {"flipped": damage.flipped(whole), "cut": damage.cut(whole, 10)}
+    for name, versions in (damages | {"rearranged": damage.rearranged(whole)}).items():
+        for changed in versions:
+            kept.write_bytes(changed)
+            found, said = damage.tried(lambda: bench._read(kept))
+            if said:
+                assert said.endswith("remove it, or choose another --out"), name
+            else:
+                assert found.items() <= right.items(), name
+                assert len(found) >= changed.count(b"\n") - (name == "rearranged"), name
+
+
+@pytest.mark.parametrize("what", damage.ODD)
+def test_what_is_no_file_is_refused_before_anything_runs(kept, monkeypatch, capsys, what):
+    damage.put_in_place(kept, what)
+    if what.startswith("/proc"):
+        assert bench._read(kept) == {}
+        return
+    monkeypatch.setattr(bench, "interleave", fail)
+    capsys.readouterr()
+    assert run(kept.parent, "--parts", "layers") == 2
+    said = capsys.readouterr().err
+    assert "remove it, or choose another --out" in said or "pass a file" in said
+    assert said.count("\n") == 1
+
+
+CHANGES = {
+    "none": lambda cell: cell.pop("results"),
+    "no list": lambda cell: cell.update(results={}),
+    "no dicts": lambda cell: cell.update(results=[1] * len(cell["results"])),
+    "fewer": lambda cell: cell["results"].pop(),
+    "another": lambda cell: cell["results"][0].update(contender="nobody"),
+    "rank": lambda cell: cell["results"][0].update(rank=10**400),
+    "tokens": lambda cell: cell.update(tokens=9),
+    "rounds": lambda cell: cell["results"][0]["seconds"].pop(),
+    "words": lambda cell: cell["results"][0].update(seconds=["long"]),
+    "nan": lambda cell: cell["results"][0].update(seconds=[float("nan")]),
+    "no seconds": lambda cell: cell["results"][0].pop("seconds"),
+}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["with a checksum", "without"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_cell_that_is_not_what_its_key_says_is_refused(kept, monkeypatch, capsys, name, old):
+    cells = bench._read(kept)
+    if old:  # as 0.1 wrote them; this one is right
+        kept.write_text("".join(json.dumps({"key": k, "cell": c}) + "\n" for k, c in cells.items()))
+        assert bench._read(kept) == cells
+    CHANGES[name](list(cells.values())[4])
+    lines = [{"key": k, "cell": c} for k, c in cells.items()]
+    kept.write_bytes(b"".join(json.dumps(x).encode() + b"\n" if old else sealed(x) for x in lines))
+    monkeypatch.setattr(bench, "interleave", fail)
+    capsys.readouterr()
+    assert run(kept.parent, "--parts", "layers") == 2
+    said = capsys.readouterr().err
+    assert "has no times of layers: 8 x 6, T=4, float32, as it says it has: remove it" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", [*damage.ODD[:-1], "latin"])
+def test_what_is_no_page_is_refused_at_once(tmp_path, what):
+    path = tmp_path / "performance.md"
+    if what == "latin":
+        path.write_bytes(EMPTY.encode() + b"\xe9")
+    else:
+        damage.put_in_place(path, what)
+    with pytest.raises(PerakitError, match=r"or leave --docs out|pass a file"):
+        bench.page(tmp_path)
+
+
+def test_two_cells_of_one_visit_are_refused(kept):
+    (key, cell), *_ = bench._read(kept).items()
+    with open(kept, "ab") as file:
+        file.write(sealed({"key": key, "cell": cell | {"tokens": 3}}))
+    with pytest.raises(PerakitError, match=r"line 7 of .* is another visit to a cell that is"):
+        bench._read(kept)
+
+
+def test_a_second_bench_in_the_folder_is_told_so(kept, nothing_runs, capsys):
+    before = kept.read_bytes()
+    capsys.readouterr()
+    with alone(kept.parent):
+        assert run(kept.parent, "--parts", "layers", "inference") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"perakit: {str(kept.parent)!r} is in use by process {os.getpid()}: wait"
+    )
+    assert said.count("\n") == 1
+    assert kept.read_bytes() == before
 
 
 def test_help_and_defaults_agree():

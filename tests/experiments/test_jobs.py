@@ -1,20 +1,30 @@
 """What decides a result decides its key; what is in a ledger stays there."""
 
 import errno
+import importlib.util
+import json
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from perakit.cli import main
 from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, jobs, lab
 from perakit.experiments.arms import Options
 from perakit.experiments.jobs import Job, Ledger, read
 from perakit.experiments.regression import imitate, predict
 from perakit.experiments.tuning import texts, tune
+from perakit.files import alone
 from perakit.rows import LIMIT, read_rows, sealed, unsealed
 from perakit.toy import pretrained
+
+_spec = importlib.util.spec_from_file_location("damage", Path(__file__).parents[1] / "damage.py")
+damage = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(damage)
 
 JOB = Job("a", "measured", imitate, {"seed": 0}, 1.0)
 OPTIONS = {"seeds": 2, "small": True}
@@ -284,3 +294,158 @@ def test_a_row_without_what_every_result_has_is_refused(tmp_path, damage):
     path.write_bytes(b"".join([header, sealed(odd), second]))
     with pytest.raises(PerakitError, match=r"line 2 of .* is no result"):
         Ledger(tmp_path, "function")
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def kept(path):
+    """What a ledger has, in no order."""
+    ledger = Ledger(path.parent, "function")
+    return ledger.header, sorted(one["key"] for one in ledger.rows)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return started(tmp_path, *(row(f"k{k}", f"{k}") for k in range(5))).path
+
+
+def test_no_flipped_bit_changes_a_result(ledger):
+    whole, right = ledger.read_bytes(), kept(ledger)
+    for changed in damage.flipped(whole, every=7):
+        ledger.write_bytes(changed)
+        found, said = damage.tried(lambda: kept(ledger))
+        assert found in (None, right)
+        assert said is None or said.endswith("restore the file or move it away")
+        assert ledger.read_bytes() == changed
+
+
+def test_a_ledger_that_was_cut_off_keeps_its_whole_rows(ledger):
+    whole, (header, keys) = ledger.read_bytes(), kept(ledger)
+    for changed in damage.cut(whole):
+        ledger.write_bytes(changed)
+        found, _ = damage.tried(lambda: kept(ledger))
+        lines = changed.count(b"\n")
+        if lines:
+            assert found in [(header, keys[: lines - 1]), (header, keys[:lines])]
+        else:  # a first line is written at once, no kill can cut it off
+            assert found == ({}, [])
+
+
+def test_lines_in_another_order_are_the_same_results_or_refused(ledger):
+    whole, right = ledger.read_bytes(), kept(ledger)
+    lines = whole.splitlines(keepends=True)
+    for changed in damage.rearranged(whole):
+        ledger.write_bytes(changed)
+        found, said = damage.tried(lambda: kept(ledger))
+        if changed == b"".join([lines[0], *lines[2:]]):
+            assert found == (right[0], right[1][1:]), "a row that is not there is computed again"
+        elif sorted(changed.splitlines()) == sorted(whole.splitlines()) or found:
+            assert found == right or "does not begin the results" in said
+        else:
+            assert said.endswith("restore the file or move it away")
+
+
+def test_two_results_of_one_run_are_refused(ledger):
+    with open(ledger, "ab") as file:
+        file.write(sealed(row("k1", "1", measured={"x": 2.0})))
+    with pytest.raises(PerakitError, match=r"line 7 of .* is another result of a run that is"):
+        kept(ledger)
+
+
+@pytest.mark.parametrize("what", damage.ODD)
+def test_what_is_no_ledger_is_refused_at_once(ledger, what):
+    damage.put_in_place(ledger, what)
+    found, said = damage.tried(lambda: kept(ledger))
+    if what.startswith("/proc"):
+        assert found == ({}, []), "it is empty, and nothing is lost where it is written anew"
+    else:
+        assert re.search("restore the file or move it away|pass a file", said)
+
+
+@pytest.mark.parametrize("where", ["settings", "data", "numerics", "key", "compute"])
+def test_a_row_without_a_checksum_has_the_key_of_its_settings(tmp_path, where):
+    path = shutil.copy(Path(__file__).parents[2] / "docs/results/cost.jsonl", tmp_path)
+    header, line = Path(path).read_text().splitlines()
+    odd = json.loads(line)
+    odd[where] = {"settings": odd["settings"] | {"rounds": 3}, "numerics": 2}.get(where, "other")
+    Path(path).write_text(f"{header}\n{line}\n")
+    assert len(Ledger(tmp_path, "cost").rows) == 1
+    Path(path).write_text(f"{header}\n{json.dumps(odd)}\n")
+    with pytest.raises(PerakitError, match=r"line 2 of .* is no result"):
+        Ledger(tmp_path, "cost")
+
+
+def test_a_row_of_version_0_1_has_the_key_of_its_settings(old):
+    path = old / "function.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"steps": ', b'"steps": 1'))
+    with pytest.raises(PerakitError, match=r"line 2 of .* is no result"):
+        Ledger(old, "function")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seeds": "2"}, "says 'seeds': '2'"),
+        ({"seeds": True}, "says 'seeds': True"),
+        ({"small": 1}, "says 'small': 1"),
+        ({"text": None}, "says 'text': None"),
+        ({"steps": 3}, "says 'steps': 3"),
+        ({"old": 3}, "says 'old': 3"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("resume", [True, False])
+def test_options_that_no_experiment_has_are_refused(old, change, told, resume):
+    path = old / "function.jsonl"
+    header, *rows = path.read_text().splitlines()
+    header = json.loads(header)
+    header["options"] |= change
+    path.write_text("\n".join([json.dumps(header), *rows, ""]))
+    for ask in (
+        lambda: EXPERIMENTS["function"].run(Options(), old, resume=resume),
+        lambda: EXPERIMENTS["function"].read(path),
+    ):
+        with pytest.raises(PerakitError, match=f"{told}, which no experiment is asked: restore"):
+            ask()
+
+
+def test_old_rows_without_what_was_measured_are_blamed(old):
+    path = old / "function.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"explained":', b'"exploined":'))
+    with pytest.raises(
+        PerakitError,
+        match=r"does not have what the experiment needs \(KeyError: 'explained'\): restore",
+    ):
+        EXPERIMENTS["function"].run(Options(), old, resume=True)
+
+
+def test_an_error_of_our_own_is_not_blamed_on_rows_with_checksums(old, monkeypatch):
+    EXPERIMENTS["function"].run(Options(), old, resume=True)
+    for name in ("loss", "share", "interaction"):
+        (old / f"{name}.jsonl").unlink()
+
+    def wrong(results):
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        replace(EXPERIMENTS["function"], report=wrong).read(old / "function.jsonl")
+
+
+def test_a_second_experiment_in_the_folder_is_told_so(old, capsys):
+    before = (old / "function.jsonl").read_bytes()
+    with alone(old):
+        assert main(["experiment", "function", "--resume", "--out", str(old)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"perakit: {str(old)!r} is in use by process {os.getpid()}: wait for it")
+    assert said.count("\n") == 1
+    assert (old / "function.jsonl").read_bytes() == before
+    assert {path.suffix for path in old.iterdir()} == {".jsonl"}
+
+
+def test_what_a_kill_has_left_beside_a_finished_run_is_cleared(old, monkeypatch):
+    left = old / ".running" / read(old / "function.jsonl")[1][3]["key"]
+    left.mkdir(parents=True)
+    (left / "metrics.jsonl").write_text("of a run that is in the ledger")
+    EXPERIMENTS["function"].run(Options(), old, resume=True)
+    assert not (old / ".running").exists()

@@ -2,7 +2,11 @@
 mean what they say.
 """
 
+import importlib.util
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +16,16 @@ from torch import nn
 from perakit import toy
 from perakit.adapters import PERA, LoRA
 from perakit.errors import PerakitError
+from perakit.experiments import tuning
 from perakit.experiments.arms import Options, arm, check
 from perakit.experiments.jobs import Job
 from perakit.experiments.tuning import adapted, amplification, before, pace, some, texts, tune
 from perakit.models import adapters, attach, delta_weights
 from perakit.models.adapted import adapted_layers
+
+_spec = importlib.util.spec_from_file_location("damage", Path(__file__).parents[1] / "damage.py")
+damage = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(damage)
 
 OPTIONS = Options(small=True, text="synthetic", old="synthetic:1")
 
@@ -86,7 +95,6 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     asked = settings(PERA(3))
     asked["recipe"] |= {"checkpoint_every": 2}
     whole = tune(asked)
-    from perakit.experiments import tuning
 
     class KillError(Exception):
         pass
@@ -110,9 +118,75 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert again == whole
 
 
-def test_choosing_a_learning_rate_never_reads_the_test_text(monkeypatch):
-    from perakit.experiments import tuning
+def test_a_kill_beside_a_checkpoint_loses_no_look(tmp_path, monkeypatch):
+    """Every step is looked at, and every second is in a checkpoint: the look comes first."""
+    from perakit.toy.log import Log
 
+    class KillError(Exception):
+        pass
+
+    asked = settings(PERA(3))
+    asked["recipe"] |= {"checkpoint_every": 2}
+    whole, write = tune(asked), Log.checkpoint
+    assert [done for done, _ in whole["shares"]] == list(range(1, 9))
+    for last in (4, 8):
+
+        def checkpoint(self, step, *more, last=last):
+            write(self, step, *more)
+            if step == last:
+                raise KillError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Log, "checkpoint", checkpoint)
+            with pytest.raises(KillError):
+                tune(asked, tmp_path)
+    again = tune(asked, tmp_path)
+    for once in (whole, again):
+        once.pop("seconds")
+    assert again == whole
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that is done, and has not been taken into a ledger; and what it found."""
+    folder, asked = tmp_path_factory.mktemp("stopped"), settings(PERA(2))
+    return folder, asked, tune(asked, folder)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "shares.json"])
+def test_what_a_run_has_seen_is_not_left_out_in_silence(stopped, tmp_path, name):
+    folder, asked, found = stopped
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    assert tune(asked, tmp_path) == found
+    (tmp_path / name).unlink()
+    with pytest.raises(
+        PerakitError, match=r"has lost a part of what was seen of its run: delete it to start again"
+    ):
+        tune(asked, tmp_path)
+
+
+def test_shares_are_what_was_written(stopped, tmp_path):
+    path = tmp_path / "shares.json"
+    whole = (stopped[0] / "shares.json").read_bytes()
+    path.write_bytes(whole)
+    right = tuning._seen(path)
+    assert [list(one) for one in right.items()] == stopped[2]["shares"]
+    path.write_text(json.dumps(sorted(right.items())))  # as 0.1 wrote them
+    assert tuning._seen(path) == right
+    assert tuning._seen(tmp_path / "none") == {}
+    junk = [*damage.JUNK.values(), b'[[1, "2"]]', b"[[1.5, 2]]", b"[3]", b'{"shares": 3}']
+    for changed in [*damage.flipped(whole, every=3), *damage.cut(whole), *junk]:
+        path.write_bytes(changed)
+        found, said = damage.tried(lambda: tuning._seen(path))
+        assert found in (None, right) or changed == junk[-1]
+        assert said is None or said.endswith(": delete its folder to start again")
+    for what in damage.ODD:
+        damage.put_in_place(path, what)
+        _, said = damage.tried(lambda: tuning._seen(path))
+        assert said
+
+
+def test_choosing_a_learning_rate_never_reads_the_test_text(monkeypatch):
     asked = settings(LoRA(2), role="tuning")
     found = tune(asked)
     assert found.keys() == {"trainable", "validation", "seconds", "loss"}

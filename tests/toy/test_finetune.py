@@ -1,6 +1,7 @@
 """Trials: what is matched, and what a comparison reports."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 import perakit as pk
 from perakit.adapters import Method
 from perakit.cli import main
+from perakit.files import LOCK, alone
 from perakit.models.attach import adapt, report
 from perakit.toy import GPT2, Config, Recipe, corpus, finetune
 
@@ -143,3 +145,48 @@ def test_the_command_line_quantizes(small, tmp_path, capsys):
         json.loads((tmp_path / "out/results.json").read_text())["facts"]["adapted layers"]
         == "NF4(block=64, double=True)"
     )
+
+
+def test_a_second_comparison_in_the_folder_is_told_so(small, tmp_path, capsys):
+    out, trials = tmp_path / "out", [finetune.uniform(pk.toy.load(small), pk.LoRA(2), "all-linear")]
+    command = ["finetune", "--model", str(small), "--text", "synthetic", "--out", str(out)]
+    with alone(out):
+        assert main([*command, "--steps", "2", "--context", "16", "--batch", "2"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(
+            f"perakit: {str(out)!r} is in use by process {os.getpid()}: wait for"
+        )
+        assert said.count("\n") == 1
+        assert [path.name for path in out.iterdir()] == [LOCK]
+    finetune.compare(small, trials, TEXT, None, SHORT, out)
+    assert not [path for path in out.rglob("*") if path.name == LOCK]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "metrics.jsonl"])
+def test_damage_is_one_sentence_on_the_command_line(small, tmp_path, capsys, name):
+    short = [
+        "--text",
+        "synthetic",
+        "--steps",
+        "2",
+        "--context",
+        "16",
+        "--batch",
+        "2",
+        "--rank",
+        "2",
+        "--method",
+        "lora",
+    ]
+    command = ["finetune", "--model", str(small), "--out", str(tmp_path / "out"), *short]
+    assert main(command) == 0
+    (path,) = (tmp_path / "out").glob(f"*/{name}")
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + bytes([data[-20] ^ 4]) + data[-19:])
+    capsys.readouterr()
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("perakit: ")
+    assert str(path) in said
+    assert "delete it to" in said
+    assert said.count("\n") == 1
