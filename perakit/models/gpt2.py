@@ -39,10 +39,10 @@ ABSENT = ("pruned_heads", "quantization_config", "auto_map")
 
 # The names that all of transformers' models share, which it reads in a GPT-2's file too
 ALIASES = {
-    "n_positions": "max_position_embeddings",
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
+    "max_position_embeddings": "n_positions",
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
 }
 
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
@@ -80,7 +80,7 @@ class Config:
         if (
             isinstance(epsilon, bool)
             or not isinstance(epsilon, int | float)
-            or not 0 < epsilon < math.inf
+            or not 0 < epsilon <= torch.finfo(torch.float32).max
         ):
             raise PerakitError(
                 f"GPT-2 layer_norm_epsilon={short(epsilon)} must be a positive number: correct"
@@ -133,16 +133,18 @@ class Config:
 
 def _size(config: Mapping[str, Any], name: str) -> Any:
     """A size, under either of its names."""
-    other = ALIASES.get(name, name)
-    if name not in config and other not in config:
+    names = [name, *(alias for alias in ALIASES if ALIASES[alias] == name)]
+    given = [key for key in names if key in config]
+    if not given:
         raise PerakitError(f"config.json has no {name}: add it, an integer >= 1")
-    size = config.get(name, config.get(other))
-    if config.get(other, size) != size:
-        raise PerakitError(
-            f"config.json has {name}={short(size)} and {other}={short(config[other])}, which are"
-            " one setting: correct it"
-        )
-    return size
+    first, *others = given
+    for other in others:
+        if config[other] != config[first]:
+            raise PerakitError(
+                f"config.json has {first}={short(config[first])} and"
+                f" {other}={short(config[other])}, which are one setting: correct it"
+            )
+    return config[first]
 
 
 class Conv1D(nn.Module):

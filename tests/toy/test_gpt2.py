@@ -201,10 +201,12 @@ class TestGenerate:
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head"])
-@pytest.mark.parametrize("value", [0, -1, 2.0, True, "4", None])
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "4", None, float("nan")])
 def test_sizes_must_be_positive_integers(name, value):
     with pytest.raises(PerakitError, match=rf"GPT-2 {name}={value!r} must be an integer >= 1"):
         toy.Config(**{name: value})
+    with pytest.raises(PerakitError, match=f"GPT-2 {name}="):
+        toy.Config.from_dict(toy.Config().to_dict() | {name: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "4"])
@@ -213,7 +215,7 @@ def test_n_inner_must_be_null_or_a_positive_integer(value):
         toy.Config(n_inner=value)
 
 
-@pytest.mark.parametrize("value", [-1e-5, float("nan"), "1e-5", None])
+@pytest.mark.parametrize("value", [-1e-5, float("nan"), "1e-5", None, 10**400])
 def test_the_epsilon_must_be_a_positive_number(value):
     with pytest.raises(PerakitError, match="layer_norm_epsilon"):
         toy.Config(layer_norm_epsilon=value)
