@@ -4,7 +4,6 @@ A run that goes on must end with the bits of one that was never stopped, and wit
 """
 
 import contextlib
-import copy
 import json
 import math
 import os
@@ -100,7 +99,7 @@ class Source(NamedTuple):
             return Saved(lines=lines, data=b"")
         said = json.loads(metadata(self.checkpoint)["run"])
         tensors = unpack(self.checkpoint)
-        return Saved(said, tensors, lines, others=copy.deepcopy(self.others))
+        return Saved(said, tensors, lines, others=[dict(other) for other in self.others])
 
 
 def step(draw: Random, draft: Saved) -> None:
