@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import perakit as pk
-from perakit import PerakitError, toy
+from perakit import PerakitError, files, toy
 from perakit.adapters import Method
 from perakit.cli import main
 from perakit.plots import training_figure
+from perakit.rows import LIMIT, read_rows
 from perakit.toy import distributed
 
 ROOT = Path(pk.__file__).parents[1]
@@ -213,9 +215,8 @@ def test_two_processes_end_where_one_does(name, results):
     assert [row[0] for row in numbers(rows)] == [row[0] for row in numbers(expected.metrics)]
     for row, other in zip(numbers(rows), numbers(expected.metrics), strict=True):
         assert row == pytest.approx(other, rel=1e-4)
-    assert [
-        json.loads(line) for line in (results / name / "metrics.jsonl").read_text().splitlines()
-    ] == rows
+    written = read_rows(results / name / "metrics.jsonl", LIMIT, "")
+    assert [row.values for row in written] == rows
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,21 @@ DISAGREE = (
     "the processes disagree on the model, its adapters, the text or the recipe: process 1 has"
     " another than process 0; start all with"
 )
+
+
+def in_use(out):
+    """Process 0 has the folder already; what follows its name in the message."""
+    with ExitStack() as held:
+        if distributed.rank() == 0:
+            held.enter_context(files.alone(out))
+        try:
+            toy.train(make(), TEXT, RECIPE, out)
+        except PerakitError as error:
+            raise PerakitError(str(error).partition(str(out))[2]) from error
+
+
 MISTAKES = {
+    "in-use": (in_use, "' is in use by process "),
     "batch": (
         lambda out: toy.train(make(), TEXT, replace(RECIPE, batch=3), out),
         "batch=3 does not divide among 2 processes: choose a",

@@ -125,6 +125,14 @@ def test_rows_in_another_order_are_refused(out, resume):
             resume(out)
 
 
+def test_a_look_that_is_there_twice_is_refused_by_an_old_checkpoint_too(out, resume):
+    rewritten(out / "checkpoint.safetensors", lambda t: t)  # it does not say how many rows
+    lines = (out / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_bytes(b"".join([lines[0], *lines]))
+    with pytest.raises(PerakitError, match=r"the checkpoint's 6 steps, each once and in order"):
+        resume(out)
+
+
 @pytest.mark.parametrize(
     "change",
     [
