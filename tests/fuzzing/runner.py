@@ -112,6 +112,10 @@ class Answer(NamedTuple):
         return self.outcome.startswith("FAILED")
 
 
+# What a change meets where the one before took away what it needs
+IN_THE_WAY = (LookupError, ValueError, TypeError, ArithmeticError, StopIteration)
+
+
 def prepare(
     door: Door, sources: dict[str, Any], seed: int, number: int, folder: Path
 ) -> tuple[Case, str]:
@@ -125,8 +129,7 @@ def prepare(
     kinds.sort(key=list(every).index)  # content before files
     for kind in kinds:
         if kind in door.content:
-            # The first change took away what the second needs
-            with contextlib.suppress(LookupError, ValueError, TypeError, StopIteration):
+            with contextlib.suppress(*IN_THE_WAY):
                 door.content[kind][1](draw, draft)
     files = door.files(draft, sealed=draw.random() < 0.88)
     for kind in kinds:
