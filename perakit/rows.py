@@ -56,19 +56,18 @@ def unsealed(line: bytes, place: str, remedy: str) -> Row:
     place: what begins the message, in words; remedy: ends it. Raises PerakitError where the
     checksum is another, or, without one, where it is no row of JSON.
     """
-    if found := SEALED.fullmatch(line):
-        text = found[1] + b"}"
-        if _checksum(text) != found[2]:
-            raise PerakitError(f"{place} is damaged (its checksum is another): {remedy}")
-        return Row(place, json.loads(text), line, True)
+    found = SEALED.fullmatch(line)
+    text = found[1] + b"}" if found else line
+    if found and _checksum(text) != found[2]:
+        raise PerakitError(f"{place} is damaged (its checksum is another): {remedy}")
     try:
-        values = json.loads(line.decode()) if len(line) <= LONGEST else None
+        values = json.loads(text.decode()) if found or len(line) <= LONGEST else None
     except (ValueError, RecursionError) as error:
         why = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise PerakitError(f"{place} is damaged ({why}): {remedy}") from error
     if not isinstance(values, dict):
         raise PerakitError(f"{place} is no row: {remedy}")
-    return Row(place, values, line, False)
+    return Row(place, values, line, bool(found))
 
 
 def read_rows(path: Path, limit: int, remedy: str) -> Iterator[Row]:

@@ -4,11 +4,13 @@ import importlib.util
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from perakit import PerakitError
+from perakit import rows as rows_module
 from perakit.rows import LIMIT, LONGEST, append, read_rows, sealed, unsealed
 
 _spec = importlib.util.spec_from_file_location("damage", Path(__file__).with_name("damage.py"))
@@ -103,6 +105,17 @@ def test_junk_is_one_sentence(path, name):
     else:
         assert said.startswith(f"line 5 of {str(path)!r} is ")
         assert said.endswith(f": {REMEDY}")
+
+
+@pytest.mark.parametrize("name", damage.JUNK)
+def test_junk_with_a_checksum_is_one_sentence_too(path, name):
+    text = b'{"junk": ' + damage.JUNK[name] + b"}"
+    seal = sealed({"of": "another"}).replace(b'{"of": "another"', text[:-1])
+    seal = re.sub(rb'"sha": ".*"', b'"sha": "' + rows_module._checksum(text) + b'"', seal)
+    path.write_bytes(seal)
+    _, said = damage.tried(lambda: found(path))
+    assert said is None or re.fullmatch(r"line 1 of .* is damaged \(.*\): delete it", said)
+    assert (said is None) == (name in ("list", "nothing", "many", "nan", "huge exponent"))
 
 
 @pytest.mark.parametrize("what", damage.ODD)

@@ -10,7 +10,7 @@ from typing import Any
 
 from perakit.errors import PerakitError, short
 from perakit.experiments.arms import Options, Results
-from perakit.experiments.jobs import RESTORE, Ledger, read, vouched
+from perakit.experiments.jobs import RESTORE, Ledger, ledgers, read, vouched
 from perakit.experiments.lab import Lab
 from perakit.experiments.report import Report, publish
 from perakit.files import alone
@@ -52,7 +52,8 @@ class Experiment:
             options = replace(options, seeds=seeds)
             lab = Lab(ledger, options.device)
             ledger.begin(asdict(options))
-            with _as_found(out):
+            # Of rows without checksums nobody knows whether they are what was found
+            with _blaming(lambda: [path for path in ledgers(out) if not vouched(path)]):
                 self.collect(lab, options)
             ledger.finish(lab.plan)
             results, report = self.read(ledger.path)
@@ -66,7 +67,7 @@ class Experiment:
             raise PerakitError(f"{str(path)!r} has no results: {RESTORE}")
         _options(header, path)
         results = Results(header, rows)
-        with _as_found(path.parent):
+        with _blaming(lambda: [path]):  # it is made of the file and of nothing else
             return results, self.report(results)
 
 
@@ -84,18 +85,14 @@ def _options(header: Mapping[str, Any], path: Path) -> Options:
 
 
 @contextmanager
-def _as_found(folder: Path) -> Iterator[None]:
-    """Blame a ledger for an error within the block, if one in `folder` has rows without checksums.
-
-    Nobody knows whether such rows still are what an experiment of an older version found.
-    """
+def _blaming(suspects: Callable[[], list[Path]]) -> Iterator[None]:
+    """Blame the first of `suspects` for rows that lack what the block asks of them."""
     try:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration) as error:
-        old = [path for path in sorted(folder.glob("*.jsonl")) if not vouched(path)]
-        if not old:
+        if not (found := suspects()):
             raise
         raise PerakitError(
-            f"{str(old[0])!r} does not have what the experiment needs ({type(error).__name__}:"
+            f"{str(found[0])!r} does not have what the experiment needs ({type(error).__name__}:"
             f" {error}): {RESTORE}"
         ) from error

@@ -136,7 +136,7 @@ class Ledger:
             _check(self.path, self.header, self.rows, name)
         self.mine = {_place(row) for row in self.rows}
         self.known = {row["key"]: row for row in self.rows}
-        for path in sorted(folder.glob("*.jsonl")):
+        for path in ledgers(folder):
             if path != self.path:
                 header, rows = read(path)
                 # A row of another version has another key
@@ -202,6 +202,11 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if rows.setdefault(_place(row.values), row.values) != row.values:
             raise PerakitError(f"{row.place} is another result of a run that is above: {RESTORE}")
     return found[0].values, [_renewed(row) for row in rows.values()]
+
+
+def ledgers(folder: Path) -> list[Path]:
+    """The results files in a folder."""
+    return sorted(folder.glob("*.jsonl"))
 
 
 def vouched(path: Path) -> bool:

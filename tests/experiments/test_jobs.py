@@ -420,16 +420,29 @@ def test_old_rows_without_what_was_measured_are_blamed(old):
         EXPERIMENTS["function"].run(Options(), old, resume=True)
 
 
-def test_an_error_of_our_own_is_not_blamed_on_rows_with_checksums(old, monkeypatch):
-    EXPERIMENTS["function"].run(Options(), old, resume=True)
-    for name in ("loss", "share", "interaction"):
-        (old / f"{name}.jsonl").unlink()
-
-    def wrong(results):
+def test_an_error_of_our_own_is_not_blamed_on_rows_with_checksums(old):
+    def wrong(*_):
         raise KeyError("ours")
 
+    ours = replace(EXPERIMENTS["function"], collect=wrong)
+    with pytest.raises(PerakitError, match=r"does not have what the experiment needs .*ours"):
+        ours.run(Options(), old, resume=True)
+    for name in ("loss", "share", "interaction"):
+        (old / f"{name}.jsonl").unlink()
+    EXPERIMENTS["function"].run(Options(), old, resume=True)  # it writes checksums
     with pytest.raises(KeyError, match="ours"):
-        replace(EXPERIMENTS["function"], report=wrong).read(old / "function.jsonl")
+        ours.run(Options(), old, resume=True)
+
+
+def test_a_report_blames_its_file(old):
+    """It has nothing else to blame, with checksums or without."""
+    path = old / "function.jsonl"
+    header, *rows = (row.values for row in read_rows(path, LIMIT, ""))
+    for row in rows:
+        del row["measured"]["explained"]
+    path.write_bytes(b"".join(map(sealed, (header, *rows))))
+    with pytest.raises(PerakitError, match=r"function\.jsonl' does not have what .* 'explained'"):
+        EXPERIMENTS["function"].read(path)
 
 
 def test_a_second_experiment_in_the_folder_is_told_so(old, capsys):
