@@ -266,10 +266,10 @@ def _weight(name: str, tensor: Tensor, source: str) -> Tensor:
 
 def _causal(mask: Tensor, config: Config) -> bool:
     """Whether a stored mask is the one that GPT-2's attention applies anyway."""
-    seen = config.n_positions
     if mask.ndim == 0 and mask.is_floating_point():
         return bool(mask.float() <= MASKED)
-    if mask.ndim != 4 or mask.shape[:2] != (1, 1) or min(mask.shape[2:]) < seen:
+    if mask.is_complex() or mask.ndim != 4 or mask.shape[:2] != (1, 1):
         return False
-    # bool, uint8 or a float, by the version that wrote it
-    return torch.equal(mask[0, 0, :seen, :seen].double(), torch.ones(seen, seen).double().tril())
+    seen = config.n_positions
+    part = mask[0, 0, :seen, :seen].double()  # bool, uint8 or a float, by the version that wrote it
+    return torch.equal(part, torch.ones(seen, seen).double().tril())

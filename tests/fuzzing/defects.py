@@ -1,18 +1,84 @@
-"""Loaders that are broken on purpose, to see that the fuzzer notices."""
+"""Doors that are broken on purpose, to see that the fuzzer notices."""
 
 import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from fuzz_formats import Loader
-from fuzz_mutations import unpack
+from mutations import unpack
 from torch import nn
 
 import perakit as pk
 from perakit.models.adapted import adapted_layers
+
+Opens = Callable[..., Any]
+Loader = Callable[[nn.Module, Path], object]
+
+# --- of any door ----------------------------------------------------------------------------------
+
+
+def key_error(opens: Opens) -> Opens:
+    """Reads what it has not checked."""
+
+    def broken(*arguments: Any) -> Any:
+        try:
+            return opens(*arguments)
+        except pk.PerakitError as error:
+            raise KeyError("lora_A") from error
+
+    return broken
+
+
+def greedy(opens: Opens) -> Opens:
+    """Takes 300 MiB to say no (and 100 more than the limit lets it)."""
+
+    def broken(*arguments: Any) -> Any:
+        bytearray(300 * 2**20)
+        return opens(*arguments)
+
+    return broken
+
+
+def stuck(opens: Opens) -> Opens:
+    """Waits for ever where it should refuse."""
+
+    def broken(*arguments: Any) -> Any:
+        try:
+            return opens(*arguments)
+        except pk.PerakitError:
+            while True:
+                time.sleep(1)
+
+    return broken
+
+
+def dead(opens: Opens) -> Opens:
+    """Takes the interpreter down."""
+
+    def broken(*arguments: Any) -> Any:
+        try:
+            return opens(*arguments)
+        except pk.PerakitError:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            raise
+
+    return broken
+
+
+# name -> (what breaks a door, how the fuzzer calls it, cases that show it)
+ANY = {
+    "key_error": (key_error, "KeyError", 30),
+    "greedy": (greedy, "MemoryError", 10),
+    "stuck": (stuck, "hang", 2),
+    "dead": (dead, "the process died", 4),
+}
+
+
+# --- of adapters ----------------------------------------------------------------------------------
 
 
 def half(load: Loader) -> Loader:
@@ -38,18 +104,6 @@ def unfrozen(load: Loader) -> Loader:
             parameter = next(model.parameters())
             parameter.requires_grad_(not parameter.requires_grad)
             raise
-
-    return broken
-
-
-def key_error(load: Loader) -> Loader:
-    """Reads what it has not checked."""
-
-    def broken(model: nn.Module, folder: Path) -> object:
-        try:
-            return load(model, folder)
-        except pk.PerakitError as error:
-            raise KeyError("lora_A") from error
 
     return broken
 
@@ -97,50 +151,10 @@ def turned(load: Loader) -> Loader:
     return broken
 
 
-def greedy(load: Loader) -> Loader:
-    """Takes 300 MiB to say no (and 100 more than the limit lets it)."""
-
-    def broken(model: nn.Module, folder: Path) -> object:
-        bytearray(300 * 2**20)
-        return load(model, folder)
-
-    return broken
-
-
-def stuck(load: Loader) -> Loader:
-    """Waits for ever where it should refuse."""
-
-    def broken(model: nn.Module, folder: Path) -> object:
-        try:
-            return load(model, folder)
-        except pk.PerakitError:
-            while True:
-                time.sleep(1)
-
-    return broken
-
-
-def dead(load: Loader) -> Loader:
-    """Takes the interpreter down."""
-
-    def broken(model: nn.Module, folder: Path) -> object:
-        try:
-            return load(model, folder)
-        except pk.PerakitError:
-            os.kill(os.getpid(), signal.SIGSEGV)
-            raise
-
-    return broken
-
-
-# name -> (what breaks a loader, how the fuzzer calls it, cases that show it)
-DEFECTS = {
-    "half": (half, "the model changed", 30),
-    "unfrozen": (unfrozen, "the model changed", 30),
-    "key_error": (key_error, "KeyError", 30),
-    "any_shape": (any_shape, "a wrong load", 60),
-    "turned": (turned, "a wrong load", 60),
-    "greedy": (greedy, "MemoryError", 10),
-    "stuck": (stuck, "hang", 2),
-    "dead": (dead, "the process died", 4),
+ADAPTERS = {
+    "half": (half, "half changed", 30),
+    "unfrozen": (unfrozen, "half changed", 30),
+    "turned": (turned, "wrongly taken", 60),
+    **ANY,
 }
+OWN_ADAPTERS = ADAPTERS | {"any_shape": (any_shape, "wrongly taken", 60)}

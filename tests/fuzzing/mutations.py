@@ -1,9 +1,8 @@
-"""How the loading fuzzer spoils an adapter folder: one small function a kind, each drawing from a
-seeded generator.
+"""How files are spoiled: one small function a kind, each drawing from a seeded generator.
 
-A Draft is an adapter before it is written: its JSON and its tensors. Kinds in CONTENT alter a
-draft, which is then written with checksums that are right (or, now and then, not); kinds in FILES
-alter what stands in the folder.
+A Draft is a folder before it is written: its JSON and its tensors, or the lines of its records.
+Kinds in CONTENT alter a draft, which is then written with checksums that are right (or, now and
+then, not); kinds in FILES alter what stands in the folder.
 """
 
 import contextlib
@@ -136,13 +135,16 @@ ODD_NAMES = [
     "./{own}",
 ]
 
+PLAIN = {"format": "pt"}
+
 
 @dataclass
 class Draft:
-    """An adapter that is not written yet; text and data, once set, are used as they are."""
+    """What is not written yet; text and data, once set, are used as they are."""
 
-    config: dict[str, Any]
-    tensors: dict[str, Entry]
+    config: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Entry] = field(default_factory=dict)
+    lines: list[bytes] = field(default_factory=list)  # without their ends
     text: bytes | None = None
     data: bytes | None = None
     tail: int = 0  # zeros after the tensor file, sparse
@@ -150,16 +152,21 @@ class Draft:
     sha256: str = ""  # of the tensor file as it was saved
     extra: Files = field(default_factory=dict)
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the tensor file says of itself."""
+        return PLAIN
 
-def pack(tensors: dict[str, Entry]) -> bytes:
+
+def pack(tensors: dict[str, Entry], metadata: dict[str, str]) -> bytes:
     """A safetensors file, written from its description."""
-    header, body = describe(tensors)
+    header, body = describe(tensors, metadata)
     return frame(json.dumps(header).encode()) + body
 
 
-def describe(tensors: dict[str, Entry]) -> tuple[dict[str, Any], bytes]:
+def describe(tensors: dict[str, Entry], metadata: dict[str, str]) -> tuple[dict[str, Any], bytes]:
     """(header, body) of a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     body = b""
     for name, (dtype, shape, data) in tensors.items():
         header[name] = {
@@ -175,6 +182,11 @@ def frame(header: bytes) -> bytes:
     """The header after its length, padded to 8 bytes."""
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """What a safetensors file says of itself."""
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
 
 
 def unpack(data: bytes) -> dict[str, Entry]:
@@ -579,7 +591,7 @@ def odd_numbers(draw: Random, draft: Draft) -> None:
 
 
 def header_length(draw: Random, draft: Draft) -> None:
-    data = pack(draft.tensors)
+    data = pack(draft.tensors, draft.metadata)
     true = int.from_bytes(data[:8], "little")
     lie = draw.choice(
         [
@@ -605,7 +617,7 @@ def header_length(draw: Random, draft: Draft) -> None:
 
 def header_offsets(draw: Random, draft: Draft) -> None:
     """Offsets that overlap, leave a hole, run backwards or leave the file."""
-    header, body = describe(draft.tensors)
+    header, body = describe(draft.tensors, draft.metadata)
     entry = header[draw.choice(list(draft.tensors))]
     begin, end = entry["data_offsets"]
     lies = [
@@ -635,7 +647,7 @@ def header_offsets(draw: Random, draft: Draft) -> None:
 
 def header_values(draw: Random, draft: Draft) -> None:
     """Any value in the header, and other things the format forbids."""
-    header, body = describe(draft.tensors)
+    header, body = describe(draft.tensors, draft.metadata)
     node, key = draw.choice(places(header))
     node[key] = draw.choice(VALUES)
     draft.data = frame(json.dumps(header).encode()) + body
@@ -643,7 +655,7 @@ def header_values(draw: Random, draft: Draft) -> None:
 
 def header_shapes(draw: Random, draft: Draft) -> None:
     """Sides whose product overflows, or many of them."""
-    header, body = describe(draft.tensors)
+    header, body = describe(draft.tensors, draft.metadata)
     entry = header[draw.choice(list(draft.tensors))]
     entry["shape"] = draw.choice(
         [
@@ -662,7 +674,7 @@ def header_shapes(draw: Random, draft: Draft) -> None:
 
 
 def header_bytes(draw: Random, draft: Draft) -> None:
-    data = bytearray(pack(draft.tensors))
+    data = bytearray(pack(draft.tensors, draft.metadata))
     for _ in range(draw.choice([1, 1, 1, 4])):
         data[draw.randrange(int.from_bytes(data[:8], "little") % len(data) + 8)] = draw.randrange(
             256
@@ -672,7 +684,7 @@ def header_bytes(draw: Random, draft: Draft) -> None:
 
 def header_bomb(draw: Random, draft: Draft) -> None:
     """A header that is large, deep, or says a name twice."""
-    header, body = describe(draft.tensors)
+    header, body = describe(draft.tensors, draft.metadata)
     text = json.dumps(header).encode()
     many = draw.choice([2**10, 2**16, 2**20, 2**24])
     padding = {
@@ -697,7 +709,7 @@ def header_bomb(draw: Random, draft: Draft) -> None:
 
 def body_bytes(draw: Random, draft: Draft) -> None:
     """Flipped, cut and grown under a hash that is right again."""
-    data = pack(draft.tensors)
+    data = pack(draft.tensors, draft.metadata)
     at, change = draw.randrange(len(data)), draw.choice(["flip", "cut", "grow"])
     flipped = data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
     draft.data = {
@@ -713,7 +725,7 @@ def tensor_name(draw: Random, draft: Draft) -> None:
     """
     draft.name = draw.choice(ODD_NAMES)
     if draw.random() < 0.5:
-        draft.extra["../x"] = pack(draft.tensors)
+        draft.extra["../x"] = pack(draft.tensors, draft.metadata)
 
 
 CONTENT: dict[str, tuple[int, Callable[[Random, Draft], None]]] = {

@@ -1,5 +1,5 @@
-"""The two formats of adapters: sources to spoil, how a draft is written, and whether what was
-loaded is in the files.
+"""Two doors, for the two formats of adapters: sources to spoil, how a draft is written, and whether
+what was loaded is in the files.
 
 The judges read the files on their own and share no code with perakit's readers.
 """
@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz_models import LAYERS, SHAPES, TARGETS, Source, adapt, bare
-from fuzz_mutations import Draft, Entry, Files, digest, pack, unpack
+import torch
+from defects import ADAPTERS, OWN_ADAPTERS
+from mutations import Draft, Entry, Files, digest, pack, unpack
+from runner import Door, Trial, demand
+from targets import LAYERS, SHAPES, TARGETS, Source, adapt, bare, base_bits, fingerprint
 from torch import nn
 
 import perakit as pk
@@ -24,7 +27,6 @@ from perakit.models.adapted import adapted_layers
 from perakit.models.import_peft import import_peft
 from perakit.models.quantize import NF4, NF4Layer
 
-Loader = Callable[[nn.Module, Path], object]
 # Where a name that is taken is refused before the files are read, few models have it.
 FREE = {
     name: one
@@ -33,19 +35,40 @@ FREE = {
 }
 
 
-class WrongError(Exception):
-    """A load that put something where it does not belong."""
+class Adapters(Door):
+    """A door through which adapters come onto a model."""
+
+    defects = ADAPTERS
+
+    def trial(self, source: Source, target: str, folder: Path, opens: Callable[..., Any]) -> Trial:
+        model = self.targets[target][1](source)
+        before, base, owned = fingerprint(model), base_bits(model), dict(model.named_parameters())
+
+        def right(_: object) -> None:
+            unmoved(model, base, owned)
+            self.judge(model, folder)
+            for layer in adapted_layers(model).values():
+                layer(torch.ones(3, layer.W0.shape[1], dtype=layer.W0.dtype))
+
+        def changed() -> str:
+            return "" if fingerprint(model) == before else "the model"
+
+        return Trial(lambda: opens(model, folder), right, changed)
+
+    def judge(self, model: nn.Module, folder: Path) -> None:
+        """Raises where the model has not the adapter of the files."""
+        raise NotImplementedError
 
 
-class Perakit:
+class Perakit(Adapters):
     """adapter.json, and the tensor file it names by its hash."""
 
-    name = "perakit"
+    name = "adapter"
     targets = TARGETS
-    load: Loader = staticmethod(pk.load)
+    defects = OWN_ADAPTERS
+    opens = staticmethod(pk.load)
 
-    @staticmethod
-    def sources(scratch: Path) -> dict[str, Source]:
+    def sources(self, scratch: Path) -> dict[str, Source]:
         """Every registered method on all layers, mixtures, and 4-bit bases."""
         methods = {
             name: dict.fromkeys(LAYERS, cls(rank=2))
@@ -81,13 +104,12 @@ class Perakit:
         )
         return source
 
-    @staticmethod
-    def files(draft: Draft, sealed: bool) -> Files:
+    def files(self, draft: Draft, sealed: bool) -> Files:
         """The folder's content; unsealed, the old hash stays and the checksum is of something
         else.
         """
         old = draft.sha256
-        data = pack(draft.tensors) if draft.data is None else draft.data
+        data = pack(draft.tensors, draft.metadata) if draft.data is None else draft.data
         new = digest(data, draft.tail) if sealed and draft.tail <= 2**30 else old
         file_name = f"adapter-{new[:16]}.safetensors"
         if draft.name is not None:
@@ -101,8 +123,7 @@ class Perakit:
             text = text.rstrip()[:-1] + f', "checksum": "{checksum}"}}'.encode()
         return {"adapter.json": text, file_name: with_tail(data, draft.tail), **draft.extra}
 
-    @staticmethod
-    def judge(model: nn.Module, folder: Path) -> None:
+    def judge(self, model: nn.Module, folder: Path) -> None:
         """Every number, option and shape of the files is in the model, and nothing else."""
         config = json.loads((folder / "adapter.json").read_bytes())
         demand(config.pop("checksum") == canonical(config), "the checksum does not fit")
@@ -123,18 +144,15 @@ class Perakit:
         compare(found, unpack(data))
 
 
-class PEFT:
+class PEFT(Adapters):
     """adapter_config.json and adapter_model.safetensors, as PEFT writes them."""
 
     name = "peft"
     targets = FREE
 
-    @staticmethod
-    def load(model: nn.Module, folder: Path) -> object:
-        return import_peft(model, folder)
+    opens = staticmethod(import_peft)
 
-    @staticmethod
-    def sources(scratch: Path) -> dict[str, Source]:
+    def sources(self, scratch: Path) -> dict[str, Source]:
         """LoRA and DoRA, with and without rsLoRA and patterns."""
         made = {}
         for dora in (False, True):
@@ -198,9 +216,8 @@ class PEFT:
                 tensors[f"base_model.model.{name}.{key}"] = ("F32", shape, numbers.tobytes())
         return Draft(config, tensors)
 
-    @staticmethod
-    def files(draft: Draft, sealed: bool) -> Files:
-        data = pack(draft.tensors) if draft.data is None else draft.data
+    def files(self, draft: Draft, sealed: bool) -> Files:
+        data = pack(draft.tensors, draft.metadata) if draft.data is None else draft.data
         text = json.dumps(draft.config).encode() if draft.text is None else draft.text
         return {
             "adapter_config.json": text,
@@ -208,8 +225,7 @@ class PEFT:
             **draft.extra,
         }
 
-    @staticmethod
-    def judge(model: nn.Module, folder: Path) -> None:
+    def judge(self, model: nn.Module, folder: Path) -> None:
         """The factors are the file's, and the scale is what PEFT would compute from the same
         file.
         """
@@ -274,11 +290,6 @@ def with_tail(data: bytes, tail: int) -> Any:
     )
 
 
-def demand(true: bool, what: str) -> None:
-    if not true:
-        raise WrongError(what)
-
-
 def compare(found: dict[str, nn.Parameter], stored: dict[str, Entry]) -> None:
     """Each parameter has the shape and, widened, the bits of its tensor; there are no others."""
     demand(set(found) == set(stored), f"parameters {sorted(set(found) ^ set(stored))}")
@@ -299,4 +310,27 @@ def compare(found: dict[str, nn.Parameter], stored: dict[str, Entry]) -> None:
         )
 
 
-FORMATS: dict[str, Any] = {"perakit": Perakit, "peft": PEFT}
+def unmoved(model: nn.Module, before: dict[str, bytes], owned: dict[str, nn.Parameter]) -> None:
+    """All but the adapter is what and where it was, save weights that the file wants in 4 bits;
+    nothing is stale.
+    """
+    layers = adapted_layers(model)
+    small = {f"{name}.weight" for name, layer in layers.items() if isinstance(layer.base, NF4Layer)}
+    after = base_bits(model)
+    moved = [
+        name for name, value in before.items() if after.get(name) != value and name not in small
+    ]
+    demand(not moved, f"changed: {moved}")
+    here = {id(p) for p in model.parameters()}
+    gone = [name for name, p in owned.items() if id(p) not in here and name not in small]
+    demand(not gone, f"no longer in the model: {gone}")
+    bound = {
+        id(p) for layer in layers.values() for a in layer.adapters.values() for p in a.parameters()
+    }
+    free = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in bound]
+    demand(not free, f"not frozen: {free}")
+    for name, layer in layers.items():
+        demand(
+            layer.merged is None or torch.equal(layer.merged, layer.sum_with(layer.exact_delta())),
+            f"{name} is merged and stale",
+        )

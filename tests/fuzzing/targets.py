@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from fuzz_mutations import Draft
+from mutations import Draft
 from torch import nn
 
 import perakit as pk

@@ -1,0 +1,104 @@
+"""A short run of every fuzzer, and proof that each notices doors that are broken on purpose."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+import perakit as pk
+
+FUZZER = Path(__file__).with_name("run.py")
+DOORS = ("adapter", "peft", "gpt2", "tokenizer", "config", "checkpoint", "ledger", "cells")
+CASES = settings.default.max_examples * 8 // 5  # 40 a door; in `make test-thorough` 800
+ROOT = str(Path(pk.__file__).parent.parent)
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the fuzzers read their memory from /proc"
+)
+
+
+def fuzz(*arguments):
+    """The fuzzers in a process of their own, since they fork and limit memory."""
+    path = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(FUZZER), "--seed", "1", *arguments]
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=300 + 8 * CASES, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def short_run():
+    return fuzz("--door", *DOORS, "--count", str(CASES))
+
+
+@pytest.fixture(scope="module")
+def figures(short_run):
+    lines = [line for line in short_run.stdout.splitlines() if line.startswith("{")]
+    return {found["door"]: found for found in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_spoiled_files_are_taken_for_what_they_are_or_refused(short_run, figures, door):
+    assert door in figures, short_run.stdout[-3000:] + short_run.stderr
+    found = figures[door]
+    failed = [line for line in short_run.stdout.splitlines() if "FAILED" in line]
+    assert found["failures"] == 0, failed
+    assert found["cases"] == CASES == found["right"] + found["refused"]
+    assert found["right"] >= CASES // 20
+    assert found["refused"] >= CASES // 3
+
+
+def test_the_cases_come_deep(short_run):
+    """To the files, the JSON, the model, the options and the tensors."""
+    for function in (
+        "read_plain",
+        "_read_config",
+        "_check_layers",
+        "_read_tensors",
+        "_check_names",
+        "read_header",
+    ):
+        assert f": refused in {function}\n" in short_run.stdout, function
+
+
+@pytest.fixture(scope="module")
+def self_check():
+    return fuzz("--door", *DOORS, "--self-check")
+
+
+DEFECTS = {
+    "adapter": ("half", "unfrozen", "turned", "any_shape"),
+    "peft": ("half", "unfrozen", "turned"),
+    "gpt2": ("headless", "another function"),
+    "tokenizer": ("shifted",),
+    "config": ("uncounted",),
+    "checkpoint": ("half", "unfrozen", "forgetful"),
+    "ledger": ("rounded", "forgetful", "careless"),
+    "cells": ("halved", "tidy", "eager"),
+}
+ANY = ("key_error", "greedy", "stuck", "dead")
+
+
+@pytest.mark.thorough  # a fuzzer once for each defect
+@pytest.mark.parametrize(
+    ("door", "defect"),
+    [(door, defect) for door in DOORS for defect in (*ANY, *DEFECTS[door])],
+)
+def test_a_broken_door_is_noticed(self_check, door, defect):
+    found = self_check.stdout + self_check.stderr
+    assert f"{door}: {defect}: noticed: " in found, found
+
+
+@pytest.mark.thorough
+def test_cases_are_the_same_in_every_run(short_run, self_check):
+    digests = [
+        re.findall(r"folders of the first 20 cases: (\w{16})", run.stdout)
+        for run in (short_run, self_check)
+    ]
+    assert len(digests[0]) == len(DOORS)
+    assert digests[0] == digests[1]
