@@ -1,7 +1,6 @@
 """What decides a result decides its key; what is in a ledger stays there."""
 
 import errno
-import importlib.util
 import json
 import os
 import re
@@ -9,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import damage
 import pytest
 
 from perakit.cli import main
@@ -21,10 +21,6 @@ from perakit.experiments.tuning import texts, tune
 from perakit.files import alone
 from perakit.rows import LIMIT, read_rows, sealed, unsealed
 from perakit.toy import pretrained
-
-_spec = importlib.util.spec_from_file_location("damage", Path(__file__).parents[1] / "damage.py")
-damage = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(damage)
 
 JOB = Job("a", "measured", imitate, {"seed": 0}, 1.0)
 OPTIONS = {"seeds": 2, "small": True}

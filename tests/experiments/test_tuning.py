@@ -2,12 +2,11 @@
 mean what they say.
 """
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
+import damage
 import numpy as np
 import pytest
 import torch
@@ -22,10 +21,6 @@ from perakit.experiments.jobs import Job
 from perakit.experiments.tuning import adapted, amplification, before, pace, some, texts, tune
 from perakit.models import adapters, attach, delta_weights
 from perakit.models.adapted import adapted_layers
-
-_spec = importlib.util.spec_from_file_location("damage", Path(__file__).parents[1] / "damage.py")
-damage = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(damage)
 
 OPTIONS = Options(small=True, text="synthetic", old="synthetic:1")
 

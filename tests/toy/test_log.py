@@ -1,12 +1,11 @@
 """The checkpoint and the metrics of a run: taken as they were written, or refused in a sentence."""
 
-import importlib.util
 import json
 import os
 import re
 import shutil
-from pathlib import Path
 
+import damage
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,10 +16,6 @@ from perakit.files import alone
 from perakit.rows import sealed
 from perakit.toy import training
 from perakit.toy.log import Log
-
-_spec = importlib.util.spec_from_file_location("damage", Path(__file__).parents[1] / "damage.py")
-damage = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(damage)
 
 TEXT = toy.corpus.load("synthetic", limit=5_000)
 RECIPE = toy.Recipe(
