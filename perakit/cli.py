@@ -470,6 +470,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise PerakitError(f"{message.rstrip('.')}; `{self.prog} --help` says what it takes")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The value of an option. Python 3.11 makes an empty list of `--out=--`."""
+        if action.nargs is None and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "-- is no value: write ./-- for such a name")
+        return super()._get_values(action, arg_strings)
+
     def _print_message(self, message: str, file: Any = None) -> None:
         """The help. argparse's own keeps silent where it cannot be written."""
         print(message, end="", file=file, flush=True)

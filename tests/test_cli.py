@@ -306,6 +306,8 @@ HOSTILE = [
     ([*TUNE, "--model", ""], "argument --model: it is empty"),
     ([*TUNE, "--old="], "argument --old: it is empty"),
     ([*TUNE, "--model", "a\0b"], "an argument has a NUL character"),
+    ([*TUNE, "--model=--"], "argument --model: -- is no value"),
+    (["assignment", "new", "lora", "-o--"], "argument -o/--out: -- is no value"),
     (["finetune"], "the following arguments are required: --text, --out; `perakit"),
     (["x" * 100_000], "invalid choice: 'xxx"),
     (["verify", "identity", "--examples", str(10**12)], "examples=1000000000000 must be"),
