@@ -5,8 +5,8 @@ The options are those that the command's own parser has, so a new one is tried w
 here. It runs in a forked process with limits of time and memory, and with a standard output that
 may be a full disk, a closed pipe, or one that knows ASCII alone.
 
-    python tests/fuzz_cli.py --count 2000 --seed 0
-    python tests/fuzz_cli.py --seed 0 --case 17      # one case again, with what it printed
+    python tests/attacks/fuzz_cli.py --count 2000 --seed 0
+    python tests/attacks/fuzz_cli.py --seed 0 --case 17      # one case again, with what it printed
 """
 
 import argparse
