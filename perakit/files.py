@@ -49,8 +49,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` through a temporary file beside it.
 
     So a kill or a full disk loses nothing.
-    Raises PerakitError where the system refuses; a file that stood at `path` is then untouched.
+    Raises PerakitError where the system refuses, and for a device or a pipe, in whose place a file
+    would come; what stood at `path` is then untouched.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise PerakitError(
+            f"cannot write {str(path)!r}: it is a device or a pipe; choose the name of a file"
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

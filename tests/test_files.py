@@ -80,6 +80,16 @@ def test_a_folder_in_the_way(tmp_path):
     assert os.listdir(tmp_path / "file") == ["inside"]
 
 
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(os.devnull)
+    for name in ("pipe", "link"):
+        with pytest.raises(PerakitError, match="it is a device or a pipe; choose the name of a"):
+            write_atomically(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(PerakitError, match="choose a folder that can be written"):

@@ -202,7 +202,10 @@ def _standard_library() -> tuple[Path, str]:
 
 
 def _package(name: str) -> tuple[Path, str]:
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    try:
+        found = importlib.util.find_spec(name) if name.isidentifier() else None
+    except ValueError:  # of a module that has no specification, such as __main__
+        found = None
     if found is None or not found.submodule_search_locations:
         raise PerakitError(
             f"no installed package {name!r} with Python source: install it or name another"
@@ -292,8 +295,8 @@ def _passages(path: Path, prose: bool) -> list[bytes]:
 
 def _synthetic(seed: str) -> _Passages:
     """Lines such as `sort 30412 -> 01234`: a task with an answer."""
-    if seed and not (seed.isascii() and seed.isdigit()):
-        raise PerakitError(f"synthetic:SEED needs a whole number, got {seed!r}")
+    if seed and not (seed.isascii() and seed.isdigit() and len(seed) < 19):
+        raise PerakitError(f"synthetic:SEED needs a whole number below 10**18, not {short(seed)}")
     # The same for the same seed everywhere
     draw = random.Random(int(seed or 0))
 

@@ -281,6 +281,8 @@ def _train(
         bits = bits_per_byte(
             model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer
         )
+        if not math.isfinite(bits):
+            raise DivergedError(f"held-out cost {bits:g} after step {done}: lower lr={recipe.lr:g}")
         log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
 
     def note(done: int, row: dict[str, Any]) -> None:

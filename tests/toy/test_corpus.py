@@ -451,9 +451,11 @@ def test_no_sources_on_this_machine(tmp_path, monkeypatch):
         ("package:math", "no installed package 'math'"),  # compiled
         # Five files, none of them in the held-out tenth
         ("package:json", "too few Python source files"),
-        ("synthetic:x", "synthetic:SEED needs a whole number, got 'x'"),
-        ("synthetic:-1", "synthetic:SEED needs a whole number, got '-1'"),
-        ("synthetic:²", "synthetic:SEED needs a whole number, got '²'"),
+        ("synthetic:" + 5000 * "1", r"SEED needs a whole number below .* \(5,002 characters\)"),
+        ("package:__main__", "no installed package '__main__' with Python source"),
+        ("synthetic:x", r"synthetic:SEED needs a whole number below .*, not 'x'"),
+        ("synthetic:-1", r"synthetic:SEED needs a whole number below .*, not '-1'"),
+        ("synthetic:²", r"synthetic:SEED needs a whole number below .*, not '²'"),
     ],
 )
 def test_a_text_that_is_not_there(spec, message):
