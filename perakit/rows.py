@@ -44,7 +44,7 @@ def sealed(values: Mapping[str, Any]) -> bytes:
 
     >>> from perakit.rows import sealed
     >>> sealed({"step": 3})
-    b'{"step": 3, "sha": "c1fbee9bd8f7b29a"}\\n'
+    b'{"step": 3, "sha": "a76b25b15faff287"}\\n'
     """
     text = json.dumps(values).encode()
     return text[:-1] + b', "sha": "' + _checksum(text) + b'"}\n'

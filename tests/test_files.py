@@ -220,6 +220,27 @@ def test_of_many_that_try_again_and_again_one_is_in_it(tmp_path):
     assert os.listdir(tmp_path / "folder") == []
 
 
+@pytest.mark.parametrize("another", [False, True])
+def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path, monkeypatch, another):
+    """Between opening and locking, whoever had it has removed it, and the next has made another."""
+    opened, real = [], os.open
+
+    def late(path, *more):
+        opened.append(real(path, *more))
+        if len(opened) == 1:
+            Path(path).unlink()
+            if another:
+                Path(path).write_text("of the next")
+        return opened[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", late)
+        with alone(tmp_path):
+            assert len(opened) == 2
+            assert (tmp_path / LOCK).read_text() == str(os.getpid())
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["file", "file/below", "null\0", 300 * "a"])
 def test_a_folder_that_cannot_be(tmp_path, name):
     (tmp_path / "file").write_text("mine")
