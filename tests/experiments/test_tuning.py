@@ -118,6 +118,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert again == whole
 
 
+@pytest.mark.thorough  # the order alone is seen in tests/toy/test_log.py
 def test_a_kill_beside_a_checkpoint_loses_no_look(tmp_path, monkeypatch):
     """Every step is looked at, and every second is in a checkpoint: the look comes first."""
     from perakit.toy.log import Log

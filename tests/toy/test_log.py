@@ -250,6 +250,18 @@ def test_metrics_are_on_the_disk_before_their_checkpoint(tmp_path, monkeypatch):
     assert names == ["metrics", *3 * ["metrics", "checkpoint"]]
 
 
+def test_a_step_is_told_of_before_it_is_in_a_checkpoint(tmp_path):
+    """So that a kill between the two lets it be told again, and not never."""
+    seen = []
+
+    def look(done):
+        path = tmp_path / "checkpoint.safetensors"
+        seen.append(int(load_file(path)[f"step/{A}"]) if path.exists() else 0)
+
+    toy.train(make(), TEXT, RECIPE, tmp_path, after_step=look, progress=False)
+    assert seen == [0, 0, 0, 3, 3, 3, 6, 6]
+
+
 # --- one run in a folder --------------------------------------------------------------------------
 
 
