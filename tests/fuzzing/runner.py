@@ -113,7 +113,7 @@ class Answer(NamedTuple):
 
 
 # What a change meets where the one before took away what it needs
-IN_THE_WAY = (LookupError, ValueError, TypeError, ArithmeticError, StopIteration)
+IN_THE_WAY = (LookupError, ValueError, TypeError, ArithmeticError, RecursionError, StopIteration)
 
 
 def prepare(
