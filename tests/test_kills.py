@@ -1,4 +1,4 @@
-"""A few of the kills of `tests/kills.py`, which has many more."""
+"""A few of the kills of `tests/attacks/kills.py`, which has many more."""
 
 import os
 import subprocess
@@ -12,17 +12,17 @@ import perakit as pk
 ROOT = Path(pk.__file__).parents[1]
 
 
-@pytest.mark.thorough  # 2 minutes; the training of test_training.py is killed in every run
+@pytest.mark.thorough  # half a minute; training and experiments are killed in their own tests too
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-@pytest.mark.parametrize("kind", ["save", "finetune", "experiment", "bench"])
+@pytest.mark.parametrize("kind", ["save", "bench"])
 def test_what_is_killed_loses_nothing(kind, tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            Path(__file__).with_name("kills.py"),
+            Path(__file__).parent / "attacks" / "kills.py",
             kind,
             "--kills",
-            "3",
+            "2",
             "--out",
             tmp_path,
         ],

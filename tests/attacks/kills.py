@@ -1,6 +1,6 @@
 """Kill what writes, at random moments, again and again; nothing that was kept may be lost.
 
-`python tests/kills.py --out FOLDER` kills `pk.save` in a loop, `perakit finetune`, `perakit
+`python tests/attacks/kills.py --out FOLDER` kills `pk.save` in a loop, `perakit finetune`, `perakit
 experiment --small` and `perakit bench`, each --kills times: three of four by SIGKILL, the others by
 SIGINT. After each kill it looks at what is on the disk, and the same command goes on. A run that
 has come to its end is compared with one that nobody has killed. Where this program itself was
