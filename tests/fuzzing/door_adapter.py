@@ -35,6 +35,9 @@ FREE = {
 }
 
 
+LARGEST = 1000  # a rank r that is tried: LoHa's factors have m r^2 numbers
+
+
 class Adapters(Door):
     """A door through which adapters come onto a model."""
 
@@ -48,7 +51,8 @@ class Adapters(Door):
             unmoved(model, base, owned)
             self.judge(model, folder)
             for layer in adapted_layers(model).values():
-                layer(torch.ones(3, layer.W0.shape[1], dtype=layer.W0.dtype))
+                if all(adapter.method.rank <= LARGEST for adapter in layer.adapters.values()):
+                    layer(torch.ones(3, layer.W0.shape[1], dtype=layer.W0.dtype))
 
         def changed() -> str:
             return "" if fingerprint(model) == before else "the model"
