@@ -167,8 +167,9 @@ def rank_bound(rank: int, terms: str = "full", degree: int = 2) -> int:
     check_count("degree", degree, least=2, most=LARGEST_DEGREE)
     full, square = math.comb(rank + degree, degree) - 1, rank * degree
     bounds = {"full": full, "square": square, "cross": full - square + rank}
-    if terms not in bounds:
-        raise PerakitError(f"terms={terms!r} is unknown: choose from {', '.join(map(repr, TERMS))}")
+    if not isinstance(terms, str) or terms not in bounds:
+        known = ", ".join(map(repr, TERMS))
+        raise PerakitError(f"terms={short(terms)} is unknown: choose from {known}")
     return bounds[terms]
 
 

@@ -184,7 +184,7 @@ def _read_metrics(path: Path, steps: int, step: int, count: int | None) -> list[
             found.append(row)
     learned = [row.values["step"] for row in found if "loss" in row.values]
     looked = [row.values["step"] for row in found if "loss" not in row.values]
-    order = [row.values["step"] for row in found]
+    order = [(row.values["step"], "loss" not in row.values) for row in found]
     whole = (
         learned == list(range(step - len(learned) + 1, step + 1))
         and len(set(looked)) == len(looked)

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from perakit.errors import PerakitError, listed
+from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, read_plain
 from perakit.toy import hub
 
-LIMIT = 2**25  # bytes of a file; GPT-2's tokenizer.json has 3,600,000
+# Bytes of a file. GPT-2's tokenizer.json has 3,600,000; its parser takes up to thirty times that
+LIMIT = 2**23
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
 # Any of them says that a folder has a tokenizer, be it one that is not read here
@@ -86,14 +87,23 @@ class Pretrained:
             self._look_at(ids)
         except PerakitError:
             raise
-        # its parser has one class for all that it meets: Exception
-        except Exception as error:
+        # its parser has one class for all that it meets, Exception, and panics with another
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise PerakitError(
                 f"the tokenizer of {self._source!r} is damaged ({error}): copy it again"
             ) from error
         self.vocab_size = max(ids.values(), default=-1) + 1
         if not self.vocab_size:
             raise PerakitError(f"the tokenizer of {self._source!r} has no token: copy it again")
+        if len(set(ids.values())) < len(ids):
+            names = {number: name for name, number in ids.items()}
+            twice = [name for name, number in ids.items() if names[number] != name]
+            raise PerakitError(
+                f"the tokenizer of {self._source!r} gives {short(twice[0])} and"
+                f" {short(names[ids[twice[0]]])} one id: copy it again"
+            )
 
     def _look_at(self, ids: dict[str, int]) -> None:
         """What becomes of a byte or a character of which the vocabulary knows nothing.
