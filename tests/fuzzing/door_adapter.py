@@ -23,9 +23,11 @@ from torch import nn
 
 import perakit as pk
 from perakit.adapters import DoRA, LoRA, Method
-from perakit.models.adapted import adapted_layers
+from perakit.models.adapted import adapted_layers, wrapped
 from perakit.models.import_peft import import_peft
+from perakit.models.parts import Parts
 from perakit.models.quantize import NF4, NF4Layer
+from perakit.models.trained import trained_modules
 
 # Where a name that is taken is refused before the files are read, few models have it.
 FREE = {
@@ -73,7 +75,7 @@ class Perakit(Adapters):
     opens = staticmethod(pk.load)
 
     def sources(self, scratch: Path) -> dict[str, Source]:
-        """Every registered method on all layers, mixtures, and 4-bit bases."""
+        """Every registered method on all layers, mixtures, parts, heads, and 4-bit bases."""
         methods = {
             name: dict.fromkeys(LAYERS, cls(rank=2))
             for name, cls in sorted(Method.registry.items())
@@ -89,14 +91,21 @@ class Perakit(Adapters):
         made = {
             name: Perakit._source(chosen, None, scratch / name) for name, chosen in methods.items()
         }
+        parts = {"0": LoRA(rank=2), "1.0": Parts.on(DoRA(rank=2), "qv")}
+        made["parts and a head"] = Perakit._source(parts, None, scratch / "parts", ("2",))
         for name, config in (("mixed 3", NF4()), ("mixed 6", NF4(block=32, double=False))):
             made[f"{name}, 4-bit"] = Perakit._source(methods[name], config, scratch / f"{name} 4")
         return made
 
     @staticmethod
-    def _source(methods: dict[str, Method], quantize: NF4 | None, folder: Path) -> Source:
+    def _source(
+        methods: dict[str, Method],
+        quantize: NF4 | None,
+        folder: Path,
+        train: tuple[str, ...] = (),
+    ) -> Source:
         source = Source(
-            lambda: Draft(json.loads(text), unpack(data), sha256=sha256), methods, quantize
+            lambda: Draft(json.loads(text), unpack(data), sha256=sha256), methods, quantize, train
         )
         pk.save(adapt(bare(), source, seed=3), folder)
         config = json.loads((folder / "adapter.json").read_text())
@@ -145,6 +154,9 @@ class Perakit(Adapters):
                 demand(options[key] == value, f"option {key} of {name} is {options[key]!r}")
             demand("quantize" in entry or "quantize" not in options, f"{name} is 4-bit")
             found |= {f"{name}.{key}": p for key, p in adapter.named_parameters()}
+        in_full = trained_modules(model, "default")
+        demand(set(in_full) == set(config.get("train", {})), f"in full {sorted(in_full)}")
+        found |= numbers(in_full, "")
         compare(found, unpack(data))
 
 
@@ -175,7 +187,21 @@ class PEFT(Adapters):
                         lambda m=methods, d=dora, r=rslora, p=patterned: PEFT._draft(m, d, r, p),
                         methods,
                     )  # type: ignore[misc]
+        plain = made["lora"]
+        made["lora, a head"] = Source(
+            lambda: PEFT._with_head(plain.draft()), plain.methods, train=("2",)
+        )
         return made
+
+    @staticmethod
+    def _with_head(draft: Draft) -> Draft:
+        """Layer 2 not adapted but trained in full, as PEFT's modules_to_save."""
+        shape = SHAPES["2"]
+        kept = {name: entry for name, entry in draft.tensors.items() if ".2." not in name}
+        data = np.random.default_rng(1).standard_normal(shape).astype("<f4").tobytes()
+        draft.tensors = kept | {"base_model.model.2.weight": ("F32", shape, data)}
+        draft.config |= {"modules_to_save": ["2"]}
+        return draft
 
     @staticmethod
     def _draft(methods: dict[str, Method], dora: bool, rslora: bool, patterned: bool) -> Draft:
@@ -257,6 +283,7 @@ class PEFT(Adapters):
                 f"scale {method.scale} of {name}, PEFT has {scale}",
             )
             found |= {f"base_model.model.{name}.{keys[key]}": p for key, p in parameters.items()}
+        found |= numbers(trained_modules(model, "default"), "base_model.model.")
         compare(found, unpack((folder / "adapter_model.safetensors").read_bytes()))
 
 
@@ -314,6 +341,15 @@ def compare(found: dict[str, nn.Parameter], stored: dict[str, Entry]) -> None:
         )
 
 
+def numbers(modules: dict[str, nn.Module], prefix: str) -> dict[str, torch.Tensor]:
+    """Name -> number, of what trains in full."""
+    return {
+        f"{prefix}{place}.{key}": value
+        for place, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+
+
 def unmoved(model: nn.Module, before: dict[str, bytes], owned: dict[str, nn.Parameter]) -> None:
     """All but the adapter is what and where it was, save weights that the file wants in 4 bits;
     nothing is stale.
@@ -328,9 +364,7 @@ def unmoved(model: nn.Module, before: dict[str, bytes], owned: dict[str, nn.Para
     here = {id(p) for p in model.parameters()}
     gone = [name for name, p in owned.items() if id(p) not in here and name not in small]
     demand(not gone, f"no longer in the model: {gone}")
-    bound = {
-        id(p) for layer in layers.values() for a in layer.adapters.values() for p in a.parameters()
-    }
+    bound = {id(p) for one in wrapped(model).values() for p in one.adapters.parameters()}
     free = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in bound]
     demand(not free, f"not frozen: {free}")
     for name, layer in layers.items():

@@ -13,6 +13,7 @@ import perakit as pk
 from perakit.adapters import LoRA, Method
 from perakit.models.adapted import adapted_layers
 from perakit.models.quantize import NF4
+from perakit.models.trained import trained_modules
 from perakit.models.wrapped import Block
 from perakit.toy.gpt2 import Conv1D
 
@@ -33,22 +34,24 @@ class Source(NamedTuple):
     draft: Callable[[], Draft]
     methods: dict[str, Method]
     quantize: NF4 | None = None
+    train: tuple[str, ...] = ()
 
 
 def adapt(model: nn.Module, source: Source, seed: int = 2, name: str = "default") -> nn.Module:
     """Attach each method to its layer, with every factor off its start."""
-    for layer, method in source.methods.items():
+    for number, (layer, method) in enumerate(source.methods.items()):
         pk.attach(
             model,
             method,
             lambda at, _, layer=layer: at == layer,
             name=name,
             quantize=source.quantize,
+            train=() if number else source.train,
         )
     torch.manual_seed(seed)
     with torch.no_grad():
-        for adapter in pk.adapters(model, name).values():
-            for parameter in adapter.parameters():
+        for own in (*pk.adapters(model, name).values(), *trained_modules(model, name).values()):
+            for parameter in own.parameters():
                 parameter.copy_(torch.randn(parameter.shape) + 3)
     return model
 
@@ -97,7 +100,7 @@ TARGETS: dict[str, tuple[int, Callable[[Source], nn.Module]]] = {
     ),
     "adapted otherwise": (
         1,
-        lambda source: adapt(bare(), source._replace(methods=dict.fromkeys(LAYERS, LoRA(7)))),
+        lambda source: adapt(bare(), Source(source.draft, dict.fromkeys(LAYERS, LoRA(7)))),
     ),
     "another name": (2, lambda source: adapt(bare(), source, name="other")),
     "another name, merged": (
