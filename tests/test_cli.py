@@ -318,7 +318,7 @@ HOSTILE = [
     (["bench", "--ranks", "1000"], "ranks=1000 is more than the rank of layer 768x768: choose 768"),
     (["bench", "--model-ranks", "1000", "--parts", "models"], "is more than the rank of tiny"),
     (["bench", "--repeats", str(10**9)], "repeats=1000000000 must be an integer <= 10000"),
-    (["params", "--model", "\udcff\x1b[2J" * 999], "cannot read '\\udcff"),
+    (["params", "--model", "\udcff\x1b[2J" * 999], "unknown model '\\udcff"),
     (["assignment", "new", "lora", "--out", "x" * 300], "File name too long"),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
@@ -37,8 +38,8 @@ def adapter(doing: str, name: str, layer: AdaptedLayer, on: Adapter) -> Adapter:
     parts = {key: part for key in shapes if isinstance(part := _value(on, key), Tensor)}
     if set(parts) != set(shapes):
         raise PerakitError(
-            f"cannot {doing} layer {name!r}: it lacks {', '.join(sorted(set(shapes) - set(parts)))}"
-            f" (FSDP's use_orig_params=False): {GATHER}"
+            f"cannot {doing} layer {name!r}: its {', '.join(sorted(set(shapes) - set(parts)))} are"
+            f" no parameters now (FSDP's use_orig_params=False): {GATHER}"
         )
     for key, part in parts.items():
         lacks = "" if is_sharded(part) else missing(part, shapes[key])
@@ -64,7 +65,10 @@ def check(doing: str, name: str, layer: AdaptedLayer, adapters: Sequence[Adapter
 def _value(on: Adapter, key: str) -> Tensor | None:
     """A parameter by its name, as in q.A; of a parametrized one its value."""
     path, _, name = key.rpartition(".")
-    return getattr(on.get_submodule(path), name, None)
+    module = on.get_submodule(path)
+    if is_parametrized(module, name):
+        return getattr(module, name)
+    return module._parameters.get(name)
 
 
 def _shape(doing: str, name: str, layer: AdaptedLayer) -> tuple[int, int]:

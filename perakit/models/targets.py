@@ -55,7 +55,12 @@ def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) ->
         chosen = [name for name in _weighted(bare) if pattern.fullmatch(name)]
     else:
         first = {id(module): name for name, module in modules.items()}
-        names = {name: first[id(module)] for name, module in everywhere(model)}
+        # What computes a weight is no layer of the model, whatever it is called
+        names = {
+            name: first[id(module)]
+            for name, module in everywhere(model)
+            if "parametrizations" not in name.split(".")
+        }
         chosen = _named(names, layers, targets, bare)
     if not chosen:
         raise PerakitError(_no_match(targets, layers, bare))

@@ -35,7 +35,8 @@ def untouched(model: nn.Module) -> list[Untouched]:
     found: dict[tuple[str, str], Untouched] = {}
     seen: set[int] = set()
     inside: tuple[str, ...] = ()
-    for name, module in walk(model):
+    modules = dict(walk(model))
+    for name, module in modules.items():
         if isinstance(module, TrainedModule) and module.active:
             inside += (f"{name}.",)
         if isinstance(module, AdaptedLayer | TrainedModule) or name.startswith(inside or "\0"):
@@ -44,8 +45,12 @@ def untouched(model: nn.Module) -> list[Untouched]:
         count = sum(p.numel() for p in weights if id(p) not in seen)  # a tied one counts once
         seen |= set(map(id, weights))
         if count:
+            # A parametrized weight is its layer's
+            name, computed, _ = name.partition(".parametrizations.")
             place = re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
-            why = why_not(module) or "not among the targets"
+            owner = modules[name] if computed else module
+            # The clause without its remedy
+            why = why_not(owner).partition(": ")[0] or "not among the targets"
             old = found.get((place, why), Untouched(place, 0, 0, why))
             shown = place if old.modules else name or "the model itself"
             found[place, why] = Untouched(shown, old.modules + 1, old.parameters + count, why)

@@ -281,7 +281,7 @@ def _train(
         bits = bits_per_byte(
             model, corpus.heldout, recipe.context, recipe.eval_windows, tokenizer=tokenizer
         )
-        if not math.isfinite(bits):
+        if done and not math.isfinite(bits):  # before the first step its loss says it
             raise DivergedError(f"held-out cost {bits:g} after step {done}: lower lr={recipe.lr:g}")
         log.write({"step": done, "heldout_bits_per_byte": bits, "peak_bytes": peak_bytes(device)})
 
