@@ -27,7 +27,7 @@ from perakit.fast import kept, product, seam, windows
 from perakit.fast.plans import PLANS, use_plan
 from perakit.fast.windows import Expanded
 from perakit.models.adapted import AdaptedLayer, adapted_layers
-from perakit.models.wrapped import Block
+from perakit.models.stand_in import Block
 
 expand, monomials, rank_bound, windows_gradients = (
     formulas.expand,

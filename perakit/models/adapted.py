@@ -16,14 +16,14 @@ from perakit.errors import PerakitError
 from perakit.models.layers import LayerKind
 from perakit.models.numbers import missing, spans
 from perakit.models.shown import shown
-from perakit.models.wrapped import Wrapped
+from perakit.models.stand_in import StandIn
 from perakit.models.wrappers import inside
 
 # Without the folder every layer goes the plain way. Looked for, not tried: an error inside is one.
 fast = import_module("perakit.fast") if find_spec("perakit.fast") else None
 
 
-class AdaptedLayer(Wrapped):
+class AdaptedLayer(StandIn):
     """Stands where `base` stood: W0 x + b + ΔW x, with ΔW summed over the active adapters.
 
     base: the original layer, whose W0 is never written; kind: how base stores W0; merged: W0 + ΔW
@@ -232,12 +232,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def plain(module: nn.Module) -> nn.Module:
     """The module itself, or what stands below its adapters."""
-    return module.base if isinstance(module, Wrapped) else module
+    return module.base if isinstance(module, StandIn) else module
 
 
-def wrapped(model: nn.Module) -> dict[str, Wrapped]:
+def stand_ins(model: nn.Module) -> dict[str, StandIn]:
     """Name -> what stands in a module's place: adapted layers, and modules that train in full."""
-    return {name: module for name, module in walk(model) if isinstance(module, Wrapped)}
+    return {name: module for name, module in walk(model) if isinstance(module, StandIn)}
 
 
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
@@ -282,7 +282,7 @@ def adapters(model: nn.Module, name: str | None = None) -> dict[str, Adapter]:
 def names(model: nn.Module) -> tuple[str, ...]:
     """Names of the adapters that `model` has, in the order of attaching."""
     return tuple(
-        dict.fromkeys(name for module in wrapped(model).values() for name in module.adapters)
+        dict.fromkeys(name for module in stand_ins(model).values() for name in module.adapters)
     )
 
 
@@ -299,7 +299,7 @@ def active(model: nn.Module) -> tuple[str, ...]:
     >>> pk.active(model)
     ()
     """
-    modules = wrapped(model).values()
+    modules = stand_ins(model).values()
     order = dict.fromkeys(name for module in modules for name in module.wanted)
     return tuple(name for name in order if any(name in module.active for module in modules))
 

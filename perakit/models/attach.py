@@ -23,18 +23,18 @@ from perakit.models.adapted import (
     names,
     plain,
     shared_weights,
+    stand_ins,
     unwrapped,
     walk,
-    wrapped,
 )
 from perakit.models.layers import kind_of
 from perakit.models.numbers import missing
 from perakit.models.quantize import NF4, NF4Layer, parse
+from perakit.models.stand_in import Block, StandIn
 from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
 from perakit.models.trained import TrainedModule
 from perakit.models.untouched import Untouched, untouched
 from perakit.models.whole import whole
-from perakit.models.wrapped import Block, Wrapped
 from perakit.models.wrappers import too_late
 from perakit.table import Table
 
@@ -304,7 +304,7 @@ def delete(model: nn.Module, name: str) -> None:
     if names(model) == (name,):
         detach(model)
         return
-    modules = wrapped(model).values()
+    modules = stand_ins(model).values()
     with whole(model):
         for module in modules:
             if name in module.adapters:
@@ -382,7 +382,7 @@ def _check_plain(name: str, layer: AdaptedLayer) -> None:
 
 
 def _activate(model: nn.Module, names: tuple[str, ...]) -> None:
-    for module in wrapped(model).values():
+    for module in stand_ins(model).values():
         module.activate(names)
 
 
@@ -417,12 +417,12 @@ def _base(name: str, module: nn.Module, config: NF4 | None, shared: Mapping[int,
         raise PerakitError(f"cannot quantise layer {name!r}: {error}") from error
 
 
-def _standing(module: nn.Module, base: nn.Module | None) -> Wrapped:
+def _standing(module: nn.Module, base: nn.Module | None) -> StandIn:
     """What stands, or will stand, in the place of `module`.
 
     base: what its adapter is to stand on; None where it trains in full.
     """
-    if isinstance(module, Wrapped):
+    if isinstance(module, StandIn):
         return module
     if base is None:
         return TrainedModule(module)
@@ -459,7 +459,7 @@ def detach(model: nn.Module) -> None:
     (True, True)
     """
     with whole(model):
-        _replace(model, {id(module): module.base for module in wrapped(model).values()})
+        _replace(model, {id(module): module.base for module in stand_ins(model).values()})
         for _, module in walk(model):
             _require_grad(module, module.__dict__.pop(MEMORY, ()), True)
 
@@ -484,7 +484,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
     """
     block = Block()
     try:
-        for module in wrapped(model).values():
+        for module in stand_ins(model).values():
             module.blocks = (*(other for other in module.blocks if other.on), block)
         block.on = True  # for all of them at once
         yield

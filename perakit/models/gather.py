@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.models.adapted import AdaptedLayer
-from perakit.models.numbers import GATHER, is_sharded, missing, whole
+from perakit.models.numbers import GATHER, gathered, is_sharded, missing
 
 
 def weight(doing: str, name: str, layer: AdaptedLayer) -> Tensor:
@@ -23,7 +23,7 @@ def weight(doing: str, name: str, layer: AdaptedLayer) -> Tensor:
     _shape(doing, name, layer)
     W0 = layer.W0
     if is_sharded(W0):
-        return whole(W0)
+        return gathered(W0)
     if lacks := missing(W0):
         raise PerakitError(f"cannot {doing} layer {name!r}: its weight {lacks}")
     return W0
@@ -48,7 +48,8 @@ def adapter(doing: str, name: str, layer: AdaptedLayer, on: Adapter) -> Adapter:
     if not any(map(is_sharded, parts.values())):
         return on
     full = {
-        id(part): nn.Parameter(whole(part.detach()), part.requires_grad) for part in parts.values()
+        id(part): nn.Parameter(gathered(part.detach()), part.requires_grad)
+        for part in parts.values()
     }
     return copy.deepcopy(on, full)
 

@@ -15,7 +15,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from perakit.adapters import Adapter
 from perakit.adapters.base import Additive
 from perakit.models import reasons
-from perakit.models.numbers import is_plain, missing, whole
+from perakit.models.numbers import gathered, is_plain, missing
 from perakit.models.reasons import DTYPES as DTYPES
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W0 x + b
@@ -145,7 +145,7 @@ class TensorClass(Linear):
     def weight(module: nn.Module, readers: Sequence[Adapter] | None = None) -> Tensor:
         kept = Linear.weight(module)
         unread = readers is not None and all(isinstance(one, Additive) for one in readers)
-        return kept if unread else whole(kept)
+        return kept if unread else gathered(kept)
 
     @classmethod
     def shape(cls, module: nn.Module) -> tuple[int, int]:

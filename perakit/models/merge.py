@@ -21,7 +21,7 @@ from perakit.models.adapted import (
     names,
     require_adapters,
     shared_weights,
-    wrapped,
+    stand_ins,
 )
 from perakit.models.attach import detach
 from perakit.models.trained import trained_modules
@@ -147,7 +147,7 @@ def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
     layers = _active_layers(model)
     idle = [
         name
-        for module in wrapped(model).values()
+        for module in stand_ins(model).values()
         for name in module.adapters
         if name not in module.active
     ]
@@ -160,7 +160,7 @@ def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
     bases = [layer.base for layer in layers.values()]
     in_full = {
         module.base: copy
-        for place, module in wrapped(model).items()
+        for place, module in stand_ins(model).items()
         if (copy := trained_modules(model).get(place)) is not None
     }
     written = [p for base in (*bases, *in_full) for p in base.parameters()]

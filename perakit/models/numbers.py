@@ -75,7 +75,7 @@ def is_freed(tensor: Tensor) -> bool:
     return bool(kept and tensor.numel() and not tensor.untyped_storage().nbytes())
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
     """All of a DTensor, gathered from its processes, each of which has to ask; others as they are.
 
     Other classes give the plain tensor that they stand for, where they can (`dequantize`).

@@ -14,7 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from perakit.models.numbers import can_dequantize, is_plain, missing, whole
+from perakit.models.numbers import can_dequantize, gathered, is_plain, missing
 
 # Of weights that can be adapted
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -125,7 +125,7 @@ def _trial(weight: Tensor) -> str:
             " numbers it stands for: give the layer a plain weight"
         )
     try:
-        plain = whole(weight)
+        plain = gathered(weight)
         with torch.enable_grad():
             x = torch.zeros(1, weight.shape[1], dtype=plain.dtype, device=plain.device)
             y = F.linear(x.requires_grad_(), weight)

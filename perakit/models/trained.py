@@ -14,13 +14,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from perakit.errors import PerakitError, listed, short
-from perakit.models.adapted import plain, shared_weights, walk, wrapped
+from perakit.models.adapted import plain, shared_weights, stand_ins, walk
 from perakit.models.numbers import missing
 from perakit.models.quantize import NF4Layer
-from perakit.models.wrapped import Wrapped
+from perakit.models.stand_in import StandIn
 
 
-class TrainedModule(Wrapped):
+class TrainedModule(StandIn):
     """A module that trains in full: the adapter in effect has a copy of it, which answers.
 
     Base keeps its numbers, so that to disable or to detach brings them back. Of the adapters that
@@ -103,7 +103,7 @@ def _check(place: str, modules: dict[str, nn.Module], chosen: Sequence[str], nam
         key
         for key, part in inside.items()
         if isinstance(plain(part), NF4Layer)
-        or (isinstance(part, Wrapped) and not (part is module and isinstance(part, TrainedModule)))
+        or (isinstance(part, StandIn) and not (part is module and isinstance(part, TrainedModule)))
     ]
     wrong = ""
     if isinstance(module, TrainedModule) and name in module.adapters:
@@ -201,7 +201,7 @@ def check_taken(model: nn.Module, doing: str) -> None:
 
 def check_one(model: nn.Module, names: Sequence[str]) -> None:
     """Refuse to put adapters into effect of which two train one module in full."""
-    for place, module in wrapped(model).items():
+    for place, module in stand_ins(model).items():
         owners = [name for name in names if name in module.adapters]
         if isinstance(module, TrainedModule) and len(owners) > 1:
             raise PerakitError(

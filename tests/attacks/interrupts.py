@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import perakit as pk
-from perakit.models.adapted import adapted_layers, wrapped
+from perakit.models.adapted import adapted_layers, stand_ins
 
 HOUSE = Path(pk.__file__).parent
 
@@ -46,7 +46,7 @@ def moved(model):
         for name in pk.adapters(model, "one"):
             for parameter in pk.adapters(model, "one")[name].parameters():
                 parameter.normal_(std=0.3)
-        for module in wrapped(model).values():
+        for module in stand_ins(model).values():
             for parameter in module.adapters.parameters():
                 parameter.grad = torch.ones_like(parameter)
     return model
@@ -98,7 +98,7 @@ def written(where):
 def off(model):
     """As `disabled` does it, and its state within."""
     with pk.disabled(model):
-        model.within = [module.enabled for module in wrapped(model).values()]
+        model.within = [module.enabled for module in stand_ins(model).values()]
 
 
 def overlapping(model):
@@ -145,7 +145,7 @@ def state(model):
             found[f"{name}.{key}"] = None if tensor is None else (
                 tensor.detach().clone(), tensor.requires_grad, copy.deepcopy(tensor.grad)
             )  # fmt: skip
-    for name, module in wrapped(model).items():
+    for name, module in stand_ins(model).items():
         found[f"{name} in effect"] = (module.wanted, module.enabled)
     for name, layer in adapted_layers(model).items():
         found[f"{name} merged"] = None if layer.merged is None else layer.merged.clone()

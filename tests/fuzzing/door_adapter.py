@@ -23,7 +23,7 @@ from torch import nn
 
 import perakit as pk
 from perakit.adapters import DoRA, LoRA, Method
-from perakit.models.adapted import adapted_layers, wrapped
+from perakit.models.adapted import adapted_layers, stand_ins
 from perakit.models.import_peft import import_peft
 from perakit.models.parts import Parts
 from perakit.models.quantize import NF4, NF4Layer
@@ -364,7 +364,7 @@ def unmoved(model: nn.Module, before: dict[str, bytes], owned: dict[str, nn.Para
     here = {id(p) for p in model.parameters()}
     gone = [name for name, p in owned.items() if id(p) not in here and name not in small]
     demand(not gone, f"no longer in the model: {gone}")
-    bound = {id(p) for one in wrapped(model).values() for p in one.adapters.parameters()}
+    bound = {id(p) for one in stand_ins(model).values() for p in one.adapters.parameters()}
     free = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in bound]
     demand(not free, f"not frozen: {free}")
     for name, layer in layers.items():

@@ -13,8 +13,8 @@ import perakit as pk
 from perakit.adapters import LoRA, Method
 from perakit.models.adapted import adapted_layers
 from perakit.models.quantize import NF4
+from perakit.models.stand_in import Block
 from perakit.models.trained import trained_modules
-from perakit.models.wrapped import Block
 from perakit.toy.gpt2 import Conv1D
 
 SHAPES = {"0": (5, 7), "1.0": (3, 5), "1.1": (3, 1), "2": (5, 5)}

@@ -22,7 +22,7 @@ class Block:
         return Block, ()  # and what a file gives back is not
 
 
-class Wrapped(nn.Module):
+class StandIn(nn.Module):
     """Stands where `base` stood, which is never written.
 
     adapters: by name, any number: what each has for this module; wanted: the names that are to be
