@@ -201,7 +201,7 @@ def adapt(
         W0 = kind.weight(bases[layer])
         if lacks := missing(W0):
             raise PerakitError(f"layer {layer!r} cannot be adapted: its weight {lacks}")
-        adapter = fresh[layer] = method.adapter(method, W0)
+        adapter = fresh[layer] = method.adapter(method, W0).train(modules[layer].training)
         if numbers is None:
             adapter.reset(W0)
         adapter.precision = (precision or {}).get(layer, adapter.precision)
@@ -212,7 +212,7 @@ def adapt(
         _freeze(model, modules)
         _replace(model, {id(modules[place]): module for place, module in standing.items()})
         for place, module in standing.items():
-            module.adapters[name] = fresh[place].train(module.training)
+            module.adapters[name] = fresh[place]
         _activate(model, (name,))
 
 

@@ -36,7 +36,8 @@ class StandIn(nn.Module):
         self.adapters = nn.ModuleDict()
         self.wanted: tuple[str, ...] = ()
         self.blocks: tuple[Block, ...] = ()
-        self.train(base.training)
+        # Not train(), which would go down into a base whose parts are in modes of their own
+        self.training = self.adapters.training = base.training
 
     @property
     def enabled(self) -> bool:

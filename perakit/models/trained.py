@@ -75,7 +75,8 @@ def select(model: nn.Module, train: str | Iterable[str], name: str) -> list[str]
                 + (f"; nearest: {', '.join(near)}" if near else "")
                 + ": pass a list of names or dotted suffixes, as in train=['classifier']"
             )
-        chosen.update(matches)
+        # A part that ends alike trains with the module that it is in
+        chosen.update(one for one in matches if not within(one, set(matches) - {one}))
     found = [place for place in modules if place in chosen]
     check(model, found, name)
     return found
@@ -89,7 +90,7 @@ def check(model: nn.Module, chosen: Sequence[str], name: str) -> None:
     _check_shared(model, modules, chosen)
 
 
-def within(place: str, modules: Sequence[str]) -> bool:
+def within(place: str, modules: Iterable[str]) -> bool:
     """Is `place` one of `modules`, or a part of one?"""
     return any(place == module or place.startswith(f"{module}.") for module in modules)
 
