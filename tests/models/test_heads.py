@@ -227,15 +227,17 @@ def test_a_file_that_trains_another_module_is_refused(ids, tmp_path):
 
 
 def test_parts_of_a_head_keep_their_modes():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Dropout(), nn.Linear(3, 2)))
-    model[1][0].eval()
-    pk.attach(model, pk.LoRA(rank=1), ["0"], train=["1"])
-    for head in (model[1].base, model[1].adapters["default"]):
-        assert [part.training for part in head] == [False, True]
+    head = nn.Sequential(nn.Dropout(), nn.Linear(3, 2))
+    model = nn.ModuleDict({"body": nn.Linear(3, 3), "head": head})
+    head[0].eval()
+    pk.attach(model, pk.LoRA(rank=1), ["body"], train=["head"])
+    for one in (head, model["head"].adapters["default"]):
+        assert [part.training for part in one] == [False, True]
     model.eval()
-    assert not model[1].adapters["default"][1].training
+    assert not model["head"].adapters["default"][1].training
     pk.detach(model)
-    assert not model[1][1].training
+    assert model["head"] is head
+    assert not head[1].training
 
 
 def test_tied_copies_take_no_two_answers(tmp_path):
