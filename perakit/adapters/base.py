@@ -146,13 +146,13 @@ class Adapter(nn.Module):
 
     method: the description; W0 (m, n): the frozen weight, which gives shape, dtype and device.
     Parameters have dtype `promote_types(W0.dtype, float32)`: an update is too small for half
-    precision. A subclass overrides `reset`; and `delta`, or what an `Additive` needs.
+    precision. precision: the one in which they began. A subclass overrides `reset`; and `delta`, or
+    what an `Additive` needs.
     """
 
     def __init__(self, method: Any, W0: Tensor) -> None:
         super().__init__()
         self.method = method
-        # Of the parameters at first; moved to another they keep the numbers that they had in it
         self.precision = at_least_float32(W0.dtype)
         for name, shape in method.shapes(*W0.shape).items():
             start = torch.zeros(shape, dtype=self.precision, device=W0.device)
@@ -180,6 +180,12 @@ class Adapter(nn.Module):
         for matrix in reversed(product):
             x = F.linear(x, matrix)
         return x
+
+    def began_in(self, precision: torch.dtype) -> None:
+        """Say in which dtype the parameters began; a method may round to it wherever they go."""
+        for part in self.modules():
+            if isinstance(part, Adapter):
+                part.precision = precision
 
     def widened(self, dtype: torch.dtype) -> Adapter:
         """A copy in `dtype`, to compute `delta` in more precision than the parameters have."""

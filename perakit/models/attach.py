@@ -204,7 +204,8 @@ def adapt(
         adapter = fresh[layer] = method.adapter(method, W0).train(modules[layer].training)
         if numbers is None:
             adapter.reset(W0)
-        adapter.precision = (precision or {}).get(layer, adapter.precision)
+        if precision is not None:
+            adapter.began_in(precision[layer])
     fresh |= trained.copies(model, train)
     fill(fresh, numbers or {})
     standing = {place: _standing(modules[place], bases.get(place)) for place in fresh}

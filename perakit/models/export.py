@@ -128,6 +128,7 @@ def export_peft(
     be had, a number is not finite, ΔW is no matrix, a layer's weight is shared with another, a
     parameter requires grad that would not be in the file, or the system refuses to write. Only a
     kill between the last two steps leaves numbers without their configuration, which nobody loads.
+    DTensors are gathered: then every process has to call it.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report = pk.attach(model, pk.PERA(rank=1), ["0"])

@@ -74,7 +74,8 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     the same. How a 4-bit base was quantised is written down, its weights are not. An adapter that
     is in the folder already is replaced in one step, or stays whole where writing fails
     (PerakitError). Modules that the adapter trains in full are in the files too; refused is a model
-    in which more than adapters requires grad, since that would be lost. Returns the folder.
+    in which more than adapters requires grad, since that would be lost. DTensors are gathered: then
+    every process has to call it. Returns the folder.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report = pk.attach(model, pk.PERA(rank=2), ["0"])
@@ -173,9 +174,9 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
         if "quantize" in entry
     }
     present = {
-        layer: wrapped
-        for layer, wrapped in adapted_layers(model).items()
-        if name in wrapped.adapters
+        layer: adapted
+        for layer, adapted in adapted_layers(model).items()
+        if name in adapted.adapters
     }
     _check_layers(model, present, name, saved, methods, four_bit)
     _check_trained(model, name, in_full, bool(present))
@@ -187,8 +188,8 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
     }
     if not present:
         _check_size(model, expected)
-    for layer, wrapped in present.items():
-        for key, parameter in wrapped.adapters[name].named_parameters():
+    for layer, adapted in present.items():
+        for key, parameter in adapted.adapters[name].named_parameters():
             if lacks := missing(parameter, expected.get(f"{layer}.{key}")):
                 raise PerakitError(f"cannot load into layer {layer!r}: its {key} {lacks}")
     floats = [f"{layer}.{key}" for layer in methods for key in shapes[layer]]
@@ -202,12 +203,7 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
             check_width(f"adapter tensor '{layer}.{key}'", tensor, modules[layer])
     for place in in_full:
         check_types(place, found[place], plain(modules[place]))
-    precision = {
-        layer: PRECISIONS.get(
-            saved[layer].get("precision"), next(iter(found[layer].values())).dtype
-        )
-        for layer in methods
-    }
+    precision = {layer: _precision_of(saved[layer], found[layer]) for layer in methods}
     if present:
         _put(model, name, found, precision)
     else:
@@ -239,7 +235,7 @@ def _put(
         for tensor, data in new.items():
             tensor.data = data
         for layer, adapter in layers.items():
-            adapter.precision = precision[layer]
+            adapter.began_in(precision[layer])
         if name not in active(model):
             activate(model, name)
 

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import perakit as pk
+from perakit.models.parts import Parts
 
 LOST = "what is written to it would be lost. Write to layer.base.weight, which is W0, or pk.bake"
 
@@ -141,14 +142,17 @@ def test_a_parameter_that_the_method_does_not_name_is_not_left_out(tmp_path):
         pk.save(one, tmp_path)
 
 
-@pytest.mark.parametrize("method", [pk.DoRA(rank=2), pk.LoRA(rank=2), pk.PERA(rank=2)], ids=str)
+METHODS = [pk.DoRA(rank=2), pk.LoRA(rank=2), Parts.on(pk.DoRA(rank=1), "qv")]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_precision_is_part_of_what_is_saved(method, tmp_path, x):
     """DoRA rounds its row lengths as the magnitude was rounded when it was made."""
     x = x.double()
 
     def double():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
+        return nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 3)).double()
 
     one = double().float()
     pk.attach(one, method, ["0", "1"])
