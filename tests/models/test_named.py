@@ -532,3 +532,23 @@ def test_a_name_that_is_taken():
         match=r"layer '0' has an adapter already: .*name=\.\.\. \(taken: code, prose\)",
     ):
         pk.attach(model, pk.LoRA(rank=1), ["0"], name="code")
+
+
+@pytest.mark.thorough  # dynamo takes seconds to import
+def test_a_compiled_model_takes_any_number_of_adapters_under_one_name(tmp_path, x):
+    """As the FAQ says: in place of an adapter each, which torch gives up at the ninth."""
+    from torch._dynamo.testing import CompileCounter
+
+    for k in range(10):
+        model = bare()
+        pk.attach(model, pk.LoRA(rank=2), ["0", "2"])
+        with torch.no_grad():
+            model[0].adapter.B.fill_(k)
+        pk.save(model, tmp_path / str(k))
+    model = bare().eval()
+    counter = CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for k in range(10):
+        pk.load(model, tmp_path / str(k), name="task")
+        torch.testing.assert_close(compiled(x), model(x))
+    assert counter.frame_count == 1
