@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -30,11 +31,11 @@ from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments.report import findings_table
 from perakit.files import write_atomically
 from perakit.formulas import check_count
-from perakit.models import catalogue
+from perakit.models import catalogue, fused
 from perakit.models import load as load_adapter
 from perakit.models.export import export_peft
 from perakit.models.layers import kind_of
-from perakit.models.targets import Targets, select
+from perakit.models.targets import Targets
 from perakit.table import Table
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
@@ -198,7 +199,9 @@ def _plan(
 ) -> tuple[list[finetune.Trial], corpus.Corpus, corpus.Corpus | None, Recipe]:
     """What `perakit finetune` was asked to compare."""
     model = load(arguments.model)
-    targets = arguments.targets.split(",") if arguments.targets != "all-linear" else "all-linear"
+    targets: Targets = "all-linear"
+    if arguments.targets != targets:
+        targets = re.split(r",(?![^\[]*\])", arguments.targets)  # not within c_attn[q,v]
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
     recipe = Recipe(
         **{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every
@@ -217,7 +220,10 @@ def _plan(
 def _check_size(model: GPT2, methods: Sequence[Method], targets: Targets, recipe: Recipe) -> None:
     """Refuse, before any work, a rank that no layer has, and what this machine cannot hold."""
     shapes = [kind.weight(layer).shape for layer in model.modules() if (kind := kind_of(layer))]
-    largest, adapted = max(LOW_RANK, *map(min, shapes)), len(select(model, targets))
+    largest, adapted = (
+        max(LOW_RANK, *map(min, shapes)),
+        len(fused.methods(model, methods[0], targets)),
+    )
     logits = 8 * recipe.batch * recipe.context * model.config.vocab_size  # and their gradients
     for method in methods:
         if method.rank > largest:
@@ -565,7 +571,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--targets",
         default="all-linear",
-        help="layer names separated by commas (default: %(default)s)",
+        help="layer names separated by commas, as in c_attn[q,v],c_proj (default: %(default)s)",
     )
     tune.add_argument(
         "--quantize",

@@ -53,6 +53,15 @@ def finetune(checkpoint, out, *more):
     )
 
 
+def test_targets_of_a_fused_layer_are_one_word(tmp_path, capsys):
+    small = ["--text", "synthetic", "--limit", "20000", "--steps", "1", "--context", "32"]
+    targets = ["--targets", "c_attn[q,v],mlp.c_proj", "--method", "lora", "--rank", "1"]
+    assert main(["finetune", *small, *targets, "--batch", "1", "--out", str(tmp_path)]) == 0
+    saved = json.loads((tmp_path / "lora-r=1" / "adapter" / "adapter.json").read_text())
+    parts = [entry.get("parts") for entry in saved["layers"].values()]
+    assert parts == [["q", "v"], None] * 4
+
+
 def test_finetune_writes_report_figure_metrics_and_adapters_that_load(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     assert (
