@@ -1,9 +1,10 @@
 """The measured part of docs/reliability.md, from the figures in docs/reliability.json.
 
     python tests/fuzzing/run.py --count 10000 --seed 1 > build/fuzzing.txt
-    python docs/making/reliability.py docs build/fuzzing.txt
+    python tests/attacks/interrupts.py > build/interrupts.txt
+    python docs/making/reliability.py docs build/*.txt
 
-The JSON has the last run at every door, "fuzzing", and what else was done to the library, "others".
+The JSON has the last run at every door, "fuzzing", and of tests/attacks, "others", one a promise.
 Outputs of runs that are named take the place of older ones; without any, the page alone is renewed.
 """
 
@@ -41,12 +42,15 @@ def write(docs: Path, outputs: Iterable[str] = ()) -> None:
     path, page = docs / FIGURES, docs / PAGE
     found = json.loads(path.read_text(encoding="utf-8"))
     runs = {run["door"]: run for run in found["fuzzing"]}
+    others = {row["promised"]: row for row in found["others"]}
     for output in outputs:
-        lines = [line for line in output.splitlines() if line.startswith("{")]
-        runs |= {run["door"]: run for run in map(json.loads, lines)}
+        rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        runs |= {row["door"]: row for row in rows if "door" in row}
+        others |= {row["promised"]: row for row in rows if "promised" in row}
     if odd := sorted(runs.keys() - DOORS.keys()):
         raise PerakitError(f"no door is named {odd[0]!r}: choose of {', '.join(DOORS)}")
     found["fuzzing"] = [runs[door] for door in DOORS if door in runs]
+    found["others"] = list(others.values())
     text = renewed(page.read_text(encoding="utf-8"), COMMAND, measured(found))
     write_atomically(path, as_json(found))
     write_atomically(page, text.encode())

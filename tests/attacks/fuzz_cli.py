@@ -366,6 +366,13 @@ def fuzz(numbers: range, seed: int, shown: int = 20) -> int:
         f"{len(numbers)} cases of seed {seed}, {time.monotonic() - began:.0f} s, the slowest"
         f" {slowest[0]:.1f} s (case {slowest[1]}): {len(failures)} failures"
     )
+    row = {
+        "promised": "the command line: any text is done or refused in one sentence",
+        "attacked": "hostile words for every option, full disks and closed pipes",
+        "times": f"{len(numbers):,}",
+        "came_out": f"{len(failures)} failures, the slowest {slowest[0]:.0f} s",
+    }
+    print(json.dumps(row))
     return len(failures)
 
 

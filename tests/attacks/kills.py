@@ -292,6 +292,7 @@ def run() -> None:
     arguments = parser.parse_args()
     warm()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    kills = 0
     for name in arguments.kinds:
         path = arguments.out / f"{name}.json"
         tally = {"wanted": arguments.kills, "runs": 0}
@@ -308,6 +309,14 @@ def run() -> None:
             f" {tally['runs']} runs; nothing lost, every result that of a whole run",
             flush=True,
         )
+        kills += tally.get("SIGKILL", 0) + tally.get("SIGINT", 0)
+    row = {
+        "promised": f"{', '.join(arguments.kinds)}: nothing that was kept is lost",
+        "attacked": "SIGKILL and SIGINT at random times, then the same again until it is whole",
+        "times": f"{kills:,}",
+        "came_out": "0 lost, every result that of a whole run",
+    }
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":

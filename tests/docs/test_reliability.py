@@ -46,6 +46,13 @@ def test_a_run_takes_the_place_of_the_one_before(docs):
     assert json.loads((docs / "reliability.json").read_text())["fuzzing"] == [RUN]
 
 
+def test_an_attack_takes_the_place_of_the_one_before(docs):
+    row = OTHER | {"times": "100"}
+    reliability.write(docs, [f"text\n{json.dumps(row)}\n", json.dumps(OTHER | {"promised": "new"})])
+    others = json.loads((docs / "reliability.json").read_text())["others"]
+    assert others == [row, OTHER | {"promised": "new"}]
+
+
 def test_renewed_twice_is_the_same(docs):
     reliability.write(docs)
     once = (docs / "reliability.md").read_text()
