@@ -44,14 +44,10 @@ if __name__ == "__main__":
     found = {family: differences(family) for family in TARGETS}
     print(json.dumps(found), file=sys.stderr)
     worst = max(max(of.values()) for of in found.values())
-    print(
-        json.dumps(
-            {
-                "promised": "a head that trains with the adapter is saved, loaded, exported and read"
-                " by PEFT",
-                "attacked": "classifiers of BERT and GPT-2, five steps, all ways back",
-                "times": str(sum(map(len, found.values()))),
-                "came_out": f"logits within {worst:.0e} of their norm",
-            }
-        )
-    )
+    row = {
+        "promised": "a head that trains with an adapter is saved, loaded, exported, read by PEFT",
+        "attacked": "classifiers of BERT and GPT-2, five steps, all ways back",
+        "times": str(sum(map(len, found.values()))),
+        "came_out": f"logits within {worst:.0e} of their norm",
+    }
+    print(json.dumps(row))
