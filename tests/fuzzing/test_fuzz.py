@@ -31,30 +31,19 @@ def fuzz(*arguments):
     )
 
 
-@pytest.fixture(scope="module")
-def short_run():
-    return fuzz("--door", *DOORS, "--count", str(CASES))
-
-
-@pytest.fixture(scope="module")
-def figures(short_run):
-    lines = [line for line in short_run.stdout.splitlines() if line.startswith("{")]
-    return {found["door"]: found for found in map(json.loads, lines)}
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_spoiled_files_are_taken_for_what_they_are_or_refused(short_run, figures, door):
-    assert door in figures, short_run.stdout[-3000:] + short_run.stderr
-    found = figures[door]
-    failed = [line for line in short_run.stdout.splitlines() if "FAILED" in line]
-    assert found["failures"] == 0, failed
-    assert found["cases"] == CASES == found["right"] + found["refused"]
-    assert found["right"] >= CASES // 20
-    assert found["refused"] >= CASES // 3
-
-
-def test_the_cases_come_deep(short_run):
-    """To the files, the JSON, the model, the options and the tensors."""
+def test_spoiled_files_are_taken_for_what_they_are_or_refused():
+    """One run of all: a fixture would run once in every worker."""
+    run = fuzz("--door", *DOORS, "--count", str(CASES))
+    lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
+    figures = {found["door"]: found for found in map(json.loads, lines)}
+    assert list(figures) == list(DOORS), run.stdout[-3000:] + run.stderr
+    failed = [line for line in run.stdout.splitlines() if "FAILED" in line]
+    for door, found in figures.items():
+        assert found["failures"] == 0, failed
+        assert found["cases"] == CASES == found["right"] + found["refused"], door
+        assert found["right"] >= CASES // 20, door
+        assert found["refused"] >= CASES // 3, door
+    # The cases come deep: to the files, the JSON, the model, the options and the tensors
     for function in (
         "read_plain",
         "_read_config",
@@ -63,12 +52,7 @@ def test_the_cases_come_deep(short_run):
         "_check_names",
         "read_header",
     ):
-        assert f": refused in {function}\n" in short_run.stdout, function
-
-
-@pytest.fixture(scope="module")
-def self_check():
-    return fuzz("--door", *DOORS, "--self-check")
+        assert f": refused in {function}\n" in run.stdout, function
 
 
 DEFECTS = {
@@ -85,20 +69,17 @@ ANY = ("key_error", "greedy", "stuck", "dead")
 
 
 @pytest.mark.thorough  # a fuzzer once for each defect
-@pytest.mark.parametrize(
-    ("door", "defect"),
-    [(door, defect) for door in DOORS for defect in (*ANY, *DEFECTS[door])],
-)
-def test_a_broken_door_is_noticed(self_check, door, defect):
-    found = self_check.stdout + self_check.stderr
-    assert f"{door}: {defect}: noticed: " in found, found
-
-
-@pytest.mark.thorough
-def test_cases_are_the_same_in_every_run(short_run, self_check):
+def test_a_broken_door_is_noticed():
+    """And the cases are the same in every run."""
+    checked = fuzz("--door", *DOORS, "--self-check")
+    found = checked.stdout + checked.stderr
+    for door in DOORS:
+        for defect in (*ANY, *DEFECTS[door]):
+            assert f"{door}: {defect}: noticed: " in found, found
+    again = fuzz("--door", *DOORS, "--count", "20")
     digests = [
         re.findall(r"folders of the first 20 cases: (\w{16})", run.stdout)
-        for run in (short_run, self_check)
+        for run in (checked, again)
     ]
     assert len(digests[0]) == len(DOORS)
     assert digests[0] == digests[1]
