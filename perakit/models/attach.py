@@ -485,15 +485,15 @@ def disabled(model: nn.Module) -> Iterator[None]:
     """
     block = Block()
     try:
-        for module in stand_ins(model).values():
-            module.blocks = (*(other for other in module.blocks if other.on), block)
-        block.on = True  # for all of them at once
-        yield
-    finally:
         try:
+            for module in stand_ins(model).values():
+                module.blocks = (*(other for other in module.blocks if other.on), block)
+            block.on = True  # for all of them at once
+            yield
+        finally:
             block.on = False
-        finally:  # an interrupt may have come before that line
-            block.on = False
+    finally:  # an interrupt may have come before that line
+        block.on = False
 
 
 def report(model: nn.Module) -> AttachReport:
