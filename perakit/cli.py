@@ -10,7 +10,6 @@ import io
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -201,7 +200,7 @@ def _plan(
     model = load(arguments.model)
     targets: Targets = "all-linear"
     if arguments.targets != targets:
-        targets = re.split(r",(?![^\[]*\])", arguments.targets)  # not within c_attn[q,v]
+        targets = fused.split(arguments.targets)
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
     recipe = Recipe(
         **{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every

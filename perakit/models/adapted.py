@@ -112,6 +112,15 @@ class AdaptedLayer(StandIn):
                 raise
             return getattr(self.base, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse a new weight: it would be neither the base's nor the adapter's."""
+        if name in ("weight", "bias") or isinstance(value, nn.Parameter):
+            raise PerakitError(
+                f"{name} cannot be set on a layer with an adapter: set it (or tie it) before"
+                f" pk.attach, or set layer.base.{name}, which the adapter is added to"
+            )
+        super().__setattr__(name, value)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLayer:
         """Move as torch does; a merged layer that comes to another dtype merges again."""
         super()._apply(fn, recurse)

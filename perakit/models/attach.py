@@ -29,6 +29,7 @@ from perakit.models.adapted import (
 )
 from perakit.models.layers import kind_of
 from perakit.models.numbers import missing
+from perakit.models.parts import Parts
 from perakit.models.quantize import NF4, NF4Layer, parse
 from perakit.models.stand_in import Block, StandIn
 from perakit.models.targets import DEFAULT, Targets, check_free, require_kind, select
@@ -110,7 +111,7 @@ def attach(
     targets: Targets,
     name: str = DEFAULT,
     quantize: str | NF4 | None = None,
-    train: str | Iterable[str] = (),
+    train: str | Iterable[str] | None = None,
 ) -> AttachReport:
     """Give every targeted layer an adapter, in place, and freeze everything else.
 
@@ -126,8 +127,8 @@ def attach(
     `detach`), None leaves them.
     train: modules that train in full beside the adapter, by name or dotted suffix: a classifier's
     head, resized embeddings, a LayerNorm. The adapter has a copy of each, which is saved, loaded
-    and exported with it; "all-linear" leaves them out. None by default. Returns a report to print,
-    which ends with what was not adapted.
+    and exported with it; "all-linear" leaves them out. Nothing by default. Returns a report to
+    print, which ends with what was not adapted.
     Raises PerakitError, with the model untouched, where nothing matches or a match cannot be
     adapted.
 
@@ -188,6 +189,7 @@ def adapt(
             check_free(layer, module, name)
     shared = shared_weights(model) if any(four_bit.values()) else {}
     bases = {layer: _base(layer, modules[layer], four_bit.get(layer), shared) for layer in methods}
+    trained.check_outside(model, (*methods, *train))
     both = [layer for layer in methods if trained.within(layer, train)]
     if both:
         raise PerakitError(
@@ -320,9 +322,9 @@ def quantize(
     """Keep the weights of the targeted layers in 4 bits from now on, in place.
 
     Adapters can be attached on top.
-    targets: as in `attach`; config: "nf4", or `pk.NF4(block=..., double=...)`. Returns layer -> ‖W
-    - deq(Q(W))‖/‖W‖, the relative error that this made. Raises PerakitError, with the model
-    untouched, where a layer cannot be.
+    targets: as in `attach`, but whole layers; config: "nf4", or `pk.NF4(block=..., double=...)`.
+    Returns layer -> ‖W - deq(Q(W))‖/‖W‖, the relative error that this made. Raises PerakitError,
+    with the model untouched, where a layer cannot be.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 1, bias=False))
     >>> _ = model[0].weight.data.copy_(torch.linspace(-1, 1, 64))
@@ -335,10 +337,9 @@ def quantize(
         raise PerakitError(
             f"config={config!r} names no quantisation: pass 'nf4' or pk.NF4(block=64, double=True)"
         )
-    new = {
-        layer: _base(layer, modules[layer], how, shared)
-        for layer in select(model, targets, adapter=None)
-    }
+    chosen = select(model, targets, adapter=None)
+    trained.check_outside(model, chosen)
+    new = {layer: _base(layer, modules[layer], how, shared) for layer in chosen}
     errors = {
         layer: module.error.item() for layer, module in new.items() if isinstance(module, NF4Layer)
     }
@@ -503,8 +504,9 @@ def report(model: nn.Module) -> AttachReport:
         m, n = layer.kind.shape(layer.base)
         for adapter in layer.active_adapters:
             method, count = adapter.method, sum(p.numel() for p in adapter.parameters())
+            parts = f"[{','.join(method.parts)}]" if isinstance(method, Parts) else ""
             rows.append(
-                (name, layer.kind.name, (m, n), method.rank, method.rank_bound(m, n), count)
+                (name, layer.kind.name + parts, (m, n), method.rank, method.rank_bound(m, n), count)
             )
     in_full = [
         (place, sum(parameter.numel() for parameter in module.parameters()))
@@ -542,6 +544,7 @@ def _require_grad(model: nn.Module, names: Iterable[str], required: bool) -> Non
     modules = dict(walk(model))
     for name in names:
         path, _, key = name.rpartition(".")
-        parameter = plain(modules[path])._parameters.get(key)
+        # A module that somebody took out meanwhile is passed by as well
+        parameter = plain(modules[path])._parameters.get(key) if path in modules else None
         if parameter is not None:
             parameter.requires_grad_(required)

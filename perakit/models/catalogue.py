@@ -18,6 +18,7 @@ from typing import Any
 from perakit.adapters import Method
 from perakit.errors import PerakitError, short
 from perakit.files import as_folder, read_plain
+from perakit.models import fused
 from perakit.models.gpt2 import LARGEST
 from perakit.table import Table
 
@@ -135,7 +136,7 @@ def _label(method: Method, with_rank: bool) -> str:
 
 def _split(targets: str | Iterable[str] | None) -> list[str]:
     targets = TARGETS if targets is None else targets
-    parts = targets.split(",") if isinstance(targets, str) else list(targets)
+    parts = fused.split(targets) if isinstance(targets, str) else list(targets)
     wanted = [part.strip() if isinstance(part, str) else "" for part in parts]
     if not wanted or not all(wanted):
         raise PerakitError(f"targets={targets!r} must name layers: for example {','.join(TARGETS)}")

@@ -33,6 +33,7 @@ from perakit.models import gather
 from perakit.models.adapted import (
     AdaptedLayer,
     everywhere,
+    plain,
     require_adapters,
     shared_weights,
     unwrapped,
@@ -40,6 +41,7 @@ from perakit.models.adapted import (
 )
 from perakit.models.adapted import adapters as named_adapters
 from perakit.models.merge import check_finite
+from perakit.models.trained import check_finite as check_modules
 from perakit.models.trained import check_taken, numbers_of, trained_modules
 from perakit.models.truncation import Factored, factorise
 from perakit.table import Table
@@ -141,6 +143,7 @@ def export_peft(
     check_taken(model, "export")
     in_full = trained_modules(model, name)
     _check_saved_modules(model, in_full)
+    check_modules("export", in_full)
     if rank is not None:
         check_count("rank", rank)
     factored: dict[str, Factored] = {}
@@ -322,8 +325,15 @@ def _task(model: nn.Module, in_full: list[str]) -> str | None:
 
 def _check_saved_modules(model: nn.Module, in_full: Iterable[str]) -> None:
     """Refuse a module that PEFT would not find, or not alone: it compares the ends of names."""
+    places = Counter(id(plain(module)) for _, module in everywhere(model))
+    modules = dict(walk(model))
     for place in in_full:
-        ends = [one for one in {name for name, _ in walk(model)} if one.endswith(place)]
+        if places[id(plain(modules[place]))] > 1:
+            raise PerakitError(
+                f"{place!r}, which trains in full, stands at several places of the model, of which"
+                " PEFT would fill one: untie them"
+            )
+        ends = [one for one in modules if one.endswith(place)]
         if ends != [place]:
             other = next(one for one in ends if one != place)
             raise PerakitError(

@@ -18,6 +18,16 @@ TARGET = re.compile(r"(?P<name>[^\[\]]+)\[(?P<parts>[^\[\]]*)\]")
 FUSED = "c_attn"  # the name of the layer whose rows are q, k and v, in GPT-2
 
 
+def split(text: str) -> list[str]:
+    """Targets that are written in one line: the commas within brackets are none between them.
+
+    >>> from perakit.models.fused import split
+    >>> split("c_attn[q,v],mlp.c_proj")
+    ['c_attn[q,v]', 'mlp.c_proj']
+    """
+    return re.split(r",(?![^\[]*\])", text)
+
+
 def methods(
     model: nn.Module, method: Method, targets: Targets, adapter: str | None = DEFAULT
 ) -> dict[str, Method]:

@@ -24,7 +24,8 @@ from perakit.models.adapted import (
     stand_ins,
 )
 from perakit.models.attach import detach
-from perakit.models.trained import trained_modules
+from perakit.models.trained import TrainedModule
+from perakit.models.trained import check_finite as check_modules
 from perakit.models.whole import whole
 from perakit.table import Table
 
@@ -84,7 +85,7 @@ def merge(model: nn.Module, dequantize: bool = False) -> MergeReport:
     To rounding the output is the same.
     ΔW is the sum of the active adapters. W0 stays, so `unmerge` is bitwise and a state dict or
     `save` is the same merged or not. Layers that are merged already are left alone. Training a
-    merged model changes nothing: its factors are not in the forward pass. Before transformers'
+    merged model changes no layer: its factors are not in the forward pass. Before transformers'
     `save_pretrained`, use `bake`: a model with adapters has names that `from_pretrained` does not
     know.
     dequantize: must be True where a base is in 4 bits, to say that the merged weight is a full one
@@ -157,34 +158,24 @@ def bake(model: nn.Module, dequantize: bool = False) -> MergeReport:
             " activate it too"
         )
     sums, report = _sums(model, layers, dequantize)
-    bases = [layer.base for layer in layers.values()]
     in_full = {
-        module.base: copy
-        for place, module in stand_ins(model).items()
-        if (copy := trained_modules(model).get(place)) is not None
+        place: one
+        for place, one in stand_ins(model).items()
+        if isinstance(one, TrainedModule) and one.active
     }
-    written = [p for base in (*bases, *in_full) for p in base.parameters()]
+    check_modules("bake", {place: one.chosen for place, one in in_full.items()})
     # The new weights are made; the old ones stay until all of the new are in place
-    with whole(model, written):
+    with whole(model, [p for layer in layers.values() for p in layer.base.parameters()]):
         new = {
             id(layer.base): layer.kind.written(layer.base, sums[name])
             for name, layer in layers.items()
         }
         for layer in layers.values():
             layer.base = new[id(layer.base)]
-        for base, copy in in_full.items():
-            _take(base, copy)
+        for one in in_full.values():
+            one.base = one.adapters[one.active[0]].requires_grad_(False)
         detach(model)
     return report
-
-
-def _take(base: nn.Module, copy: nn.Module) -> None:
-    """Give the parameters of `base` the numbers of its trained copy, and take the buffers."""
-    for mine, theirs in zip(base.modules(), copy.modules(), strict=True):
-        for key, parameter in mine._parameters.items():
-            if parameter is not None:
-                parameter.data = theirs.get_parameter(key).data
-        mine._buffers.update(theirs._buffers)
 
 
 def _active_layers(model: nn.Module) -> dict[str, AdaptedLayer]:

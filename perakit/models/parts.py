@@ -78,6 +78,11 @@ class Parts(Method):
             raise PerakitError(
                 f"parts={short(self.parts)}: name some of {', '.join(NAMES)}, in this order"
             )
+        if not self.of.mergeable:
+            raise PerakitError(
+                f"{self.of.name!r} has no matrix ΔW, of which parts could be zero: target the whole"
+                " layer"
+            )
         same = replace(self.of, **{name: getattr(self, name) for name in SHARED})
         for name, value in (("of", same), *((law, getattr(same, law)) for law in LAWS)):
             object.__setattr__(self, name, value)
@@ -87,7 +92,10 @@ class Parts(Method):
         return {f"{part}.{key}": shape for part in self.parts for key, shape in own.items()}
 
     def rank_bound(self, m: int, n: int) -> int:
-        """The sum over the parts, as far as the layer has rows and columns."""
+        """The sum over the parts, as far as the layer has rows and columns.
+
+        MoRA's parts share the space of their rows, and do not attain it.
+        """
         return min(m, n, len(self.parts) * self.of.rank_bound(m // len(NAMES), n))
 
     def update(self, W0: Any, **factors: Any) -> Any:

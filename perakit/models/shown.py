@@ -15,7 +15,8 @@ KEPT = ("requires_grad_", "retain_grad_")  # end as methods do that write number
 def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise PerakitError(
         "this weight is W0 + ΔW, computed to be looked at: what is written to it would be lost."
-        " Write to layer.base.weight, which is W0, or pk.bake(model) first"
+        " Write to layer.base.weight, which is W0, pk.bake(model) first, or clone() it to have one"
+        " of your own"
     )
 
 
@@ -26,7 +27,8 @@ class Shown(Tensor):
     """A computed tensor that refuses to be written to.
 
     It is read and differentiated as any other, and so is what is made from it. Covered are the
-    views that people write through: data, detach, T and an index.
+    views that people write through: data, detach, T and an index. Not covered are others, such as
+    the array of numpy().
     """
 
     # Then torch takes it for a plain tensor: the fused kernels of its transformer layers want one.

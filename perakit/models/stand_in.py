@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from perakit.errors import PerakitError
-
 
 class Block:
     """One `with pk.disabled(model)`: on from its beginning to its end, for all layers at once."""
@@ -23,7 +21,7 @@ class Block:
 
 
 class StandIn(nn.Module):
-    """Stands where `base` stood, which is never written.
+    """Stands where `base` stood, whose parameters are never written.
 
     adapters: by name, any number: what each has for this module; wanted: the names that are to be
     in effect in the model, in the order of their sum; active: those of them that this module has.
@@ -56,16 +54,8 @@ class StandIn(nn.Module):
         """
         self.wanted = tuple(names)
         for name, adapter in self.adapters.items():
-            adapter.requires_grad_(name in self.wanted)
+            for parameter in adapter.parameters():
+                parameter.requires_grad_(name in self.wanted and parameter.is_floating_point())
             if name not in self.wanted:
                 # Or an optimiser that holds it would go on stepping with the old one
                 adapter.zero_grad()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse a new weight: it would be neither the base's nor the adapter's."""
-        if name in ("weight", "bias") or isinstance(value, nn.Parameter):
-            raise PerakitError(
-                f"{name} cannot be set on a module with an adapter: set it (or tie it) before"
-                f" pk.attach, or set module.base.{name}, which the adapter is added to"
-            )
-        super().__setattr__(name, value)

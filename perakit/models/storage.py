@@ -202,7 +202,8 @@ def load(model: nn.Module, folder: str | Path, name: str = DEFAULT) -> AttachRep
         for key, tensor in found[layer].items():
             check_width(f"adapter tensor '{layer}.{key}'", tensor, modules[layer])
     for place in in_full:
-        check_types(place, found[place], plain(modules[place]))
+        own_copy = trained_modules(model, name).get(place, plain(modules[place]))
+        check_types(place, found[place], own_copy)
     precision = {layer: _precision_of(saved[layer], found[layer]) for layer in methods}
     if present:
         _put(model, name, found, precision)
@@ -443,10 +444,10 @@ def _check_trained(
             f"{listed(odd)} trains in full in {'the model' if odd[0] in here else 'the file'} only:"
             " load the adapter onto the model it was saved from, or under another name=..."
         )
-    missing = [place for place in in_full if place not in modules]
-    if missing:
+    absent = [place for place in in_full if not place or place not in modules]
+    if absent:
         raise PerakitError(
-            f"this adapter belongs to another model: it trains {listed(missing)} in full, which the"
+            f"this adapter belongs to another model: it trains {listed(absent)} in full, which the"
             " model lacks. Load it onto the model it was saved from"
         )
     if not present:
@@ -466,10 +467,11 @@ def check_types(place: str, tensors: Mapping[str, Tensor], module: nn.Module) ->
     """Refuse numbers that a module which trains in full could not hold as they are."""
     for key, own in module.state_dict().items():
         tensor = tensors[key]
-        if torch.promote_types(tensor.dtype, own.dtype) != own.dtype:
+        same = tensor.is_floating_point() == own.is_floating_point()
+        if not same or torch.promote_types(tensor.dtype, own.dtype) != own.dtype:
             raise PerakitError(
-                f"'{place}.{key}' is {tensor.dtype}, the model would round it to {own.dtype}: use"
-                " model.double(), or the dtype that it was saved in"
+                f"'{place}.{key}' is {tensor.dtype} and the module has {own.dtype}, which cannot"
+                " hold it: train and load it in one dtype"
             )
 
 

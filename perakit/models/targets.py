@@ -12,6 +12,7 @@ from torch import nn
 from perakit.errors import PerakitError
 from perakit.models.adapted import AdaptedLayer, everywhere, plain, shared_weights, unwrapped, walk
 from perakit.models.layers import KINDS, LayerKind, kind_of, why_not
+from perakit.models.stand_in import StandIn
 
 Targets = str | Iterable[str] | Callable[[str, nn.Module], bool]
 # Parts of a name that mark an output head
@@ -29,6 +30,7 @@ def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) ->
     bare = {name: plain(module) for name, module in modules.items()}
     layers = [name for name, module in bare.items() if kind_of(module)]
     if targets == "all-linear":
+        in_full = [name for name, module in modules.items() if _trains_in_full(module)]
         head, shared = (
             getattr(model, "get_output_embeddings", lambda: None)(),
             shared_weights(model),
@@ -38,6 +40,7 @@ def select(model: nn.Module, targets: Targets, adapter: str | None = DEFAULT) ->
             for name in layers
             if not (
                 bare[name] is head
+                or any(f"{name}.".startswith(f"{one}.") for one in in_full)
                 or id(bare[name]) in shared
                 or HEADS.intersection(name.split("."))
             )
@@ -160,6 +163,11 @@ def _looks_linear(module: nn.Module) -> bool:
 
 def require_kind(name: str, module: nn.Module) -> type[LayerKind]:
     """The kind of a layer that is about to be wrapped, or the reason why it cannot be."""
+    if _trains_in_full(module):
+        raise PerakitError(
+            f"layer {name!r} trains in full with an adapter, and can carry none: leave it out of"
+            " targets"
+        )
     kind, reason = kind_of(module), why_not(module)
     if kind is None or reason:
         inside = [
@@ -167,12 +175,7 @@ def require_kind(name: str, module: nn.Module) -> type[LayerKind]:
         ]
         remedy = f"target its layers {', '.join(inside[:4])}" if inside and not kind else reason
         raise PerakitError(f"layer {name!r} ({type(module).__name__}) cannot be adapted: {remedy}")
-    if (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    ):
+    if hooked([module]):
         raise PerakitError(
             f"layer {name!r} has hooks, which its adapter would pass by: remove them, and hook the"
             " layer after attach"
@@ -183,3 +186,19 @@ def require_kind(name: str, module: nn.Module) -> type[LayerKind]:
             " torch.nn.Sequential"
         )
     return kind
+
+
+def _trains_in_full(module: nn.Module) -> bool:
+    """Does an adapter have a copy of it? Then it is a stand-in, and no layer with factors."""
+    return isinstance(module, StandIn) and not isinstance(module, AdaptedLayer)
+
+
+def hooked(modules: Iterable[nn.Module]) -> bool:
+    """Does any of these modules have a hook of its passes?"""
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+    )

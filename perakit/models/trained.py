@@ -1,23 +1,24 @@
 """Modules that train in full beside an adapter: a classifier's head, embeddings that were resized.
 
 Each adapter that trains one has a copy of it. So base and adapters stay apart here too: `disabled`,
-`activate` and `detach` are exact, and the file of an adapter has all that it trained.
+`activate` and `detach` are exact, and a file has what a state dict has of each copy.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from perakit.errors import PerakitError, listed, short
-from perakit.models.adapted import plain, shared_weights, stand_ins, walk
-from perakit.models.numbers import missing
+from perakit.models.adapted import everywhere, plain, shared_weights, stand_ins, walk
+from perakit.models.numbers import gathered, is_sharded, missing
 from perakit.models.quantize import NF4Layer
 from perakit.models.stand_in import StandIn
+from perakit.models.targets import hooked
 
 
 class TrainedModule(StandIn):
@@ -26,6 +27,8 @@ class TrainedModule(StandIn):
     Base keeps its numbers, so that to disable or to detach brings them back. Of the adapters that
     are in effect in a model, one at most has a copy.
     """
+
+    OWN = ("base", "adapters", "wanted", "blocks", "training")
 
     @property
     def chosen(self) -> nn.Module:
@@ -36,6 +39,25 @@ class TrainedModule(StandIn):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the module that answers makes of its inputs."""
         return self.chosen(*inputs, **named)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what is the module's on the one that answers, from which it is read, too."""
+        if name in self.OWN or name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.chosen, name, value)
+
+    def __bool__(self) -> bool:
+        return True  # with a length or without
+
+    def __len__(self) -> int:
+        return len(self.chosen)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.chosen)  # type: ignore[call-overload]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.chosen[index]  # type: ignore[index]
 
     def __getattr__(self, name: str) -> Any:
         """What this lacks (weight, out_features ...) is read from the module that answers."""
@@ -62,12 +84,22 @@ def trained_modules(model: nn.Module, name: str | None = None) -> dict[str, nn.M
     return found
 
 
-def select(model: nn.Module, train: str | Iterable[str], name: str) -> list[str]:
-    """The modules that `train` means, by name or dotted suffix; adapter `name` can train them."""
+def select(model: nn.Module, train: Any, name: str) -> list[str]:
+    """The modules that `train` means, by name or dotted suffix; adapter `name` can train them.
+
+    train: names, one name, or None for none.
+    """
+    if (not isinstance(train, Iterable) and train is not None) or isinstance(train, nn.Module):
+        raise PerakitError(
+            f"train={short(train)} is no name: pass a list of names, as in train=['classifier']"
+        )
     modules = {place: module for place, module in walk(model) if place}
+    first = {id(module): place for place, module in modules.items()}
+    # A module may stand at several places, and is meant by each of their names
+    places = {place: first[id(one)] for place, one in everywhere(model) if id(one) in first}
     chosen: set[str] = set()
-    for target in [train] if isinstance(train, str) else train:
-        matches = [place for place in modules if f".{place}".endswith(f".{target}")]
+    for target in [train] if isinstance(train, str) else train or ():
+        matches = {first for place, first in places.items() if _ends(place, target)}
         if not matches or not target:
             near = difflib.get_close_matches(str(target), modules, n=3, cutoff=0.4)
             raise PerakitError(
@@ -76,7 +108,7 @@ def select(model: nn.Module, train: str | Iterable[str], name: str) -> list[str]
                 + ": pass a list of names or dotted suffixes, as in train=['classifier']"
             )
         # A part that ends alike trains with the module that it is in
-        chosen.update(one for one in matches if not within(one, set(matches) - {one}))
+        chosen.update(one for one in matches if not within(one, matches - {one}))
     found = [place for place in modules if place in chosen]
     check(model, found, name)
     return found
@@ -85,9 +117,26 @@ def select(model: nn.Module, train: str | Iterable[str], name: str) -> list[str]
 def check(model: nn.Module, chosen: Sequence[str], name: str) -> None:
     """Refuse modules, by exact name, that adapter `name` cannot train in full."""
     modules = {place: module for place, module in walk(model) if place}
+    check_outside(model, chosen)
     for place in chosen:
         _check(place, modules, chosen, name)
     _check_shared(model, modules, chosen)
+
+
+def check_outside(model: nn.Module, places: Iterable[str]) -> None:
+    """Refuse what is a part of a module that trains in full: the copy that answers is not it."""
+    whole = [place for place, one in stand_ins(model).items() if isinstance(one, TrainedModule)]
+    for place in places:
+        around = next((one for one in whole if place.startswith(f"{one}.")), None)
+        if around is not None:
+            raise PerakitError(
+                f"{place!r} is a part of {around!r}, which an adapter trains in full: delete that"
+                " adapter first, or leave it out"
+            )
+
+
+def _ends(place: str, target: Any) -> bool:
+    return f".{place}".endswith(f".{target}")
 
 
 def within(place: str, modules: Iterable[str]) -> bool:
@@ -115,6 +164,12 @@ def _check(place: str, modules: dict[str, nn.Module], chosen: Sequence[str], nam
         wrong = "it is part of another module of train: leave one of them out"
     elif not any(p.is_floating_point() for p in base.parameters()):
         wrong = "it has no parameters: name one that has"
+    elif hooked(inside.values()):
+        wrong = "it has hooks, which a copy would not have: remove them, and hook it after attach"
+    elif {"base", "adapters"} & set(base._modules):
+        wrong = "it has a part called base or adapters, as its stand-in does: rename that"
+    elif lacks := next(filter(None, map(missing, (*base.parameters(), *base.buffers()))), ""):
+        wrong = f"a tensor of it {lacks}"
     elif type(base).forward is nn.Module.forward:
         wrong = "it is a container that is never called: name the modules in it"
     if wrong:
@@ -156,25 +211,37 @@ def copies(model: nn.Module, chosen: Sequence[str]) -> dict[str, nn.Module]:
             raise PerakitError(
                 f"cannot train {place!r} in full: it cannot be copied ({short(str(error))})"
             ) from error
-        for parameter in made[place].parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
     return made
 
 
 def numbers_of(place: str, module: nn.Module) -> dict[str, Tensor]:
     """Name -> value of what a file holds of a module that trains in full."""
-    state: dict[str, Any] = module.state_dict()
-    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise PerakitError(
-            f"cannot write {place!r}, which trains in full: its {odd[0]!r} is no tensor; leave it"
-            " out of train"
-        )
+    state: dict[str, Any] = module.state_dict(keep_vars=True)
+    known = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for key, value in state.items():
-        if lacks := missing(value):
+        if id(value) not in known:
+            raise PerakitError(
+                f"cannot write {place!r}, which trains in full: its {key!r} is no parameter and no"
+                " buffer; leave it out of train"
+            )
+        if lacks := "" if is_sharded(value) else missing(value):
             raise PerakitError(f"cannot write '{place}.{key}', which trains in full: it {lacks}")
     # A copy each: the file format refuses a weight that two modules share, unless it is told twice
-    return {key: value.clone() for key, value in state.items()}
+    return {key: gathered(value.detach()).clone() for key, value in state.items()}
+
+
+def check_finite(doing: str, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse to go on with a module that trains in full and holds NaN or inf.
+
+    doing: what is refused, in words: "export".
+    """
+    for place, module in modules.items():
+        for key, value in module.state_dict().items():
+            if not value.isfinite().all():
+                raise PerakitError(
+                    f"cannot {doing} {place!r}, which trains in full: NaN or inf in its {key}; load"
+                    " a good adapter or train with a lower lr"
+                )
 
 
 def untaken(model: nn.Module) -> Iterator[str]:

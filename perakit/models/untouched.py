@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from perakit.models.adapted import AdaptedLayer, walk
+from perakit.models.adapted import AdaptedLayer, plain, walk
 from perakit.models.layers import why_not
 from perakit.models.trained import TrainedModule
 
@@ -39,8 +39,10 @@ def untouched(model: nn.Module) -> list[Untouched]:
     for name, module in modules.items():
         if isinstance(module, TrainedModule) and module.active:
             inside += (f"{name}.",)
-        if isinstance(module, AdaptedLayer | TrainedModule) or name.startswith(inside or "\0"):
+        answers = isinstance(module, AdaptedLayer | TrainedModule) and bool(module.active)
+        if answers or name.startswith(inside or "\0"):
             continue
+        module = plain(module)  # of a stand-in that is idle the base answers
         weights = [p for p in module._parameters.values() if p is not None and p.ndim > 1]
         count = sum(p.numel() for p in weights if id(p) not in seen)  # a tied one counts once
         seen |= set(map(id, weights))
@@ -48,7 +50,7 @@ def untouched(model: nn.Module) -> list[Untouched]:
             # A parametrized weight is its layer's
             name, computed, _ = name.partition(".parametrizations.")
             place = re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
-            owner = modules[name] if computed else module
+            owner = plain(modules[name]) if computed else module
             # The clause without its remedy
             why = why_not(owner).partition(": ")[0] or "not among the targets"
             old = found.get((place, why), Untouched(place, 0, 0, why))

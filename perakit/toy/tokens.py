@@ -15,8 +15,8 @@ from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, read_plain
 from perakit.toy import hub
 
-# Bytes of a file. GPT-2's tokenizer.json has 3,600,000; its parser takes up to thirty times that
-LIMIT = 2**23
+# Bytes of a file. GPT-2's tokenizer.json has 3,600,000; the parser takes up to thirty times as much
+LIMIT = 2**22
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
 # Any of them says that a folder has a tokenizer, be it one that is not read here

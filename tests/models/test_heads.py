@@ -226,6 +226,161 @@ def test_a_file_that_trains_another_module_is_refused(ids, tmp_path):
         pk.load(bare, tmp_path)
 
 
+class Head(nn.Module):
+    """What heads can have besides a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.scale = nn.Linear(4, 2), 1.0
+        self.norm = nn.BatchNorm1d(4)
+        self.index = nn.Parameter(torch.arange(3), requires_grad=False)
+
+    def forward(self, x):
+        return self.out(self.norm(x)) * self.scale
+
+
+def with_head(head):
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.body, model.head = nn.Linear(4, 4), head
+    return model
+
+
+def headed(head=None, name="a"):
+    model = with_head(head or nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    pk.attach(model, pk.LoRA(rank=1), ["body"], name=name, train=["head"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    return model
+
+
+INSIDE = {
+    "quantize": lambda m: pk.quantize(m, ["head.0"]),
+    "attach": lambda m: pk.attach(m, pk.LoRA(rank=1), ["head.0"], name="b"),
+    "train": lambda m: pk.attach(m, pk.LoRA(rank=1), ["body"], name="b", train=["head.1"]),
+}
+
+
+@pytest.mark.parametrize("door", INSIDE)
+def test_a_part_of_a_head_is_left_alone(door):
+    model = headed()
+    with pytest.raises(pk.PerakitError, match=r"'head.[01]' is a part of 'head', which an adapter"):
+        INSIDE[door](model)
+    report = pk.attach(model, pk.LoRA(rank=1), "all-linear", name="b")
+    assert [row[0] for row in report.rows] == ["body"]
+    # Which has no copy of the head: the base's answers, and the report says so
+    assert [(one.place, one.modules) for one in report.left] == [("head.*", 2)]
+    with pytest.raises(pk.PerakitError, match="trains in full with an adapter, and can carry none"):
+        pk.attach(headed(nn.Linear(4, 2)), pk.LoRA(rank=1), ["head"], name="b")
+
+
+def test_a_head_with_buffers_integers_and_settings(tmp_path):
+    model, x = headed(Head()), torch.randn(8, 4)
+    model.train()(x)  # moves the running mean of the copy, not of the base
+    model.head.scale = 3.0  # set and read on the module that answers
+    model.eval()
+    assert model.head.chosen.scale == 3.0
+    assert model.head.base.scale == 1.0
+    assert not model.head.base.norm.running_mean.any()
+    y = model(x)
+    pk.save(model, tmp_path, name="a")
+    other = with_head(Head()).eval()
+    pk.load(other, tmp_path)
+    other.head.scale = 3.0
+    assert torch.equal(other(x), y)
+    pk.bake(model)
+    assert model.head.scale == 3.0
+    torch.testing.assert_close(model(x), y)
+
+
+def test_a_head_is_used_as_what_it_is():
+    model = headed()
+    assert len(model.head) == 2
+    assert [type(part) for part in model.head] == [nn.Linear, nn.Linear]
+    assert model.head[1] is model.head.chosen[1]
+    assert bool(headed(nn.Linear(4, 2)).head)
+    model.head.extra = nn.Identity()
+    assert model.head.chosen.extra is model.head.extra
+    with pytest.raises(TypeError):
+        len(headed(nn.Linear(4, 2)).head)
+
+
+class Stateful(nn.Linear):
+    def get_extra_state(self):
+        return torch.ones(1)
+
+    def set_extra_state(self, state):
+        pass
+
+
+def hooked():
+    head = nn.Linear(4, 2)
+    head.register_forward_hook(lambda *_: None)
+    return head
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda: nn.ModuleDict({"base": nn.Linear(4, 2)}), "a part called base or adapters"),
+        (hooked, "it has hooks, which a copy would not have"),
+        (lambda: nn.Linear(4, 2, device="meta"), "is on the meta device and has no numbers"),
+    ],
+)
+def test_heads_that_are_refused(head, message):
+    model = with_head(head())
+    with pytest.raises(pk.PerakitError, match=message):
+        pk.attach(model, pk.LoRA(rank=1), ["body"], train=["head"])
+
+
+def test_what_a_file_cannot_hold_of_a_head_is_refused(tmp_path):
+    with pytest.raises(pk.PerakitError, match="its '_extra_state' is no parameter and no buffer"):
+        pk.save(headed(Stateful(4, 2)), tmp_path)
+    model = headed()
+    with torch.no_grad():
+        model.head[1].weight[0, 0] = torch.nan
+    for doing, write in (("export", lambda: pk.export_peft(model, tmp_path)), ("bake", None)):
+        with pytest.raises(
+            pk.PerakitError, match=rf"cannot {doing} 'head', .* NaN or inf in its 1"
+        ):
+            write() if write else pk.bake(model)
+    assert not (tmp_path / "adapter_config.json").exists()
+
+
+def test_a_head_at_two_places(tmp_path):
+    def twice():
+        torch.manual_seed(0)
+        model = nn.Sequential()
+        model.body, model.a = nn.Linear(4, 4), nn.Linear(4, 4)
+        model.b = model.a
+        return model
+
+    for name in ("a", "b"):  # either name means it
+        model = twice()
+        pk.attach(model, pk.LoRA(rank=1), ["body"], train=[name])
+        assert model.a is model.b
+        with pytest.raises(pk.PerakitError, match="'a', which trains in full, stands at several"):
+            pk.export_peft(model, tmp_path)
+
+
+@pytest.mark.parametrize("train", [None, (), []])
+def test_nothing_trains_by_default(train):
+    assert (
+        pk.attach(with_head(nn.Linear(4, 2)), pk.LoRA(rank=1), ["body"], train=train).trained == []
+    )
+    with pytest.raises(pk.PerakitError, match="is no name: pass a list of names, as in train="):
+        pk.attach(with_head(nn.Linear(4, 2)), pk.LoRA(rank=1), ["body"], train=nn.Linear(1, 1))
+
+
+def test_a_module_that_somebody_took_out_does_not_stop_detach():
+    model = headed()
+    model.head = nn.Linear(4, 2)
+    pk.detach(model)
+    assert type(model.body) is nn.Linear
+
+
 def test_parts_of_a_head_keep_their_modes():
     head = nn.Sequential(nn.Dropout(), nn.Linear(3, 2))
     model = nn.ModuleDict({"body": nn.Linear(3, 3), "head": head})

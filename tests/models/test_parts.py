@@ -43,7 +43,7 @@ def model():
 def test_targets_name_parts(model, tmp_path):
     report = pk.attach(model, pk.PERA(rank=2), ["c_attn[q,v]", "mlp.c_proj"])
     assert [row[:5] for row in report.rows[:2]] == [
-        ("transformer.h.0.attn.c_attn", "Conv1D", (24, 8), 2, 8),
+        ("transformer.h.0.attn.c_attn", "Conv1D[q,v]", (24, 8), 2, 8),
         ("transformer.h.0.mlp.c_proj", "Conv1D", (8, 32), 2, 5),
     ]
     assert report.rows[0][5] == 2 * (2 * 16 + 3)
@@ -103,6 +103,11 @@ def test_parts_are_thirds_in_order():
     for parts in ("", "vq", "x"):
         with pytest.raises(pk.PerakitError, match="name some of q, k, v, in this order"):
             Parts.on(pk.LoRA(rank=1), parts)
+
+
+def test_a_method_without_a_matrix_has_no_parts(model):
+    with pytest.raises(pk.PerakitError, match="'quadratic' has no matrix ΔW, of which parts"):
+        pk.attach(model, pk.Quadratic(rank=2), ["c_attn[q,v]"])
 
 
 def test_a_file_with_parts_that_do_not_fit_is_refused(tmp_path):

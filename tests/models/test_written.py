@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import perakit as pk
 from perakit.models.parts import Parts
 
-LOST = "what is written to it would be lost. Write to layer.base.weight, which is W0, or pk.bake"
+LOST = "what is written to it would be lost. Write to layer.base.weight, which is W0, pk.bake"
 
 
 def model(method=None, dtype=torch.float32, **options):
@@ -78,7 +78,7 @@ def test_the_weight_is_read_as_any_tensor(x):
 def test_a_weight_cannot_be_set_nor_tied(x):
     one = model()
     for name in ("weight", "bias"):
-        with pytest.raises(pk.PerakitError, match=f"{name} cannot be set on a module with an adap"):
+        with pytest.raises(pk.PerakitError, match=f"{name} cannot be set on a layer with an adap"):
             setattr(one[0], name, nn.Parameter(torch.ones(4, 5)))
     gpt2 = pk.toy.GPT2(pk.toy.Config(n_embd=8, n_layer=1, n_head=2, vocab_size=11))
     pk.attach(gpt2, pk.LoRA(rank=2), ["lm_head"])
