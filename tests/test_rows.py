@@ -1,21 +1,16 @@
 """Rows with checksums: what was written comes back, and whatever else is there is refused."""
 
-import importlib.util
 import json
 import math
 import os
 import re
-from pathlib import Path
 
+import damage
 import pytest
 
 from perakit import PerakitError
 from perakit import rows as rows_module
 from perakit.rows import LIMIT, LONGEST, append, read_rows, sealed, unsealed
-
-_spec = importlib.util.spec_from_file_location("damage", Path(__file__).with_name("damage.py"))
-damage = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(damage)
 
 ROWS = [
     {"step": 0, "cost": 0.1 + 0.2, "name": "ΔW \u2028 \x85"},

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm.auto import tqdm
@@ -204,31 +204,37 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Key -> cell, of every line of cells.jsonl; empty where there is no such file."""
     cells = dict[str, dict[str, Any]]()
     for row in read_rows(path, LIMIT, REMOVE) if os.path.lexists(path) else ():
-        key, cell = row.values.get("key"), row.values.get("cell")
-        if (
-            row.values.keys() != {"key", "cell"}
-            or not isinstance(key, str)
-            or not isinstance(cell, dict)
-        ):
+        key, cell = row.values.get("key"), cast(dict[str, Any], row.values.get("cell"))
+        if row.values.keys() != {"key", "cell"} or not isinstance(key, str) or not _is_cell(cell):
             raise PerakitError(f"{row.place} is not what perakit bench writes: {REMOVE}")
         if cells.setdefault(key, cell) != cell:
             raise PerakitError(f"{row.place} is another visit to a cell that is above: {REMOVE}")
     return cells
 
 
+def _is_cell(cell: Any) -> bool:
+    """Whether it has times of contenders, whatever they are."""
+    results = cell.get("results") if isinstance(cell, dict) else None
+    return (
+        isinstance(results, list)
+        and bool(results)
+        and all(isinstance(one, dict) and isinstance(one.get("seconds"), list) for one in results)
+        and all(
+            type(time) is float and 0 <= time < math.inf
+            for one in results
+            for time in one["seconds"]
+        )
+    )
+
+
 def _is_of(task: Task, settings: Settings, cell: dict[str, Any]) -> bool:
     """Whether a cell, read again, has times of this task's contenders, as many as rounds."""
-    results = cell.get("results")
-    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
-        return False
-    times = [one.get("seconds") for one in results]
+    results = cell["results"]
+    times = [one["seconds"] for one in results]
     rest = [{name: value for name, value in one.items() if name != "seconds"} for one in results]
     who = [one.to_dict() | {"flop": task.flop[one]} for one in task.flop]
     return cell | {"results": rest} == task.cell | {"results": who} and all(
-        isinstance(seconds, list)
-        and len(seconds) == settings.rounds(task.part)
-        and all(type(one) is float and 0 <= one < math.inf for one in seconds)
-        for seconds in times
+        len(seconds) == settings.rounds(task.part) for seconds in times
     )
 
 

@@ -107,7 +107,7 @@ def _read_checkpoint(
         with open_plain(path) as file:
             header = read_header(file, _allowance(trainable), damaged)
             # A file of somebody else says nothing of a run
-            run = unsealed(header.metadata.get("run", "{}").encode(), place, AGAIN)
+            run = unsealed(header.metadata.get("run", "{}").encode(errors="replace"), place, AGAIN)
             state = run.values
             if state.get("fingerprint") != fingerprint:
                 raise PerakitError(
