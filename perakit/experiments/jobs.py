@@ -236,8 +236,16 @@ def _is_result(row: Row) -> bool:
         and values.keys() <= HAS | MAY_HAVE
         and all(isinstance(values[name], str) for name in ("key", "label", "role", "compute"))
         and all(isinstance(values[name], dict) for name in ("settings", "measured"))
-        and (row.vouched or _is_of_its_key(values))
+        and (row.vouched or _is_known(values))
     )
+
+
+def _is_known(row: Mapping[str, Any]) -> bool:
+    """As `_is_of_its_key`; a row that is too deep for JSON is of no key."""
+    try:
+        return _is_of_its_key(row)
+    except RecursionError:
+        return False
 
 
 def _is_of_its_key(row: Mapping[str, Any]) -> bool:

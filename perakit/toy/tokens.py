@@ -15,8 +15,8 @@ from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, read_plain
 from perakit.toy import hub
 
-# Bytes of a file. GPT-2's tokenizer.json has 3,600,000; the parser takes up to thirty times as much
-LIMIT = 2**22
+LIMIT = 6 * 2**20  # bytes of a file; GPT-2's tokenizer.json has 3,600,000
+SMALL = 2**16  # bytes of all but tokens and merges; theirs has some hundred
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
 # Any of them says that a folder has a tokenizer, be it one that is not read here
@@ -79,7 +79,9 @@ class Pretrained:
         if not os.path.isdir(folder):
             folder = hub.fetch("tokenizer", self._source, FILES, is_readable)
         try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_str(_definition(folder, self._source))
+            definition = _definition(folder, self._source)
+            _check_parts(json.loads(definition))
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(definition)
             # Some files say to cut or to fill every text that they encode
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
@@ -201,6 +203,26 @@ def _definition(folder: Path, source: str) -> str:
     raise PerakitError(
         f"no tokenizer at {source!r}: put tokenizer.json beside the checkpoint{which}"
     )
+
+
+def _check_parts(definition: Any) -> None:
+    """Refuse, with a ValueError, what the parser would take a hundred times its size for.
+
+    Only tokens and merges may be many, and each is a word, or two, with a number.
+    """
+    model = dict(definition["model"])
+    tokens, merges = model.pop("vocab", {}), model.pop("merges", [])
+    added = definition.get("added_tokens") or []
+    rest = {key: part for key, part in definition.items() if key not in ("model", "added_tokens")}
+    pairs = tokens.items() if isinstance(tokens, dict) else tokens
+    if not (
+        len(json.dumps([model, rest])) <= SMALL
+        and all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs)
+        and all(type(pair[1]) in (int, float) for pair in pairs)
+        and all(isinstance(merge, str) or list(map(type, merge)) == [str, str] for merge in merges)
+        and all(isinstance(token, dict) and len(json.dumps(token)) <= SMALL for token in added)
+    ):
+        raise ValueError("it has more than tokens and merges, or other ones")
 
 
 def _byte_pairs(folder: Path, found: list[str], source: str) -> dict[str, Any]:

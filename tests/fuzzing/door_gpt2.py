@@ -266,6 +266,7 @@ def tanh_gelu(x: np.ndarray) -> np.ndarray:
 ACTIVATIONS = {
     "gelu_new": tanh_gelu,
     "gelu_pytorch_tanh": tanh_gelu,
+    "gelu_fast": tanh_gelu,
     "gelu": lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
     "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x / (1 + np.exp(-x)),

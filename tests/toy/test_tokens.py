@@ -135,7 +135,7 @@ def test_a_tokenizer_that_is_no_plain_file(folder):
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").touch()
     os.truncate(folder / "tokenizer.json", 2**40)
-    with pytest.raises(PerakitError, match=r"is larger than the 33,554,432 bytes"):
+    with pytest.raises(PerakitError, match=r"is larger than the 6,291,456 bytes"):
         toy.tokenizer(folder, model_of(300))
 
 
