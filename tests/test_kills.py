@@ -14,7 +14,7 @@ ROOT = Path(pk.__file__).parents[1]
 
 @pytest.mark.thorough  # half a minute; training and experiments are killed in their own tests too
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-@pytest.mark.parametrize("kind", ["save", "bench"])
+@pytest.mark.parametrize("kind", ["save"])
 def test_what_is_killed_loses_nothing(kind, tmp_path):
     done = subprocess.run(
         [

@@ -463,7 +463,8 @@ def detach(model: nn.Module) -> None:
     with whole(model):
         _replace(model, {id(module): module.base for module in stand_ins(model).values()})
         for _, module in walk(model):
-            _require_grad(module, module.__dict__.pop(MEMORY, ()), True)
+            if frozen := module.__dict__.pop(MEMORY, ()):
+                _require_grad(module, frozen, True)
 
 
 @contextmanager

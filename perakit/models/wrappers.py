@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import nn
 
@@ -22,11 +24,15 @@ WRAPPERS = {
 
 def inside(module: nn.Module) -> nn.Module | None:
     """The module that a wrapper is around; None where it is no wrapper."""
-    for cls in type(module).__mro__:
-        place = WRAPPERS.get((cls.__module__.partition(".")[0], cls.__name__))
-        if place is not None:
-            return module._modules.get(place)
-    return None
+    place = _place(type(module))  # type: ignore[arg-type]
+    return None if place is None else module._modules.get(place)
+
+
+@lru_cache(1024)  # asked of every module of a model, again and again
+def _place(kind: type[nn.Module]) -> str | None:
+    """Where modules of a class keep the one that they are around, if they are wrappers."""
+    found = (WRAPPERS.get((cls.__module__.partition(".")[0], cls.__name__)) for cls in kind.__mro__)
+    return next(filter(None, found), None)
 
 
 # Those that keep processes alike, by the parameters that they found when they were made

@@ -71,15 +71,16 @@ ANY = ("key_error", "greedy", "stuck", "dead")
 @pytest.mark.thorough  # a fuzzer once for each defect
 def test_a_broken_door_is_noticed():
     """And the cases are the same in every run."""
-    checked = fuzz("--door", *DOORS, "--self-check")
+    doors = DOORS if CASES > 100 else ("adapter", "gpt2", "ledger")  # all in `make test-thorough`
+    checked = fuzz("--door", *doors, "--self-check")
     found = checked.stdout + checked.stderr
-    for door in DOORS:
+    for door in doors:
         for defect in (*ANY, *DEFECTS[door]):
             assert f"{door}: {defect}: noticed: " in found, found
-    again = fuzz("--door", *DOORS, "--count", "20")
+    again = fuzz("--door", *doors, "--count", "20")
     digests = [
         re.findall(r"folders of the first 20 cases: (\w{16})", run.stdout)
         for run in (checked, again)
     ]
-    assert len(digests[0]) == len(DOORS)
+    assert len(digests[0]) == len(doors)
     assert digests[0] == digests[1]

@@ -26,11 +26,11 @@ def test_every_law_holds_for_parts(method, parts):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_every_layer_and_dtype(method):
-    for kind in ("Linear", "Conv1D", "NF4"):
-        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-            layer = make_layer(kind, 9, 7, False, dtype, 1)
-            for law in LAWS:
+def test_a_base_in_4_bits_float64_and_compile(method):
+    for kind, dtype in (("NF4", torch.float32), ("Conv1D", torch.float64)):
+        layer = make_layer(kind, 9, 7, False, dtype, 1)
+        for law in LAWS:
+            if law.__name__ != "law_12_compile" or (kind == "Conv1D" and method.name == "pera"):
                 law(Parts.on(method, "kv"), layer, 1)
 
 
