@@ -99,7 +99,7 @@ def select(model: nn.Module, train: Any, name: str) -> list[str]:
     places = {place: first[id(one)] for place, one in everywhere(model) if id(one) in first}
     chosen: set[str] = set()
     for target in [train] if isinstance(train, str) else train or ():
-        matches = {first for place, first in places.items() if _ends(place, target)}
+        matches = {one for place, one in places.items() if _ends(place, target)}
         if not matches or not target:
             near = difflib.get_close_matches(str(target), modules, n=3, cutoff=0.4)
             raise PerakitError(
@@ -211,6 +211,10 @@ def copies(model: nn.Module, chosen: Sequence[str]) -> dict[str, nn.Module]:
             raise PerakitError(
                 f"cannot train {place!r} in full: it cannot be copied ({short(str(error))})"
             ) from error
+        for part in made[place].modules():
+            for key, buffer in part._buffers.items():
+                if buffer is not None and 0 in buffer.stride():  # expanded: no file could fill it
+                    part._buffers[key] = buffer.contiguous()
     return made
 
 

@@ -234,6 +234,7 @@ class Head(nn.Module):
         self.out, self.scale = nn.Linear(4, 2), 1.0
         self.norm = nn.BatchNorm1d(4)
         self.index = nn.Parameter(torch.arange(3), requires_grad=False)
+        self.register_buffer("ones", torch.ones(1).expand(4))  # one number at four places
 
     def forward(self, x):
         return self.out(self.norm(x)) * self.scale
