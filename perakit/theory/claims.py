@@ -13,6 +13,7 @@ counterexample, with a proof that it is one. "qualified": true in one sense and 
 from __future__ import annotations
 
 import difflib
+import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -100,7 +101,8 @@ class Claim:
     of `VERDICTS`;
     about: the function that the claim speaks of, as a rule in `perakit.formulas`; argument:
     (formula, seed, examples) -> Finding, which looks at nothing but `formula` where it could be
-    `about` or a rule of your own.
+    `about` or a rule of your own, and whose docstring is the proof; range: where a proved claim is
+    proved, "all sizes" or the sizes named.
     """
 
     id: str
@@ -110,12 +112,23 @@ class Claim:
     verdict: str
     about: Callable[..., Any]
     argument: Argument
+    range: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise PerakitError(
                 f"verdict={self.verdict!r} is unknown: choose from {', '.join(map(repr, VERDICTS))}"
             )
+
+    @property
+    def label(self) -> str:
+        """The verdict with its range: "proved (all sizes)", "verified"."""
+        return f"{self.verdict} ({self.range})" if self.range else self.verdict
+
+    @property
+    def proof(self) -> str:
+        """What the argument's docstring says: a proof to read, in Markdown with LaTeX."""
+        return inspect.getdoc(self.argument) or ""
 
     def check(
         self, seed: int = 0, examples: int = EXAMPLES, formula: Callable[..., Any] | None = None
@@ -198,11 +211,11 @@ class Claim:
     def __str__(self) -> str:
         return (
             f"{self.id}: {self.title}\n{self.statement}\nsource: {self.source}\nverdict:"
-            f" {self.verdict}"
+            f" {self.label}"
         )
 
     def _repr_markdown_(self) -> str:
-        return f"**{self.title}** ({self.verdict}): {self.statement}"
+        return f"**{self.title}** ({self.label}): {self.statement}"
 
 
 class Claims(Mapping[str, Claim]):
@@ -225,12 +238,13 @@ class Claims(Mapping[str, Claim]):
         source: str,
         verdict: str,
         about: Callable[..., Any],
+        range: str = "",
     ) -> Callable[[Argument], Argument]:
         """Decorate an argument (formula, seed, examples) -> Finding: it becomes a claim."""
 
         def remember(argument: Argument) -> Argument:
             # Refuses an id that is taken
-            self.add(Claim(id, title, statement, source, verdict, about, argument))
+            self.add(Claim(id, title, statement, source, verdict, about, argument, range))
             return argument
 
         return remember

@@ -87,6 +87,7 @@ class Report:
                 chapter = heading
                 lines += ["", f"## {heading}"]
             lines += ["", f'<a id="{claim.id}"></a>', f"### {claim.title}", "", claim.statement, ""]
+            lines += [claim.proof, ""] if claim.proof else []
             lines += [
                 f"- **{_verdict(evidence)}**: {evidence.summary}",
                 f"- Source: {claim.source}",
@@ -142,7 +143,8 @@ def _described(claim: Claim) -> dict[str, str]:
 
 
 def _verdict(evidence: Evidence) -> str:
-    return evidence.verdict if evidence.holds else f"{evidence.verdict}, DOES NOT STAND"
+    label = claims[evidence.claim].label
+    return label if evidence.holds else f"{label}, DOES NOT STAND"
 
 
 def _chapter(claim: Claim) -> str:
