@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 from perakit import formulas
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 from perakit.formulas import Array
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -39,8 +39,9 @@ class Formula:
 
     rule: takes the factors by name and returns ΔW (m, n); written with operators that NumPy and
     torch share, as in `perakit.formulas`. factors: (m, n) -> name and shape of each. bound: (m, n)
-    -> largest possible rank; None means min(m, n). A rule that reads W0 takes it by
-    `functools.partial`.
+    -> largest possible rank; None means min(m, n). constants: fixed arrays that the rule also takes
+    by name, such as the random matrices of VeRA; it gets each in the kind that the factors have.
+    None means that there are none.
 
     >>> from perakit import formulas, theory
     >>> rule = theory.Formula(formulas.lora, lambda m, n: {"B": (m, 2), "A": (2, n)})
@@ -51,6 +52,18 @@ class Formula:
     rule: Callable[..., Array]
     factors: Callable[[int, int], Shapes]
     bound: Callable[[int, int], int] | None = None
+    constants: Mapping[str, Array] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, wanted in (
+            ("rule", self.rule, "a function of the factors by name"),
+            ("factors", self.factors, "a function, as lambda m, n: {'B': (m, 2), 'A': (2, n)}"),
+        ):
+            if not callable(value):
+                raise PerakitError(
+                    f"{name}={short(value)} cannot be called: pass {wanted}, since sizes depend on"
+                    " the layer"
+                )
 
     def shapes(self, m: int, n: int) -> Shapes:
         """As `Family.shapes`."""
@@ -58,11 +71,25 @@ class Formula:
 
     def update(self, W0: Array, **factors: Array) -> Array:
         """As `Family.update`."""
-        return self.rule(**factors)
+        return self.rule(**factors, **self._constants(factors))
 
     def rank_bound(self, m: int, n: int) -> int:
         """As `Family.rank_bound`."""
         return min(m, n) if self.bound is None else min(m, n, self.bound(m, n))
+
+    def _constants(self, factors: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The constants; as tensors of the factors' dtype and device where these are tensors."""
+        if not self.constants:
+            return {}
+        import torch
+
+        one = next(iter(factors.values()), None)
+        if not isinstance(one, torch.Tensor):
+            return self.constants
+        return {
+            name: torch.as_tensor(value, dtype=one.dtype, device=one.device)
+            for name, value in self.constants.items()
+        }
 
 
 def pera(rank: int, terms: str = "full", degree: int = 2) -> Formula:

@@ -18,11 +18,11 @@ from perakit.theory.manifold import (
     measured_dimension,
     tangent_dimension,
 )
+from perakit.theory.measured import FloatRank, ModularRank, measured_rank
 from perakit.theory.rank import (
     OrderShare,
     amplification,
     effective_rank,
-    measured_rank,
     numerical_rank,
     order_share,
     predicted_share,
@@ -37,8 +37,10 @@ __all__ = [
     "Claim",
     "Evidence",
     "Finding",
+    "FloatRank",
     "Formula",
     "LayerSpectra",
+    "ModularRank",
     "OrderShare",
     "Report",
     "amplification",

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from perakit import formulas
+from perakit.adapters import PERA, HiRA, LoHa, LoRA, MoRA
 from perakit.errors import PerakitError
 from perakit.families import FAMILIES, Family, Formula, Shapes, pera
 from perakit.formulas import Array
 
 __all__ = [
     "FAMILIES",
-    "RANGES",
     "Factors",
     "Family",
     "Formula",
@@ -30,16 +32,19 @@ __all__ = [
     "check_update",
     "evaluate",
     "factor_rank",
+    "held_factors",
+    "known",
     "of_rule",
     "pera",
     "products",
+    "proved_dimension",
+    "proved_rank",
     "whole_array",
-    "whole_factors",
 ]
 
 Factors = Mapping[str, Array]
-# Random whole factors are 1 ... range in size: probes take the first at which float64 is exact
-RANGES = (99, 31, 9, 3)
+METHODS = (HiRA, LoHa, MoRA)  # their bounds are claims that are proved
+LARGE = 2**20  # a layer on which no rank is cut short by the sizes
 
 
 def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
@@ -95,6 +100,37 @@ def factor_rank(family: Family, m: int, n: int) -> int | None:
     shapes = family.shapes(m, n)
     A, B = shapes.get("A", ()), shapes.get("B", ())
     return A[0] if len(A) == len(B) == 2 and A[0] and A[1] == n and (m, A[0]) == B else None
+
+
+def known(family: Family) -> tuple[int, str, int] | None:
+    """(r, terms, degree) of a family that is PERA or LoRA ("none") as defined here, else None."""
+    if isinstance(family, Formula):
+        options = family.rule.keywords if isinstance(family.rule, partial) else {}
+        rule = family.rule.func if isinstance(family.rule, partial) else family.rule
+        if rule not in (formulas.pera, formulas.lora):
+            return None
+        rank = factor_rank(family, LARGE, LARGE)
+        terms = "none" if rule is formulas.lora else options.get("terms", "full")
+        return None if rank is None else (rank, terms, options.get("degree", 2))
+    if type(family) is LoRA:  # a subclass may have another rule
+        return family.rank, "none", 2
+    return (family.rank, family.terms, family.degree) if type(family) is PERA else None
+
+
+def proved_rank(family: Family, m: int, n: int) -> int:
+    """The largest rank of ΔW that is proved: that of a method of this library, else min(m, n)."""
+    built = known(family) is not None or type(family) in METHODS
+    return min(m, n, family.rank_bound(m, n)) if built else min(m, n)
+
+
+def proved_dimension(family: Family, m: int, n: int) -> int:
+    """The largest dimension that is proved: P, less r for PERA's scalings, r² for LoRA's GL(r)."""
+    parameters = sum(math.prod(shape) for shape in family.shapes(m, n).values())
+    found = known(family)
+    if found is not None:
+        rank, terms, _ = found
+        parameters -= rank * rank if terms == "none" else rank
+    return min(m * n, parameters)
 
 
 def evaluate(
@@ -171,10 +207,8 @@ def check_matrix(name: str, matrix: Any) -> np.ndarray:
     return array
 
 
-def whole_factors(
-    family: Family, m: int, n: int, size: int, at: Factors | None, generator: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Random factors of whole numbers of size 1 ... size, as float64; those in `at` are held."""
+def held_factors(family: Family, m: int, n: int, at: Factors | None) -> dict[str, np.ndarray]:
+    """The factors in `at` in their shapes; refused if they are unknown, not finite, or misfits."""
     shapes, held = dict(family.shapes(m, n)), dict(at or {})
     unknown = set(held) - set(shapes)
     if unknown:
@@ -186,12 +220,8 @@ def whole_factors(
             raise PerakitError(f"at has {value} for {name}: every entry must be finite")
     try:
         return {
-            name: (
-                np.broadcast_to(as_float64(held[name]), shape).copy()
-                if name in held
-                else whole_array(generator, shape, size)
-            )
-            for name, shape in shapes.items()
+            name: np.broadcast_to(as_float64(value), shapes[name]).copy()
+            for name, value in held.items()
         }
     except ValueError as error:
         raise PerakitError(

@@ -1,8 +1,8 @@
-"""The rank of a rule's Jacobian, in whole numbers: the directions factors can move an update in."""
+"""The rank of a rule's Jacobian: in how many directions the factors can move an update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,18 +12,20 @@ from torch.func import jvp, vmap
 
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
-from perakit.theory import exact
+from perakit.theory import field
 from perakit.theory.families import (
-    RANGES,
     Factors,
     Family,
     as_family,
     evaluate,
-    whole_array,
-    whole_factors,
+    held_factors,
+    proved_dimension,
 )
+from perakit.theory.measured import FloatRank, ModularRank, drawn, reason
+from perakit.theory.residues import Residues
 
 CHUNK = 64  # parameters whose derivatives are taken at once
+MORE = 64  # rows of the Jacobian that are taken beyond what its rank needs
 # For rules that are no polynomials: singular values below this share of the largest count as zero
 FLOAT_GAP = 1e-9
 
@@ -32,24 +34,32 @@ FLOAT_GAP = 1e-9
 class JacobianRank:
     """Rank of the Jacobian (mn, P) of an update rule at one point.
 
-    rank: the number; parameters: P; entries: rows of the Jacobian that were formed; exact: whether
-    the derivatives were whole numbers, so that the rank is that of elimination modulo a prime (a
-    lower bound on the generic rank, and but for a chance of about 1/8,000,000 the rank at this
-    point); else it comes from singular values, with `gap` the ratio of the last counted one to the
-    next.
+    rank: the number, an int that says how it was found; parameters: P; entries: rows of the
+    Jacobian that were formed.
     """
 
-    rank: int
+    rank: ModularRank | FloatRank
     parameters: int
     entries: int
-    exact: bool
-    gap: float | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the rank is that of elimination modulo primes, and not of singular values."""
+        return isinstance(self.rank, ModularRank)
+
+    @property
+    def proved(self) -> bool:
+        """Whether the rank meets an upper bound that is proved."""
+        return isinstance(self.rank, ModularRank) and self.rank.proved
+
+    @property
+    def gap(self) -> float | None:
+        """Of a float answer, the last counted singular value over the next."""
+        return None if isinstance(self.rank, ModularRank) else self.rank.gap
 
     def __str__(self) -> str:
-        how = "exact, modulo a prime" if self.exact else f"from singular values, gap {self.gap:.1e}"
         return (
-            f"rank {self.rank} of {self.parameters} parameters ({how}; {self.entries:,} entries"
-            " of ΔW)"
+            f"rank {self.rank!r} of {self.parameters} parameters, by {self.entries:,} entries of ΔW"
         )
 
 
@@ -67,117 +77,99 @@ def jacobian_rank(
 
     m, n, rank, terms, degree: as in `measured_dimension`. at: factors to hold at given values, the
     others are random: {"h": 0} is a point of LoRA, {"B": 0, "h": 0} the usual start. seed: of the
-    random factors, whole numbers.
+    random factors, residues modulo a prime.
 
-    The (mn, P) matrix is not formed where it is large: elimination runs on 2P of its mn rows, and
-    the null vectors that it finds are then multiplied by all the rows; if one does not vanish
-    there, more rows are taken.
+    The (mn, P) matrix is not formed where it is large: elimination runs on a few more than P of its
+    mn rows. If that rank falls short of its upper bound, the null vectors it finds are put to the
+    rule: where the update moves along one, more rows are taken.
 
-    >>> from perakit import theory
-    >>> theory.jacobian_rank(7, 6, rank=2, at={"h": 0}).rank
-    25
+    >>> pk.theory.jacobian_rank(7, 6, rank=2, at={"h": 0}).rank == 25
+    True
     """
     family = as_family(m, n, rank, terms, degree)
     check_count("seed", seed, least=0)
-    generator = np.random.default_rng(seed)
-    for size in RANGES:
-        columns = _Columns(
-            family, m, n, whole_factors(family, m, n, size, at, generator), size, generator
-        )
-        if columns.exact():
-            try:
-                return _modular(columns, generator)
-            except _NotWholeError:
-                break
-    return _floating(columns)
+    best, chance, entries = 0, 1.0, 0
+    bound = proved_dimension(family, m, n)
+    parameters = sum(int(np.prod(shape)) for shape in family.shapes(m, n).values())
+    for k, prime in enumerate(field.PRIMES):
+        generator = np.random.default_rng((seed, k))
+        try:
+            point = _Point(family, m, n, *drawn(family, m, n, prime, generator, at))
+            found, entries = point.rank(bound, generator)
+        except PerakitError as error:
+            return _in_floats(family, m, n, at, generator, reason(error))
+        best = max(best, found)
+        if best == bound:
+            return JacobianRank(ModularRank(best, True, 0.0, f"{m} x {n}"), parameters, entries)
+        # An entry of the Jacobian has a degree less than ΔW's
+        chance *= min(1.0, (best + 1) * max(point.degree - 1, 1) / prime)
+    return JacobianRank(ModularRank(best, False, chance, f"{m} x {n}"), parameters, entries)
 
 
-class _NotWholeError(Exception):
-    """A derivative is no whole number, so elimination modulo a prime would mean nothing."""
-
-
-class _Columns:
-    """The Jacobian of a rule at one point, column by column, on any subset of the entries of ΔW."""
+class _Point:
+    """A rule at one point modulo a prime, and its derivatives there."""
 
     def __init__(
-        self,
-        family: Family,
-        m: int,
-        n: int,
-        factors: Factors,
-        size: int,
-        generator: np.random.Generator,
+        self, family: Family, m: int, n: int, W0: Residues, factors: dict[str, Residues]
     ) -> None:
-        self.shape, self.family = (m, n), family
-        self.W0 = torch.from_numpy(whole_array(generator, (m, n), size))
-        self.names = list(factors)
-        self.values = tuple(map(torch.from_numpy, factors.values()))
-        self.parameters = sum(value.numel() for value in self.values)
+        self.family, self.shape, self.W0, self.factors = family, (m, n), W0, factors
+        self.prime = W0.prime
+        self.parameters = sum(value.size for value in factors.values())
+        self.degree = self.along({}).degree
 
-    def update(self, *values: Tensor) -> Tensor:
-        return evaluate(
-            self.family, self.W0, dict(zip(self.names, values, strict=True)), self.shape
-        )
+    def along(self, directions: dict[str, np.ndarray]) -> Residues:
+        """The update, with its derivatives along `directions` (count, *shape) of some factors."""
+        moved = {
+            name: Residues(value.value, value.prime, directions.get(name), value.degree)
+            for name, value in self.factors.items()
+        }
+        delta = evaluate(self.family, self.W0, moved, self.shape)
+        if not isinstance(delta, Residues):
+            raise PerakitError("an update that does not depend on its factors")
+        return delta
 
-    def derivative(self, tangents: Tensor, values: tuple[Tensor, ...] | None = None) -> Tensor:
-        """The derivatives (count, mn) along `tangents` (count, P)."""
-        values = self.values if values is None else values
+    def columns(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Columns of the Jacobian, transposed: where they stand, and (count, mn)."""
+        start = 0
+        for name, value in self.factors.items():
+            for first in range(0, value.size, CHUNK):
+                count = min(CHUNK, value.size - first)
+                unit = np.zeros((count, value.size))
+                unit[np.arange(count), first + np.arange(count)] = 1
+                found = self.along({name: unit.reshape(count, *value.shape)}).along
+                where = slice(start + first, start + first + count)
+                yield where, np.zeros((count, 1)) if found is None else found.reshape(count, -1)
+            start += value.size
 
-        def along(tangent: Tensor) -> Tensor:
-            parts = torch.split(tangent, [value.numel() for value in values])
-            directions = tuple(
-                part.view_as(value) for part, value in zip(parts, values, strict=True)
-            )
-            return jvp(self.update, values, directions)[1].flatten()
+    def rank(self, bound: int, generator: np.random.Generator) -> tuple[int, int]:
+        """The rank here, and how many rows it took; no more than show that it meets `bound`."""
+        total = self.shape[0] * self.shape[1]
+        order, count = sample(generator, total), self.parameters + MORE
+        while True:
+            entries = order[:count]
+            rows = np.empty((entries.size, self.parameters))
+            for where, found in self.columns():
+                rows[:, where] = found[:, entries].T if found.shape[1] > 1 else found.T
+            U, pivots = field.echelon(rows, self.prime)
+            if len(pivots) == bound or count >= total or self._still(U, pivots):
+                return len(pivots), entries.size
+            count *= 2
 
-        try:
-            return vmap(along)(tangents)
-        except PerakitError:
-            raise
-        except (TypeError, RuntimeError, AttributeError) as error:
-            raise PerakitError(
-                f"torch cannot differentiate the formula ({error}): write it with operators that"
-                " tensors have"
-            ) from error
-
-    def block(self, start: int) -> Tensor:
-        """Columns `start` ... `start` + CHUNK of the Jacobian, transposed: (count, mn)."""
-        count = min(CHUNK, self.parameters - start)
-        tangents = torch.zeros(count, self.parameters, dtype=torch.float64)
-        tangents[torch.arange(count), start + torch.arange(count)] = 1
-        return self.derivative(tangents)
-
-    def whole_block(self, start: int) -> np.ndarray:
-        """As `block`, of whole numbers only."""
-        found: np.ndarray = self.block(start).numpy()
-        if not (found == np.rint(found)).all():
-            raise _NotWholeError
-        return found
-
-    def exact(self) -> bool:
-        """Whether float64 holds every derivative, were it whole: then no sum was rounded."""
-        # All columns added, all signs alike: bounds each
-        spread = torch.ones(1, self.parameters, dtype=torch.float64)
-        largest = self.derivative(spread, tuple(value.abs() for value in self.values))
-        return bool(torch.isfinite(largest).all()) and float(largest.abs().max()) < exact.EXACT
-
-    def rows(self, entries: np.ndarray, block: Callable[[int], np.ndarray]) -> np.ndarray:
-        """Jacobian rows at `entries` of the flattened ΔW, from its blocks: (len(entries), P)."""
-        found = np.empty((entries.size, self.parameters))
-        for start in range(0, self.parameters, CHUNK):
-            found[:, start : start + CHUNK] = block(start)[:, entries].T
-        return found
-
-
-def _modular(columns: _Columns, generator: np.random.Generator) -> JacobianRank:
-    total, count = columns.shape[0] * columns.shape[1], 2 * columns.parameters
-    order = sample(generator, total)
-    while True:
-        entries = order[:count]
-        U, pivots = exact.echelon(columns.rows(entries, columns.whole_block))
-        if count >= total or _vanish(columns, exact.null_space(U, pivots)):
-            return JacobianRank(len(pivots), columns.parameters, min(count, total), exact=True)
-        count *= 2
+    def _still(self, U: np.ndarray, pivots: list[int]) -> bool:
+        """Whether the update stands still along every null vector of the rows that were taken."""
+        vectors = field.null_space(U, pivots, self.prime).T
+        sizes = np.cumsum([value.size for value in self.factors.values()])[:-1]
+        for start in range(0, len(vectors), CHUNK):
+            parts = np.split(vectors[start : start + CHUNK], sizes, axis=1)
+            moved = self.along(
+                {
+                    name: part.reshape(-1, *value.shape)
+                    for (name, value), part in zip(self.factors.items(), parts, strict=True)
+                }
+            ).along
+            if moved is not None and moved.any():
+                return False
+        return True
 
 
 def sample(generator: np.random.Generator, total: int) -> np.ndarray:
@@ -185,25 +177,47 @@ def sample(generator: np.random.Generator, total: int) -> np.ndarray:
     return generator.permutation(total)
 
 
-def _vanish(columns: _Columns, vectors: np.ndarray) -> bool:
-    """Whether J x = 0 mod the prime on every entry, for every column x of `vectors` (P, count)."""
-    product = np.zeros((columns.shape[0] * columns.shape[1], vectors.shape[1]))
-    for start in range(0, columns.parameters, CHUNK):
-        block = columns.whole_block(start).T.copy()
-        exact.reduce_(block)
-        product += block @ vectors[start : start + CHUNK]
-        exact.reduce_(product)
-    return not product.any()
+def _in_floats(
+    family: Family,
+    m: int,
+    n: int,
+    at: Factors | None,
+    generator: np.random.Generator,
+    reason: str,
+) -> JacobianRank:
+    """The rank by singular values, with torch's derivatives."""
+    held = held_factors(family, m, n, at)
+    factors = {
+        name: torch.from_numpy(held[name] if name in held else generator.standard_normal(shape))
+        for name, shape in family.shapes(m, n).items()
+    }
+    W0 = torch.from_numpy(generator.standard_normal((m, n)))
+    names, values = list(factors), tuple(factors.values())
+    sizes = [value.numel() for value in values]
 
+    def update(*values: Tensor) -> Tensor:
+        return evaluate(family, W0, dict(zip(names, values, strict=True)), (m, n))
 
-def _floating(columns: _Columns) -> JacobianRank:
-    m, n = columns.shape
-    derivatives = columns.rows(np.arange(m * n), lambda start: columns.block(start).numpy())
-    if not np.isfinite(derivatives).all():
+    def derivative(direction: Tensor) -> Tensor:
+        parts = torch.split(direction, sizes)
+        shaped = tuple(p.view_as(v) for p, v in zip(parts, values, strict=True))
+        return jvp(update, values, shaped)[1].flatten()
+
+    try:
+        J = vmap(derivative, chunk_size=CHUNK)(torch.eye(sum(sizes), dtype=torch.float64)).numpy()
+    except PerakitError:
+        raise
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise PerakitError(
+            f"torch cannot differentiate the formula ({error}): write it with operators that"
+            " tensors have; a NumPy constant goes in by Formula(..., constants={name: array})"
+        ) from error
+    if not np.isfinite(J).all():
         raise PerakitError(
             "the formula's derivative is not finite at random factors: it must be defined there"
         )
-    values = np.linalg.svd(derivatives, compute_uv=False)
-    rank = int((values > FLOAT_GAP * values[0]).sum())
-    gap = values[rank - 1] / values[rank] if 0 < rank < values.size and values[rank] else np.inf
-    return JacobianRank(rank, columns.parameters, m * n, exact=False, gap=float(gap))
+    singular = np.linalg.svd(J, compute_uv=False)
+    rank = int((singular > FLOAT_GAP * singular[0]).sum())
+    full = rank in (0, singular.size) or not singular[rank]
+    gap = np.inf if full else float(singular[rank - 1] / singular[rank])
+    return JacobianRank(FloatRank(rank, gap, reason), sum(sizes), m * n)

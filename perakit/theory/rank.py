@@ -12,17 +12,7 @@ import torch
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
-from perakit.theory.exact import EXACT, modular_rank
-from perakit.theory.families import (
-    RANGES,
-    Family,
-    as_family,
-    as_float64,
-    check_matrix,
-    evaluate,
-    whole_array,
-    whole_factors,
-)
+from perakit.theory.families import as_float64, check_matrix
 
 # Directions of singular values below this share of the largest mean nothing in a float32 update
 ROUNDING = 1e-7
@@ -115,37 +105,6 @@ def machine_epsilon(array: Any) -> float:
         if isinstance(dtype, torch.dtype) and dtype.is_floating_point
         else 2.0**-52
     )
-
-
-def measured_rank(
-    m: int, n: int, rank: int | Family, terms: str = "full", degree: int = 2, seed: int = 0
-) -> int:
-    """Generic rank of ΔW, measured: the exact rank of one update made from random whole factors.
-
-    rank: r, with `terms` ("none": LoRA) and `degree`, or any family. For PERA it is min(m, n, K).
-    Elimination runs modulo a prime, so the number is a lower bound on the generic rank, and below
-    it only by a rare accident of the draw (`seed`). A rule that does not give whole numbers of
-    whole factors is measured by `numerical_rank`.
-
-    >>> from perakit import theory
-    >>> theory.measured_rank(8, 9, rank=2), theory.measured_rank(8, 9, 2, terms="none")
-    (5, 2)
-    """
-    family = as_family(m, n, rank, terms, degree)
-    check_count("seed", seed, least=0)
-    generator = np.random.default_rng(seed)
-    for size in RANGES:
-        factors, W0 = (
-            whole_factors(family, m, n, size, None, generator),
-            whole_array(generator, (m, n), size),
-        )
-        delta = evaluate(family, W0, factors, (m, n))
-        largest = evaluate(
-            family, abs(W0), {name: abs(value) for name, value in factors.items()}, (m, n)
-        )
-        if np.abs(largest).max() < EXACT and (delta == np.rint(delta)).all():
-            return modular_rank(delta)
-    return numerical_rank(delta).rank
 
 
 # --- spectra --------------------------------------------------------------------------------------

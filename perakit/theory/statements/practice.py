@@ -11,7 +11,8 @@ from perakit import formulas
 from perakit.theory.claims import claims
 from perakit.theory.families import of_rule
 from perakit.theory.findings import Finding
-from perakit.theory.rank import measured_rank, order_share, predicted_share
+from perakit.theory.measured import measured_rank
+from perakit.theory.rank import order_share, predicted_share
 from perakit.theory.statements.arguments import PAPER, fails
 
 # PERA's and LoRA's rows of the paper's Tables 1 and 2: model, rule, rank, "#Params (%)"

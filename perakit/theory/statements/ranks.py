@@ -16,7 +16,7 @@ from perakit.theory.families import of_rule
 from perakit.theory.findings import Finding, factors, verified
 from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.manifold import dimension
-from perakit.theory.rank import measured_rank
+from perakit.theory.measured import measured_rank
 from perakit.theory.statements.arguments import (
     AT,
     PAPER,
