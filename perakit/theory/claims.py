@@ -13,6 +13,7 @@ counterexample, with a proof that it is one. "qualified": true in one sense and 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import time
 from collections import Counter
@@ -298,6 +299,7 @@ claims = Claims()  # `perakit.theory` says what fills it
 def _guarded(formula: Callable[..., Any]) -> Callable[..., Any]:
     """The formula, whose mistakes raise a PerakitError: what it was given, and what to do."""
 
+    @functools.wraps(formula)
     def call(*arguments: Any, **options: Any) -> Any:
         arrays = [
             argument

@@ -63,8 +63,7 @@ def residues(numbers: Any, prime: int) -> np.ndarray:
         found = np.array([_residue(entry, prime) for entry in array.flat]).reshape(array.shape)
     else:
         raise ValueError(f"numbers of type {array.dtype} are not rational")
-    reduce_(found, prime)
-    return found
+    return reduce_(np.array(found), prime)  # of one number, NumPy makes a scalar
 
 
 def _residue(entry: Any, prime: int) -> float:

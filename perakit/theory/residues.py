@@ -114,6 +114,13 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
             along = np.array([each[index] for each in self.along])
         return self._like(np.array(found), along)
 
+    def __setitem__(self, index: Any, entries: Any) -> None:
+        other = _lifted(entries, self.prime)
+        if self.along is not None or other.along is not None:
+            raise NotPolynomialError("an assignment to entries, where derivatives are asked for,")
+        self.value[index] = other.value
+        self.degree = max(self.degree, other.degree)
+
     # --- arithmetic -------------------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
@@ -163,6 +170,14 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
     ) -> Residues:
         """A linear change of the value, and the same of every derivative."""
         return self._like(value(self.value), None if self.along is None else along(self.along))
+
+
+def gathered(result: Any, prime: int) -> Residues:
+    """What a rule returned as residues: an array of them, or an object array with one an entry."""
+    if not isinstance(result, np.ndarray) or result.dtype != object:
+        return _lifted(result, prime)
+    entries = [_lifted(entry, prime).reshape(1) for entry in result.flat]
+    return _concatenate(entries).reshape(result.shape)
 
 
 def _flat(numbers: Any) -> tuple[int, ...]:

@@ -1,8 +1,17 @@
-"""Pieces of arguments: small exact examples to draw, symbolic differences, comparisons."""
+"""Pieces of arguments: cases to draw, identities modulo primes and in symbols, comparisons.
+
+An identity of polynomials that holds at random residues holds but for a chance of at most deg/p a
+draw (Schwartz and Zippel); each case is drawn with two primes. What it is compared with is `loop`,
+the definition written out, which shares nothing with the rules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -10,13 +19,220 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perakit import formulas
-from perakit.theory import symbolic
+from perakit.theory import field, symbolic
 from perakit.theory.derivation import Derivation, plain
 from perakit.theory.findings import Finding, factors
+from perakit.theory.residues import Residues, gathered
 
 PAPER = "arXiv 2604.11841"
 SHAPES = ((2, 3, 2), (3, 1, 1), (1, 2, 3))  # of symbolic identities: (m, n, r), none square
 AT = "in symbols at " + ", ".join(f"{m} x {n} r = {rank}" for m, n, rank in SHAPES)
+RANKS = range(1, 13)
+DEGREES = range(2, 7)
+LARGE = ((311, 257, 1), (127, 131, 3))  # layers that no identity in symbols reaches
+
+
+# --- cases: a layer, a rank, and what a rule takes besides ----------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer (m, n), a rank, and PERA's terms and degree; "none" is LoRA."""
+
+    m: int
+    n: int
+    rank: int
+    terms: str = "full"
+    degree: int = 2
+
+    def __str__(self) -> str:
+        more = "" if self.terms == "none" else f", terms {self.terms}, degree {self.degree}"
+        return f"{self.m} x {self.n}, r = {self.rank}{more}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a rule is called with besides arrays: nothing that is its default."""
+        default = (self.terms, self.degree) in (("full", 2), ("none", 2))
+        return {} if default else {"terms": self.terms, "degree": self.degree}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of B, A and, for PERA, h."""
+        made = {"B": (self.m, self.rank), "A": (self.rank, self.n)}
+        if self.terms != "none":
+            K = formulas.rank_bound(self.rank, self.terms, self.degree)
+            made["h"] = (K - self.rank,)
+        return made
+
+    def draw(self, seed: int, k: int) -> dict[str, Residues]:
+        """The factors as random residues modulo prime k."""
+        prime, generator = field.PRIMES[k], np.random.default_rng((seed, k))
+        return {
+            name: Residues(field.draw(generator, shape, prime), prime, degree=1)
+            for name, shape in self.shapes().items()
+        }
+
+
+def cases(
+    formula: Callable[..., Any],
+    seed: int,
+    terms: Sequence[str] = formulas.TERMS,
+    degrees: Iterable[int] = DEGREES,
+) -> list[Case]:
+    """Every rank up to 12 on small layers, every degree up to 6, large layers.
+
+    A rule that takes no terms and degree is asked for what it is: "full", at degree 2.
+    """
+    generator = np.random.default_rng(seed)
+    if not takes_options(formula):
+        terms, degrees = [kind for kind in terms if kind in ("full", "none")], [2]
+
+    def small() -> tuple[int, int]:
+        m, n = generator.choice((1, 2, 3, 5, 7, 11, 13), 2)
+        return int(m), int(n)
+
+    found = []
+    for kind in terms:
+        for degree in degrees:
+            # rank 7 at degree 6 has 1,715 products, rank 12 would have 18,563
+            ranks = RANKS if degree == 2 else (int(generator.integers(1, 6)), 7)
+            found += [Case(*small(), rank, kind, degree) for rank in ranks]
+        if 2 in degrees:
+            found += [Case(*layer, kind) for layer in LARGE]
+    return found
+
+
+def takes_options(formula: Callable[..., Any]) -> bool:
+    """Whether a rule can be called with terms and degree, as `formulas.pera`."""
+    try:
+        inspect.signature(formula).bind(*"BAh", terms="full", degree=2)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def asked(found: Sequence[Case]) -> str:
+    """What a list of cases amounts to, for a summary."""
+    ranks, degrees = {case.rank for case in found}, {case.degree for case in found}
+    largest = max(found, key=lambda case: case.m * case.n)
+    degree = f", degree {min(degrees)} to {max(degrees)}" if len(degrees) > 1 else ""
+    return (
+        f"modulo two primes at {len(found)} sizes, r = {min(ranks)} to {max(ranks)}{degree}, up to"
+        f" {largest.m} x {largest.n}"
+    )
+
+
+@functools.lru_cache(512)
+def loop(case: Case, seed: int, k: int) -> np.ndarray:
+    """ΔW modulo prime k at `case.draw(seed, k)`: Eq. 9 to 11, term by term, in whole numbers."""
+    drawn = case.draw(seed, k)
+    prime = field.PRIMES[k]
+    B, A, h = (
+        drawn[name].value.astype(np.int64) if name in drawn else np.zeros(0) for name in "BAh"
+    )
+    delta = np.zeros((case.m, case.n), dtype=np.int64)
+    for i in range(case.rank):
+        delta = (delta + np.multiply.outer(B[:, i], A[i])) % prime
+    coefficients = iter(h.tolist())
+    for d in range(2, case.degree + 1) if case.terms != "none" else ():
+        for row in combinations_with_replacement(range(case.rank), d):
+            if case.terms != "full" and (len(set(row)) == 1) != (case.terms == "square"):
+                continue
+            b, a = B[:, row[0]], A[row[0]]
+            for i in row[1:]:
+                b, a = b * B[:, i] % prime, a * A[i] % prime
+            a = a * next(coefficients) % prime
+            delta = (delta + np.multiply.outer(b, a)) % prime
+    return delta
+
+
+def identical(
+    found: Sequence[Case],
+    seed: int,
+    left: Callable[..., Any],
+    right: Callable[..., Any],
+    what: str,
+) -> Finding:
+    """Whether left(case, k, **factors) and right(...) agree modulo both primes in every case.
+
+    Arrays of residues, or of whole numbers. The finding names the first case in which they do not.
+    """
+    sides = _Side(left), _Side(right)
+    for case in found:
+        for k, prime in enumerate(field.PRIMES):
+            one, other = (side.read(case, k, case.draw(seed, k)) for side in sides)
+            if one.shape != other.shape:
+                return fails(
+                    f"{what}: shape {one.shape} where {other.shape} is due, at {case}",
+                    {"case": str(case)},
+                )
+            wrong = np.argwhere(one != other)
+            if wrong.size:
+                where = ", ".join(map(str, wrong[0].tolist()))
+                return fails(
+                    f"{what}: not so at {case}, entry ({where}), modulo {prime}",
+                    {"case": str(case)},
+                )
+    return Finding(True, f"{what}, {asked(found)}")
+
+
+class _Side:
+    """One side of an identity, and whether it works entry by entry."""
+
+    def __init__(self, rule: Callable[..., Any]) -> None:
+        self.rule, self.entrywise = rule, False
+
+    def read(self, case: Case, k: int, drawn: Mapping[str, Residues]) -> np.ndarray:
+        """The residues that the rule makes of `drawn`."""
+        if self.entrywise:
+            # A residue of one entry is slow: Python's whole numbers say the same, unless the rule
+            # has constants that are none
+            whole = {name: x.value.astype(np.int64).astype(object) for name, x in drawn.items()}
+            result = self.rule(case, k, **whole)
+            if all(isinstance(entry, int) for entry in np.ravel(result)):
+                return field.residues(np.asarray(result % field.PRIMES[k], int), field.PRIMES[k])
+        result = self.rule(case, k, **drawn)
+        self.entrywise = isinstance(result, np.ndarray) and result.dtype == object
+        return settled(result, field.PRIMES[k])
+
+
+def settled(result: Any, prime: int) -> np.ndarray:
+    """An array of residues, as numbers nearest zero."""
+    if isinstance(result, np.ndarray) and result.dtype != object:
+        return field.residues(result, prime)
+    value: np.ndarray = gathered(result, prime).value
+    return value
+
+
+def is_the_loop(
+    formula: Callable[..., Any],
+    seed: int,
+    terms: Sequence[str] = formulas.TERMS,
+    degrees: Iterable[int] = DEGREES,
+) -> Finding:
+    """Whether a rule is PERA: `loop`, at the cases of these terms and degrees."""
+    return identical(
+        cases(formula, seed, terms, degrees),
+        seed,
+        lambda case, k, **drawn: formula(*drawn.values(), **case.options),
+        lambda case, k, **drawn: loop(case, seed, k),
+        "the rule is the sum of its products",
+    )
+
+
+def every(*findings: Finding | Callable[[], Finding]) -> Finding:
+    """All of them, or the first that fails; those given as functions run only if asked."""
+    texts, numbers, examples = [], {}, 0
+    for one in findings:
+        finding = one if isinstance(one, Finding) else one()
+        if not finding.holds:
+            return finding
+        texts.append(finding.summary)
+        numbers |= dict(finding.numbers)
+        examples += finding.examples
+    return Finding(True, "; ".join(texts), numbers, examples)
+
+
+# --- small whole numbers, symbols -----------------------------------------------------------------
 
 
 def layers(largest: int, rank: int) -> st.SearchStrategy[dict[str, int]]:
