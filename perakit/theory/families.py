@@ -49,7 +49,9 @@ LARGE = 2**20  # a layer on which no rank is cut short by the sizes
 
 def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
     """The family of a rule called as `formulas.pera`, or `formulas.lora` where terms is "none"."""
-    known = pera(rank, terms, degree)
+    family = pera(rank, terms, degree)
+    if rule in (formulas.pera, formulas.lora):
+        return family
     # Only what is not the default: a rule need not take terms and degree
     options = (
         {}
@@ -61,7 +63,7 @@ def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: 
         # By position, whatever the rule names its arguments
         return rule(*(named[name] for name in ("B", "A", "h") if name in named), **options)
 
-    return Formula(update, known.factors, known.bound)
+    return Formula(update, family.factors, family.bound)
 
 
 def products(rank: int, terms: str, degree: int) -> list[tuple[int, ...]]:

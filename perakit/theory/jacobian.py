@@ -24,7 +24,7 @@ from perakit.theory.families import (
 from perakit.theory.measured import FloatRank, ModularRank, drawn, reason
 from perakit.theory.residues import Residues
 
-CHUNK = 64  # parameters whose derivatives are taken at once
+CHUNK = 2**20  # entries of the derivatives that are taken at once: they stay in the cache
 MORE = 64  # rows of the Jacobian that are taken beyond what its rank needs
 # For rules that are no polynomials: singular values below this share of the largest count as zero
 FLOAT_GAP = 1e-9
@@ -132,8 +132,9 @@ class _Point:
         """Columns of the Jacobian, transposed: where they stand, and (count, mn)."""
         start = 0
         for name, value in self.factors.items():
-            for first in range(0, value.size, CHUNK):
-                count = min(CHUNK, value.size - first)
+            chunk = max(1, CHUNK // (self.shape[0] * self.shape[1]))
+            for first in range(0, value.size, chunk):
+                count = min(chunk, value.size - first)
                 unit = np.zeros((count, value.size))
                 unit[np.arange(count), first + np.arange(count)] = 1
                 found = self.along({name: unit.reshape(count, *value.shape)}).along
@@ -159,11 +160,12 @@ class _Point:
         """Whether the update stands still along every null vector of the rows that were taken."""
         vectors = field.null_space(U, pivots, self.prime).T
         sizes = np.cumsum([value.size for value in self.factors.values()])[:-1]
-        for start in range(0, len(vectors), CHUNK):
-            parts = np.split(vectors[start : start + CHUNK], sizes, axis=1)
+        chunk = max(1, CHUNK // (self.shape[0] * self.shape[1]))
+        for start in range(0, len(vectors), chunk):
+            parts = np.split(vectors[start : start + chunk], sizes, axis=1)
             moved = self.along(
                 {
-                    name: part.reshape(-1, *value.shape)
+                    name: part.reshape(len(part), *value.shape)
                     for (name, value), part in zip(self.factors.items(), parts, strict=True)
                 }
             ).along
@@ -204,7 +206,7 @@ def _in_floats(
         return jvp(update, values, shaped)[1].flatten()
 
     try:
-        J = vmap(derivative, chunk_size=CHUNK)(torch.eye(sum(sizes), dtype=torch.float64)).numpy()
+        J = vmap(derivative, chunk_size=64)(torch.eye(sum(sizes), dtype=torch.float64)).numpy()
     except PerakitError:
         raise
     except (TypeError, RuntimeError, AttributeError) as error:

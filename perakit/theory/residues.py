@@ -334,7 +334,7 @@ _OPERATIONS: Mapping[str, Callable[..., Residues]] = {
     "divide": _divide,
     "true_divide": _divide,
 }
-_FUNCTIONS: Mapping[str, Callable[..., Residues]] = {
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "concatenate": _concatenate,
     "cat": _concatenate,
     "concat": _concatenate,
@@ -342,6 +342,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Residues]] = {
     "sum": _total,
     "outer": _outer,
     "dot": _matmul,
+    "shape": lambda x: x.shape,
     "reshape": lambda x, *shape: x.reshape(*shape),
     "transpose": lambda x, *axes: x.transpose(*axes),
 }

@@ -19,9 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perakit import formulas
+from perakit.errors import PerakitError
 from perakit.theory import field, symbolic
 from perakit.theory.derivation import Derivation, plain
+from perakit.theory.families import of_rule
 from perakit.theory.findings import Finding, factors
+from perakit.theory.jacobian import jacobian_rank
+from perakit.theory.measured import FloatRank, ModularRank, measured_rank
 from perakit.theory.residues import Residues, gathered
 
 PAPER = "arXiv 2604.11841"
@@ -30,6 +34,7 @@ AT = "in symbols at " + ", ".join(f"{m} x {n} r = {rank}" for m, n, rank in SHAP
 RANKS = range(1, 13)
 DEGREES = range(2, 7)
 LARGE = ((311, 257, 1), (127, 131, 3))  # layers that no identity in symbols reaches
+WIDE = ((127, 131, 1),)  # where a Jacobian is taken
 
 
 # --- cases: a layer, a rank, and what a rule takes besides ----------------------------------------
@@ -57,7 +62,7 @@ class Case:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of B, A and, for PERA, h."""
-        made = {"B": (self.m, self.rank), "A": (self.rank, self.n)}
+        made: dict[str, tuple[int, ...]] = {"B": (self.m, self.rank), "A": (self.rank, self.n)}
         if self.terms != "none":
             K = formulas.rank_bound(self.rank, self.terms, self.degree)
             made["h"] = (K - self.rank,)
@@ -76,14 +81,16 @@ def cases(
     formula: Callable[..., Any],
     seed: int,
     terms: Sequence[str] = formulas.TERMS,
-    degrees: Iterable[int] = DEGREES,
+    degrees: Sequence[int] = DEGREES,
+    most: int = 2000,
 ) -> list[Case]:
     """Every rank up to 12 on small layers, every degree up to 6, large layers.
 
-    A rule that takes no terms and degree is asked for what it is: "full", at degree 2.
+    A rule that takes no terms and degree is asked for what it is: "full", at degree 2. most: the
+    largest K at degrees above 2, where rank 12 has up to 18,563 products.
     """
     generator = np.random.default_rng(seed)
-    if not takes_options(formula):
+    if not takes_options(formula) and 2 in degrees:
         terms, degrees = [kind for kind in terms if kind in ("full", "none")], [2]
 
     def small() -> tuple[int, int]:
@@ -93,11 +100,15 @@ def cases(
     found = []
     for kind in terms:
         for degree in degrees:
-            # rank 7 at degree 6 has 1,715 products, rank 12 would have 18,563
-            ranks = RANKS if degree == 2 else (int(generator.integers(1, 6)), 7)
-            found += [Case(*small(), rank, kind, degree) for rank in ranks]
-        if 2 in degrees:
-            found += [Case(*layer, kind) for layer in LARGE]
+            ranks: Iterable[int] = RANKS
+            if degree > 2:
+                ranks = (int(generator.integers(1, 4)), 4, 7)
+            found += [
+                Case(*small(), rank, kind, degree)
+                for rank in ranks
+                if degree == 2 or formulas.rank_bound(rank, kind, degree) <= most
+            ]
+        found += [Case(*layer, kind, min(degrees)) for layer in LARGE]
     return found
 
 
@@ -207,7 +218,7 @@ def is_the_loop(
     formula: Callable[..., Any],
     seed: int,
     terms: Sequence[str] = formulas.TERMS,
-    degrees: Iterable[int] = DEGREES,
+    degrees: Sequence[int] = DEGREES,
 ) -> Finding:
     """Whether a rule is PERA: `loop`, at the cases of these terms and degrees."""
     return identical(
@@ -219,9 +230,72 @@ def is_the_loop(
     )
 
 
+def ranks(
+    formula: Callable[..., Any],
+    found: Sequence[Case],
+    seed: int,
+    due: Callable[[Case], int],
+    what: str,
+) -> Finding:
+    """Whether the generic rank of a rule, modulo two primes, is `due` in every case."""
+    for case in found:
+        family = of_rule(formula, case.rank, case.terms, case.degree)
+        got = exactly(measured_rank(case.m, case.n, family, seed=seed))
+        if got != due(case):
+            return fails(
+                f"rank {got} where {due(case)} is due, at {case}", {"case": str(case), "rank": got}
+            )
+    return Finding(True, f"{what}, {asked(found)}")
+
+
+def directions(
+    formula: Callable[..., Any],
+    found: Sequence[Case],
+    seed: int,
+    due: Callable[[Case], int],
+    what: str,
+    at: Mapping[str, Any] | None = None,
+) -> Finding:
+    """Whether the Jacobian of a rule, modulo two primes, has rank `due` in every case.
+
+    at: factors that are held, as in `jacobian_rank`.
+    """
+    for case in found:
+        family = of_rule(formula, case.rank, case.terms, case.degree)
+        got = exactly(jacobian_rank(case.m, case.n, family, at=at, seed=seed).rank)
+        if got != due(case):
+            return fails(
+                f"the Jacobian has rank {got} where {due(case)} is due, at {case}",
+                {"case": str(case), "rank": got},
+            )
+    return Finding(True, f"{what}, {asked(found)}")
+
+
+def exactly(rank: ModularRank | FloatRank) -> int:
+    """A rank as a number; refused where it is a float answer, which decides nothing here."""
+    if isinstance(rank, FloatRank):
+        raise PerakitError(
+            f"this claim needs an exact rank, and {rank.reason}: write the rule with + - * @ **,"
+            " indexing and concatenation"
+        )
+    return int(rank)
+
+
+def moved(
+    drawn: Mapping[str, Residues], directions: Mapping[str, np.ndarray]
+) -> dict[str, Residues]:
+    """The factors, each with its derivative along one direction."""
+    return {
+        name: Residues(x.value, x.prime, directions[name][None], x.degree)
+        for name, x in drawn.items()
+    }
+
+
 def every(*findings: Finding | Callable[[], Finding]) -> Finding:
     """All of them, or the first that fails; those given as functions run only if asked."""
-    texts, numbers, examples = [], {}, 0
+    texts: list[str] = []
+    numbers: dict[str, Any] = {}
+    examples = 0
     for one in findings:
         finding = one if isinstance(one, Finding) else one()
         if not finding.holds:

@@ -6,27 +6,51 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
-from perakit import formulas, strategies
-from perakit.theory import symbolic
+from perakit import formulas
+from perakit.theory import field, symbolic
 from perakit.theory.claims import claims
 from perakit.theory.exact import exact_rank
-from perakit.theory.families import of_rule
 from perakit.theory.findings import Finding, factors, verified
-from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.manifold import dimension
-from perakit.theory.measured import measured_rank
+from perakit.theory.residues import Residues
 from perakit.theory.statements.arguments import (
-    AT,
+    LARGE,
     PAPER,
+    RANKS,
     SHAPES,
+    Case,
     beyond_lora,
     beyond_rank_K,
+    cases,
+    directions,
+    every,
     fails,
-    layers,
+    identical,
+    is_the_loop,
+    ranks,
     symbolically,
+    takes_options,
 )
+
+
+def around_K(formula: Any) -> list[Case]:
+    """Layers just above and just below K: all ranks to 12, terms and degrees, and large ones."""
+    found = []
+    options = takes_options(formula)
+    for terms in formulas.TERMS if options else ("full",):
+        for degree in range(2, 7) if options else (2,):
+            for rank in RANKS if degree == 2 else (1, 2, 3):
+                K = formulas.rank_bound(rank, terms, degree)
+                found.append(Case(max(K + 1, rank), max(K + 3, rank), rank, terms, degree))
+                if rank + 1 < K:
+                    found.append(Case(K - 1, K + 2, rank, terms, degree))
+    return found + [Case(m, n, rank) for m, n, rank in LARGE]
+
+
+def least(case: Case) -> int:
+    """min(m, n, K)."""
+    return min(case.m, case.n, formulas.rank_bound(case.rank, case.terms, case.degree))
 
 
 @claims.register(
@@ -36,51 +60,80 @@ from perakit.theory.statements.arguments import (
         r"$S_{\mathrm{LoRA}}(r) \subsetneq S_{\mathrm{PERA}}(r)$ for $r < \min(m, n)$; at $r ="
         r" \min(m, n)$ both are all matrices"
     ),
-    source=f"{PAPER}, section 3.3; strictness by example",
+    source=f"{PAPER}, section 3.3; strictness by generic-rank",
     verdict="proved",
+    range="all sizes",
     about=formulas.pera,
 )
 def _lora_inside_pera(formula: Any, seed: int, examples: int) -> Finding:
+    r"""$h = 0$ gives $BA$, so every LoRA update is a PERA update. For $r < \min(m, n)$ generic
+    factors give rank $\min(m, n, K)$ ([generic-rank](#generic-rank)). As $K \ge 2r > r$ this is
+    more than $r$, so it is no LoRA update. At $r = \min(m, n)$ one factor can be the identity, and
+    the other any matrix.
+    """
     if (difference := beyond_lora(formula)) != 0:
         return fails("h = 0 does not give LoRA: the inclusion fails", {"difference": difference})
-    found = {
-        rank: measured_rank(rank + 1, rank + 2, of_rule(formula, rank), seed=seed)
-        for rank in (1, 2, 3)
-    }
-    strict = all(found[rank] > rank for rank in found)
-    shown = ", ".join(f"{value} at r = {rank}" for rank, value in found.items())
-    return Finding(
-        strict,
-        f"h = 0 gives every LoRA update; on an (r+1) x (r+2) layer an update has rank {shown}",
-        {"rank": found},
-    )
 
+    def without_h(case: Case, k: int, B: Any, A: Any, h: Any) -> Any:
+        return formula(B, A, 0 * h, **case.options)
 
-def _identity_factors() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    import sympy
-
-    half = sympy.sqrt(2) / 2
-    return (
-        np.array([[half], [-half]], dtype=object),
-        np.array([[half, -half]], dtype=object),
-        np.array([sympy.Integer(2)], dtype=object),
+    steps = [Case(rank + 1, rank + 2, rank) for rank in RANKS]
+    return every(
+        lambda: identical(
+            cases(formula, seed),
+            seed,
+            without_h,
+            lambda case, k, B, A, h: B @ A,
+            "h = 0 gives every LoRA update",
+        ),
+        lambda: ranks(
+            formula,
+            [*steps, *(Case(*layer) for layer in LARGE)],
+            seed,
+            least,
+            "an update has rank min(m, n, K) > r",
+        ),
     )
 
 
 @claims.register(
     "identity",
-    title="The 2 x 2 identity is a PERA of rank 1",
-    statement=r"$b = a = (1, -1)^\top/\sqrt2,\; h = 2 \;\Rightarrow\; \Delta W = I_2$, of rank 2",
+    title="The 2r x 2r identity is a PERA of rank r",
+    statement=(
+        r"$b_i = e_{2i-1} - e_{2i}$, $a_i = b_i^\top/2$, $h_{ii} = 2 \;\Rightarrow\; \Delta W ="
+        r" I_{2r}$, of rank $2r$, for any other coefficients; at $r = 1$, $\Delta W = I_2$"
+    ),
     source=f"example for {PAPER}, Eq. 9",
     verdict="proved",
+    range="all r",
     about=formulas.pera,
 )
 def _identity(formula: Any, seed: int, examples: int) -> Finding:
-    delta = formula(*_identity_factors())
+    r"""$b_i a_i$ is $\frac12\begin{pmatrix}1 & -1\\ -1 & 1\end{pmatrix}$ on the $i$-th block of two
+    rows and columns, and zero elsewhere. Its elementwise square is $\frac14$ in all four places. So
+    $b_ia_i + 2\,(b_ia_i)\circ(b_ia_i)$ is the identity on the block. For $i \ne j$ the product
+    $b_i\circ b_j$ is zero, since the blocks do not meet, and $h_{ij}$ has no effect.
+    """
+    import sympy
+
+    half = sympy.Rational(1, 2)
+    for rank in (*RANKS, 64):
+        blocks = np.kron(np.eye(rank, dtype=int), np.array([[1], [-1]]))  # (2r, r)
+        i, j = formulas.pairs(rank)
+        h = np.where(i == j, 2, 1 + i + j)
+        prime = field.PRIMES[0]
+        B, A = Residues(blocks.astype(float), prime), Residues(blocks.T.astype(float), prime) / 2
+        gap = formula(B, A, Residues(h.astype(float), prime)) - np.eye(2 * rank)
+        if gap.value.any():
+            return fails(f"ΔW is not the identity at r = {rank}", {"r": rank})
+    b = np.array([[sympy.Integer(1)], [sympy.Integer(-1)]], dtype=object)
+    delta = formula(b, b.T * half, np.array([sympy.Integer(2)], dtype=object))
     exact = symbolic.difference(delta, np.eye(2, dtype=int).astype(object)) == 0
     return Finding(
         exact,
-        "ΔW = I exactly" if exact else "ΔW is not I",
+        "ΔW = I exactly at r = 1, and modulo a prime at r = 2 to 12 and 64"
+        if exact
+        else "ΔW is not I",
         counterexample=None if exact else {"ΔW": delta},
     )
 
@@ -88,26 +141,50 @@ def _identity(formula: Any, seed: int, examples: int) -> Finding:
 @claims.register(
     "rank-bound",
     title="The rank is at most K",
-    statement=r"$\operatorname{rank}\Delta W \le K = r(r+3)/2$",
+    statement=(
+        r"$\operatorname{rank}\Delta W \le K = r(r+3)/2$; at degree $k$, $K_k = \binom{r+k}{k} - 1$"
+    ),
     source=f"{PAPER}, section 3.3",
     verdict="proved",
+    range="all sizes, terms and degrees",
     about=formulas.pera,
 )
 def _rank_bound(formula: Any, seed: int, examples: int) -> Finding:
-    if beyond_rank_K(formula) == 0:
-        return symbolically("ΔW is a product of (m, K) and (K, n) factors")
+    r"""$\Delta W$ is the product of an $(m, K)$ and a $(K, n)$ matrix
+    ([expanded-factors](#expanded-factors)), and the rank of a product is at most that of a factor.
+    $K$ counts the monomials of degree $1$ to $k$ in $r$ variables.
+    """
 
     def bounded(B: np.ndarray, A: np.ndarray, h: np.ndarray) -> bool:
         return exact_rank(formula(B, A, h)) <= formulas.rank_bound(B.shape[1])
 
-    found = verified(
+    def expanded(case: Case, k: int, **drawn: Any) -> Any:
+        B_hat, A_hat = formulas.expand(**drawn, terms=case.terms, degree=case.degree)
+        return B_hat @ A_hat
+
+    found = every(
+        symbolically("ΔW is a product of (m, K) and (K, n) factors")
+        if beyond_rank_K(formula) == 0
+        else Finding(False, "not in symbols"),
+        lambda: identical(
+            cases(formula, seed),
+            seed,
+            lambda case, k, **drawn: formula(*drawn.values(), **case.options),
+            expanded,
+            "it is the product of expand's factors",
+        ),
+    )
+    if found.holds:
+        return found
+    searched = verified(
         factors(), bounded, seed, examples, "the rank is at most K, exactly, on whole numbers"
     )
     return replace(
-        found,
+        searched,
         holds=False,
         summary=(
-            f"the proof does not apply, the update is not that of expand(B, A, h); {found.summary}"
+            "the proof does not apply, the update is not that of expand(B, A, h):"
+            f" {found.summary}; {searched.summary}"
         ),
     )
 
@@ -115,23 +192,41 @@ def _rank_bound(formula: Any, seed: int, examples: int) -> Finding:
 @claims.register(
     "generic-rank",
     title="Generic factors reach the bound",
-    statement=r"$\operatorname{rank}\Delta W = \min(m, n, K)$ for generic $B, A, h$",
+    statement=(
+        r"$\operatorname{rank}\Delta W = \min(m, n, K)$ for generic $B, A, h$; hence"
+        r" $S_{\mathrm{PERA}}(r) \subset S_{\mathrm{LoRA}}(s)$ if and only if $s \ge \min(m, n, K)$"
+    ),
     source=f"follows from {PAPER}, Eq. 9",
-    verdict="verified",
+    verdict="proved",
+    range="all sizes, terms and degrees",
     about=formulas.pera,
 )
 def _generic_rank(formula: Any, seed: int, examples: int) -> Finding:
-    def attained(m: int, n: int, rank: int) -> bool:
-        return measured_rank(m, n, of_rule(formula, rank), seed=seed) == min(
-            m, n, formulas.rank_bound(rank)
-        )
+    r"""Let $s = \min(m, n, K)$ and look at the upper left $s \times s$ corner of $\Delta W = \hat
+    B\,\hat A$. By Cauchy-Binet its determinant is
 
-    return verified(
-        layers(40, 4),
-        attained,
-        seed,
-        examples,
-        "the rank of a random update, by exact elimination, is min(m, n, K)",
+    $$\sum_S \det\beta_S\,\det\alpha_S \prod_{I\in S} h_I,$$
+
+    where $S$ runs through the sets of $s$ of the $K$ monomials, $\beta_S$ and $\alpha_S$ are the
+    $s\times s$ matrices of these monomials at the first $s$ rows of $B$ and columns of $A$, and
+    $h_I = 1$ for the linear ones. Fix a set $Q$ of products as large as possible, and look at the
+    coefficient of $\prod_{I\in Q} h_I$. It is the sum of $\det\beta_S\det\alpha_S$ over the $S$
+    with just these products. Put $A = B^\top$ on the corner. Then $\alpha_S = \beta_S^\top$, and
+    the coefficient is a sum of squares $(\det\beta_S)^2$. Distinct monomials are linearly
+    independent functions, so each $\det\beta_S$ is a polynomial that is not zero, and a sum of
+    squares of real polynomials is not zero either. So the determinant is not the zero polynomial:
+    the rank is at least $s$ for all factors but those on a set of measure zero. It is never more
+    ([rank-bound](#rank-bound)). $\square$
+    """
+    return every(
+        lambda: ranks(
+            formula,
+            around_K(formula),
+            seed,
+            least,
+            "the rank of a random update, by elimination, is min(m, n, K)",
+        ),
+        lambda: is_the_loop(formula, seed),
     )
 
 
@@ -141,20 +236,32 @@ def _generic_rank(formula: Any, seed: int, examples: int) -> Finding:
     statement=r"$\operatorname{rank}\bigl((BA)\circ(BA)\bigr) \le r(r+1)/2$",
     source="classical (Khatri-Rao products)",
     verdict="proved",
+    range="all sizes",
     about=formulas.lora,
 )
 def _hadamard_square_rank(formula: Any, seed: int, examples: int) -> Finding:
+    r"""$(BA)\circ(BA) = \sum_{i,j} (b_i\circ b_j)(a_i\circ a_j)^\top$. The terms of $(i, j)$ and
+    $(j, i)$ are the same, so there are $r(r+1)/2$ of them, each of rank one.
+    """
+
+    def features(B: Any, A: Any) -> Any:
+        i, j = formulas.pairs(A.shape[0])
+        return (B[:, i] * B[:, j]) @ ((1 + (i < j))[:, None] * A[i] * A[j])
+
     for m, n, rank in SHAPES:
-        made = symbolic.symbols(m, n, rank)
-        i, j = formulas.pairs(rank)
-        # (m, r(r+1)/2), (r(r+1)/2, n)
-        features = (
-            made["B"][:, i] * made["B"][:, j],
-            (1 + (i < j))[:, None] * made["A"][i] * made["A"][j],
-        )
-        if symbolic.difference(formula(made["B"], made["A"]) ** 2, features[0] @ features[1]) != 0:
+        made = symbolic.symbols(m, n, rank, "none")
+        if symbolic.difference(formula(**made) ** 2, features(**made)) != 0:
             return fails("the square is no product of r(r+1)/2 features", {"shape": (m, n, rank)})
-    return symbolically("(BA)∘(BA) is a product of r(r+1)/2 features")
+    return every(
+        symbolically("(BA)∘(BA) is a product of r(r+1)/2 features"),
+        lambda: identical(
+            cases(formula, seed, ["none"], [2]),
+            seed,
+            lambda case, k, B, A: formula(B, A) ** 2,
+            lambda case, k, B, A: features(B, A),
+            "the same",
+        ),
+    )
 
 
 @claims.register(
@@ -162,33 +269,42 @@ def _hadamard_square_rank(formula: Any, seed: int, examples: int) -> Finding:
     title="On special sets the bound is not reached",
     statement=(
         r"$B, A \in \{\pm1\} \;\Rightarrow\; \operatorname{rank}\Delta W \le r(r+1)/2 + 1 < K$ for"
-        r" $r \ge 2$: every square is "
-        r"the all-ones matrix"
+        r" $r \ge 2$: every square is the all-ones matrix"
     ),
     source=f"follows from {PAPER}, Eq. 9",
-    verdict="verified",
+    verdict="proved",
+    range="all sizes",
     about=formulas.pera,
 )
 def _sign_factors(formula: Any, seed: int, examples: int) -> Finding:
-    signs = st.fixed_dictionaries(
-        {
-            "m": st.integers(1, 12),
-            "n": st.integers(1, 12),
-            "rank": st.integers(1, 3),
-            "draw": strategies.seeds(),
-        }
-    )
+    r"""$b_i\circ b_i$ is the vector of ones, whatever the signs, and so is $a_i\circ a_i$. The $r$
+    squares add up to one matrix of rank one, $\sum_i h_{ii}\,\mathbf 1\mathbf 1^\top$. With the $r$
+    linear terms and the $r(r-1)/2$ products of two columns this makes $r(r+1)/2 + 1$ matrices of
+    rank one. $K - r(r+1)/2 - 1 = r - 1$.
+    """
 
-    def short(m: int, n: int, rank: int, draw: int) -> bool:
-        generator = np.random.default_rng(draw)
-        B, A = generator.choice((-1, 1), (m, rank)), generator.choice((-1, 1), (rank, n))
-        return (
-            exact_rank(formula(B, A, generator.integers(-9, 10, rank * (rank + 1) // 2)))
-            <= rank * (rank + 1) // 2 + 1
-        )
+    def signs(case: Case, k: int) -> list[Any]:
+        generator, prime = np.random.default_rng((seed, k, 3)), field.PRIMES[k]
+        drawn = [
+            Residues(generator.choice((-1.0, 1.0), shape), prime)
+            for shape in ((case.m, case.rank), (case.rank, case.n))
+        ]
+        return [*drawn, Residues(field.draw(generator, case.shapes()["h"], prime), prime)]
 
-    return verified(
-        signs, short, seed, examples, "factors of signs give rank at most r(r+1)/2 + 1, exactly"
+    def reduced(case: Case, k: int, **drawn: Any) -> Any:
+        B, A, h = signs(case, k)
+        i, j = formulas.pairs(case.rank)
+        squares, cross = h[np.flatnonzero(i == j)].sum(), np.flatnonzero(i < j)
+        i, j = i[cross], j[cross]
+        return B @ A + (B[:, i] * B[:, j]) @ (h[cross][:, None] * A[i] * A[j]) + squares
+
+    found = cases(formula, seed, ["full"], [2])
+    return identical(
+        found,
+        seed,
+        lambda case, k, **drawn: formula(*signs(case, k)),
+        reduced,
+        "factors of signs give r + r(r-1)/2 matrices of rank one and a multiple of the ones",
     )
 
 
@@ -204,16 +320,15 @@ def _sign_factors(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _without_increasing_rank(formula: Any, seed: int, examples: int) -> Finding:
-    found = {rank: measured_rank(40, 50, of_rule(formula, rank), seed=seed) for rank in (1, 2, 4)}
-    larger = all(found[rank] == formulas.rank_bound(rank) > rank for rank in found)
-    summary = "true of the factors (r columns), not of the update: rank " + ", ".join(
-        f"{k} at r = {r}" for r, k in found.items()
-    )
-    return Finding(
-        larger,
-        summary,
-        {"rank of a 40 x 50 update": found},
-        counterexample=None if larger else found,
+    r"""By [generic-rank](#generic-rank): for $r < \min(m, n)$ generic updates have a rank above $r$."""
+    found = [Case(97, 101, rank) for rank in RANKS] + [Case(*layer) for layer in LARGE]
+    shown = ", ".join(f"{formulas.rank_bound(r)} at r = {r}" for r in (1, 2, 4, 8, 12))
+    return ranks(
+        formula,
+        found,
+        seed,
+        least,
+        f"true of the factors (r columns), not of the update: rank {shown} on 97 x 101",
     )
 
 
@@ -226,10 +341,25 @@ def _without_increasing_rank(formula: Any, seed: int, examples: int) -> Finding:
     ),
     source="inclusion by the expanded factors; strictness by dimension",
     verdict="proved",
+    range="all sizes",
     about=formulas.expand,
 )
 def _pera_inside_rank_K(formula: Any, seed: int, examples: int) -> Finding:
+    r"""$\Delta W = \hat B\,\hat A$ with $K$ columns and rows: a LoRA update of rank $K$. The other
+    way round, $S_{\mathrm{PERA}}(r)$ has dimension at most $r(m+n) + r(r-1)/2$
+    ([dimension-gap](#dimension-gap)), and a set of smaller dimension contains no larger one.
+    """
     from perakit.theory.theorem1 import dimensions
+
+    def as_lora(case: Case, k: int, **drawn: Any) -> Any:
+        B_hat, A_hat = formula(*drawn.values(), **case.options)
+        K = formulas.rank_bound(case.rank, case.terms, case.degree)
+        if (np.shape(B_hat), np.shape(A_hat)) != ((case.m, K), (K, case.n)):
+            return np.zeros((1, 1))  # no factors of K columns: the shapes differ
+        return formulas.lora(B_hat, A_hat)
+
+    def update(case: Case, k: int, B: Any, A: Any, h: Any) -> Any:
+        return formulas.pera(B, A, h, case.terms, case.degree)
 
     for m, n, rank in SHAPES:
         B, A, h = symbolic.symbols(m, n, rank).values()
@@ -244,8 +374,10 @@ def _pera_inside_rank_K(formula: Any, seed: int, examples: int) -> Finding:
                 {"m": m, "n": n, "r": rank},
             )
     count = dimensions(64, 48, 4)
-    return Finding(
-        count.theorem_fails, f"lora(*expand(B, A, h)) is the update and K its rank, {AT}; {count}"
+    return every(
+        symbolically("lora(*expand(B, A, h)) is the update and K its rank"),
+        lambda: identical(cases(formula, seed), seed, as_lora, update, "the same"),
+        Finding(count.theorem_fails, str(count)),
     )
 
 
@@ -263,27 +395,37 @@ def _pera_inside_rank_K(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _more_than_lora(formula: Any, seed: int, examples: int) -> Finding:
+    r"""The first by [lora-inside-pera](#lora-inside-pera). At $r = 1$ is $K = 2$, and a matrix of
+    rank 2 is out of reach ([theorem-1](#theorem-1)). For $r \ge 2$, $K > r + 1$, so PERA has
+    updates of larger rank; and LoRA of rank $r+1$ has $(r+1)(m+n-r-1)$ dimensions, PERA at most
+    $r(m+n) + r(r-1)/2$, which is less where $m + n > (r+1)^2 + r(r-1)/2$.
+    """
     from perakit.theory import theorem1
 
     # a matrix of rank 2, and not in the closure of PERA's r = 1
     outside = theorem1.certificate(formula=formula)
-    m, n, rank = 40, 50, 2
-    # Beyond the rank of LoRA's r + 1
-    reached = measured_rank(m, n, of_rule(formula, rank), seed=seed)
-    # And LoRA's r + 1 is larger
-    members, lora = theorem1.dimensions(m, n, rank).members, dimension(m, n, rank + 1, "none")
-    holds = (
-        outside.holds
-        and reached > rank + 1
-        and jacobian_rank(m, n, of_rule(formula, rank), seed=seed).rank <= members < lora
+    m, n = 131, 137
+    large = [rank for rank in RANKS if rank > 1 and m + n > (rank + 1) ** 2 + rank * (rank - 1) / 2]
+    members, lora = theorem1.dimensions(m, n, 2).members, dimension(m, n, 3, "none")
+    counted = all(
+        theorem1.dimensions(m, n, rank).members < dimension(m, n, rank + 1, "none")
+        for rank in large
     )
     summary = (
         f"a matrix of rank 2 is outside the closure of PERA's r = 1 ({outside.nonzero} of 36"
-        f" resultants nonzero); on {m} x {n}, r = 2, PERA has updates of rank {reached}, which"
-        f" LoRA's r = 3 has not, and dimension {members} < {lora}, so LoRA's r = 3 has others"
+        f" resultants nonzero); on {m} x {n} PERA has updates of rank K > r + 1, and fewer"
+        f" dimensions than LoRA's r + 1, at r = {large[0]} to {large[-1]}"
+        f" ({members} < {lora} at r = 2)"
     )
-    return Finding(
-        holds,
-        summary if holds else "not so of this rule",
-        {"nonzero resultants": outside.nonzero, "rank at r = 2": reached},
+    if not (outside.holds and counted):
+        return fails("not so of this rule")
+    return every(
+        lambda: ranks(formula, [Case(m, n, rank) for rank in large], seed, least, summary),
+        lambda: directions(
+            formula,
+            [Case(40, 50, 2), Case(127, 131, 1)],
+            seed,
+            lambda case: dimension(case.m, case.n, case.rank),
+            "and no more dimensions than counted",
+        ),
     )
