@@ -11,6 +11,7 @@ from perakit import formulas
 from perakit.theory import field, symbolic
 from perakit.theory.claims import claims
 from perakit.theory.exact import exact_rank
+from perakit.theory.families import products
 from perakit.theory.findings import Finding, factors, verified
 from perakit.theory.manifold import dimension
 from perakit.theory.residues import Residues
@@ -48,6 +49,11 @@ def around_K(formula: Any) -> list[Case]:
     return found + [Case(m, n, rank) for m, n, rank in LARGE]
 
 
+def higher(formula: Any) -> list[Case]:
+    """Rank 2 at degrees 3 to 6, for a rule that takes a degree."""
+    return [Case(29, 31, 2, "full", degree) for degree in range(3, 7) if takes_options(formula)]
+
+
 def least(case: Case) -> int:
     """min(m, n, K)."""
     return min(case.m, case.n, formulas.rank_bound(case.rank, case.terms, case.degree))
@@ -77,7 +83,7 @@ def _lora_inside_pera(formula: Any, seed: int, examples: int) -> Finding:
     def without_h(case: Case, k: int, B: Any, A: Any, h: Any) -> Any:
         return formula(B, A, 0 * h, **case.options)
 
-    steps = [Case(rank + 1, rank + 2, rank) for rank in RANKS]
+    steps = [Case(rank + 1, rank + 2, rank) for rank in RANKS] + higher(formula)
     return every(
         lambda: identical(
             cases(formula, seed),
@@ -116,16 +122,11 @@ def _identity(formula: Any, seed: int, examples: int) -> Finding:
     """
     import sympy
 
-    half = sympy.Rational(1, 2)
     for rank in (*RANKS, 64):
-        blocks = np.kron(np.eye(rank, dtype=int), np.array([[1], [-1]]))  # (2r, r)
-        i, j = formulas.pairs(rank)
-        h = np.where(i == j, 2, 1 + i + j)
-        prime = field.PRIMES[0]
-        B, A = Residues(blocks.astype(float), prime), Residues(blocks.T.astype(float), prime) / 2
-        gap = formula(B, A, Residues(h.astype(float), prime)) - np.eye(2 * rank)
-        if gap.value.any():
-            return fails(f"ΔW is not the identity at r = {rank}", {"r": rank})
+        for degree in range(2, 7) if rank < 4 and takes_options(formula) else (2,):
+            if not _makes_the_identity(formula, Case(2 * rank, 2 * rank, rank, "full", degree)):
+                return fails(f"ΔW is not the identity at r = {rank}, degree {degree}", {"r": rank})
+    half = sympy.Rational(1, 2)
     b = np.array([[sympy.Integer(1)], [sympy.Integer(-1)]], dtype=object)
     delta = formula(b, b.T * half, np.array([sympy.Integer(2)], dtype=object))
     exact = symbolic.difference(delta, np.eye(2, dtype=int).astype(object)) == 0
@@ -136,6 +137,19 @@ def _identity(formula: Any, seed: int, examples: int) -> Finding:
         else "ΔW is not I",
         counterexample=None if exact else {"ΔW": delta},
     )
+
+
+def _makes_the_identity(formula: Any, case: Case) -> bool:
+    blocks = np.kron(np.eye(case.rank), [[1.0], [-1.0]])  # (2r, r)
+    # any coefficients of products of two columns; above degree 2 those that are not zero have one
+    h = [
+        2 if row[0] == row[-1] and len(row) == 2 else (len(row) + row[0]) * (row[0] < row[-1])
+        for row in products(case.rank, "full", case.degree)
+    ]
+    prime = field.PRIMES[0]
+    B, A = Residues(blocks, prime), Residues(blocks.T.copy(), prime) / 2
+    gap = formula(B, A, Residues(np.array(h, float), prime), **case.options) - np.eye(case.m)
+    return not gap.value.any()
 
 
 @claims.register(
@@ -298,13 +312,15 @@ def _sign_factors(formula: Any, seed: int, examples: int) -> Finding:
         i, j = i[cross], j[cross]
         return B @ A + (B[:, i] * B[:, j]) @ (h[cross][:, None] * A[i] * A[j]) + squares
 
-    found = cases(formula, seed, ["full"], [2])
-    return identical(
-        found,
-        seed,
-        lambda case, k, **drawn: formula(*signs(case, k)),
-        reduced,
-        "factors of signs give r + r(r-1)/2 matrices of rank one and a multiple of the ones",
+    return every(
+        lambda: identical(
+            cases(formula, seed, ["full"], [2]),
+            seed,
+            lambda case, k, **drawn: formula(*signs(case, k)),
+            reduced,
+            "factors of signs give r + r(r-1)/2 matrices of rank one and a multiple of the ones",
+        ),
+        lambda: is_the_loop(formula, seed, ["full"]),
     )
 
 
@@ -320,8 +336,9 @@ def _sign_factors(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _without_increasing_rank(formula: Any, seed: int, examples: int) -> Finding:
-    r"""By [generic-rank](#generic-rank): for $r < \min(m, n)$ generic updates have a rank above $r$."""
+    r"""By [generic-rank](#generic-rank): generic updates have rank $\min(m, n, K)$, and $K > r$."""
     found = [Case(97, 101, rank) for rank in RANKS] + [Case(*layer) for layer in LARGE]
+    found += higher(formula)
     shown = ", ".join(f"{formulas.rank_bound(r)} at r = {r}" for r in (1, 2, 4, 8, 12))
     return ranks(
         formula,
@@ -428,4 +445,5 @@ def _more_than_lora(formula: Any, seed: int, examples: int) -> Finding:
             lambda case: dimension(case.m, case.n, case.rank),
             "and no more dimensions than counted",
         ),
+        lambda: is_the_loop(formula, seed, ["full"]),
     )
