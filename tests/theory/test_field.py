@@ -59,6 +59,7 @@ def test_blocks_of_columns_join(m, n, rank):
     matrix = left @ right % prime
     multiplied = product(*(reduce_(x.astype(float), prime) for x in (left, right)), prime)
     assert not ((multiplied.astype(np.int64) - matrix) % prime).any()
+    assert np.abs(multiplied).max() <= prime // 2 + 1
     U, pivots = echelon(matrix.astype(np.float64), prime)
     assert len(pivots) == rank
     vectors = null_space(U, pivots, prime).astype(np.int64).astype(object)
