@@ -19,12 +19,12 @@ from perakit.theory import (
     FloatRank,
     Formula,
     ModularRank,
+    families,
     field,
     jacobian_rank,
     measured_dimension,
     measured_rank,
 )
-from perakit.theory import families
 from perakit.theory import measured as measured_module
 from perakit.theory.families import of_rule
 from perakit.theory.field import PRIMES
