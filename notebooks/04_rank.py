@@ -139,10 +139,11 @@ assert finding.holds
 # ## Which terms give which rank?
 #
 # `theory.measured_rank(m, n, r, terms, degree)` puts random whole numbers into the rule, as we did,
-# and takes the exact rank of the result. (It eliminates modulo a prime, which is fast, and which
-# can miss a rank only downwards, about once in eight million draws.) Let us ask it for LoRA, for
-# PERA with the cross terms only ($i < j$, arXiv 2604.11841, Eq. 11), with squares only ($i = j$,
-# Eq. 10), with both, and with all products up to degree 3, which the paper leaves open.
+# and takes the exact rank of the result. (It computes modulo a prime, which is fast, and which can
+# miss a rank only downwards. So a rank that meets its upper bound is proved, and `repr` says so;
+# else two primes are drawn with, and it names the chance that both missed.) Let us ask it for LoRA,
+# for PERA with the cross terms only ($i < j$, arXiv 2604.11841, Eq. 11), with squares only
+# ($i = j$, Eq. 10), with both, and with all products up to degree 3, which the paper leaves open.
 #
 # Which has the larger rank at $r = 2$, squares or cross terms? And at $r = 8$?
 

@@ -371,9 +371,9 @@ for r in (1, 2, 3):
 print("\n".join(lines))
 
 # %% [markdown]
-# All are measured at random whole factors by exact elimination. The kernel case has PERA's rank and
-# LoRA's dimension plus one. At $r = 1$ it *is* PERA, which has one coefficient there. From $r = 2$
-# on it is a thin slice of PERA.
+# All are measured at random factors, by exact elimination modulo a prime. The kernel case has
+# PERA's rank and LoRA's dimension plus one. At $r = 1$ it *is* PERA, which has one coefficient
+# there. From $r = 2$ on it is a thin slice of PERA.
 #
 # Why only one more than LoRA? Because $\Delta W$ depends on the factors through $BA$ alone. Replace
 # $B \to BX$, $A \to X^{-1}A$ with any invertible $X$: the inner products stay, and so does every

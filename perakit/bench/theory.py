@@ -118,7 +118,7 @@ def _ranks(ranks: list[int]) -> str:
 
 TASKS = {
     "verify": Task("perakit verify, all claims", _verify, 60),
-    "dimension-256": Task("measured_dimension(256, 256, 8)", lambda: _dimension(256), 60, 2048),
+    "dimension-256": Task("measured_dimension(256, 256, 8)", lambda: _dimension(256), 30, 2048),
     "dimension-64": Task("measured_dimension(64, 64, 8)", lambda: _dimension(64), 5),
     "symbolic": Task("Eq. 9 in symbols, m = n = 4, r = 3", _symbolic, 5),
     "approximation": Task("best PERA of rank 2 of a 32 x 32 Gaussian target", _approximation, 20),

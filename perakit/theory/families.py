@@ -44,7 +44,6 @@ __all__ = [
 
 Factors = Mapping[str, Array]
 METHODS = (HiRA, LoHa, MoRA)  # their bounds are claims that are proved
-LARGE = 2**20  # a layer on which no rank is cut short by the sizes
 
 
 def of_rule(rule: Callable[..., Array], rank: int, terms: str = "full", degree: int = 2) -> Formula:
@@ -104,14 +103,14 @@ def factor_rank(family: Family, m: int, n: int) -> int | None:
     return A[0] if len(A) == len(B) == 2 and A[0] and A[1] == n and (m, A[0]) == B else None
 
 
-def known(family: Family) -> tuple[int, str, int] | None:
+def known(family: Family, m: int, n: int) -> tuple[int, str, int] | None:
     """(r, terms, degree) of a family that is PERA or LoRA ("none") as defined here, else None."""
     if isinstance(family, Formula):
         options = family.rule.keywords if isinstance(family.rule, partial) else {}
         rule = family.rule.func if isinstance(family.rule, partial) else family.rule
-        if rule not in (formulas.pera, formulas.lora):
+        if rule not in (formulas.pera, formulas.lora) or family.constants:
             return None
-        rank = factor_rank(family, LARGE, LARGE)
+        rank = factor_rank(family, m, n)
         terms = "none" if rule is formulas.lora else options.get("terms", "full")
         return None if rank is None else (rank, terms, options.get("degree", 2))
     if type(family) is LoRA:  # a subclass may have another rule
@@ -121,14 +120,17 @@ def known(family: Family) -> tuple[int, str, int] | None:
 
 def proved_rank(family: Family, m: int, n: int) -> int:
     """The largest rank of ΔW that is proved: that of a method of this library, else min(m, n)."""
-    built = known(family) is not None or type(family) in METHODS
-    return min(m, n, family.rank_bound(m, n)) if built else min(m, n)
+    found = known(family, m, n)
+    if found is not None:
+        rank, terms, degree = found
+        return min(m, n, rank if terms == "none" else formulas.rank_bound(rank, terms, degree))
+    return min(m, n, family.rank_bound(m, n)) if type(family) in METHODS else min(m, n)
 
 
 def proved_dimension(family: Family, m: int, n: int) -> int:
     """The largest dimension that is proved: P, less r for PERA's scalings, r² for LoRA's GL(r)."""
     parameters = sum(math.prod(shape) for shape in family.shapes(m, n).values())
-    found = known(family)
+    found = known(family, m, n)
     if found is not None:
         rank, terms, _ = found
         parameters -= rank * rank if terms == "none" else rank
@@ -147,9 +149,11 @@ def evaluate(
         kinds = ", ".join(
             f"{name} {type(x).__name__} {tuple(np.shape(x))}" for name, x in factors.items()
         )
+        tensors = any(hasattr(type(x), "detach") for x in factors.values())
+        hint = "; a NumPy constant goes in by Formula(..., constants={name: array})"
         raise PerakitError(
             f"the formula raised {type(error).__name__}: {error}; it was given {kinds}, and must"
-            " take NumPy and torch alike"
+            f" take NumPy and torch alike{hint if tensors else ''}"
         ) from error
     check_update(delta, shape)
     return delta

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 
 PRIMES = (8_388_593, 8_388_587)  # the largest two below 2^23
 BLOCK = 128
@@ -23,23 +24,24 @@ EXACT = 2.0**53  # whole numbers up to here are float64s
 def modular_rank(matrix: Any, prime: int = PRIMES[0]) -> int:
     """Rank modulo a prime of whole numbers (m, n): a lower bound of their rank."""
     array = np.asarray(matrix)
-    whole = array.dtype.kind in "iuO" or (
-        array.dtype.kind == "f"
-        and (np.abs(array) < EXACT).all()
-        and (array == np.rint(array)).all()
-    )
+    if array.dtype.kind == "f":
+        whole = bool((np.abs(array) < EXACT).all() and (array == np.rint(array)).all())
+    else:
+        whole = all(isinstance(entry, Integral) for entry in array.flat)
     if array.ndim != 2 or not whole:
         raise PerakitError(
             f"an array of shape {array.shape} and type {array.dtype} is no matrix of whole numbers"
             " below 2^53"
         )
-    return len(echelon(np.array(array % prime, dtype=np.float64), prime)[1])
+    return len(echelon(residues(array, prime), prime)[1])
 
 
 def draw(generator: np.random.Generator, shape: tuple[int, ...], prime: int) -> np.ndarray:
-    """Uniform residues."""
+    """Uniform residues, which nobody may write to."""
     half = prime // 2
-    return generator.integers(-half, half, shape, endpoint=True).astype(np.float64)
+    found = generator.integers(-half, half, shape, endpoint=True).astype(np.float64)
+    found.setflags(write=False)
+    return found
 
 
 def residues(numbers: Any, prime: int) -> np.ndarray:
@@ -48,8 +50,9 @@ def residues(numbers: Any, prime: int) -> np.ndarray:
     Raises ValueError for what is no finite rational number, or has the prime in its denominator.
     """
     array = np.asarray(numbers)
-    if array.dtype.kind in "iu":
-        found = (array % prime).astype(np.float64)
+    if array.dtype.kind in "iub":  # 64 bits, since a prime does not fit into 8 or 16
+        wide_type = np.uint64 if array.dtype.kind == "u" else np.int64
+        found = (array.astype(wide_type) % prime).astype(np.float64)
     elif array.dtype.kind == "f":
         wide = array.astype(np.float64)
         if not np.isfinite(wide).all():
@@ -63,7 +66,7 @@ def residues(numbers: Any, prime: int) -> np.ndarray:
         found = np.array([_residue(entry, prime) for entry in array.flat]).reshape(array.shape)
     else:
         raise ValueError(f"numbers of type {array.dtype} are not rational")
-    return reduce_(np.array(found), prime)  # of one number, NumPy makes a scalar
+    return reduce_(np.asarray(found), prime)
 
 
 def _residue(entry: Any, prime: int) -> float:
@@ -71,19 +74,16 @@ def _residue(entry: Any, prime: int) -> float:
         exact = Fraction(entry) if not hasattr(entry, "q") else Fraction(int(entry.p), int(entry.q))
         return float(exact.numerator * pow(exact.denominator, -1, prime) % prime)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{entry!r} has no residue modulo {prime}") from error
+        raise ValueError(f"{short(entry)} has no residue modulo {prime}") from error
 
 
 def product(X: np.ndarray, Y: np.ndarray, prime: int) -> np.ndarray:
-    """X Y of residues, as `np.matmul` multiplies."""
+    """X Y of residues: matrices, or stacks of them, as `np.matmul` multiplies."""
     inner = X.shape[-1]
     if inner <= BLOCK:
         total = np.matmul(X, Y)
         return reduce_(np.asarray(total), prime)
-    parts = [
-        product(X[..., at], Y[at] if Y.ndim == 1 else Y[..., at, :], prime)
-        for at in _slices(0, inner, BLOCK)
-    ]
+    parts = [product(X[..., at], Y[..., at, :], prime) for at in _slices(0, inner, BLOCK)]
     return reduce_(np.asarray(sum(parts)), prime)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from perakit.theory.families import (
     held_factors,
     proved_dimension,
 )
-from perakit.theory.measured import FloatRank, ModularRank, drawn, reason
+from perakit.theory.measured import FloatRank, ModularRank, chance, drawn, read, reason
 from perakit.theory.residues import Residues
 
 CHUNK = 2**20  # entries of the derivatives that are taken at once: they stay in the cache
@@ -88,7 +89,7 @@ def jacobian_rank(
     """
     family = as_family(m, n, rank, terms, degree)
     check_count("seed", seed, least=0)
-    best, chance, entries = 0, 1.0, 0
+    best = degree = entries = 0
     bound = proved_dimension(family, m, n)
     parameters = sum(int(np.prod(shape)) for shape in family.shapes(m, n).values())
     for k, prime in enumerate(field.PRIMES):
@@ -101,9 +102,9 @@ def jacobian_rank(
         best = max(best, found)
         if best == bound:
             return JacobianRank(ModularRank(best, True, 0.0, f"{m} x {n}"), parameters, entries)
-        # An entry of the Jacobian has a degree less than ΔW's
-        chance *= min(1.0, (best + 1) * max(point.degree - 1, 1) / prime)
-    return JacobianRank(ModularRank(best, False, chance, f"{m} x {n}"), parameters, entries)
+        degree = max(degree, point.degree)  # no entry of the Jacobian has a larger one
+    modular = ModularRank(best, False, chance(best, degree), f"{m} x {n}")
+    return JacobianRank(modular, parameters, entries)
 
 
 class _Point:
@@ -123,10 +124,7 @@ class _Point:
             name: Residues(value.value, value.prime, directions.get(name), value.degree)
             for name, value in self.factors.items()
         }
-        delta = evaluate(self.family, self.W0, moved, self.shape)
-        if not isinstance(delta, Residues):
-            raise PerakitError("an update that does not depend on its factors")
-        return delta
+        return read(self.family, self.W0, moved, self.shape)
 
     def columns(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Columns of the Jacobian, transposed: where they stand, and (count, mn)."""
@@ -144,15 +142,14 @@ class _Point:
 
     def rank(self, bound: int, generator: np.random.Generator) -> tuple[int, int]:
         """The rank here, and how many rows it took; no more than show that it meets `bound`."""
-        total = self.shape[0] * self.shape[1]
-        order, count = sample(generator, total), self.parameters + MORE
+        order, count = sample(generator, *self.shape), self.parameters + MORE
         while True:
             entries = order[:count]
             rows = np.empty((entries.size, self.parameters))
             for where, found in self.columns():
                 rows[:, where] = found[:, entries].T if found.shape[1] > 1 else found.T
             U, pivots = field.echelon(rows, self.prime)
-            if len(pivots) == bound or count >= total or self._still(U, pivots):
+            if len(pivots) == bound or count >= order.size or self._still(U, pivots):
                 return len(pivots), entries.size
             count *= 2
 
@@ -174,9 +171,14 @@ class _Point:
         return True
 
 
-def sample(generator: np.random.Generator, total: int) -> np.ndarray:
-    """The order in which entries of ΔW are looked at."""
-    return generator.permutation(total)
+def sample(generator: np.random.Generator, m: int, n: int) -> np.ndarray:
+    """The order in which the mn entries of ΔW are looked at: the first show all of it alike.
+
+    Along diagonals that leave ΔW at one side and come in at the other, rows and columns shuffled.
+    """
+    step, shift = np.arange(m * n), generator.permutation(math.gcd(m, n))
+    rows, columns = generator.permutation(m), generator.permutation(n)
+    return rows[step % m] * n + columns[(step + shift[step // math.lcm(m, n)]) % n]
 
 
 def _in_floats(

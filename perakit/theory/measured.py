@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,16 @@ from perakit.theory.families import (
     proved_rank,
 )
 from perakit.theory.rank import numerical_rank
-from perakit.theory.residues import Residues
+from perakit.theory.residues import NotPolynomialError, Residues, lifted
 
 
 class ModularRank(int):
     """A rank by elimination modulo primes: a proved lower bound of the generic rank.
 
     proved: it meets an upper bound that is proved, so it is the generic rank at `where`. chance:
-    else, of being too small: deg/p a draw, with deg the degree of the first minor that would show
-    it; drawn twice, with two primes (Schwartz and Zippel). 0 where proved.
+    else, of being too small: deg/p a draw, with deg the degree of a minor that would show it; drawn
+    twice, with two primes (Schwartz and Zippel; if that minor vanishes modulo neither). 0 where
+    proved.
 
     >>> pk.theory.measured_rank(8, 9, 2)
     5 (proved at 8 x 9)
@@ -61,7 +63,7 @@ class FloatRank(int):
 
     >>> found = pk.theory.measured_rank(8, 9, pk.DoRA(2))
     >>> found == 8, found.gap > 1e9, found.reason
-    (True, True, '.clamp has no meaning modulo a prime')
+    (True, True, '.clamp cannot be read modulo a prime')
     """
 
     gap: float
@@ -95,18 +97,18 @@ def measured_rank(
     family = as_family(m, n, rank, terms, degree)
     check_count("seed", seed, least=0)
     proved = proved_rank(family, m, n)
-    best, chance = 0, 1.0
+    best = degree = 0
     for k, prime in enumerate(field.PRIMES):
         generator = np.random.default_rng((seed, k))
         try:
-            delta = evaluate(family, *drawn(family, m, n, prime, generator, None), (m, n))
+            delta = read(family, *drawn(family, m, n, prime, generator, None), (m, n))
         except PerakitError as error:
             return _in_floats(family, m, n, generator, reason(error))
         best = max(best, len(field.echelon(delta.value.copy(), prime)[1]))
         if best == proved:
             return ModularRank(best, True, 0.0, f"{m} x {n}")
-        chance *= min(1.0, (best + 1) * delta.degree / prime)
-    return ModularRank(best, False, chance, f"{m} x {n}")
+        degree = max(degree, delta.degree)
+    return ModularRank(best, False, chance(best, degree), f"{m} x {n}")
 
 
 def drawn(
@@ -130,9 +132,28 @@ def drawn(
     return Residues(field.draw(generator, (m, n), prime), prime, degree=1), factors
 
 
+def read(
+    family: Family, W0: Residues, factors: Mapping[str, Residues], shape: tuple[int, int]
+) -> Residues:
+    """ΔW of residues; of a rule that ignores its factors too."""
+    return lifted(evaluate(family, W0, factors, shape), W0.prime)
+
+
+def chance(rank: int, degree: int) -> float:
+    """The product over PRIMES of (rank + 1) · degree / p, of entries of `degree` at most."""
+    # A constant of the rule is drawn by nobody, but counts as if it were
+    minor = (rank + 1) * max(degree, 1)
+    return math.prod(min(1.0, minor / prime) for prime in field.PRIMES)
+
+
 def reason(error: PerakitError) -> str:
     """Why a rule was not read modulo a prime, in few words."""
-    return str(error).split(":")[0]
+    cause: BaseException | None = error
+    while cause is not None:  # NumPy may put an error of its own on top
+        if isinstance(cause, NotPolynomialError):
+            return f"{cause.operation} cannot be read modulo a prime"
+        cause = cause.__cause__
+    return str(error).split(";")[0]
 
 
 def _in_floats(

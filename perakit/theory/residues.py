@@ -1,8 +1,8 @@
 """A rule read once more: with arrays modulo a prime, and the derivatives that they carry along.
 
-What is polynomial can be read so: + - * @ **, division by constants, indexing, concatenation. For
-the rest (exp, a root, division by a factor, a comparison) a prime field has no meaning, and
-`NotPolynomialError` names it.
+What is polynomial can be read so: + - * @ **, einsum, division by constants, indexing,
+concatenation. The rest (exp, a root, division by a factor, a comparison, a write into an array) is
+refused by `NotPolynomialError`, which names it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 from perakit.theory.field import product, reduce_, residues
+
+TORCH_NAMES = {"dim": "axis", "keepdim": "keepdims"}
 
 
 class NotPolynomialError(PerakitError):
-    """The rule does what a prime field has not."""
+    """The rule does what a prime field has not, or what `Residues` do not answer."""
 
     def __init__(self, operation: str) -> None:
         super().__init__(
-            f"{operation} has no meaning modulo a prime: exact answers need a polynomial rule, of"
-            " + - * @ **, indexing and concatenation"
+            f"{operation} cannot be read modulo a prime: exact answers need a polynomial rule, of"
+            " + - * @ **, indexing, np.concatenate, np.stack, np.einsum"
         )
         self.operation = operation
 
@@ -62,15 +64,19 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
         return self.transpose()
 
     def transpose(self, *axes: Any) -> Residues:
-        """As `ndarray.transpose`."""
-        order = tuple(range(self.ndim))[::-1] if axes in ((), (None,)) else _flat(axes)
+        """As `ndarray.transpose`, or as torch's, which swaps two axes."""
+        order = list(range(self.ndim))[::-1] if axes in ((), (None,)) else list(_flat(axes))
+        if len(axes) == 2:
+            first, second = order
+            order = list(range(self.ndim))
+            order[first], order[second] = order[second], order[first]
         back = (0, *(axis % self.ndim + 1 for axis in order))
         return self._moved(lambda x: x.transpose(order), lambda x: x.transpose(back))
 
     def reshape(self, *shape: Any) -> Residues:
         """As `ndarray.reshape`."""
         new = self.value.reshape(_flat(shape)).shape
-        return self._moved(lambda x: x.reshape(new), lambda x: x.reshape(-1, *new))
+        return self._moved(lambda x: x.reshape(new), lambda x: x.reshape(len(x), *new))
 
     def ravel(self) -> Residues:
         """As `ndarray.ravel`."""
@@ -82,14 +88,13 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
         """As `ndarray.copy`."""
         return self._moved(np.copy, np.copy)
 
-    def sum(self, axis: Any = None) -> Residues:
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Residues:
         """As `ndarray.sum`."""
-        axes = range(self.ndim) if axis is None else np.atleast_1d(axis)
-        own = tuple(int(k) % self.ndim for k in axes)
-        after = tuple(k + 1 for k in own)
+        own = tuple(range(self.ndim)) if axis is None else _flat((axis,))
+        after = tuple(k + 1 if k >= 0 else k for k in own)
         return self._moved(
-            lambda x: reduce_(np.array(x.sum(own)), self.prime),
-            lambda x: reduce_(np.array(x.sum(after)), self.prime),
+            lambda x: reduce_(np.array(x.sum(own, keepdims=keepdims)), self.prime),
+            lambda x: reduce_(np.array(x.sum(after, keepdims=keepdims)), self.prime),
         )
 
     def double(self) -> Residues:
@@ -103,27 +108,26 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
         parts = index if isinstance(index, tuple) else (index,)
         if any(isinstance(part, Residues) for part in parts):
             raise NotPolynomialError("an index that is a factor")
-        # The directions come first, and stay there: NumPy moves what advanced indices of several
-        # axes select to the front, in the value and in each derivative
-        whole = (slice(None), *parts)
-        found = self.value[index]
+        found = np.array(self.value[index])
         if self.along is None:
-            return self._like(np.array(found), None)
-        along = self.along[whole]
-        if along.shape[1:] != np.shape(found):
-            along = np.array([each[index] for each in self.along])
-        return self._like(np.array(found), along)
+            return self._like(found, None)
+        # Directions go last meanwhile: NumPy may put the axes of index arrays first
+        if any(part is Ellipsis for part in parts):
+            parts = (*parts, slice(None))
+        return self._like(found, np.moveaxis(np.moveaxis(self.along, 0, -1)[parts], -1, 0))
 
     def __setitem__(self, index: Any, entries: Any) -> None:
         other = _lifted(entries, self.prime)
-        if self.along is not None or other.along is not None:
-            raise NotPolynomialError("an assignment to entries, where derivatives are asked for,")
+        if not self.value.flags.writeable or self.along is not None or other.along is not None:
+            raise NotPolynomialError("a write into a factor's array (x[...] = y)")
         self.value[index] = other.value
         self.degree = max(self.degree, other.degree)
 
     # --- arithmetic -------------------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if "out" in options:  # x += y would change what other names and views see
+            raise NotPolynomialError(f"np.{ufunc.__name__} in place (x += y for x = x + y)")
         known = _OPERATIONS.get(ufunc.__name__)
         if known is None or method != "__call__" or options:
             raise NotPolynomialError(f"np.{ufunc.__name__}{'' if known is None else ' so called'}")
@@ -143,18 +147,20 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
         return _call(f"torch.{name}", name, arguments, options or {})
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise NotPolynomialError("an array of floats in place of a factor")
+        raise NotPolynomialError(
+            "a factor's entries in an array of numbers (np.array([...]) or x[...] = y for np.stack)"
+        )
 
     def __bool__(self) -> bool:
         raise NotPolynomialError("a branch on a factor's value")
 
     def __float__(self) -> float:
-        raise NotPolynomialError("float() of a factor")
+        raise NotPolynomialError("a factor as one Python number")
 
     __int__ = __index__ = __complex__ = __float__
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # what libraries ask of one another's objects
             raise AttributeError(name)
         raise NotPolynomialError(f".{name}")
 
@@ -188,10 +194,10 @@ def _flat(numbers: Any) -> tuple[int, ...]:
 
 def _pair(x: Any, y: Any) -> tuple[Residues, Residues]:
     prime = x.prime if isinstance(x, Residues) else y.prime
-    return _lifted(x, prime), _lifted(y, prime)
+    return lifted(x, prime), lifted(y, prime)
 
 
-def _lifted(x: Any, prime: int) -> Residues:
+def lifted(x: Any, prime: int) -> Residues:
     """A constant of the rule: a number, a NumPy array or a tensor."""
     if isinstance(x, Residues):
         return x
@@ -199,7 +205,13 @@ def _lifted(x: Any, prime: int) -> Residues:
     try:
         return Residues(residues(numbers, prime), prime)
     except ValueError as error:
-        raise NotPolynomialError(f"a constant that is no rational number ({error})") from error
+        raise NotPolynomialError(f"a constant of the rule ({error})") from error
+
+
+def _lifted_all(parts: Any) -> list[Residues]:
+    parts = list(parts)
+    prime = next(part.prime for part in parts if isinstance(part, Residues))
+    return [lifted(part, prime) for part in parts]
 
 
 def _sum_of(x: np.ndarray | None, y: np.ndarray | None, prime: int) -> np.ndarray | None:
@@ -248,22 +260,48 @@ def _multiply(x: Any, y: Any) -> Residues:
 
 def _matmul(x: Any, y: Any) -> Residues:
     x, y = _pair(x, y)
+    if y.ndim == 1:
+        return _matmul(x, y[:, None])[..., 0]
+    if x.ndim == 1:
+        return _matmul(x[None], y)[..., 0, :]
     value, along = product(x.value, y.value, x.prime), None
     if x.along is not None:
-        along = product(x.along, y.value, x.prime)
+        along = product(_aligned(x.along, y.ndim), y.value, x.prime)
     if y.along is not None:
-        if y.ndim == 1:  # each derivative is a column
-            moved = product(x.value, y.along.T, x.prime)
-            moved = np.moveaxis(moved, -1, 0)
-        else:
-            moved = product(x.value, y.along, x.prime)
+        moved = product(x.value, _aligned(y.along, x.ndim), x.prime)
         along = _sum_of(along, moved, x.prime)
     return Residues(value, x.prime, along, x.degree + y.degree)
 
 
+def _dot(x: Any, y: Any) -> Residues:
+    x, y = _pair(x, y)
+    if max(x.ndim, y.ndim) > 2:
+        raise NotPolynomialError("np.dot of more than two axes (x @ y is another product)")
+    return _matmul(x, y) if min(x.ndim, y.ndim) else _multiply(x, y)
+
+
+def _einsum(subscripts: str, *factors: Any) -> Residues:
+    """One axis a letter, multiplied, and summed over those that the result has not."""
+    inputs, arrow, output = subscripts.replace(" ", "").partition("->")
+    letters = sorted({letter for letter in inputs if letter != ","})
+    if not arrow:
+        output = "".join(letter for letter in letters if inputs.count(letter) == 1)
+    terms = inputs.split(",")
+    if "." in subscripts or any(len(set(term)) < len(term) for term in terms):
+        raise NotPolynomialError(f"einsum of {subscripts!r} (an ellipsis, or a letter twice)")
+    axes = [*output, *(letter for letter in letters if letter not in output)]
+    total: Any = 1
+    for term, x in zip(terms, _lifted_all(factors), strict=True):
+        moved = x.transpose([term.index(letter) for letter in axes if letter in term])
+        total = total * moved[tuple(slice(None) if k in term else None for k in axes)]
+    return total.sum(tuple(range(len(output), len(axes))))
+
+
 def _power(x: Any, exponent: Any) -> Residues:
-    if isinstance(exponent, Residues) or np.ndim(exponent) or exponent != int(exponent):
-        raise NotPolynomialError(f"the exponent {exponent!r}")
+    if isinstance(exponent, Residues):
+        raise NotPolynomialError("a factor as an exponent")
+    if np.ndim(exponent) or exponent != int(exponent):
+        raise NotPolynomialError(f"the exponent {short(exponent)}")
     if exponent < 0:
         raise NotPolynomialError(f"the exponent {exponent} (a division by a factor)")
     count = int(exponent)
@@ -279,16 +317,15 @@ def _divide(x: Any, y: Any) -> Residues:
     if y.degree or y.along is not None:
         raise NotPolynomialError("division by a factor")
     if not y.value.all():
-        raise NotPolynomialError("division by zero")
+        raise NotPolynomialError(f"division by a multiple of {x.prime}")
     inverses = np.array([pow(int(v), -1, x.prime) for v in y.value.flat]).reshape(y.shape)
     return _multiply(x, inverses)
 
 
 def _joined(parts: Any, axis: int, join: Callable[..., np.ndarray]) -> Residues:
     """Concatenated or stacked."""
-    parts = list(parts)
-    prime = next(part.prime for part in parts if isinstance(part, Residues))
-    lifted = [_lifted(part, prime) for part in parts]
+    lifted = _lifted_all(parts)
+    prime = lifted[0].prime
     value = join([part.value for part in lifted], axis)
     count = max((len(part.along) for part in lifted if part.along is not None), default=None)
     along = None
@@ -300,7 +337,9 @@ def _joined(parts: Any, axis: int, join: Callable[..., np.ndarray]) -> Residues:
     return Residues(value, prime, along, max(part.degree for part in lifted))
 
 
-def _concatenate(parts: Any, axis: int = 0) -> Residues:
+def _concatenate(parts: Any, axis: int | None = 0) -> Residues:
+    if axis is None:
+        return _joined([part.ravel() for part in _lifted_all(parts)], 0, np.concatenate)
     return _joined(parts, axis, np.concatenate)
 
 
@@ -313,8 +352,8 @@ def _outer(x: Any, y: Any) -> Residues:
     return _multiply(x.reshape(-1, 1), y.reshape(1, -1))
 
 
-def _total(x: Residues, axis: Any = None) -> Residues:
-    return x.sum(axis)
+def _total(x: Residues, axis: Any = None, keepdims: bool = False) -> Residues:
+    return x.sum(axis, keepdims)
 
 
 def _reflected(operation: Callable[..., Residues]) -> Callable[..., Residues]:
@@ -341,10 +380,14 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "stack": _stack,
     "sum": _total,
     "outer": _outer,
-    "dot": _matmul,
-    "shape": lambda x: x.shape,
+    "dot": _dot,
+    "mm": _matmul,
+    "einsum": _einsum,
     "reshape": lambda x, *shape: x.reshape(*shape),
     "transpose": lambda x, *axes: x.transpose(*axes),
+    "shape": lambda x: x.shape,
+    "ndim": lambda x: x.ndim,
+    "size": lambda x: x.size,
 }
 # What Python asks of a tensor on the left: a constant of the rule, since factors are residues
 _OPERATORS: Mapping[str, Callable[..., Residues]] = {
@@ -360,7 +403,7 @@ _OPERATORS: Mapping[str, Callable[..., Residues]] = {
 def _call(shown: str, name: str, arguments: Any, options: Mapping[str, Any]) -> Any:
     if name not in _FUNCTIONS:
         raise NotPolynomialError(shown)
-    renamed = {"axis" if key == "dim" else key: value for key, value in options.items()}
+    renamed = {TORCH_NAMES.get(key, key): value for key, value in options.items()}
     try:
         return _FUNCTIONS[name](*arguments, **renamed)
     except TypeError as error:

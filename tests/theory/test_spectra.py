@@ -79,7 +79,6 @@ def test_measured_rank_of_any_family():
     hira = Formula(lambda B, A: formulas.hira(W0, B, A), lambda m, n: {"B": (m, 3), "A": (3, n)})
     assert measured_rank(7, 6, hira) == 3
     assert measured_rank(40, 50, pk.PERA(4)) == 14 == measured_rank(40, 50, 4)
-    # No whole numbers: by singular values
     assert measured_rank(40, 50, pk.PERA(4, alpha=1.3)) == 14
     assert measured_rank(40, 50, pk.LoRA(4)) == 4
     assert measured_rank(40, 50, 2, degree=4) == math.comb(6, 4) - 1
@@ -286,14 +285,6 @@ def test_the_generic_rank_is_the_bound_of_each_method(cls, m, n, rank):
             r"h has entries that are not finite",
         ),
         (lambda: spectrum(np.eye(2) * 1j), r"complex numbers were given: pass real ones"),
-        (
-            lambda: pk.theory.exact.modular_rank([[0.5]]),
-            r"an array of shape \(1, 1\) and type float64 is no matrix of whole numbers",
-        ),
-        (
-            lambda: pk.theory.exact.modular_rank([1, 2]),
-            r"an array of shape \(2,\) and type int64 is no matrix of whole numbers",
-        ),
         (
             lambda: amplification(np.eye(3), np.eye(4), 1),
             r"delta \(3, 3\) and W0 \(4, 4\) must have one shape",
