@@ -18,6 +18,7 @@ from perakit.errors import PerakitError
 
 Scaled = tuple[float, int]
 NOTHING = -(2**24)  # exponent of what is zero: below that of any product of floats
+SAFE = 200  # columns up to 2^±200 can be squared, added and multiplied in float64
 
 
 def scaled(X: np.ndarray) -> tuple[np.ndarray, int]:
@@ -74,7 +75,7 @@ def quotient(above: Scaled, below: Scaled) -> float:
 
 @dataclass(frozen=True)
 class Columns:
-    """A matrix whose column k is X[:, k] · 2^exponents[k], with no entry of X above 1.
+    """A matrix whose column k is X[:, k] · 2^exponents[k], with all columns of X of ordinary size.
 
     X (m, K), exponents (K,); a column of zeros has the exponent NOTHING.
     """
@@ -83,11 +84,26 @@ class Columns:
     exponents: np.ndarray
 
     @classmethod
-    def of(cls, X: np.ndarray, exponents: Any = 0) -> Columns:
-        """X · 2^exponents, of any shape that broadcasts, entry by entry."""
+    def of(cls, X: np.ndarray) -> Columns:
+        """X (m, K), each column over the power of two that brings its largest entry below 1.
+
+        Where all columns are of ordinary size they stay as they are, and nothing is copied.
+        """
+        largest = np.maximum(X.max(0), -X.min(0))
+        exponents = np.frexp(largest)[1]
+        if (np.abs(exponents) <= SAFE).all():
+            return cls(X, np.where(largest == 0, NOTHING, 0))
+        half = exponents // 2  # in two steps, since 2^1073 is no float
+        found = X * np.ldexp(1.0, -half)
+        found *= np.ldexp(1.0, half - exponents)
+        return cls(found, np.where(largest == 0, NOTHING, exponents))
+
+    @classmethod
+    def of_entries(cls, X: np.ndarray, exponents: np.ndarray) -> Columns:
+        """X · 2^exponents, entry by entry: both (m, K)."""
         mantissas, own = np.frexp(X)
         total = np.where(mantissas == 0, NOTHING, own + exponents)
-        top = total.max(0, initial=NOTHING)
+        top = total.max(0)
         return cls(np.ldexp(mantissas, np.where(mantissas == 0, 0, total - top)), top)
 
 
@@ -105,7 +121,10 @@ def expanded(
     right = [a_sizes, *(a_sizes[rows].sum(0) for rows in features)]
     right_sizes = np.concatenate(right)
     right_sizes[A.shape[0] :] += c_sizes[:, None]
-    return Columns.of(B_hat, np.concatenate(left, 1)), Columns.of(A_hat.T, right_sizes.T)
+    return (
+        Columns.of_entries(B_hat, np.concatenate(left, 1)),
+        Columns.of_entries(A_hat.T, right_sizes.T),
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from decimal import Decimal
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 import sympy
@@ -21,7 +22,7 @@ def equal(x, y):
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_float_is_the_fraction_it_is_in_every_library(x):
-    for read in (float, np.float64, np.longdouble, Decimal, sympy.Float, Fraction):
+    for read in (float, np.float64, np.longdouble, Decimal, sympy.Float, mpmath.mpf):
         assert equal(read(x), Fraction(x))
 
 
@@ -79,6 +80,8 @@ def test_tensors_of_every_kind():
         Decimal("NaN"),
         Decimal("inf"),
         np.longdouble("inf"),
+        mpmath.inf,
+        mpmath.nan,
         1j,
         torch.tensor(1j),
         "1/2",

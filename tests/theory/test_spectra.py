@@ -232,6 +232,15 @@ def test_factors_whose_product_no_float_holds():
     assert numerical_rank((np.array([[1e300, 0]]), np.array([[0.0], [1e300]]))).rank == 0
 
 
+def test_what_is_zero_has_no_size_and_what_is_negative_has():
+    """A term that vanishes does not push the others out of sight, however large its other half."""
+    large_and_small = np.array([[2.0**1000], [2.0**-300]])
+    for b in (1.0, 2.0**-300):
+        assert spectrum((np.array([[0.0, b]]), large_and_small)) == [b * 2.0**-300]
+    negative = np.array([[-(2.0**700)], [2.0**-700]])
+    assert stable_rank((negative, np.array([[2.0**700, 1.0]]))) == 1.0
+
+
 def test_the_tolerance_knows_a_matrix_of_rows_and_a_precision_finer_than_its_own():
     """A tuple of rows is no pair of factors; what is finer than float64 is read as float64."""
     for rows in (((1.0, 2.0, 4.0), (2.0, 3.0, 5.0)), ((1.0, 2.0), (2.0, 3.0), (4.0, 5.0))):
