@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perakit import formulas, plots
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 from perakit.formulas import check_count
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ LARGEST, SHARPNESS = 99, 64
 LARGEST_RANK = 4  # of the slider; K = 14 then
 SINGLE = 2  # up to this rank every coefficient has a slider, above it one moves the size of all
 LIMIT, STEP = 2.0, 0.25  # of a coefficient's slider
+LARGEST = 1e200  # of a singular value on a logarithmic axis, whose margins have to be floats too
 START = {"h₁₁": 0.5, "h₁₂": -1.0, "h₂₂": 0.5}
 
 _numbers = itertools.count()
@@ -112,14 +113,19 @@ def figure(
 ) -> tuple[Figure, Numbers]:
     """Spectrum, rank and polynomial of one update, side by side, and the numbers they show.
 
-    Arguments as in `compute`. The figure is not one of pyplot's: nothing has to be closed. Returns
-    (figure, numbers).
+    Arguments as in `compute`, which takes larger h: here no singular value may be above 1e200. The
+    figure is not one of pyplot's: nothing has to be closed. Returns (figure, numbers).
     """
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     numbers = compute(rank, h, terms, m, n, seed)
+    if numbers.spectrum[0] > LARGEST:
+        raise PerakitError(
+            f"h={short(list(h))} makes singular values up to {numbers.spectrum[0]:.1e}, and no axis"
+            f" goes beyond {LARGEST:.0e}: choose smaller coefficients"
+        )
     # Fitting a layout doubles the time of a redraw
     with style.context([plots.STYLE, {"figure.constrained_layout.use": False}]):
         figure = Figure(figsize=(12, 4.2))

@@ -105,6 +105,10 @@ def test_the_figure_shows_the_numbers_and_is_not_pyplots(rank, h, terms):
             lambda: explorer.compute(1, [math.inf]),
             r"^h=\[inf\] makes entries of ΔW that are not finite: choose finite, smaller ones$",
         ),
+        (
+            lambda: explorer.figure(1, [1e300]),
+            r"^h=\[1e\+300\] makes singular values up to .*, and no axis goes beyond 1e\+200",
+        ),
         (lambda: explorer.compute(1, [0.5], "half"), "^terms='half' is unknown"),
         (lambda: explorer.compute(1, [0.5], seed=-1), "^seed=-1 must be an integer >= 0$"),
     ],

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from perakit.errors import PerakitError
+from perakit.errors import PerakitError, short
 
 
 def exact_rank(matrix: Any) -> int:
     """Rank of a matrix of numbers, taken exactly, by elimination.
 
-    matrix: (m, n), any array or nested list of integers, Fractions, sympy rationals or floats (read
-    as the rationals they are); every entry must be a finite number. diag(1, 1e-17) has rank 2, and
-    a product that was rounded to floats mostly has full rank. Slow above about 50 x 50.
+    matrix: (m, n), any array, tensor or nested list of integers, Fractions, Decimals, sympy's
+    Rationals, or floats of any precision (NumPy's, torch's, sympy's Float), which are read as the
+    rationals they are; True and False are 1 and 0. Every entry must be finite and rational: sympy's
+    pi is refused. diag(1, 1e-17) has rank 2, and a product that was rounded to floats mostly has
+    full rank. Slow above about 50 x 50.
 
     >>> from perakit import theory
     >>> theory.exact_rank([[1, 0], [0, 1e-17]])
@@ -40,26 +42,40 @@ def exact_rank(matrix: Any) -> int:
 
 
 def _nested(matrix: Any) -> list[list[Any]]:
-    # Exact for every float dtype
-    array = matrix.detach().cpu().double().numpy() if hasattr(matrix, "detach") else matrix
     try:
-        rows = np.asarray(array, dtype=object).tolist()
-    except ValueError:
+        if hasattr(matrix, "detach"):
+            tensor = matrix.detach().cpu()
+            # Exact for every float dtype; int64 is not exact in float64
+            matrix = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+        rows = np.asarray(matrix, dtype=object).tolist()
+    except (TypeError, ValueError, RuntimeError):  # ragged, sparse, on the meta device
         rows = None
     if (
         not isinstance(rows, list)
         or not all(isinstance(row, list) for row in rows)
         or len(set(map(len, rows))) > 1
     ):
-        raise PerakitError(f"{matrix!r} is no matrix: pass an array (m, n)")
+        raise PerakitError(f"{short(matrix)} is no matrix: pass an array (m, n)")
     return rows
 
 
 def _fraction(entry: Any) -> Fraction:
+    """The rational number that an entry is."""
     try:
-        return Fraction(int(entry.p), int(entry.q)) if hasattr(entry, "q") else Fraction(entry)
-    except (TypeError, ValueError, OverflowError) as error:
+        # A scalar of NumPy's or torch's as Python's number, which neither wraps nor rounds
+        value = entry.item() if hasattr(entry, "item") else entry
+        if hasattr(value, "_mpf_"):  # sympy's or mpmath's binary float: (-1)^sign · man · 2^exp
+            sign, mantissa, exponent, _ = value._mpf_
+            if exponent and not mantissa:
+                raise ValueError("not finite")
+            return (-1) ** sign * int(mantissa) * Fraction(2) ** exponent
+        if hasattr(value, "q"):
+            return Fraction(int(value.p), int(value.q))
+        if hasattr(value, "as_integer_ratio"):
+            return Fraction(*value.as_integer_ratio())
+        raise TypeError(f"a {type(value).__name__}")
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise PerakitError(
-            f"the entry {entry!r} is no rational number: exact rank needs finite integers,"
-            " fractions or floats"
+            f"the entry {short(entry)} is no rational number: exact rank needs finite integers,"
+            " fractions or floats; irrational and symbolic entries are sympy.Matrix(...).rank()'s"
         ) from error

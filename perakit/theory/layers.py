@@ -15,15 +15,14 @@ from perakit.theory.rank import (
     NumericalRank,
     count_above,
     effective_rank_of,
+    layer_triangles,
     machine_epsilon,
     part_norms,
     percent,
-    ratio,
     rounding,
-    spectrum,
     stable_rank_of,
-    triangles,
 )
+from perakit.theory.scaled import quotient, representable, singular_values
 
 
 @dataclass(frozen=True)
@@ -33,25 +32,18 @@ class LayerSpectrum:
     shape: (m, n); bound: K, the largest rank that the method can have there; values: in falling
     order, min(m, n, K) of them, or min(m, n) where the update has no factors; rank: how many are
     above rounding, which is that of the way to them, in float64: the adapter's numbers count as
-    they are; share: ‖high-order part‖ / ‖linear part‖, as `order_share`, None where the update has
-    no such parts.
+    they are; stable_rank: Σ σ² / σ₁², effective_rank: exp of the entropy of σ / Σ σ, both 0 for a
+    zero update; share: ‖high-order part‖ / ‖linear part‖, as `order_share`, None where the update
+    has no such parts. All but the values are right where a value is too small for float64.
     """
 
     shape: tuple[int, int]
     bound: int
     values: np.ndarray = field(repr=False)
     rank: NumericalRank
+    stable_rank: float
+    effective_rank: float
     share: float | None
-
-    @property
-    def stable_rank(self) -> float:
-        """Σ σ² / σ₁²; 0 for a zero update."""
-        return stable_rank_of(self.values)
-
-    @property
-    def effective_rank(self) -> float:
-        """exp of the entropy of σ / Σ σ; 0 for a zero update."""
-        return effective_rank_of(self.values)
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,7 @@ def layer_spectra(model: Any) -> LayerSpectra:
     values, (m + n) K² operations in place of mn min(m, n). DoRA, HiRA and DeLoRA have no factors:
     there it is ΔW itself, in float64 (float32 where that is not on a CPU).
     Raises PerakitError for a model without adapters, several in effect, factors that are not
-    finite, or an update that is no matrix.
+    finite, singular values above 1.8e308, or an update that is no matrix.
 
     >>> import torch, perakit as pk
     >>> from perakit import strategies
@@ -124,18 +116,22 @@ def _layer_spectrum(name: str, layer: Any) -> LayerSpectrum:
 
     adapter, shape, share = layer.adapter, layer.kind.shape(layer.base), None
     if isinstance(adapter, Additive):
-        factors = zip(("B_hat", "A_hat"), adapter.factors(), strict=True)
-        left, right = triangles(
-            *(check_matrix(f"{which} of layer {name!r}", factor) for which, factor in factors)
-        )
-        values, epsilon = np.linalg.svd(left @ right.T, compute_uv=False), machine_epsilon(left)
+        found = layer_triangles(name, adapter)
+        values, exponent = singular_values(*found.product())
+        epsilon = machine_epsilon(found.left)
         if adapter.linear:
-            share = ratio(*part_norms(left, right, adapter.method.rank))
+            linear, high = part_norms(found, adapter.method.rank)
+            share = quotient(high, linear)
     else:
         delta = layer.exact_delta()
-        values, epsilon = (
-            spectrum(check_matrix(f"ΔW of layer {name!r}", delta)),
-            machine_epsilon(delta),
-        )
-    rank = count_above(values, rounding(values, max(shape), epsilon))
-    return LayerSpectrum(shape, adapter.method.rank_bound(*shape), values, rank, share)
+        values, exponent = singular_values(check_matrix(f"ΔW of layer {name!r}", delta))
+        epsilon = machine_epsilon(delta)
+    return LayerSpectrum(
+        shape,
+        adapter.method.rank_bound(*shape),
+        representable(f"a singular value of layer {name!r}", values, exponent),
+        count_above(values, rounding(values, max(shape), epsilon), exponent),
+        stable_rank_of(values),
+        effective_rank_of(values),
+        share,
+    )

@@ -172,6 +172,112 @@ def test_a_tiny_share_has_all_its_digits(m, n, rank, size, seed):
         assert share < 1e-20
 
 
+def root(square, bits=400):
+    """√ of a Fraction as a float, correct where its float exists; inf above."""
+    shift = max(0, bits - square.numerator.bit_length() + square.denominator.bit_length())
+    whole = math.isqrt((square.numerator << 2 * shift) // square.denominator)
+    try:
+        return float(Fraction(whole, 1 << shift))
+    except OverflowError:
+        return math.inf
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(2, 3),
+    strategies.seeds(),
+    st.integers(0, 400),
+)
+def test_the_share_of_factors_of_any_size(m, n, rank, degree, seed, spread):
+    """Against rationals: every column, row and coefficient has a size of its own, up to 2^±400, and
+    products of 2^±2000 that no float holds.
+    """
+    generator = np.random.default_rng(seed)
+
+    def drawn(*shape):
+        return np.ldexp(
+            generator.integers(1, 10, shape).astype(float),
+            generator.integers(-spread, spread + 1, shape),
+        )
+
+    columns = [(i,) for i in range(rank)] + [
+        tuple(k) for rows in pk.formulas.monomials(rank, "full", degree) for k in rows.T.tolist()
+    ]
+    B, A, h = drawn(m, rank), drawn(rank, n), drawn(len(columns) - rank)
+    exact = [[[Fraction(x) for x in row] for row in side.tolist()] for side in (B, A)]
+    linear = norm_squared(*exact, [(1, k) for k in columns[:rank]])
+    coefficients = [Fraction(c) for c in h.tolist()]
+    high = norm_squared(*exact, list(zip(coefficients, columns[rank:], strict=True)))
+    share = float(order_share((B, A, h), degree=degree))
+    assert share == pytest.approx(root(high / linear), rel=1e-12, abs=5e-324)
+
+
+def test_shares_that_products_of_floats_do_not_reach():
+    """b = a = 2^k: the linear part has the size 2^2k, and the square, 2^4k, is 2^2k times that."""
+    ones = np.ones((2, 1)), np.ones((1, 3))
+    for k, expected in ((332, 2.0**664), (700, math.inf), (-332, 2.0**-664), (-700, 0.0)):
+        B, A = (np.ldexp(factor, k) for factor in ones)
+        assert float(order_share((B, A, np.ones(1)))) == pytest.approx(expected, rel=1e-15)
+    h = np.array([2.0**-1000])
+    share = float(order_share((2.0**700 * ones[0], 2.0**-100 * ones[1], h)))
+    assert share == pytest.approx(2.0**-400, rel=1e-15)
+    B, A = np.array([[2.0**-700], [0.0]]), np.ones((1, 1))
+    assert float(order_share((B, A, np.array([2.0**1000])))) == 2.0**300
+    assert str(order_share((1e100 * ones[0], 1e100 * ones[1], np.ones(1)))).endswith(
+        "overall: 1.00e+200"
+    )
+
+
+@pytest.mark.parametrize(("left", "right"), [(-700, -400), (300, -700), (400, 400), (0, 0)])
+def test_a_model_of_any_size(left, right):
+    """Layer "0" is moved by 2^left and 2^right, and "1" by nothing: ranks and shares follow."""
+    model = torch.nn.Sequential(torch.nn.Linear(7, 13), torch.nn.Linear(13, 5)).double()
+    pk.attach(model, pk.LoRA(3), "all-linear")
+    before = layer_spectra(strategies.move(model)).layers["0"]
+    adapter = pk.adapters(model)["0"]
+    with torch.no_grad():
+        adapter.B.copy_(torch.from_numpy(np.ldexp(adapter.B.numpy(), left)))
+        adapter.A.copy_(torch.from_numpy(np.ldexp(adapter.A.numpy(), right)))
+    found = layer_spectra(model).layers["0"]
+    assert (found.rank.rank, found.rank.gap, found.share) == (3, before.rank.gap, 0.0)
+    assert found.stable_rank == before.stable_rank
+    assert found.effective_rank == before.effective_rank
+    np.testing.assert_array_equal(found.values, np.ldexp(before.values, left + right))
+    assert order_share(model).overall == 0.0
+
+
+def test_all_layers_as_one_vector_whatever_their_sizes():
+    """The largest layer is all of the share: its squares would not fit a float."""
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).double()
+    pk.attach(model, pk.PERA(1), "all-linear")
+    for name, b, h in (("0", 2.0**400, 2.0**-300), ("1", 2.0**-400, 1.0)):
+        adapter = pk.adapters(model)[name]
+        with torch.no_grad():
+            adapter.B.fill_(b)
+            adapter.A.fill_(1.0)
+            adapter.h.fill_(h)
+    assert order_share(model).layers == {"0": 2.0**100, "1": 2.0**-400}
+    assert order_share(model).overall == 2.0**100
+
+
+def test_singular_values_that_no_float_holds_are_refused_by_the_layers_name():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2)).double()
+    pk.attach(model, pk.LoRA(1), "all-linear")
+    with torch.no_grad():
+        pk.adapters(model)["0"].B.fill_(1e200)
+        pk.adapters(model)["0"].A.fill_(1e200)
+    with pytest.raises(
+        pk.PerakitError, match=r"^a singular value of layer '0' is .*divide by a power of two"
+    ):
+        layer_spectra(model)
+    with torch.no_grad():
+        pk.adapters(model)["0"].A[0, 1] = math.inf
+    with pytest.raises(pk.PerakitError, match=r"^A_hat of layer '0'\[0, 1\] is inf"):
+        order_share(model)
+
+
 def test_columns_of_very_different_length_keep_their_digits():
     """Powers of two, exact by hand: B A is the identity, and the first square term, 2^-50 in one
     entry, all of the rest.

@@ -3,12 +3,14 @@ random factors and a training run.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 import perakit as pk
 from perakit import formulas, strategies
@@ -25,6 +27,7 @@ from perakit.theory import (
     stable_rank,
     subspace_similarity,
 )
+from perakit.theory.rank import tail
 
 
 def orthogonal(size, seed):
@@ -111,7 +114,7 @@ def test_subspace_similarity():
     Q = orthogonal(7, 3)
     X, Y = Q[:, :3] * [3, 2, 1], Q[:, [2, 3, 4]] * [3, 2, 1]
     assert subspace_similarity(X, X, 3, 3) == pytest.approx(1)
-    assert subspace_similarity(X, Q[:, 3:], 2, 2) == pytest.approx(0, abs=1e-15)
+    assert subspace_similarity(X, Q[:, 3:], 2, 4) == pytest.approx(0, abs=1e-15)
     # One direction of three is shared
     assert subspace_similarity(X, Y, 3, 3) == pytest.approx(1 / 3)
     assert subspace_similarity(X, Y, 3, 1) == pytest.approx(1)  # and it is Y's first
@@ -127,6 +130,176 @@ def test_amplification():
     assert amplification(delta, np.diag([5.0, 0.0, 2.0]), 1) == math.inf
     U, V = orthogonal(3, 1), orthogonal(3, 2)
     assert amplification(U @ delta @ V, U @ W0 @ V, 1) == pytest.approx(3)
+
+
+# --- numbers of any size --------------------------------------------------------------------------
+
+whole = hnp.arrays(
+    np.float64,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=5),
+    elements=st.integers(-3, 3).map(float),
+)
+exponents = st.integers(-1072, 1021)
+
+
+def in_float64(values, exponent):
+    """values · 2^exponent, or None where that is above 1.8e308."""
+    with np.errstate(over="ignore"):
+        found = np.ldexp(values, exponent)
+    return found if np.isfinite(found).all() else None
+
+
+def has_spectrum(update, expected):
+    if expected is None:
+        with pytest.raises(
+            pk.PerakitError, match=r" float64 ends at 2\^1024: divide by a power of"
+        ):
+            spectrum(update)
+    else:
+        np.testing.assert_array_equal(spectrum(update), expected)
+
+
+@given(whole, exponents)
+@example(np.ones((3, 3)), 1021)
+@example(np.ones((3, 3)), -1072)
+def test_a_power_of_two_changes_nothing_but_the_size(matrix, exponent):
+    """Against exact elimination, and against the numbers as they were, to the last bit."""
+    large = np.ldexp(matrix, exponent)
+    rank, before = numerical_rank(large), numerical_rank(matrix)
+    assert rank.rank == pk.theory.exact_rank(matrix)
+    assert (rank.clear, rank.gap) == (before.clear, before.gap)
+    assert rank.tolerance == np.ldexp(before.tolerance, exponent)
+    has_spectrum(large, in_float64(spectrum(matrix), exponent))
+    for measure in (stable_rank, effective_rank):
+        assert measure(large) == measure(matrix)
+
+
+@given(
+    strategies.shapes(),
+    strategies.seeds(),
+    st.lists(st.integers(-250, 250), min_size=6, max_size=6),
+    st.integers(-1300, 1300),
+)
+def test_factors_of_any_size_are_those_of_their_product(shape, seed, offsets, exponent):
+    """Column k of B is multiplied by 2^p_k and row k of A by 2^(e - p_k): e is all that is left."""
+    m, n, rank = shape
+    generator = np.random.default_rng(seed)
+    B, A = generator.normal(size=(m, rank)), generator.normal(size=(rank, n))
+    p = exponent // 2 + np.resize(offsets, rank)
+    q = exponent - p
+    B_hat, A_hat = np.ldexp(B, p), np.ldexp(A, q[:, None])
+    large, before = numerical_rank((B_hat, A_hat)), numerical_rank((B, A))
+    assert (large.rank, large.gap) == (before.rank, before.gap)
+    has_spectrum((B_hat, A_hat), in_float64(spectrum((B, A)), exponent))
+    for measure in (stable_rank, effective_rank):
+        assert measure((B_hat, A_hat)) == measure((B, A))
+
+
+@given(st.lists(st.tuples(exponents, exponents), min_size=1, max_size=5))
+def test_terms_of_different_size_add_up(sizes):
+    """Diagonal factors: the singular values are 2^(p + q), by hand."""
+    p, q = (np.array(side) for side in zip(*sizes, strict=True))
+    factors = np.diag(np.ldexp(1.0, p)), np.diag(np.ldexp(1.0, q))
+    values = sorted((p + q).tolist(), reverse=True)
+    relative = [math.ldexp(1.0, max(e - values[0], -1100)) for e in values]
+    size = p.size
+    assert numerical_rank(factors).rank == sum(share > size * 2.0**-52 for share in relative)
+    assert stable_rank(factors) == pytest.approx(sum(share**2 for share in relative))
+    if values[0] - values[-1] < 1000:
+        has_spectrum(
+            factors,
+            None if values[0] >= 1024 else np.array([math.ldexp(1.0, e) for e in values]),
+        )
+
+
+def test_factors_whose_product_no_float_holds():
+    B, A = np.diag([1e200, 1e199]), np.eye(2)
+    for power, bound, text in (
+        (1e200, math.inf, "what float64 holds"),
+        (1e-200, 1e200, "1.0e+200"),
+    ):
+        found = numerical_rank((B, power * A), None if bound == math.inf else bound)
+        assert found.rank == (2 if power > 1 else 0)
+        assert found.tolerance == bound
+        assert str(found).startswith(f"rank {found.rank} (singular values above {text}, gap ")
+    tiny = 1e-200 * A, 1e-200 * A
+    assert numerical_rank(tiny).rank == 2
+    assert numerical_rank(tiny, tolerance=1e-300).rank == 0
+    assert stable_rank(tiny) == 2.0
+    assert not spectrum(tiny).any()
+    assert numerical_rank((B, 1e200 * A), tolerance=1e300).rank == 2
+    assert numerical_rank((np.array([[1e300, 0]]), np.array([[0.0], [1e300]]))).rank == 0
+
+
+def test_what_is_zero_has_no_size_and_what_is_negative_has():
+    """A term that vanishes does not push the others out of sight, however large its other half."""
+    large_and_small = np.array([[2.0**1000], [2.0**-300]])
+    for b in (1.0, 2.0**-300):
+        assert spectrum((np.array([[0.0, b]]), large_and_small)) == [b * 2.0**-300]
+    negative = np.array([[-(2.0**700)], [2.0**-700]])
+    assert stable_rank((negative, np.array([[2.0**700, 1.0]]))) == 1.0
+
+
+def test_the_tolerance_knows_a_matrix_of_rows_and_a_precision_finer_than_its_own():
+    """A tuple of rows is no pair of factors; what is finer than float64 is read as float64."""
+    for rows in (((1.0, 2.0, 4.0), (2.0, 3.0, 5.0)), ((1.0, 2.0), (2.0, 3.0), (4.0, 5.0))):
+        assert numerical_rank(rows) == numerical_rank(np.array(rows))
+    assert numerical_rank(np.eye(2, dtype=np.longdouble)) == numerical_rank(np.eye(2))
+
+
+@given(st.integers(-1060, 1010), st.integers(0, 4))
+def test_a_tail_of_any_size(exponent, rank):
+    values = np.array([8.0, 4.0, 4.0, 1.0])
+    fro, spec = (np.ldexp(x, exponent) for x in tail(values, rank))
+    assert tail(np.ldexp(values, exponent), rank) == (fro, spec)
+    assert tail(values, 1)[0] == pytest.approx(math.sqrt(33), rel=1e-15)
+
+
+def test_a_tail_that_no_float_holds_is_refused():
+    with pytest.raises(pk.PerakitError, match=r"^the Frobenius distance is .* ends at 2\^1024"):
+        tail(np.array([1.7e308, 1.7e308]), 0)
+
+
+@given(exponents, exponents)
+def test_amplification_is_a_quotient_of_sizes(a, b):
+    delta, W0 = np.diag([4.0, 2.0, 1.0]), np.diag([1.0, 3.0, 2.0])
+    expected = math.sqrt(21) / math.sqrt(10)
+    with np.errstate(over="ignore"):
+        expected = float(np.ldexp(expected, a - b))
+    assert amplification(np.ldexp(delta, a), np.ldexp(W0, b), 2) == pytest.approx(
+        expected, rel=1e-12, abs=5e-324
+    )
+    assert subspace_similarity(np.ldexp(delta, a), np.ldexp(W0, b), 2, 1) == pytest.approx(1)
+
+
+@given(st.integers(-950, 1000), strategies.seeds())
+def test_directions_that_are_tied_at_the_cut_do_not_exist(exponent, seed):
+    tied = np.ldexp(with_values([4, 2, 2, 1, 0], seed=seed), exponent)
+    other = with_values([5, 4, 3, 2, 1], seed=seed + 2)
+    for call, name in (
+        (lambda k: subspace_similarity(tied, other, k, 1), "i"),
+        (lambda k: subspace_similarity(other, tied, 1, k), "j"),
+        (lambda k: amplification(tied, other, k), "rank"),
+    ):
+        for k in (1, 3, 4):
+            assert math.isfinite(call(k))
+        with pytest.raises(
+            pk.PerakitError,
+            match=rf"^{name}=2 cuts .* equal to rounding \(σ_2 = .*, σ_3 = .*\): .*;"
+            rf" choose {name}=1 or {name}=3$",
+        ):
+            call(2)
+
+
+def test_what_counts_as_tied_is_the_precision_of_the_numbers():
+    near, other = np.diag([1 + 2.0**-23, 1, 0.5]), np.diag([3.0, 2.0, 1.0])
+    assert subspace_similarity(near, other, 1, 1) == pytest.approx(1)
+    with pytest.raises(pk.PerakitError, match=r"^i=1 cuts .*; choose i=2$"):
+        subspace_similarity(torch.tensor(near).float(), other, 1, 1)
+    with pytest.raises(
+        pk.PerakitError, match=r"^rank=1 asks for .* rounding chose: .* has 0 above"
+    ):
+        amplification(np.zeros((3, 3)), np.eye(3), 1)
 
 
 # --- the predicted share --------------------------------------------------------------------------
@@ -182,7 +355,7 @@ def test_nothing_is_predicted_before_h_can_move():
         assert predicted_share(64, 4, 1e-3, steps) == pk.theory.rank.PredictedShare(steps, 0.0, 0.0)
     assert (
         str(predicted_share(64, 4, 1e-3, 100))
-        == "order share after 100 steps: predicted 1.30e-05 ... 1.88e-03"
+        == "order share after 100 steps: forecast 1.30e-05 ... 1.88e-03, no bound"
     )
 
 
@@ -204,6 +377,47 @@ def test_a_training_run_falls_into_the_band():
             assert share == 0 == predicted.high
         if step in (20, 50, 200):
             assert predicted.low < share < predicted.high, (step, share, predicted)
+
+
+@pytest.mark.parametrize(
+    ("target", "steps", "side"), [("few entries", 50, "above"), ("rank 2", 200, "below")]
+)
+def test_training_leaves_the_band_on_both_sides(target, steps, side):
+    """The forecast is no bound, as its docstring says: two of the targets on the page."""
+    torch.manual_seed(0)
+    m, n, rank, lr = 80, 96, 4, 2e-2
+    if target == "rank 2":
+        E = torch.randn(m, 2).double() @ torch.randn(2, n).double()
+    else:
+        E = torch.randn(m, n).double() * (torch.rand(m, n) < 0.02)
+    E *= m**0.5 / E.norm()
+    model = torch.nn.Sequential(torch.nn.Linear(n, m, bias=False)).double()
+    pk.attach(model, pk.PERA(rank), "all-linear")
+    W = model[0].weight.detach() + E
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr)
+    for _ in range(steps):
+        x = torch.randn(64, n).double()
+        optimiser.zero_grad()
+        (model(x) - x @ W.T).square().mean().backward()
+        optimiser.step()
+    band, share = predicted_share(n, rank, lr, steps), float(order_share(model))
+    assert share > 1.5 * band.high if side == "above" else share < band.low / 3
+
+
+def test_the_docstring_says_what_the_page_printed():
+    words = "of 15 medians 4 above, by up to 2.5 times; 2 below, down to 1/160"
+    assert words in " ".join(predicted_share.__doc__.split())
+    assert words in (Path(__file__).parents[2] / "docs/theory.md").read_text(encoding="utf-8")
+
+
+def test_a_forecast_of_extreme_sizes():
+    ordinary = predicted_share(64, 4, 1e-3, 100)
+    small = predicted_share(64, 4, 2.0**-600, 100, 2.0**600)
+    assert small.high == pytest.approx(math.ldexp(ordinary.high / 1e-6, -600))
+    assert predicted_share(np.int32(64), np.int8(4), np.float32(2.0**-10), np.int32(2**31 - 1)) == (
+        predicted_share(64, 4, 2.0**-10, 2**31 - 1)
+    )
+    assert predicted_share(64, 100, 1e-3, 9) == predicted_share(64, np.int8(100), 1e-3, 9)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +447,8 @@ def test_the_generic_rank_is_the_bound_of_each_method(cls, m, n, rank):
 
 # --- bad input ------------------------------------------------------------------------------------
 
+SIZES = {"n": 64, "rank": 4, "lr": 1e-3, "steps": 10}
+
 
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -258,9 +474,49 @@ def test_the_generic_rank_is_the_bound_of_each_method(cls, m, n, rank):
             lambda: numerical_rank(np.eye(2), tolerance="x"),
             r"tolerance='x' must be a finite number >= 0",
         ),
+        *(
+            (
+                lambda tolerance=tolerance: numerical_rank(np.eye(2), tolerance=tolerance),
+                r"tolerance=.* must be a finite number >= 0",
+            )
+            for tolerance in (True, np.True_, 10**400, math.inf, 1j, np.complex128(1), "1")
+        ),
+        (lambda: predicted_share(64, 4, True, 10), r"lr=True must be a finite number > 0"),
+        (
+            lambda: predicted_share(64, 4, 1e-3, 10, feature_scale=True),
+            r"feature_scale=True must be a finite number > 0",
+        ),
+        (lambda: predicted_share(64, True, 1e-3, 10), r"rank=True must be an integer >= 1"),
+        (lambda: predicted_share(True, 4, 1e-3, 10), r"n=True must be an integer >= 1"),
+        (lambda: predicted_share(64, 4, 1e-3, True), r"steps=True must be an integer >= 0"),
+        *(
+            (
+                lambda numbers=numbers: predicted_share(**{**SIZES, **numbers}),
+                r"n=.*, lr=.*: no float64 holds the forecast; choose smaller numbers",
+            )
+            for numbers in ({"lr": 1e200}, {"n": 10**700}, {"steps": 10**700})
+        ),
+        (
+            lambda: subspace_similarity(np.eye(3), np.eye(3), True, 1),
+            r"i=True must be an integer >= 1",
+        ),
+        (
+            lambda: amplification(np.eye(3), np.eye(3), 2),
+            r"rank=2 cuts between singular values that are equal to rounding \(σ_2 = 1, σ_3 = 1\)",
+        ),
+        (
+            lambda: spectrum(1e308 * np.ones((3, 3))),
+            r"a singular value is 0\.83 · 2\^1025, and float64 ends at 2\^1024",
+        ),
+        (
+            lambda: order_share((["a"], [[1]], [1])),
+            r"B is no matrix of real numbers",
+        ),
+        (lambda: order_share(([[1]], [[1]], ["a"])), r"h is no array of real numbers"),
+        (lambda: order_share((np.ones((0, 1)), [[1]], [1])), r"B has shape \(0, 1\)"),
         (
             lambda: predicted_share(64, 4, "x", 10),
-            r"lr='x' and feature_scale=1\.0 must be finite numbers > 0",
+            r"lr='x' must be a finite number > 0",
         ),
         (
             lambda: spectrum((np.ones((3, 2)), np.ones((3, 4)))),
@@ -277,7 +533,7 @@ def test_the_generic_rank_is_the_bound_of_each_method(cls, m, n, rank):
             r"i=1 asks for singular directions that rounding chose: .* has 0",
         ),
         (
-            lambda: subspace_similarity(np.eye(3), np.ones((3, 3)), 1, 2),
+            lambda: subspace_similarity(np.eye(3), np.ones((3, 3)), 3, 2),
             r"j=2 asks for singular directions that rounding chose: .* has 1",
         ),
         (
@@ -296,7 +552,7 @@ def test_the_generic_rank_is_the_bound_of_each_method(cls, m, n, rank):
         (lambda: amplification(np.eye(3), np.eye(3), 4), r"rank=4 must be an integer <= 3"),
         (
             lambda: predicted_share(64, 4, 0.0, 10),
-            r"lr=0\.0 and feature_scale=1\.0 must be finite numbers > 0",
+            r"lr=0\.0 must be a finite number > 0",
         ),
         (lambda: predicted_share(64, 4, 1e-3, -1), r"steps=-1 must be an integer >= 0"),
         (
