@@ -117,7 +117,7 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
         return self._like(found, np.moveaxis(np.moveaxis(self.along, 0, -1)[parts], -1, 0))
 
     def __setitem__(self, index: Any, entries: Any) -> None:
-        other = _lifted(entries, self.prime)
+        other = lifted(entries, self.prime)
         if not self.value.flags.writeable or self.along is not None or other.along is not None:
             raise NotPolynomialError("a write into a factor's array (x[...] = y)")
         self.value[index] = other.value
@@ -181,8 +181,8 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
 def gathered(result: Any, prime: int) -> Residues:
     """What a rule returned as residues: an array of them, or an object array with one an entry."""
     if not isinstance(result, np.ndarray) or result.dtype != object:
-        return _lifted(result, prime)
-    entries = [_lifted(entry, prime).reshape(1) for entry in result.flat]
+        return lifted(result, prime)
+    entries = [lifted(entry, prime).reshape(1) for entry in result.flat]
     return _concatenate(entries).reshape(result.shape)
 
 

@@ -271,12 +271,11 @@ MUTANTS = {
     "dimension-cross": without_products,
     "dimension-lora": lora_with_squares,
     "dimension-degree-k": squares_only,
+    "dimension-strip": without_products,
     "dimension-gap": of_a_row,
-    "gauge-group": wrong_pair,
     "free-dimensions": without_h,
     "lora-is-critical": without_h,
     "start-directions": with_free_h,
-    "lora-is-singular": without_products,
     "theorem-1": rank_K,
     "theorem-1-generically": of_a_row,
     "sandwich": cubic,
@@ -524,15 +523,16 @@ def test_search_takes_tuples_too():
 
 
 def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
-    seen = []
+    runs = []
 
-    def recording(B, A, h):
-        seen.append(B.tolist())
-        return formulas.pera(B, A, h)
+    def recording(B, A, h, terms="full", degree=2):
+        runs[-1].append(B.tolist())
+        return formulas.pera(B, A, h, terms, degree)
 
     for seed in (0, 0, 5):
+        runs.append([])
         assert claims["readings"].check(seed, 20, recording).finding.examples == 20
-    assert seen[:20] == seen[20:40] != seen[40:]
+    assert runs[0] == runs[1] != runs[2]
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
         ),
         (
             lambda: claims["hadamard-series"].check(formula=lambda B, A, h: B),
-            r"the formula returned shape \(2, 2\) where the layer is \(2, 3\)",
+            r"the formula returned shape \(\d+, 1\) where the layer is",
         ),
         (
             lambda: claims["dimension"].check(formula=lambda B, A, h: B[:, :1]),
@@ -566,7 +566,7 @@ def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
         ),
         (
             lambda: claims["hadamard-series"].check(formula=lambda B, A, h: np.sqrt(B) @ A),
-            r".*<lambda> raised TypeError: .*\(symbols: ",
+            r"np\.sqrt cannot be read modulo a prime: exact answers need a polynomial rule",
         ),
         (
             lambda: claims["readings"].check(formula=lambda B, A, h: (B @ A).astype(np.float32)),
@@ -578,6 +578,10 @@ def test_the_seed_decides_what_is_tried_and_the_number_is_what_was_tried():
         ),
         (
             lambda: claims["gradients"].check(formula=in_place),
+            r"np\.multiply in place \(x \+= y for x = x \+ y\) cannot be read",
+        ),
+        (
+            lambda: claims["readings"].check(formula=in_place),
             r"in_place changes an argument in place: copy it first",
         ),
         (

@@ -217,6 +217,7 @@ def written_by_entries(x):
 
 
 def over(x):
+    x.value.setflags(write=False)  # as those that are drawn
     x[0] = 1
 
 

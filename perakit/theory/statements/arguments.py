@@ -22,7 +22,7 @@ from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.theory import field, symbolic
 from perakit.theory.derivation import Derivation, plain
-from perakit.theory.families import of_rule
+from perakit.theory.families import check_update, of_rule
 from perakit.theory.findings import Finding, factors
 from perakit.theory.jacobian import jacobian_rank
 from perakit.theory.measured import FloatRank, ModularRank, measured_rank
@@ -122,30 +122,35 @@ def takes_options(formula: Callable[..., Any]) -> bool:
     return True
 
 
-def asked(found: Sequence[Case]) -> str:
+def asked(found: Sequence[Case], how: str = "modulo two primes") -> str:
     """What a list of cases amounts to, for a summary."""
     ranks, degrees = {case.rank for case in found}, {case.degree for case in found}
     largest = max(found, key=lambda case: case.m * case.n)
     degree = f", degree {min(degrees)} to {max(degrees)}" if len(degrees) > 1 else ""
     return (
-        f"modulo two primes at {len(found)} sizes, r = {min(ranks)} to {max(ranks)}{degree}, up to"
+        f"{how} at {len(found)} sizes, r = {min(ranks)} to {max(ranks)}{degree}, up to"
         f" {largest.m} x {largest.n}"
     )
 
 
 @functools.lru_cache(512)
 def loop(case: Case, seed: int, k: int) -> np.ndarray:
-    """ΔW modulo prime k at `case.draw(seed, k)`: Eq. 9 to 11, term by term, in whole numbers."""
-    drawn = case.draw(seed, k)
-    prime = field.PRIMES[k]
-    B, A, h = (
-        drawn[name].value.astype(np.int64) if name in drawn else np.zeros(0) for name in "BAh"
-    )
+    """ΔW modulo prime k at `case.draw(seed, k)`."""
+    drawn = {name: x.value.astype(np.int64) for name, x in case.draw(seed, k).items()}
+    return written_out(case, field.PRIMES[k], **drawn)
+
+
+def written_out(
+    case: Case, prime: int, B: np.ndarray, A: np.ndarray, h: np.ndarray | None = None
+) -> np.ndarray:
+    """Eq. 9 to 11, product by product, in whole numbers modulo a prime."""
     delta = np.zeros((case.m, case.n), dtype=np.int64)
     for i in range(case.rank):
         delta = (delta + np.multiply.outer(B[:, i], A[i])) % prime
+    if h is None:
+        return delta
     coefficients = iter(h.tolist())
-    for d in range(2, case.degree + 1) if case.terms != "none" else ():
+    for d in range(2, case.degree + 1):
         for row in combinations_with_replacement(range(case.rank), d):
             if case.terms != "full" and (len(set(row)) == 1) != (case.terms == "square"):
                 continue
@@ -222,10 +227,16 @@ def is_the_loop(
     degrees: Sequence[int] = DEGREES,
 ) -> Finding:
     """Whether a rule is PERA: `loop`, at the cases of these terms and degrees."""
+
+    def update(case: Case, k: int, **drawn: Any) -> Any:
+        delta = formula(*drawn.values(), **case.options)
+        check_update(delta, (case.m, case.n))
+        return delta
+
     return identical(
         cases(formula, seed, terms, degrees),
         seed,
-        lambda case, k, **drawn: formula(*drawn.values(), **case.options),
+        update,
         lambda case, k, **drawn: loop(case, seed, k),
         "the rule is the sum of its products",
     )

@@ -13,7 +13,7 @@ from perakit import formulas
 from perakit.theory import field, symbolic
 from perakit.theory.claims import claims
 from perakit.theory.families import products
-from perakit.theory.findings import Finding, equal, factors
+from perakit.theory.findings import Finding, equal, factors, same
 from perakit.theory.gradients import pera_gradients
 from perakit.theory.residues import Residues
 from perakit.theory.statements.arguments import (
@@ -22,6 +22,7 @@ from perakit.theory.statements.arguments import (
     PAPER,
     SHAPES,
     Case,
+    asked,
     beyond_lora,
     cases,
     derived,
@@ -31,7 +32,10 @@ from perakit.theory.statements.arguments import (
     is_the_loop,
     moved,
     symbolically,
+    written_out,
 )
+
+MERSENNE = 2**31 - 1  # beyond every update that small whole numbers make
 
 
 @claims.register(
@@ -535,26 +539,36 @@ def _linear_in_the_input(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _readings(formula: Any, seed: int, examples: int) -> Finding:
-    def loop(B: np.ndarray, A: np.ndarray, h: np.ndarray) -> np.ndarray:
-        (m, rank), n = B.shape, A.shape[1]
-        delta = np.zeros((m, n))
-        for p in range(m):
-            for q in range(n):
-                u = [B[p, i] * A[i, q] for i in range(rank)]
-                products = [u[i] * u[j] for i in range(rank) for j in range(i, rank)]
-                delta[p, q] = sum(u) + sum(
-                    c * product for c, product in zip(h, products, strict=True)
-                )
-        return delta
+    """Of numbers, so that any rule can be asked: small ones first, for the smallest counterexample,
+    then every rank to 12, every degree to 6 and large layers.
+    """
 
-    return every(
-        equal(
-            factors(),
-            lambda B, A, h: formula(B, A, h),
-            loop,
-            seed,
-            examples,
-            "the rule is the loop, on whole numbers",
-        ),
-        lambda: is_the_loop(formula, seed),
+    def at(B: np.ndarray, A: np.ndarray) -> Case:
+        return Case(B.shape[0], A.shape[1], A.shape[0])
+
+    def small(case: Case) -> dict[str, np.ndarray]:
+        generator = np.random.default_rng((seed, case.rank, case.degree))
+        return {name: generator.integers(-2, 3, shape) for name, shape in case.shapes().items()}
+
+    searched = equal(
+        factors(),
+        lambda B, A, h: formula(B, A, h),
+        lambda B, A, h: nearest_zero(written_out(at(B, A), MERSENNE, B, A, h)),
+        seed,
+        examples,
+        "the rule is the loop, on whole numbers",
     )
+    if not searched.holds:
+        return searched
+    found = cases(formula, seed)
+    for case in found:
+        drawn = small(case)
+        expected = nearest_zero(written_out(case, MERSENNE, **drawn))
+        if not same(formula(*drawn.values(), **case.options), expected):
+            return fails(f"falsified: not the loop at {case}", {"case": str(case)})
+    return every(searched, Finding(True, f"and {asked(found, 'on whole numbers')}"))
+
+
+def nearest_zero(residues: np.ndarray) -> np.ndarray:
+    """Whole numbers below MERSENNE/2 in size, from their residues."""
+    return np.where(residues > MERSENNE // 2, residues - MERSENNE, residues)
