@@ -69,8 +69,8 @@ def _whole(generator: np.random.Generator, *shape: int) -> np.ndarray:
 def _dora_rank(formula: Any, seed: int, examples: int) -> Finding:
     r"""At $B = 0$ the update is $(D - I)\,W_0$ with $D = \operatorname{diag}(g_p/\lVert
     W_{0,p}\rVert)$. If no $g_p$ is the length of its row, $D - I$ has no zero on its diagonal and
-    is invertible, so the rank is that of $W_0$. (A zero row of $W_0$ stays zero, and counts on
-    neither side.)
+    is invertible, so the rank is that of $W_0$. (A zero row stays zero whatever its entry of $D$
+    is: take 2.)
 
     $W_0 + \Delta W = D V$ for any $B$. Where no $g_p$ is 0, $D$ has an inverse, and $D^{-1}(W_0 +
     \Delta W) - W_0 = V - W_0 = BA$, of rank at most $r$.
@@ -450,9 +450,9 @@ def _equal_diagonal(sigma: np.ndarray) -> np.ndarray:
 )
 def _delora_is_loras_set(formula: Any, seed: int, examples: int) -> Finding:
     r"""No update leaves the set (`delora-rank`). For the other inclusion let $E$ have rank at most
-    $r$, and $E \operatorname{diag}(1/w) = U\Sigma V^\top$ with $r$ singular values, where it has
-    fewer zeros with zero columns of $U$ and $V$; $t = \operatorname{tr}\Sigma$. For $E = 0$ take
-    $\lambda = 0$.
+    $r$, and $E \operatorname{diag}(1/w) = U\Sigma V^\top$ with $r$ singular values: where it has
+    fewer, zeros fill up, with zero columns of $U$ and $V$. Let $t = \operatorname{tr}\Sigma$. For
+    $E = 0$ take $\lambda = 0$.
 
     *An orthogonal $Q$ makes every diagonal entry of $Q^\top\Sigma Q$ equal to $t/r$* (Schur and
     Horn). Unless they all are, one entry $S_{ii}$ of $S = Q^\top\Sigma Q$ is below the mean and

@@ -80,7 +80,7 @@ def _parameter_count(formula: Any, seed: int, examples: int) -> Finding:
         worst = max(worst, abs(found - Fraction(stated)))
     summary = (
         f"the count at r = 1 to {ranks[-1]}, on small and large layers; {len(PERCENTAGES)}"
-        f" percentages of the paper, within {float(worst):.5f}"
+        f" percentages of the paper, within {float(worst):.6f}"
     )
     holds = worst <= Fraction(1, 10_000)
     return Finding(
@@ -187,9 +187,10 @@ def _linear_layer(x: Any, W0: Any, B: Any, A: Any, h: Any) -> Any:
     about=_linear_layer,
 )
 def _interaction_vanishes(formula: Any, seed: int, examples: int) -> Finding:
-    r"""$\Delta W$ is made of $B$, $A$ and $h$ alone, not of the input (which the paper calls $h$
-    here). So $f$ is linear in the input, its first derivatives $(W_0 + \Delta W)^\top w$ are
-    constant, and its second derivatives are zero: at any point, for any distribution of inputs.
+    r"""$\Delta W$ is made of the factors and their coefficients alone, not of the input, which the
+    paper calls $h$ here. So $f$ is linear in the input, its first derivatives $(W_0 + \Delta
+    W)^\top w$ are constant, and its second derivatives are zero: at any point, for any distribution
+    of inputs.
 
     What is run of a rule is $f(x + y) + f(0) = f(x) + f(y)$. The derivative of both sides by $x_i$
     and $y_j$, at $y = 0$, is $\partial^2 f/\partial x_i\,\partial x_j = 0$.

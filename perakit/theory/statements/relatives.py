@@ -85,7 +85,7 @@ def corners(
             return fails(
                 f"the corner of side {side} is not I at {case}: {what}", {"case": str(case)}
             )
-    return Finding(True, f"{what}: a corner I is made, exactly, {at_sizes(found)}")
+    return Finding(True, f"{what}: the corner is I, exactly, {at_sizes(found)}")
 
 
 def pair_corner(
