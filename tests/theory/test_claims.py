@@ -339,6 +339,11 @@ MORE_MUTANTS = [
     ),
     *(("dora-rank", rule) for rule in (dora_without_division, dora_backwards, one_entry)),
     *(("loha-and-pera", rule) for rule in (loha_of_one_pair, loha_swapped, loha_with_one)),
+    # Of rank at most r, r², r̂ too, but not the rule that the proof is of
+    *(("loha-rank", rule) for rule in (loha_of_one_pair, loha_swapped)),
+    ("hira-rank", hira_squared),
+    ("mora-rank", mora_by_blocks),
+    ("delora-bounded", delora_flipped),
 ]
 
 
