@@ -221,7 +221,7 @@ def test_demo_compares_lora_pera_and_matched_lora(tmp_path, capsys, monkeypatch)
 def test_verify_in_full_shows_statement_source_and_evidence(capsys):
     assert main(["verify", "identity", "dora-is-not-linear", "--examples", "5"]) == 0
     out, err = capsys.readouterr()
-    assert "The 2 x 2 identity is a PERA of rank 1" in out
+    assert "The 2r x 2r identity is a PERA of rank r" in out
     assert r"\Delta W = I_2" in out
     assert "source: example for arXiv 2604.11841, Eq. 9" in out
     assert "identity: proved" in out

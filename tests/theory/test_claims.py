@@ -1,5 +1,6 @@
 """Every verdict stands, and every check can fail: for each claim a wrong rule that it catches."""
 
+import functools
 import json
 import math
 import subprocess
@@ -408,6 +409,54 @@ def test_every_check_can_fail(id):
     assert not evidence.holds, evidence
     assert f"{id}: FAILS for {MUTANTS[id].__name__}" in str(evidence)
     json.dumps(evidence.to_dict())
+
+
+# --- rules that are wrong far away ----------------------------------------------------------------
+
+
+def only(id, where):
+    """The claim's own rule, and its wrong one where `where` says so of the arguments."""
+    right, wrong = claims[id].about, MUTANTS[id]
+
+    @functools.wraps(right)
+    def rule(*arguments, **options):
+        return (wrong if where(arguments, options) else right)(*arguments, **options)
+
+    return rule
+
+
+def matrices(arguments):
+    return [x for x in arguments if getattr(x, "ndim", 0) == 2]
+
+
+def at_rank_seven(arguments, options):
+    """B (m, 7), A (7, n); MoRA has one square, whose side is 7."""
+    found = matrices(arguments)
+    return bool(found) and found[-1].shape[0] == 7
+
+
+def at_degree_four(arguments, options):
+    return options.get("degree") == 4
+
+
+def on_large_layers(arguments, options):
+    sizes = [size for x in arguments for size in ([x] if isinstance(x, int) else np.shape(x))]
+    return max(sizes) >= 100
+
+
+# 3 x 3, rank 1 is all that they speak of; or measured: no rule is looked at elsewhere
+SMALL = {"optimisers-stop"}
+# no degree: other methods, LoRA, one layer of degree 2; and what is said of degree 2 alone
+OF_DEGREE_TWO = {id for id in claims if claims[id].about not in (formulas.pera, formulas.expand)}
+
+
+@pytest.mark.parametrize("where", [at_rank_seven, at_degree_four, on_large_layers])
+@pytest.mark.parametrize("id", claims)
+def test_a_rule_that_is_wrong_far_away_only_is_refused(id, where):
+    if id in SMALL or (where is at_degree_four and id in OF_DEGREE_TWO):
+        pytest.skip("the claim does not speak of it")
+    evidence = claims[id].check(formula=only(id, where), examples=5)
+    assert not evidence.holds, evidence
 
 
 # --- the registry ---------------------------------------------------------------------------------

@@ -164,15 +164,15 @@ def _dimension_lora(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _dimension_degree_k(formula: Any, seed: int, examples: int) -> Finding:
-    r"""At most $P - r$, by the $r$ scalings. *At least, where $K_k \le \min(m, n)$.*
-    Take a point at which the coefficients of degree 3 and above are zero, and the rest generic.
-    There changes of $B$, $A$ and $h_{ij}$ move $\Delta W$ in $r(m+n) + r(r-1)/2$ directions,
-    those of degree 2 ([dimension](#dimension)). All of these are of the form
-    $\hat B Y + X\hat A$, with the features of degree 1 and 2. A coefficient $h_I$ of higher degree
-    moves $\Delta W$ by $\beta_I\alpha_I^\top$. All $K_k$ monomials are independent at
-    generic points, so the $\beta_I\alpha_I^\top$ are independent modulo all $\hat B Y + X\hat A$. There are $K_k -
-    r(r+3)/2$ of them. The sum is $r(m+n) + K_k - 2r$, and a generic point has no smaller rank.
-    *At every $m, n$:* by the corners of the staircase, as in [dimension](#dimension).
+    r"""At most $P - r$, by the $r$ scalings. *At least, where $K_k \le \min(m, n)$.* Take a point
+    at which the coefficients of degree 3 and above are zero, and the rest generic. There changes of
+    $B$, $A$ and $h_{ij}$ move $\Delta W$ in $r(m+n) + r(r-1)/2$ directions, those of degree 2
+    ([dimension](#dimension)). All of these are of the form $\hat B Y + X\hat A$, with the features
+    of degree 1 and 2. A coefficient $h_I$ of higher degree moves $\Delta W$ by
+    $\beta_I\alpha_I^\top$. All $K_k$ monomials are independent at generic points, so the
+    $\beta_I\alpha_I^\top$ are independent modulo all $\hat B Y + X\hat A$. There are $K_k -
+    r(r+3)/2$ of them. The sum is $r(m+n) + K_k - 2r$, and a generic point has no smaller rank. *At
+    every $m, n$:* by the corners of the staircase, as in [dimension](#dimension).
     """
     stairs = [
         Case(m, n, rank, "full", degree)
