@@ -430,9 +430,13 @@ def matrices(arguments):
 
 
 def at_rank_seven(arguments, options):
-    """B (m, 7), A (7, n); MoRA has one square, whose side is 7."""
+    """B (m, 7), A (7, n); MoRA's square of that rank; a count of parameters."""
     found = matrices(arguments)
-    return bool(found) and found[-1].shape[0] == 7
+    if not found:
+        return arguments[2] == 7
+    if len(found) == 1:
+        return len(found[0]) == formulas.mora_size(*arguments[1:], 7)
+    return found[-1].shape[0] == 7
 
 
 def at_degree_four(arguments, options):
@@ -448,6 +452,7 @@ def on_large_layers(arguments, options):
 SMALL = {"optimisers-stop"}
 # no degree: other methods, LoRA, one layer of degree 2; and what is said of degree 2 alone
 OF_DEGREE_TWO = {id for id in claims if claims[id].about not in (formulas.pera, formulas.expand)}
+OF_DEGREE_TWO |= {"square-terms-matter-most", "gain-is-high-order"}
 
 
 @pytest.mark.parametrize("where", [at_rank_seven, at_degree_four, on_large_layers])

@@ -79,7 +79,7 @@ def _expanded_factors(formula: Any, seed: int, examples: int) -> Finding:
         ),
         lambda: is_the_loop(_multiplied(formula), seed),
         lambda: _in_symbols(
-            lambda made: _multiplied(formula)(**made),
+            lambda made: _multiplied(formula)(*made.values()),
             lambda made: formulas.pera(**made),
         ),
     )

@@ -204,8 +204,8 @@ def _interaction_vanishes(formula: Any, seed: int, examples: int) -> Finding:
     additive = identical(
         drawn_cases(seed, x="n", y="n", W0="mn", B="mr", A="rn", h="h"),
         seed,
-        lambda case, k, x, y, **at: formula(x + y, **at) + formula(0 * x, **at),
-        lambda case, k, x, y, **at: formula(x, **at) + formula(y, **at),
+        lambda case, k, x, y, **at: formula(x + y, *at.values()) + formula(0 * x, *at.values()),
+        lambda case, k, x, y, **at: formula(x, *at.values()) + formula(y, *at.values()),
         "the layer's output is additive in its input",
     )
     if not additive.holds:

@@ -264,7 +264,7 @@ def _hadamard_square_rank(formula: Any, seed: int, examples: int) -> Finding:
 
     for m, n, rank in SHAPES:
         made = symbolic.symbols(m, n, rank, "none")
-        if symbolic.difference(formula(**made) ** 2, features(**made)) != 0:
+        if symbolic.difference(formula(*made.values()) ** 2, features(*made.values())) != 0:
             return fails("the square is no product of r(r+1)/2 features", {"shape": (m, n, rank)})
     return every(
         symbolically("(BA)∘(BA) is a product of r(r+1)/2 features"),
