@@ -348,7 +348,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.list:
         width = max(len(claim.id) for claim in wanted)
         print(
-            "\n".join(f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}" for claim in wanted)
+            "\n".join(
+                f"{claim.verdict:<10} {claim.id:<{width}}  {claim.title}{_range(claim)}"
+                for claim in wanted
+            )
         )
         return 0
     check_count("examples", arguments.examples, most=MOST_EXAMPLES)
@@ -420,9 +423,13 @@ def _evidence(claim: Claim, evidence: Evidence, in_full: bool) -> str:
     if in_full:
         return f"{claim.title}\n  {claim.statement}\n  source: {claim.source}\n{evidence}\n"
     return (
-        f"{claim.verdict if evidence.holds else 'FAILS':<10} {claim.id}: {claim.title}\n{'':<10}"
-        f" {evidence.summary}"
+        f"{claim.verdict if evidence.holds else 'FAILS':<10} {claim.id}:"
+        f" {claim.title}{_range(claim)}\n{'':<10} {evidence.summary}"
     )
+
+
+def _range(claim: Claim) -> str:
+    return f" ({claim.range})" if claim.range else ""
 
 
 def _method(text: str, arguments: argparse.Namespace) -> Method:

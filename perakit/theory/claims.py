@@ -4,8 +4,8 @@
     print(claims["theorem-1"].check())                 # the verdict, and what supports it
     claims["hadamard-series"].check(formula=mine)      # the same question of a rule of your own
 
-The words are kept apart. "proved": an exact argument that runs (a symbolic identity, an
-elimination, an inclusion). "verified": no counterexample in N examples. "refuted": a
+The words are kept apart. "proved": an exact argument, written out, in the range that it names; what
+of it is finite runs, and so does the question whether the rule is what the argument speaks of. "verified": no counterexample in N examples. "refuted": a
 counterexample, with a proof that it is one. "qualified": true in one sense and not in another.
 "open": not decided here. A check can fail, and then says on what.
 """
@@ -43,6 +43,7 @@ class Evidence:
     seed: int
     seconds: float
     formula: str | None = None  # the name of a rule that stood in for the claim's own
+    range: str = ""  # where a proved claim is proved
 
     @property
     def holds(self) -> bool:
@@ -68,6 +69,7 @@ class Evidence:
         return {
             "claim": self.claim,
             "verdict": self.verdict,
+            "range": self.range,
             "verdict_stands": self.holds,
             "formula": self.formula,
             "summary": self.summary,
@@ -79,7 +81,8 @@ class Evidence:
         }
 
     def __str__(self) -> str:
-        verdict = self.verdict if self.holds else f"{self.verdict} DOES NOT STAND"
+        verdict = f"{self.verdict} ({self.range})" if self.range else self.verdict
+        verdict = verdict if self.holds else f"{verdict} DOES NOT STAND"
         if self.formula:
             verdict = f"{'holds' if self.holds else 'FAILS'} for {self.formula}"
         lines = [f"{self.claim}: {verdict} ({self.seconds:.1f} s)", self.summary]
@@ -119,6 +122,11 @@ class Claim:
         if self.verdict not in VERDICTS:
             raise PerakitError(
                 f"verdict={self.verdict!r} is unknown: choose from {', '.join(map(repr, VERDICTS))}"
+            )
+        if (self.verdict == "proved") != bool(self.range):
+            raise PerakitError(
+                f"verdict={self.verdict!r} with range={self.range!r}: a proved claim, and no other,"
+                " says where it is proved, as range='all sizes'"
             )
 
     @property
@@ -168,6 +176,7 @@ class Claim:
             seed,
             time.perf_counter() - start,
             None if formula is None else _name(formula),
+            self.range,
         )
 
     def _try(self, formula: Callable[..., Any], seed: int, examples: int) -> Finding:
