@@ -188,9 +188,10 @@ def curvature(
 
     f: the update as a function of the factors; v: `direction`, arrays shaped as `factors`; N: the
     part orthogonal to every f'(w). Returns inf where f'(v) = 0 but f'' leaves the tangent space, 0
-    for a straight line. At a point of LoRA (h = 0) with v = (s δB, s δA, δh), (δB, δA) = (B X, -X
-    A) and X not diagonal, f'(v) does not depend on s and the curvature grows with it without bound:
-    these points are singular.
+    for a straight line. At a generic point of LoRA (h = 0) with v = (s B X, -s X A, δh) and K <=
+    min(m, n), f'(v) does not depend on s, and the curvature grows like |s| without bound unless X
+    mixes only columns whose rows of δh's H are equal; then it is 0, as it is for every X where m or
+    n is r + 1 (claim "lora-curvature").
 
     >>> point = {"B": np.array([[1], [0]]), "A": np.array([[1, 0]])}
     >>> turn = {"B": np.array([[0], [1]]), "A": np.array([[0, 1]])}

@@ -238,6 +238,15 @@ def count_without_h(m, n, rank, method, **options):
     return rank * (m + n)
 
 
+def only_at_rank_seven(B, A, h, terms="full", degree=2):
+    return pera(B, A, h, terms, degree) + (A.shape[0] == 7) * formulas.lora(B, A)
+
+
+def only_on_large_layers(B, A, h, terms="full", degree=2):
+    large = max(len(B), A.shape[1]) >= 100
+    return pera(B, A, h, terms, degree) + large * formulas.lora(B, A)
+
+
 def in_place(B, A, h, terms="full", degree=2):
     B *= 2
     return pera(B, A, h, terms, degree)
@@ -272,11 +281,14 @@ MUTANTS = {
     "dimension-lora": lora_with_squares,
     "dimension-degree-k": squares_only,
     "dimension-gap": of_a_row,
+    "gauge-theorem": only_at_rank_seven,
     "gauge-group": wrong_pair,
+    "identifiability": only_on_large_layers,
     "free-dimensions": without_h,
     "lora-is-critical": without_h,
     "start-directions": with_free_h,
     "lora-is-singular": without_products,
+    "lora-curvature": of_a_row,
     "theorem-1": rank_K,
     "theorem-1-generically": of_a_row,
     "sandwich": cubic,

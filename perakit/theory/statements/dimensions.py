@@ -6,17 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from hypothesis import strategies as st
 
 from perakit import formulas
-from perakit.strategies import seeds
 from perakit.theory import symbolic
 from perakit.theory.claims import claims
 from perakit.theory.families import of_rule
 from perakit.theory.findings import Finding, equal, verified
 from perakit.theory.jacobian import jacobian_rank
-from perakit.theory.manifold import curvature, dimension, tangent_dimension
+from perakit.theory.manifold import dimension, tangent_dimension
 from perakit.theory.statements.arguments import PAPER, derived, layers
 
 SIZES = layers(9, 3)
@@ -155,27 +153,6 @@ def _dimension_gap(formula: Any, seed: int, examples: int) -> Finding:
 
 
 @claims.register(
-    "gauge-group",
-    title="PERA's symmetries are r-dimensional, LoRA's r²",
-    statement=(
-        r"$B \to BPD,\ A \to D^{-1}P^\top A$, $h$ permuted, leaves $\Delta W$; near generic"
-        r" factors, where $mn \ge P - r$ of "
-        r"the $P$ parameters, no other continuous change does"
-    ),
-    source=f"follows from {PAPER}, Eq. 9",
-    verdict="proved",
-    about=formulas.pera,
-)
-def _gauge_group(formula: Any, seed: int, examples: int) -> Finding:
-    cases = ((3, 4, 1), (4, 5, 2), (6, 7, 3))
-    what = (
-        "invariance in symbols; the null space of an exact Jacobian is spanned by the r scalings; 3"
-        " x 4 r = 1, 4 x 5 r = 2, 6 x 7 r = 3"
-    )
-    return derived((symbolic.gauge(m, n, rank, formula=formula) for m, n, rank in cases), what)
-
-
-@claims.register(
     "free-dimensions",
     title="Of what PERA gains, h pays for part and broken symmetry gives the rest",
     statement=(
@@ -244,35 +221,3 @@ def _start_directions(formula: Any, seed: int, examples: int) -> Finding:
         formula, "full", 2, seed, examples, {"A": 0, "h": 0}, lambda m, n, rank: n * rank
     )
     return zero_A if zero_B.holds else zero_B
-
-
-@claims.register(
-    "lora-is-singular",
-    title="Curvature is unbounded at points of LoRA",
-    statement=(
-        r"At $h = 0$ along $(s\,BX, -s\,XA, \delta h)$ the velocity does not depend on $s$, the"
-        r" normal curvature grows like "
-        r"$|s|$ unless $X$ is diagonal"
-    ),
-    source=f"follows from {PAPER}, Eq. 9",
-    verdict="verified",
-    about=formulas.pera,
-)
-def _lora_is_singular(formula: Any, seed: int, examples: int) -> Finding:
-    def grows(draw: int) -> bool:
-        generator = np.random.default_rng(draw)
-        B, A, h, X = (generator.normal(size=size) for size in ((7, 2), (2, 6), (3,), (2, 2)))
-        rule, point = of_rule(formula, 2), {"B": B, "A": A, "h": 0 * h}
-        bent = [
-            curvature(rule, point, {"B": s * B @ Y, "A": -s * Y @ A, "h": h})
-            for s, Y in ((1, X), (8, X), (1, np.diag(np.diag(X))))
-        ]
-        return bent[0] > 0 and abs(bent[1] / bent[0] - 8) < 1e-5 and bent[2] == 0
-
-    return verified(
-        st.fixed_dictionaries({"draw": seeds()}),
-        grows,
-        seed,
-        min(examples, 20),
-        "curvature at 8 s is 8 times that at s, and 0 for diagonal X",
-    )
