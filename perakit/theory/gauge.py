@@ -104,7 +104,7 @@ class Gauge:
         orders = f"more than {SHOWN}" if count > SHOWN else str(count)
         m, n = self.factors["B"].shape[0], self.factors["A"].shape[1]
         found = "not counted" if self.kernel is None else str(self.kernel)
-        if self.holds is False:
+        if self.kernel is not None and self.kernel > self.dimension:
             found += f", {self.kernel - self.dimension} more than the group has"
         return "\n".join(
             (

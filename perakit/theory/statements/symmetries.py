@@ -601,7 +601,7 @@ def _second_order(
     def velocity(*values: torch.Tensor) -> torch.Tensor:
         return jvp(formula, values, along)[1]
 
-    speed, bend = jvp(velocity, point, along)
+    speed, bend = jvp(velocity, point, along)[:2]
     parts = jacfwd(formula, (0, 1, 2))(*point)
     columns = [part.reshape(speed.numel(), -1).numpy() for part in parts]
     return np.concatenate(columns, axis=1), speed.numpy().ravel(), bend.numpy().ravel()
