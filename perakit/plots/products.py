@@ -218,7 +218,7 @@ def plot_gauge(paths: Mapping[str, GaugePath], *, ax: Axes | None = None) -> Axe
 
     Dotted: how far the factors do.
     paths: name -> what `theory.gauge_path` returns. With h = 0 (LoRA) every X is a symmetry, with
-    PERA's products only a diagonal one.
+    a generic h only a diagonal one.
     """
     ax = ax or new_axes()
     for k, (name, path) in enumerate(paths.items()):

@@ -56,10 +56,11 @@ class Gauge:
         return None if self.kernel is None else self.kernel == self.dimension
 
     def directions(self) -> Iterator[dict[str, np.ndarray]]:
-        """A basis of the group's directions: δB = B X, δA = -X A, δh = 0, for X = E_ik.
+        """The group's directions δB = B X, δA = -X A, δh = 0, one for each X = E_ik.
 
         i and k run over the columns of a class. The derivative of ΔW along each is zero: of whole
-        numbers or Fractions exactly, of floats up to rounding.
+        numbers or Fractions exactly, of floats up to rounding. They are independent where B or A
+        has rank r.
         """
         for members in self.classes:
             for i, k in product(members, repeat=2):
