@@ -129,6 +129,7 @@ def test_a_class_is_acted_on_by_its_whole_linear_group():
         (4, "cross", [1, 2, 1, 1, 2, 1], 8),  # a square's corners
         (4, "full", [1, 2, 0, 0, 1, 0, 0, 1, 2, 1], 2),  # two classes of two change places
         (3, "full", [1, 2, 3, 4, 5, 6], 1),
+        (3, "full", [1, 2, 10, 1, 10, 1], 1),  # alike but for their sizes, 2 and 1
         (2, "none", [], 1),
     ],
 )
