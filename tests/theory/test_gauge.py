@@ -50,7 +50,7 @@ def test_every_partition_of_four_columns(parts):
     found = gauge((B, A, h))
     assert sorted(map(list, found.classes)) == sorted(sorted(part) for part in parts)
     assert found.kernel == found.dimension == sum(len(part) ** 2 for part in parts)
-    assert "exact rank" in found.how
+    assert found.how == "null space of the derivative, a rank modulo primes"
     assert found.holds
 
 
@@ -165,10 +165,9 @@ def test_where_the_theorem_does_not_speak_the_directions_are_counted():
 
 def test_large_layers_are_decided_by_their_features_or_not_at_all():
     B, A, h = whole(4, (768, 8), (8, 700), (36,))
-    for X, how in ((B, "exactly"), (B * np.pi, "to rounding")):
+    for X in (B, B * np.pi):
         found = gauge((X, A, h))
         assert found.holds
-        assert found.how.endswith(how)
         assert "164 features of degree 3" in found.how
     assert gauge((torch.tensor(B).float(), torch.tensor(A).float())).dimension == 64
     copied = B.copy()
@@ -197,8 +196,8 @@ def test_it_prints_what_was_found():
         "PERA of rank 4 on a 15 x 15 layer: ΔW stays under GL(2)^2, of dimension 8\n"
         "classes of columns, from 0: {0, 1}, {2, 3}\n"
         "exchanges of whole classes that keep h: 2, with the identity\n"
-        "directions without effect at these factors: 8 (null space of the derivative, an exact rank"
-        " modulo a prime)"
+        "directions without effect at these factors: 8 (null space of the derivative, a rank modulo"
+        " primes)"
     )
 
 
@@ -231,8 +230,11 @@ B, A, H = np.ones((3, 2)), np.ones((2, 4)), np.ones(3)
         (lambda: gauge({"B": B, "C": A}), r"the factors are named B, C: pass B, A and h"),
         (lambda: gauge((B, A, H[:2])), r"h has shape \(2,\): rank 2"),
         (lambda: gauge((B, A.T)), r"B \(3, 2\) and A \(4, 2\) do not match"),
-        (lambda: gauge((B, A, H * np.nan)), r"h has entries that are not finite"),
-        (lambda: gauge((B, "A")), r"A is no array of real numbers"),
+        (
+            lambda: gauge((B, A, H * np.nan)),
+            r"h is no array of finite real numbers",
+        ),
+        (lambda: gauge((B, "A")), r"A is no array of finite real numbers"),
         (lambda: gauge((B, A, H), "diag"), r"terms='diag' is unknown"),
         (lambda: gauge((B, A, H), degree=1), r"degree=1 must be an integer >= 2"),
         (lambda: gauge((np.ones((3, 4)), np.ones((4, 3)))), r"rank=4 is above min\(m, n\) = 3"),

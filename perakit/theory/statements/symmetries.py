@@ -12,7 +12,7 @@ import torch
 from torch.func import jacfwd, jvp
 
 from perakit import formulas
-from perakit.theory import exact
+from perakit.theory import exact, field
 from perakit.theory.claims import claims
 from perakit.theory.families import as_float64, of_rule, products
 from perakit.theory.findings import Finding, same
@@ -405,7 +405,7 @@ def _identifiability(formula: Any, seed: int, examples: int) -> Finding:
         count = math.comb(rank + 4, 4) - 1
         points = generator.integers(1, 1000, (count, rank)).astype(object)
         ones = np.ones(count - rank, dtype=int)
-        if exact.modular_rank(formulas.expand(points, points[:1].T, ones, degree=4)[0]) != count:
+        if field.modular_rank(formulas.expand(points, points[:1].T, ones, degree=4)[0]) != count:
             return fails(f"fails: {count} monomials of degree <= 4 are dependent at random points")
         if not _moves_as_stated(formula, count, rank, generator):
             return fails(
@@ -563,7 +563,7 @@ def _lora_curvature(formula: Any, seed: int, examples: int) -> Finding:
             tangent, velocity, bend = _second_order(formula, B, A, X, h, 1)
             _, fast, thrice = _second_order(formula, B, A, X, h, 3)
             ranks = [
-                exact.modular_rank(np.c_[tangent, column])
+                field.modular_rank(np.c_[tangent, column])
                 for column in (0 * bend, bend, thrice - 3 * bend)
             ]
             bends = bool((X * (inside == 0)).any())
