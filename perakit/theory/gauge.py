@@ -241,7 +241,8 @@ def _feature_rank(X: np.ndarray, power: int) -> int:
     """Rank modulo a prime of the monomials of degree 1 ... power in X's columns: a lower bound."""
     prime = field.PRIMES[0]
     columns = field.residues(X, prime).T
-    features = shorter = {(i,): column for i, column in enumerate(columns)}
+    shorter: dict[tuple[int, ...], np.ndarray] = {(i,): x for i, x in enumerate(columns)}
+    features = shorter
     for _ in range(power - 1):
         shorter = {
             (*row, i): field.reduce_(monomial * columns[i], prime)
