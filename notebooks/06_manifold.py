@@ -16,7 +16,7 @@
 # At the end you can count how many dimensions a family of updates fills, say which changes of the
 # factors an update does not notice, and say what is special about $h = 0$, where every PERA run
 # starts. You need the update and its rank ([notebook 02](02_polynomial_expansion.ipynb), [notebook
-# 04](04_rank.ipynb)), the chain rule, and the rank of a matrix. About 30 minutes to read; the cells
+# 04](04_rank.ipynb)), the chain rule, and the rank of a matrix. About 35 minutes to read; the cells
 # run in about 10 seconds.
 
 # %%
@@ -318,6 +318,63 @@ assert walks["h = (1, 2, 1)", True].max() < 1e-12
 #   update is $BA + c\,(BA)\circ(BA)$ ([claim](../docs/claims.md#kernel), and [notebook
 #   08](08_kernels.ipynb)): it reads the product $BA$ alone, so it keeps all of LoRA's symmetry.
 #
+# ## One rule for all of them: the gauge theorem
+#
+# What do $h = 0$ and $h = (1, 2, 1)$ have in common? Write $h$ as the symmetric matrix $H$ of the
+# Jacobian above: $\begin{pmatrix}2h_{11}&h_{12}\\h_{12}&2h_{22}\end{pmatrix}$. For these two,
+# *both rows of $H$ are the same*. For $(1, 3, -2)$ and $(1, 3, 1)$ they differ.
+#
+# That is the whole rule, and it can be seen in one line. Row $k$ of $H$ is the slope of the entry's
+# polynomial: $\partial\varphi_h/\partial u_k = 1 + \sum_j H_{kj}u_j$. If rows $i$ and $k$ are equal,
+# so are the two slopes, everywhere. Then taking a little from $u_i$ and giving it to $u_k$ changes
+# nothing, so $\varphi_h$ depends on $u_i + u_k$ alone. And $u_i + u_k$ is an entry of $b_i a_i^\top +
+# b_k a_k^\top$: a LoRA of rank 2, which does not mind if its two columns are mixed.
+#
+# So sort the columns into **classes of equal rows of $H$**. Inside a class of $r_c$ columns you may
+# mix as you like, an invertible $r_c\times r_c$ matrix: $r_c^2$ directions. Between classes you may
+# not. The **gauge theorem** says that this is all: if $K \le \min(m, n)$, then for generic $B$ and
+# $A$ and *any* $h$ the update does not see
+#
+# $$\sum_c r_c^2$$
+#
+# directions of the factors, to first order, and these are the mixings within the classes
+# ([proved](../docs/claims.md#gauge-theorem), all sizes with $K \le\min(m, n)$, any degree). One
+# class of all columns gives LoRA's $r^2$, classes of one column each give $r$.
+#
+# Four columns can be grouped in five ways. Before you look: how many directions for each?
+
+# %%
+rank, side = 4, formulas.rank_bound(4)  # K = 14, the smallest layer of which the theorem speaks
+i, j = formulas.pairs(rank)
+big_B, big_A = rng.integers(-30, 31, (side, rank)), rng.integers(-30, 31, (rank, side))
+groups = {}
+for parts in ((4,), (3, 1), (2, 2), (2, 1, 1), (1, 1, 1, 1)):
+    place = np.repeat(np.arange(len(parts)), parts)  # which class column k is in
+    between = 1 + np.add.outer(np.arange(len(parts)) ** 2, np.arange(len(parts)) ** 2)
+    # Half of H has one number for each pair of classes, and no two rows of `between` are equal
+    coefficients = between[place[i], place[j]] * np.where(i == j, 1, 2)
+    groups[" + ".join(map(str, parts))] = found = theory.gauge((big_B, big_A, coefficients))
+    print(f"{parts!s:14} classes {found.classes}: {found.dimension:2}, counted {found.kernel:2}")
+    assert found.kernel == found.dimension == sum(part**2 for part in parts)
+_ = plots.plot_gauge_dimension(groups)
+
+# %% [markdown]
+# The dots are counts: parameters minus the exact rank of the Jacobian at these whole numbers.
+# `theory.gauge` takes factors, yours too, and says which classes they have, which directions, and
+# whether it could check that there are no others: the theorem speaks of generic factors, and a
+# program has to look whether yours are.
+
+# %%
+print(theory.gauge((B, A, np.array([1, 3, 1]))))
+
+# %% [markdown]
+# One class for each column, so no mixing. The line about exchanges is what brought the walk back
+# after a quarter turn: the two columns may change places and $h = (1, 3, 1)$ does not notice.
+#
+# On large layers there is a statement without "to first order" as well: if no coefficient is zero,
+# $\Delta W$ determines its factors up to these mixings and the order of the columns
+# ([proved](../docs/claims.md#identifiability)). LoRA's factors are never determined.
+#
 # ## The accounts
 #
 # How many dimensions does PERA gain over LoRA of the same rank, and what did it pay? Subtract the
@@ -544,9 +601,24 @@ assert bends["rotation", 1] > 0
 assert all(bends["diagonal", s] == 0 for s in (0, 1, 2, 4, 8, 16))
 
 # %% [markdown]
-# In proportion to $s$ for the mixing direction, zero for the scaling, which is still a symmetry.
-# *Curvature is unbounded at points of LoRA* ([verified](../docs/claims.md#lora-is-singular)).
-#
+# In proportion to $s$ for the mixing direction, zero for the scaling, which is still a symmetry. In
+# general, for $K \le\min(m, n)$: zero if $X$ mixes only columns with equal rows of $\delta h$'s
+# $H$, else in proportion to $|s|$ ([proved](../docs/claims.md#lora-curvature)). An earlier version of
+# this page said "unless $X$ is diagonal", of all layers. That is false, and nobody noticed as long
+# as it was tried on layers like this one only ([refuted](../docs/claims.md#lora-is-singular)): on a
+# layer with $m = r + 1$ it is zero for every $X$.
+
+# %%
+thin_B = small_B[: r + 1]
+thin = theory.curvature(
+    pk.PERA(r),
+    {"B": thin_B, "A": small_A, "h": np.zeros(3)},
+    {"B": thin_B @ rotation, "A": -rotation @ small_A, "h": h_unit},
+)
+print(f"{r + 1} x {n} layer, X a rotation: curvature {thin}")
+assert thin == 0
+
+# %% [markdown]
 # Is that a fault of the parameters, or of the set of updates itself? In the toy it is the
 # parameters': the velocities $(1, s)$ for all $s$ together span two dimensions, and two is what the
 # family has. Ask PERA the same. One matrix $M = BA$ has many factors, $BX$ and $X^{-1}A$, and each
@@ -654,6 +726,26 @@ print("A = 0: only A has a gradient; h has none, since a_i∘a_j = 0")
 # %% [markdown]
 # ### Exercise 4
 #
+# Three columns. Which classes have the coefficients $h = (1, 2, 2, 1, 2, 1)$ (in the order $h_{11},
+# h_{12}, h_{13}, h_{22}, h_{23}, h_{33}$), squares only with $h = (0, 5, 0)$, and cross terms only
+# with $h = (4, 4, 4)$? How many directions does each update not see, and which of the three allows
+# columns to change places without renumbering $h$, besides those of one class? Write down $H$ first.
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+three_B, three_A = rng.integers(-9, 10, (12, 3)), rng.integers(-9, 10, (3, 13))
+answers = {"full": ([1, 2, 2, 1, 2, 1], 9), "square": ([0, 5, 0], 5), "cross": ([4, 4, 4], 3)}
+for terms, (coefficients, expected) in answers.items():
+    found = theory.gauge((three_B, three_A, np.array(coefficients)), terms)
+    orders = len(list(found.permutations()))
+    print(f"{terms:6} classes {found.classes}: {found.kernel} directions, {orders} orders keep h")
+    assert found.kernel == found.dimension == expected
+# full: all entries of H are equal: one class. Square: columns 0 and 2 are LoRA's. Cross: the diagonal
+# of H is zero and the rest is not, so no two rows are equal; but all columns look alike
+assert orders == 6
+
+# %% [markdown]
+# ### Exercise 5
+#
 # A friend says: "At $h = 0$ the gradient by $h$ vanishes, so $h$ never moves." Where is the
 # mistake?
 
@@ -674,6 +766,7 @@ print("A = 0: only A has a gradient; h has none, since a_i∘a_j = 0")
 # - [Notebook 08](08_kernels.ipynb): the special coefficients $(c, 2c, c)$, and what they have to do
 #   with kernels.
 # - [Asking questions of an update rule](../docs/theory.md): the same probes on rules of your own.
-# - The claims behind this page: [gauge-group](../docs/claims.md#gauge-group),
+# - The claims behind this page: [gauge-theorem](../docs/claims.md#gauge-theorem),
+#   [gauge-group](../docs/claims.md#gauge-group),
 #   [lora-is-critical](../docs/claims.md#lora-is-critical),
 #   [start-directions](../docs/claims.md#start-directions).

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from perakit import PerakitError, plots
+from perakit import PerakitError, plots, theory
 from perakit.models.merge import MergeReport
 from perakit.theory import OrderShare, gauge_path, predicted_share
 from perakit.toy import Run
@@ -79,6 +79,12 @@ def gauge(h, X):
     )
 
 
+def group(h):
+    rng = np.random.default_rng(0)
+    B, A = rng.integers(1, 9, (9, 3)), rng.integers(1, 9, (3, 9))
+    return theory.gauge((B, A, np.array(h)))
+
+
 TURN = [[0.0, 1.0], [-1.0, 0.0]]
 ROUNDING = MergeReport(
     [
@@ -114,6 +120,7 @@ DRAWN = {
         {"PERA": [(0, 0.0), (9, 0.1)]}, predicted=[predicted_share(8, 2, 1e-2, 9)], ax=ax
     ),
     "gauge": lambda ax: plots.plot_gauge({"LoRA": gauge([0, 0, 0], TURN)}, ax=ax),
+    "gauge dimension": lambda ax: plots.plot_gauge_dimension({"h = 0": group([0] * 6)}, ax=ax),
     "rounding": lambda ax: plots.plot_rounding({"bf16": ROUNDING}, ax=ax),
     "entry polynomial, rank 1": lambda ax: plots.plot_entry_polynomial([0.5], 1, ax=ax),
 }
@@ -485,6 +492,17 @@ def test_gauge_paths_are_drawn_as_measured():
         assert update.get_color() == factors.get_color()
     assert ax.lines[0].get_ydata().max() < 1e-12 < 0.1 < ax.lines[2].get_ydata().max()
     assert ax.lines[0].get_linestyle() != ax.lines[2].get_linestyle()
+
+
+def test_each_class_is_a_bar_as_high_as_its_square_and_the_count_is_a_dot():
+    gauges = {"2 + 1": group([1, 2, 6, 1, 6, 4]), "1 + 1 + 1": group([1, 2, 3, 4, 5, 6])}
+    thin = theory.gauge((np.ones((30, 8)), np.ones((8, 3000)), np.arange(36)))  # not counted
+    ax = plots.plot_gauge_dimension(gauges | {"large": thin})
+    bars = [(round(bar.get_x() + 0.3), bar.get_y(), bar.get_height()) for bar in ax.patches[:5]]
+    assert bars == [(0, 0, 4), (0, 4, 1), (1, 0, 1), (1, 1, 1), (1, 2, 1)]
+    assert [text.get_text() for text in ax.texts[:3]] == ["2²", "1²", "1²"]
+    assert ax.lines[0].get_xydata().tolist() == [[0.38, 5], [1.38, 3]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2 + 1", "1 + 1 + 1", "large"]
 
 
 def test_rounding_marks_are_the_rows_of_the_reports():

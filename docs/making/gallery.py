@@ -24,6 +24,7 @@ from perakit.plots.pictures import new_figure
 from perakit.theory.approximation import best_approximation
 from perakit.theory.curves import Point, error_curve, targets
 from perakit.theory.families import pera
+from perakit.theory.gauge import gauge
 from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.manifold import dimension, measured_dimension
 from perakit.theory.rank import order_share, spectrum, tail
@@ -244,6 +245,33 @@ def _dimensions(lab: _Lab) -> Drawn:
     return figure, {"shape": (m, n), "ranks": ranks, "closed form": closed, "measured": measured}
 
 
+def _gauge(lab: _Lab) -> Drawn:
+    """Rank 4, every way to group the columns: H has one number for each pair of groups."""
+    rank, size = 4, formulas.rank_bound(4)
+    generator = lab.random(3)
+    B, A = generator.integers(-30, 31, (size, rank)), generator.integers(-30, 31, (rank, size))
+    i, j = formulas.pairs(rank)
+    found, coefficients = {}, {}
+    for sizes in ((4,), (3, 1), (2, 2), (2, 1, 1), (1, 1, 1, 1)):
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        # 1, 2, 3 ... on and above the diagonal, so that rows of different groups differ
+        H = np.zeros((len(sizes),) * 2, dtype=int)
+        H[np.triu_indices(len(sizes))] = range(1, len(sizes) * (len(sizes) + 1) // 2 + 1)
+        h = np.maximum(H, H.T)[group[i], group[j]] * np.where(i == j, 1, 2)
+        name = " + ".join(map(str, sizes))
+        found[name], coefficients[name] = gauge((B, A, h)), h
+    found = {"h = 0": gauge((B, A, 0 * h)), **found}
+    figure = new_figure(6.8, 4.4)
+    plots.plot_gauge_dimension(found, ax=figure.add_subplot())
+    return figure, {
+        "shape": (size, size),
+        "rank": rank,
+        "h": coefficients,
+        "dimension": {name: group.dimension for name, group in found.items()},
+        "counted": {name: group.kernel for name, group in found.items()},
+    }
+
+
 def _spectra(lab: _Lab) -> Drawn:
     rank, (m, n) = lab.size.rank, lab.full_update.shape
     generator = lab.random(0)
@@ -455,6 +483,7 @@ def _plot_lines(ax: Any, lines: Lines, against: str, title: str) -> None:
 FIGURES: dict[str, Callable[[_Lab], Drawn]] = {
     "entry-polynomial": _entry_polynomial,
     "dimensions": _dimensions,
+    "gauge": _gauge,
     "sandwich": _sandwich,
     "targets-by-rank": partial(_targets, against="rank"),
     "targets-by-parameters": partial(_targets, against="parameters"),

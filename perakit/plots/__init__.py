@@ -6,6 +6,7 @@ from perakit.plots.peers import plot_along_input, plot_levels, plot_rounding
 from perakit.plots.products import (
     plot_entry_polynomial,
     plot_gauge,
+    plot_gauge_dimension,
     plot_order_share,
     plot_share_of_steps,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "plot_entry_polynomial",
     "plot_gains",
     "plot_gauge",
+    "plot_gauge_dimension",
     "plot_grid",
     "plot_heldout",
     "plot_interaction",

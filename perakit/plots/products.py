@@ -22,7 +22,7 @@ from perakit.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from perakit.theory import OrderShare
+    from perakit.theory import Gauge, OrderShare
     from perakit.theory.manifold import GaugePath
     from perakit.theory.rank import PredictedShare
 
@@ -218,7 +218,7 @@ def plot_gauge(paths: Mapping[str, GaugePath], *, ax: Axes | None = None) -> Axe
 
     Dotted: how far the factors do.
     paths: name -> what `theory.gauge_path` returns. With h = 0 (LoRA) every X is a symmetry, with
-    PERA's products only a diagonal one.
+    a generic h only a diagonal one.
     """
     ax = ax or new_axes()
     for k, (name, path) in enumerate(paths.items()):
@@ -232,4 +232,38 @@ def plot_gauge(paths: Mapping[str, GaugePath], *, ax: Axes | None = None) -> Axe
         title="ΔW along $B\\,e^{tX},\\; e^{-tX}A$",
     )
     ax.legend(handlelength=2.8, fontsize="small")
+    return ax
+
+
+@styled
+def plot_gauge_dimension(gauges: Mapping[str, Gauge], *, ax: Axes | None = None) -> Axes:
+    """How many directions of the factors ΔW does not see, by the classes of columns.
+
+    A bar of r_c² for each class, one on another; a dot beside them: as many as were counted at
+    those factors, where they were.
+    gauges: name -> what `theory.gauge` returns.
+    """
+    ax = ax or new_axes()
+    for place, found in enumerate(gauges.values()):
+        foot = 0
+        for size in sorted((len(members) for members in found.classes), reverse=True):
+            ax.bar(place, size**2, bottom=foot, width=0.6, color="0.85", edgecolor="0.35")
+            ax.text(place, foot + size**2 / 2, f"{size}²", ha="center", va="center")
+            foot += size**2
+    ax.plot(
+        [place + 0.38 for place, found in enumerate(gauges.values()) if found.kernel is not None],
+        [found.kernel for found in gauges.values() if found.kernel is not None],
+        "o",
+        label="counted: null space of the derivative",
+    )
+    ax.set_xticks(range(len(gauges)), list(gauges))
+    ax.grid(False, axis="x")
+    ax.locator_params(axis="y", integer=True)
+    ax.set(
+        xlabel="columns with equal rows of H stand together",
+        ylabel="directions of the factors",
+        title="What ΔW does not see: $\\sum_c r_c^2$",
+    )
+    ax.set_ylim(0, None)
+    ax.legend(fontsize="small")
     return ax

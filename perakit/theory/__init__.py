@@ -6,6 +6,7 @@ from perakit.theory.curves import error_curve, targets
 from perakit.theory.exact import exact_rank
 from perakit.theory.families import Formula
 from perakit.theory.findings import Finding, search
+from perakit.theory.gauge import Gauge, gauge
 from perakit.theory.gradients import pera_gradients
 from perakit.theory.interaction import interaction_strength, layer_interaction
 from perakit.theory.jacobian import jacobian_rank
@@ -39,6 +40,7 @@ __all__ = [
     "Finding",
     "FloatRank",
     "Formula",
+    "Gauge",
     "LayerSpectra",
     "ModularRank",
     "OrderShare",
@@ -51,6 +53,7 @@ __all__ = [
     "effective_rank",
     "error_curve",
     "exact_rank",
+    "gauge",
     "gauge_orbit",
     "gauge_path",
     "interaction_strength",

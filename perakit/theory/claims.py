@@ -5,8 +5,9 @@
     claims["hadamard-series"].check(formula=mine)      # the same question of a rule of your own
 
 The words are kept apart. "proved": an exact argument, written out, in the range that it names; what
-of it is finite runs, and so does the question whether the rule is what the argument speaks of. "verified": no counterexample in N examples. "refuted": a
-counterexample, with a proof that it is one. "qualified": true in one sense and not in another.
+of it is finite runs, and so does the question whether the rule is what the argument speaks of.
+"verified": no counterexample in N examples. "refuted": a counterexample, with a proof that it is
+one. "qualified": true in one sense and not in another.
 "open": not decided here. A check can fail, and then says on what.
 """
 

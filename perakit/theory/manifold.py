@@ -103,8 +103,8 @@ def gauge_orbit(
 
     B (m, r), A (r, n), h: PERA's factors; scales (r,): the diagonal of D, no entry zero;
     permutation: new column k is the old column permutation[k], None keeps the order; terms, degree:
-    as in `formulas.pera`. Returns (B, A, h). PERA has these r dimensions of symmetry, LoRA all of
-    GL(r).
+    as in `formulas.pera`. Returns (B, A, h). A generic h has these r dimensions of symmetry and no
+    other; `gauge` says what yours has.
 
     >>> import numpy as np
     >>> from perakit import formulas, theory
@@ -151,8 +151,8 @@ def gauge_path(
     """How far factors and update move along a gauge direction of LoRA.
 
     B (m, r), A (r, n), h: factors as floats; X (r, r): the direction; t: where to look. With h = 0
-    the update stays, for any X. With h != 0 it stays for diagonal X only: PERA's products break the
-    rest of LoRA's symmetry.
+    the update stays, for any X. With a generic h it stays for diagonal X only: PERA's products
+    break the rest of LoRA's symmetry; `gauge` says which X another h leaves.
 
     >>> B, A, X = np.array([[1.0], [2.0]]), np.array([[3.0, 1.0]]), np.array([[1.0]])
     >>> path = pk.theory.gauge_path(B, A, np.array([0.0]), X, t=[0, 1])
@@ -188,9 +188,10 @@ def curvature(
 
     f: the update as a function of the factors; v: `direction`, arrays shaped as `factors`; N: the
     part orthogonal to every f'(w). Returns inf where f'(v) = 0 but f'' leaves the tangent space, 0
-    for a straight line. At a point of LoRA (h = 0) with v = (s δB, s δA, δh), (δB, δA) = (B X, -X
-    A) and X not diagonal, f'(v) does not depend on s and the curvature grows with it without bound:
-    these points are singular.
+    for a straight line. At a generic point of LoRA (h = 0) with v = (s B X, -s X A, δh) and K <=
+    min(m, n), f'(v) does not depend on s, and the curvature grows like |s| without bound unless X
+    mixes only columns whose rows of δh's H are equal; then it is 0, as it is for every X where m or
+    n is r + 1 (claim "lora-curvature").
 
     >>> point = {"B": np.array([[1], [0]]), "A": np.array([[1, 0]])}
     >>> turn = {"B": np.array([[0], [1]]), "A": np.array([[0, 1]])}

@@ -2,7 +2,16 @@
 
 from importlib import import_module
 
-CHAPTERS = ("definitions", "ranks", "dimensions", "theorem", "relatives", "peers", "practice")
+CHAPTERS = (
+    "definitions",
+    "ranks",
+    "dimensions",
+    "symmetries",
+    "theorem",
+    "relatives",
+    "peers",
+    "practice",
+)
 
 for chapter in CHAPTERS:
     import_module(f"{__name__}.{chapter}")

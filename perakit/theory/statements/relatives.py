@@ -21,7 +21,6 @@ from perakit.theory.statements.arguments import (
     SHAPES,
     Case,
     cases,
-    derived,
     every,
     fails,
     identical,
@@ -184,26 +183,6 @@ def _lora_rank(formula: Any, seed: int, examples: int) -> Finding:
             examples,
             "the rank is at most r, exactly, on whole numbers",
         ),
-    )
-
-
-@claims.register(
-    "lora-gauge",
-    title="LoRA's factors are free up to GL(r)",
-    statement=(
-        r"$B \to BX,\ A \to X^{-1}A$ leaves $\Delta W$ for every invertible $X$, and nothing else"
-        r" does near generic factors"
-    ),
-    source="arXiv 2106.09685, Eq. 3",
-    verdict="proved",
-    about=formulas.lora,
-)
-def _lora_gauge(formula: Any, seed: int, examples: int) -> Finding:
-    cases = ((3, 4, 1), (4, 5, 2))
-    return derived(
-        (symbolic.gauge(m, n, rank, "none", formula=formula) for m, n, rank in cases),
-        "invariance in symbols, null space of an exact Jacobian of dimension r², at 3 x 4 r = 1, 4"
-        " x 5 r = 2",
     )
 
 
