@@ -421,14 +421,19 @@ def _capture(lab: _Lab) -> Drawn:
     for ax, (m, n) in zip(axes, sizes, strict=True):
         random = lab.random(7)
         drawn = [random.standard_normal((m, n)) for _ in range(lab.size.draws)]
+        kinds = {
+            plots.SETS["none"]: (LoRA, "lora"),
+            plots.SETS["full"]: (PERA, "pera"),
+            "best of rank K": (lambda r: LoRA(formulas.rank_bound(r)), "pera"),
+        }
         shares = {
-            plots.SETS[terms]: {
+            name: {
                 formulas.parameter_count(m, n, r, rule): [
                     captured(E, method(r), lab.seed, lab.size.starts) for E in drawn
                 ]
                 for r in ranks
             }
-            for terms, rule, method in (("none", "lora", LoRA), ("full", "pera", PERA))
+            for name, (method, rule) in kinds.items()
         }
         plots.plot_capture(shares, entries=m * n, ax=ax).set_title(f"{m} x {n}")
         numbers["sizes"][f"{m} x {n}"] = shares

@@ -72,7 +72,7 @@ def capture_bound(
         raise PerakitError(f"failure={failure!r} is no probability: it must lie between 0 and 1")
     P = formulas.parameter_count(m, n, rank, "pera", terms=terms, degree=degree)
     by_parameters = min(
-        _by_signs(m * n, P, 2 * degree + 1, math.ceil(P * 1.05**step), failure)
+        _by_signs(m * n, P, 2 * degree + 1, math.ceil(P * 1.05**step), math.log(failure))
         for step in range(40, 140)
     )
     K = min(formulas.rank_bound(rank, terms, degree), m, n)
@@ -83,13 +83,13 @@ def capture_bound(
     return CaptureBound(m, n, rank, P, by_parameters, by_rank, failure)
 
 
-def _by_signs(entries: int, parameters: int, degree: int, draws: int, failure: float) -> float:
+def _by_signs(entries: int, parameters: int, degree: int, draws: int, log_failure: float) -> float:
     """The share at a given number of draws, infinite where they are too few."""
     from scipy.optimize import brentq
     from scipy.special import ndtri
 
     log_patterns = parameters * math.log(4 * math.e * degree * draws / parameters)
-    needed = (log_patterns + math.log(4 / failure)) / draws
+    needed = (log_patterns + math.log(4) - log_failure) / draws
 
     def excess(q: float) -> float:
         return math.log(2) + q * math.log(q) + (1 - q) * math.log1p(-q) - needed
@@ -98,6 +98,11 @@ def _by_signs(entries: int, parameters: int, degree: int, draws: int, failure: f
         return math.inf
     q = brentq(excess, 0.5, 1 - 1e-15, xtol=1e-15) + 1 / (2 * math.sqrt(draws))
     return float(draws * ndtri(q) ** 2 / (entries - 1)) if q < 1 else math.inf
+
+
+def closed_form(parameters: int) -> float:
+    """C of share <= C P/(mn − 1) with probability >= 1 − 4e^−P, for PERA of degree 2: k = 60 P."""
+    return _by_signs(parameters + 1, parameters, 5, 60 * parameters, math.log(4) - parameters)
 
 
 def captured(E: Any, method: Family, seed: int = 0, starts: int | None = None) -> float:

@@ -92,23 +92,37 @@ def exact(E):
     return [around(Fraction(v)) for v in E]
 
 
+def test_the_least_of_a_parabola_is_its_minimum():
+    """f = (v − 1.2)² − 0.6 (v/1.1 − 1), least at 1.2 + 0.3/1.1 and not at c."""
+    numbers = map(near, (1.2, 1.0, 0.0, 1.0, 0.0))
+    summand = separation._Summand(*numbers, 1, point(0), point(0), near(-0.3), near(1.1))
+    v = 1.2 + 0.3 / 1.1
+    least = (v - 1.2) ** 2 - 0.6 * (v / 1.1 - 1)
+    assert summand.least(near(1.3, 0.9)) / ONE == pytest.approx(least, abs=1e-9)
+
+
 @pytest.mark.parametrize("norm", separation.NORMS)
 @pytest.mark.parametrize("moving", ["x", "y"])
-def test_a_member_within_reach_is_never_separated(norm, moving):
-    """Even with every range as narrow as its own |u|, and far from the middle of the interval."""
+@pytest.mark.parametrize("half", [0.01, 0.15])
+def test_a_member_within_reach_is_never_separated(norm, moving, half):
+    """Even with every range as narrow as its own |u|, at either end of the interval, and when the
+    floats are wrong: what a fit promises, the gap that it found.
+    """
     scale, middle = (1, (0.2, 1.0)) if moving == "x" else (3, (1.0, 0.5))
     u = scale * np.multiply.outer([-0.8, 1.0, 1.3], [-1.4, 1.2, 1.5]).ravel()
     X = np.random.default_rng(3).normal(size=9)
     sizes = {"frobenius": np.linalg.norm(X), "max": abs(X).max()}
-    X *= 0.05 / sizes.get(norm, np.linalg.norm(X.reshape(3, 3), 2))
-    for shift in (-0.01, 0.0, 0.01):
+    X *= half / 10 / sizes.get(norm, np.linalg.norm(X.reshape(3, 3), 2))
+    for shift in (-half, 0.0, half):
         x, y = (middle[0] + shift, 1.0) if moving == "x" else (1.0, middle[1] + shift)
         target = x * u + y * u * u + X
-        interval = [near(v, 0.01) if v < 1 else point(ONE) for v in middle]
+        interval = [near(v, half) if v < 1 else point(ONE) for v in middle]
         found = separation.fit(*middle, target, u < 0, norm)
         ranges = [near(v, 1e-6) for v in abs(u)]
-        reach = math.ceil(0.0501 * ONE)
-        assert not separation.separated(*interval, exact(target), u < 0, ranges, found, reach)
+        reach = math.ceil((half / 10 + 1e-6) * ONE)
+        for wrong in ({}, {"provable": 9.0}, {"provable": 9.0, "gap": 0 * found.gap}):
+            fitted = found._replace(**wrong)
+            assert not separation.separated(*interval, exact(target), u < 0, ranges, fitted, reach)
 
 
 def test_at_the_nearest_h_the_distance_itself_is_proved():

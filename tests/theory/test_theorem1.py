@@ -121,11 +121,23 @@ def test_nothing_is_proved_about_the_closure(target):
     assert refused.nonzero == 0
     assert refused.identity
     assert refused.controls
-    assert "nothing is proved" in str(refused)
+    itself = "E is in S(1) itself" in str(refused)
+    assert itself is (refused.rank <= 1)
+    assert itself or str(refused).endswith("no resultant tells it from a member")
 
 
-def test_full_rank_is_no_counterexample():
-    assert not theorem1.certificate([[1, 2, 3], [4, 5, 7], [5, 7, 11]]).holds
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ([[1, 2, 3], [4, 5, 7], [5, 7, 11]], "outside the closure of S(1); σ₃ > 0, so E says"),
+        (np.eye(3), "about where E lies: no resultant tells it from a member; σ₃ > 0, so E says"),
+    ],
+)
+def test_full_rank_is_no_counterexample(target, said):
+    refused = theorem1.certificate(target)
+    assert not refused.holds
+    assert refused.rank == 3
+    assert str(refused).endswith(f"{said} nothing of Theorem 1")
 
 
 def h_squared(B, A, h):
