@@ -421,7 +421,7 @@ def _capture(lab: _Lab) -> Drawn:
     for ax, (m, n) in zip(axes, sizes, strict=True):
         random = lab.random(7)
         drawn = [random.standard_normal((m, n)) for _ in range(lab.size.draws)]
-        kinds = {
+        kinds: dict[str, tuple[Callable[[int], LoRA | PERA], str]] = {
             plots.SETS["none"]: (LoRA, "lora"),
             plots.SETS["full"]: (PERA, "pera"),
             "best of rank K": (lambda r: LoRA(formulas.rank_bound(r)), "pera"),

@@ -40,8 +40,7 @@ FEW = 16  # choices that minors leave, to be excluded by combinations of all min
 class _Entry(NamedTuple):
     """The roots of an entry, the small one w and the large one −(x + yw)/y as x + yw.
 
-    small, large: at E; near: of w and x + yw in the box around E; slope: a bound of
-    dw/dE' there.
+    small, large: at E; near: w and x + yw in the box around E; slope: a bound of dw/dE' there.
     """
 
     small: Interval
@@ -84,8 +83,12 @@ def lower_bound(
 ) -> LowerBound:
     """The largest distance from a positive 3 x 3 matrix to S(1) that is proved: a few seconds.
 
-    norm: "frobenius", "spectral" or "max" (the largest entry); digits: decimals of the distance,
-    each of which takes longer.
+    At most the smallest entry of E. norm: "frobenius", "spectral" or "max" (the largest entry);
+    digits: decimals of the distance, from 1 to 10.
+
+    >>> from perakit.theory import distance
+    >>> float(distance.lower_bound(digits=3).distance)
+    0.33
     """
     check_count("digits", digits, most=10)
     target, unit = exact_matrix(E), 10**digits
@@ -125,8 +128,8 @@ def excluded(E: Any, distance: Fraction, norm: str = "frobenius", depth: int = 2
     return _search(exact_matrix(E), distance, norm, depth)[0]
 
 
-def _search(target: Matrix, distance: Fraction, norm: str, depth: int) -> tuple[int, float, float]:
-    """The intervals of a proof, or 0; the least that a fit could prove; the nearest member met."""
+def _search(target: Matrix, distance: Fraction, norm: str, depth: int) -> tuple[int, Fit | None]:
+    """The intervals of a proof, or 0, then with a fit that promises no more, if one was met."""
     entries = [v for row in target for v in row]
     if norm not in NORMS:
         raise PerakitError(f"norm={norm!r} is unknown: choose from {', '.join(map(repr, NORMS))}")
@@ -155,10 +158,10 @@ def _search(target: Matrix, distance: Fraction, norm: str, depth: int) -> tuple[
     while todo:
         _, left, _, x, y, choices = heapq.heappop(todo)
         choices, fits = _not_excluded(x, y, choices, E0, reach, norm)
-        promise = min((found.provable for _, found in fits), default=0.0)
         for large, found in fits:
             if found.provable * ONE <= reach:
                 return 0, _nearest(x, y, large, E0, norm)
+        promise = min((found.provable for _, found in fits), default=0.0)
         if not choices:
             pieces += 1
         elif left == 0:

@@ -390,7 +390,7 @@ def _capture_bound(formula: Any, seed: int, examples: int) -> Finding:
 
     `theory.capture_bound` takes the best $k$ instead, for any probability and degree, and says
     beside it what the rank $K$ alone implies, $K\sigma_1^2/\lVert E\rVert^2$, about $4K/n$ on a
-    square layer. That is the better bound at small $r$; from about $r = 26$ on the parameters win:
+    square layer. That is the better bound at small $r$; from about $r = 25$ on the parameters win:
     a random target does not pay for rank $K$, only for parameters. LoRA, of which the share is
     known ($\sum_{i\le r}\sigma_i^2/\lVert E\rVert^2$, about $2P/mn$), shows that the order is right
     and the constant is not.
@@ -425,7 +425,7 @@ def _whole_factors(
     )
 
 
-def _update(formula: Any, B: Any, A: Any, h: Any, degree: int) -> Any:
+def _update(formula: Any, degree: int, B: Any, A: Any, h: Any) -> Any:
     return formula(B, A, h) if degree == 2 else formula(B, A, h, degree=degree)
 
 
@@ -437,11 +437,8 @@ def _not_a_cone(formula: Any, seed: int, m: int, n: int, rank: int, degree: int)
     B, A, h = _whole_factors(np.random.default_rng(seed), m, n, rank, len(degrees))
     for c in (-1, 3):
         powers = np.array([c ** (d - 1) for d in degrees], dtype=object)
-        left, right = (
-            c * _update(formula, B, A, h * powers, degree),
-            _update(formula, c * B, A, h, degree),
-        )
-        if not np.array_equal(left, right):
+        multiple = c * _update(formula, degree, B, A, h * powers)
+        if not np.array_equal(multiple, _update(formula, degree, c * B, A, h)):
             return fails("c ΔW is not the update of c B", {"B": B, "A": A, "h": h, "c": c})
     return None
 
@@ -451,7 +448,7 @@ def _degree_along_a_line(formula: Any, seed: int, m: int, n: int, rank: int, deg
     random, count = np.random.default_rng(seed), formulas.rank_bound(rank, degree=degree) - rank
     start, step = (_whole_factors(random, m, n, rank, count) for _ in range(2))
     values = [
-        _update(formula, *(p + t * q for p, q in zip(start, step, strict=True)), degree)
+        _update(formula, degree, *(p + t * q for p, q in zip(start, step, strict=True)))
         for t in range(2 * degree + 3)
     ]
     found = 0
