@@ -99,6 +99,7 @@ DRAWN = {
     "dimension": lambda ax: plots.plot_dimension(5, 7, [1, 2], ax=ax),
     "sandwich": lambda ax: plots.plot_sandwich([3.0, 2.0, 1.0], [1, 2], [2.1, 0.5], ax=ax),
     "approximation": lambda ax: plots.plot_approximation(CURVES, ax=ax),
+    "capture": lambda ax: plots.plot_capture({"LoRA": {4: [0.2, 0.3]}}, entries=20, ax=ax),
     "interaction": lambda ax: plots.plot_interaction(np.eye(3), ax=ax),
     "matrix": lambda ax: plots.plot_matrix([[1.0, -2.0, 0.0]], ax=ax),
     "along the input": lambda ax: plots.plot_along_input(
@@ -200,6 +201,17 @@ def test_dimensions_are_the_closed_forms():
     styles = [(line.get_linestyle(), line.get_linewidth()) for line in ax.lines[2:]]
     assert len({style for style, _ in styles}) == 4
     assert [width for _, width in styles] == sorted({width for _, width in styles}, reverse=True)
+
+
+def test_captured_shares_are_drawn_against_parameters_per_entry():
+    shares = {"LoRA": {4: [0.2, 0.4], 8: [0.5, 0.5]}, "PERA": {5: [0.3, 0.6]}}
+    drawn = lines(plots.plot_capture(shares, entries=20))
+    assert drawn["LoRA"][0] == [0.2, 0.4]
+    assert drawn["LoRA"][1] == pytest.approx([0.3, 0.5])
+    assert drawn["PERA"][1] == pytest.approx([0.45])
+    assert drawn["a linear family"] == ([0, 0.4], [0, 0.4])
+    with pytest.raises(PerakitError, match="entries=0 must be"):
+        plots.plot_capture(shares, entries=0)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ import torch
 from drawing import Drawn, draw_into, write_numbers
 
 from perakit import formulas, plots
-from perakit.adapters import PERA, Additive
+from perakit.adapters import PERA, Additive, LoRA
 from perakit.bench.measured import made_from
 from perakit.errors import PerakitError
 from perakit.models import adapters, attach, disabled
 from perakit.plots.pictures import new_figure
 from perakit.theory.approximation import best_approximation
+from perakit.theory.capture import captured
 from perakit.theory.curves import Point, error_curve, targets
 from perakit.theory.families import pera
 from perakit.theory.gauge import gauge
@@ -73,6 +74,9 @@ class Size:
     block: int = 32
     block_ranks: tuple[int, ...] = (1, 2, 3, 4)
     blocks: tuple[int, ...] = (16, 24, 32, 40, 48)
+    capture: tuple[tuple[int, int], ...] = ((16, 16), (24, 20), (32, 32))
+    capture_ranks: tuple[int, ...] = (1, 2, 3)
+    draws: int = 5
     starts: int = 6
 
 
@@ -90,6 +94,9 @@ SMALL = Size(
     block=6,
     block_ranks=(1,),
     blocks=(2, 6),
+    capture=((4, 5),),
+    capture_ranks=(1,),
+    draws=2,
     starts=1,
 )
 
@@ -433,6 +440,37 @@ def _interaction(lab: _Lab) -> Drawn:
     }
 
 
+def _capture(lab: _Lab) -> Drawn:
+    """The share of Gaussian targets that updates capture: of LoRA exactly, of PERA as found."""
+    sizes, ranks = lab.size.capture, lab.size.capture_ranks
+    figure = new_figure(3.6 * len(sizes), 3.8)
+    axes = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    numbers: dict[str, Any] = {"draws": lab.size.draws, "starts": lab.size.starts, "sizes": {}}
+    for ax, (m, n) in zip(axes, sizes, strict=True):
+        random = lab.random(7)
+        drawn = [random.standard_normal((m, n)) for _ in range(lab.size.draws)]
+        kinds: dict[str, tuple[Callable[[int], LoRA | PERA], str]] = {
+            plots.SETS["none"]: (LoRA, "lora"),
+            plots.SETS["full"]: (PERA, "pera"),
+            "best of rank K": (lambda r: LoRA(formulas.rank_bound(r)), "pera"),
+        }
+        shares = {
+            name: {
+                formulas.parameter_count(m, n, r, rule): [
+                    captured(E, method(r), lab.seed, lab.size.starts) for E in drawn
+                ]
+                for r in ranks
+            }
+            for name, (method, rule) in kinds.items()
+        }
+        plots.plot_capture(shares, entries=m * n, ax=ax).set_title(f"{m} x {n}")
+        numbers["sizes"][f"{m} x {n}"] = shares
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+        ax.get_legend().remove()
+    return figure, numbers
+
+
 # --- helpers --------------------------------------------------------------------------------------
 
 
@@ -490,6 +528,7 @@ FIGURES: dict[str, Callable[[_Lab], Drawn]] = {
     "spectra": _spectra,
     "interaction": _interaction,
     "real-update": _real_update,
+    "capture": _capture,
 }
 
 

@@ -214,3 +214,37 @@ def plot_approximation(
     ax.set_title(f"Error at equal {against}")
     finish(ax)
     return ax
+
+
+@styled
+def plot_capture(
+    shares: Mapping[str, Mapping[int, Sequence[float]]], *, entries: int, ax: Axes | None = None
+) -> Axes:
+    """Share of a random target that a family captures, against its parameters per entry.
+
+    shares: family -> {trainable parameters: the share of each target drawn, in [0, 1]}: the mean as
+    a line, the targets as dots; entries: mn. A linear family of P parameters captures P/mn on
+    average: the grey line.
+    """
+    formulas.check_count("entries", entries)
+    ax = ax or new_axes()
+    for k, (name, found) in enumerate(shares.items()):
+        x = [parameters / entries for parameters in found]
+        (line,) = ax.plot(
+            x, [np.mean(drawn) for drawn in found.values()], label=name, **layer(k, len(shares))
+        )
+        for at, drawn in zip(x, found.values(), strict=True):
+            ax.plot([at] * len(drawn), drawn, ".", color=line.get_color(), alpha=0.5)
+    top = max(
+        (parameters / entries for found in shares.values() for parameters in found), default=1
+    )
+    ax.plot([0, top], [0, top], color="0.6", linewidth=1, label="a linear family")
+    ax.set(
+        xlabel="trainable parameters / mn",
+        ylabel=r"captured share $\langle E, \Delta W\rangle^2 / \|\Delta W\|^2 \|E\|^2$",
+        title="A Gaussian target",
+        xlim=(0, None),
+        ylim=(0, 1),
+    )
+    ax.legend(handlelength=2.8, fontsize="small")
+    return ax

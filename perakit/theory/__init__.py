@@ -1,6 +1,7 @@
 """Questions about updates, answered: derivations, exact ranks, measurements, verdicts, evidence."""
 
 from perakit.theory.approximation import Approximation, best_approximation
+from perakit.theory.capture import CaptureBound, capture_bound, captured
 from perakit.theory.claims import Claim, Evidence, claims
 from perakit.theory.curves import error_curve, targets
 from perakit.theory.exact import exact_rank
@@ -35,6 +36,7 @@ from perakit.theory.report import Report, verify
 
 __all__ = [
     "Approximation",
+    "CaptureBound",
     "Claim",
     "Evidence",
     "Finding",
@@ -47,6 +49,8 @@ __all__ = [
     "Report",
     "amplification",
     "best_approximation",
+    "capture_bound",
+    "captured",
     "claims",
     "curvature",
     "dimension",

@@ -208,14 +208,16 @@ class Certificate:
         )
 
     def _conclusion(self) -> str:
-        if not (self.nonzero and self.identity and self.controls):
-            return "nothing is proved about E"
-        outside = "E is outside the closure of S(1)"
-        return (
-            f"{outside}: Theorem 1 fails"
-            if self.holds
-            else f"{outside}, but σ₃ > 0: this says nothing of Theorem 1"
-        )
+        if not (self.identity and self.controls):
+            return "nothing is proved about E: the formula is not PERA's"
+        if self.rank <= 1:
+            return "E is in S(1) itself, with h = 0: nothing is proved against Theorem 1"
+        place = "E is outside the closure of S(1)"
+        if not self.nonzero:
+            place = "nothing is proved about where E lies: no resultant tells it from a member"
+        if self.rank == 3:
+            return f"{place}; σ₃ > 0, so E says nothing of Theorem 1"
+        return f"{place}: Theorem 1 fails" if self.nonzero else place
 
 
 def certificate(E: Any = COUNTEREXAMPLE, *, formula: Rule | None = None) -> Certificate:

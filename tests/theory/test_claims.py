@@ -287,6 +287,8 @@ MUTANTS = {
     "sandwich": cubic,
     "infimum-not-attained": twice_h,
     "optimisers-stop": rank_K,
+    "cone": cubic,
+    "capture-bound": cubic,
     "lora-rank": lora_plus,
     "lora-gauge": lora_of_a_row,
     "dora-is-not-linear": dora_without_norm,

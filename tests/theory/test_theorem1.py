@@ -10,6 +10,7 @@ import scipy.optimize
 from perakit import formulas
 from perakit.errors import PerakitError
 from perakit.theory import distance, theorem1
+from perakit.theory.intervals import ONE, Interval
 
 E = theorem1.COUNTEREXAMPLE
 IN_CLOSURE = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -120,11 +121,23 @@ def test_nothing_is_proved_about_the_closure(target):
     assert refused.nonzero == 0
     assert refused.identity
     assert refused.controls
-    assert "nothing is proved" in str(refused)
+    itself = "E is in S(1) itself" in str(refused)
+    assert itself is (refused.rank <= 1)
+    assert itself or str(refused).endswith("no resultant tells it from a member")
 
 
-def test_full_rank_is_no_counterexample():
-    assert not theorem1.certificate([[1, 2, 3], [4, 5, 7], [5, 7, 11]]).holds
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ([[1, 2, 3], [4, 5, 7], [5, 7, 11]], "outside the closure of S(1); σ₃ > 0, so E says"),
+        (np.eye(3), "about where E lies: no resultant tells it from a member; σ₃ > 0, so E says"),
+    ],
+)
+def test_full_rank_is_no_counterexample(target, said):
+    refused = theorem1.certificate(target)
+    assert not refused.holds
+    assert refused.rank == 3
+    assert str(refused).endswith(f"{said} nothing of Theorem 1")
 
 
 def h_squared(B, A, h):
@@ -175,24 +188,34 @@ def nearest():
 
 @pytest.mark.parametrize(
     ("norm", "least", "order"),
-    [("frobenius", 0.24, None), ("spectral", 0.17, 2), ("max", 0.14, "max")],
+    [("frobenius", "0.33024226", None), ("spectral", "0.2", 2), ("max", "0.14", "max")],
 )
 def test_lower_bound(norm, least, order, nearest):
-    bound = distance.lower_bound(norm=norm)
-    assert bound.distance == Fraction(round(100 * least), 100)
+    bound = distance.lower_bound(norm=norm, digits=len(least) - 2)
+    assert bound.distance == Fraction(least)
     assert bound.pieces > 0
     best = abs(nearest).max() if order == "max" else np.linalg.norm(nearest, order)
-    assert bound.distance < best
+    assert bound.distance < bound.nearest < best + 1e-4
+    if norm == "frobenius":  # enclosed to eight digits
+        assert bound.nearest < bound.distance + Fraction(1, 10**8)
+        assert "0.33024226, on" in str(bound)
     assert distance.excluded(E, Fraction(best) + Fraction(1, 1000), norm) == 0
 
 
 def test_no_search_comes_below_the_bound():
-    assert 0.24 < 0.3302 < searches(E, 12)[0]
+    assert searches(E, 12)[0] > 0.3302
     b, a, h = theorem1.NEAREST
     polished = scipy.optimize.minimize(
         lambda p: np.sum((member(p[:3], p[3:6], p[6]) - np.array(E)) ** 2), [*b, *a, h]
     )
     assert np.sqrt(polished.fun) == pytest.approx(0.33024, abs=1e-5)
+
+
+def test_bounds_at_other_matrices_are_below_what_a_search_finds():
+    for draw in range(3):
+        target = np.random.default_rng(draw).integers(1, 9, (3, 3))
+        bound = distance.lower_bound(target, digits=1)
+        assert bound.distance <= min(searches(target, 6)[0], bound.nearest)
 
 
 MEMBERS = {
@@ -232,14 +255,11 @@ def test_limits_at_infinite_h_are_never_excluded():
 
 
 def test_the_small_root_encloses():
-    x, y, v = (
-        distance._Interval(*(int(z * distance.ONE) for z in ends))
-        for ends in ((0.25, 0.5), (0.5, 1), (2, 3))
-    )
-    root, slope = distance._small_root(x, y, v), distance._slope(x, y, v) / distance.ONE
+    x, y, v = (Interval(*(int(z * ONE) for z in ends)) for ends in ((0.25, 0.5), (0.5, 1), (2, 3)))
+    root, slope = distance._small_root(x, y, v), distance._slope(x, y, v) / ONE
     for p, q, s in product(np.linspace(0.25, 0.5, 4), np.linspace(0.5, 1, 4), np.linspace(2, 3, 4)):
         w = (np.sqrt(p * p + 4 * q * s) - p) / (2 * q)
-        assert root.lo <= w * distance.ONE <= root.hi
+        assert root.lo <= w * ONE <= root.hi
         assert 1 / np.sqrt(p * p + 4 * q * s) <= slope
 
 
@@ -342,7 +362,7 @@ def test_sandwich_against_truncated_svd(m, n, inner, outer):
 
 def test_the_sandwich_holds_for_the_counterexample(nearest):
     low, high = theorem1.sandwich(E, 1, 2).frobenius
-    assert low < 1e-14 < 0.24 <= np.linalg.norm(nearest) <= high
+    assert low < 1e-14 < 0.3302 <= np.linalg.norm(nearest) <= high
     assert "spectral" in str(theorem1.sandwich(E, 1, 2))
 
 
@@ -374,6 +394,7 @@ def test_the_sandwich_holds_for_the_counterexample(nearest):
         (lambda: theorem1.certificate(formula="x"), "formula='x' cannot be called"),
         (lambda: distance.lower_bound([[0, 2, 3], [4, 5, 7], [5, 7, 10]]), "positive"),
         (lambda: distance.lower_bound(norm="nuclear"), "norm='nuclear' is unknown"),
+        (lambda: distance.lower_bound(digits=11), "digits=11 must be an integer <= 10"),
         (lambda: theorem1.limit_sequence((0, 1), (1, 2), 0), "eps=0: the factors diverge"),
         (lambda: theorem1.limit((0, 1), (1, 2, 3)), "3 x 3"),
         (lambda: theorem1.dimensions(3, 3, 4), "rank=4 is above"),

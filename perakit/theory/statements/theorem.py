@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from perakit import formulas
 from perakit.strategies import seeds
 from perakit.theory import distance, symbolic, theorem1
 from perakit.theory.approximation import best_approximation
+from perakit.theory.capture import capture_bound, closed_form
 from perakit.theory.claims import claims
 from perakit.theory.families import of_rule
 from perakit.theory.findings import Finding, verified
@@ -38,18 +40,51 @@ from perakit.theory.statements.arguments import (
     about=formulas.pera,
 )
 def _theorem_1(formula: Any, seed: int, examples: int) -> Finding:
+    r"""Refuted at $r = 1$, $K = 2$ by $E = \begin{pmatrix}1&2&3\\4&5&7\\5&7&10\end{pmatrix}$.
+
+    Its third row is the sum of the others, so $\sigma_3(E) = 0$, and the theorem would put $E$ into
+    the closure of $S(1)$.
+
+    *It is not there, by algebra.* A member is $W = u + h\,u \circ u$ with $u = b a^\top$. So $t =
+    hu$ has rank one and $t^2 + t = hW$ in each entry. Each minor $t_{11}t_{22} - t_{12}t_{21}$ is
+    zero, and so is the product $N(h; w)$ of that minor over all 16 choices of a root $t$ for each
+    of the four entries $w$. With symbols for the $w$ one finds $N = h^{11} Q(h; w)$, $Q$ of degree
+    5 in $h$. If $h \ne 0$, the nine $Q$ of the nine minors of $W$ have the root $h$ in common, so
+    the resultant of any two (a Sylvester determinant, taken at degree 5) is zero. Resultants are
+    polynomials in the entries, and members with $h \ne 0$ are dense in $S(1)$: they vanish on its
+    closure. At $E$ none of the 36 does.
+
+    *And it is not near, by inequalities.* Let $u$ have rank one and no zero entry. Then $\sum_k
+    \lambda_k \log|u_k| = 0$ for all $\lambda$ whose rows and columns sum to zero. Take $c > 0$ of
+    rank one. As $1 - 1/z \le \log z \le z - 1$, we have $\sum_k \lambda_k \psi_k(|u_k|) \le 0$ with
+    $\psi_k(v) = 1 - c_k/v$ where $\lambda_k > 0$ and $v/c_k - 1$ where $\lambda_k < 0$. Hence
+
+    $$\lVert W - E \rVert_F^2 \ge \sum_k \min_v
+    \left[(v + h v^2 - E_k)^2 + 2\lambda_k\psi_k(v)\right]$$
+
+    (for $u_k > 0$; else $v \to -v$ in the first term): nine functions of one variable. Intervals of
+    $h$ are halved until on each, for each choice of roots, the sum exceeds the square of the
+    distance claimed, or a single minor stays away from zero. $c$ and $\lambda$ come from a local
+    solve, and prove what they prove whatever they are: the sums are evaluated in integers rounded
+    outward (`perakit.theory.separation`). A matrix with three singular values has
+    $\lVert X \rVert_F \le \sqrt 3 \lVert X \rVert_2$, which bounds the spectral distance. $\square$
+    """
     found = theorem1.certificate(formula=formula)
     if not found.holds:
         return fails(str(found))
-    bound = distance.lower_bound(formula=formula, norm="spectral")
+    bound = distance.lower_bound(formula=formula)
+    spectral = math.floor(1e4 * float(bound.distance) / math.sqrt(3)) / 1e4
     summary = (
         f"r = 1, E of rank {found.rank}, so σ_3 = 0; {found.nonzero} of 36 resultants that vanish"
-        " on the closure of S_PERA(1) are nonzero at E; the spectral distance is at least"
-        f" {float(bound.distance):.2f}, by interval arithmetic"
+        " on the closure of S_PERA(1) are nonzero at E; its distance from E is at least"
+        f" {float(bound.distance):.4f} in the Frobenius norm (a member is at {bound.nearest:.4f})"
+        f" and {spectral:.4f} in the spectral norm, by interval arithmetic"
     )
     numbers = {
         "nonzero resultants": found.nonzero,
-        "spectral distance at least": float(bound.distance),
+        "Frobenius distance at least": float(bound.distance),
+        "Frobenius distance of a member": bound.nearest,
+        "spectral distance at least": spectral,
     }
     return Finding(
         bound.distance > 0,
@@ -71,9 +106,26 @@ def _theorem_1(formula: Any, seed: int, examples: int) -> Finding:
     source="dimension count",
     verdict="proved",
     about=formulas.pera,
+    range="all sizes with K <= min(m, n), but r = 1, m = n = 2",
 )
 def _theorem_1_generically(formula: Any, seed: int, examples: int) -> Finding:
-    """The closure of S(r) has too low a dimension: it misses almost all of {rank <= K}."""
+    r"""The closure of $S(r)$ has too low a dimension for almost all of $\{\text{rank} \le K\}$.
+
+    $S(r)$ is the image of $\mathbb R^P$, $P = r(m+n) + r(r+1)/2$, under a polynomial map that does
+    not change when $b_i$ is multiplied and $a_i$ divided by $d_i \ne 0$. Generic fibres have
+    dimension at least $r$, so $\dim S(r) \le P - r = r(m+n) + r(r-1)/2$. $S(r)$ is semialgebraic;
+    its closure has the same dimension.
+
+    $V = \{\text{rank} \le K\}$ is irreducible of dimension $K(m+n-K)$. As $m + n \ge 2K$ and
+    $K - r = r(r+1)/2$, the gap is at least $\dim V - \dim S(r)$
+
+    $$= (K-r)(m+n) - K^2 - \tfrac{r(r-1)}2 \ge K^2 - 2rK - \tfrac{r(r-1)}2 = (K-1)\tfrac{r(r-1)}2,$$
+
+    by $K = r(r+3)/2$. That is positive for $r \ge 2$. For $r = 1$ the gap is $m + n - 4$: positive
+    but for $m = n = 2$. So the closure of $S(r)$ meets $V$ in a set of lower dimension, which is
+    nowhere dense in $V$ and of measure zero. Every other $E \in V$ has $\sigma_{K+1}(E) = 0$ and a
+    positive distance from $S(r)$. $\square$
+    """
     # Dim <= P - r
     invariant = derived(
         (symbolic.gauge(m, n, rank, formula=formula) for m, n, rank in ((3, 4, 1), (4, 5, 2))), ""
@@ -81,6 +133,12 @@ def _theorem_1_generically(formula: Any, seed: int, examples: int) -> Finding:
     # The closure of a semialgebraic set has its dimension, and a closed set of lower dimension
     # misses almost all of {rank <= K}
     counts = [theorem1.dimensions(m, n, rank) for m, n, rank in ((3, 3, 1), (6, 5, 2), (9, 10, 3))]
+    # The chain of the proof, in whole numbers: its last equality, and where it is strict
+    for rank in range(1, 65):
+        K = formulas.rank_bound(rank)
+        gap = K * K - 2 * rank * K - rank * (rank - 1) // 2
+        if gap != (K - 1) * rank * (rank - 1) // 2 or (gap == 0) != (rank == 1):
+            return fails("the count is not as the proof has it", {"r": rank, "gap": gap})
     if not invariant.holds or not all(count.theorem_fails for count in counts):
         return replace(invariant, holds=False)
     return Finding(
@@ -102,8 +160,23 @@ def _theorem_1_generically(formula: Any, seed: int, examples: int) -> Finding:
     source="two inclusions and Eckart-Young-Mirsky",
     verdict="proved",
     about=formulas.pera,
+    range="all sizes",
 )
 def _sandwich(formula: Any, seed: int, examples: int) -> Finding:
+    r"""Two inclusions. A distance to a larger set is not larger.
+
+    $\{\text{rank} \le r\} \subset S(r)$: at $h = 0$ the update is $BA$, and every matrix of rank at
+    most $r$ is such a product. $S(r) \subset \{\text{rank} \le K\}$: $\Delta W =
+    \mathrm{Poly}_2(B)\, \mathrm{Poly}_{2,H}(A)$ with $K$ columns in the first factor. So for every
+    norm
+
+    $$\operatorname{dist}(E, \text{rank} \le K) \le \operatorname{dist}(E, S(r)) \le
+    \operatorname{dist}(E, \text{rank} \le r).$$
+
+    For a unitarily invariant norm the ends are those of the truncated singular value decomposition
+    (Eckart and Young 1936, Mirsky 1960): $\sigma_{K+1}$ and $\sigma_{r+1}$ in the spectral norm.
+    $\square$
+    """
     for what, difference in (
         ("h = 0 must give LoRA", beyond_lora(formula)),
         ("the update must be that of expand", beyond_rank_K(formula)),
@@ -147,8 +220,25 @@ def _sandwich(formula: Any, seed: int, examples: int) -> Finding:
     source="the sequence $u = (1/ε)(1-εx)(1-εy)^\\top$, $h = -ε$",
     verdict="proved",
     about=formulas.pera,
+    range="limits of all sizes; not attained at the 3 x 3 example",
 )
 def _infimum_not_attained(formula: Any, seed: int, examples: int) -> Finding:
+    r"""An explicit sequence, entry by entry, and the quintics of the claim `theorem-1`.
+
+    *The limit.* Put $u = \frac1\varepsilon(\mathbf 1 - \varepsilon x)(\mathbf 1 - \varepsilon
+    y)^\top$ and $h = -\varepsilon$. With $p = 1 - \varepsilon x_i$, $q = 1 - \varepsilon y_j$ the
+    entry is
+
+    $$u_{ij} + h u_{ij}^2 = \frac{pq - p^2q^2}{\varepsilon} = pq\,\frac{1 - pq}{\varepsilon} =
+    (1 + O(\varepsilon))\,(x_i + y_j - \varepsilon x_i y_j) \to x_i + y_j.$$
+
+    It depends on $x_i$ and $y_j$ alone, so this is so for every size.
+
+    *No member.* At $E = [[1,2,3],[4,5,6],[7,8,9]]$, which is $x\mathbf 1^\top + \mathbf 1y^\top$,
+    the greatest common divisor of the nine quintics $Q$ is a power of $h$: their only common root
+    is $h = 0$. A member with $h \ne 0$ would give them another, and one with $h = 0$ has rank one;
+    $E$ has rank two. So the infimum, 0, is not attained. $\square$
+    """
     import sympy
 
     x, y = sympy.symbols("x:3"), sympy.symbols("y:3")
@@ -212,3 +302,158 @@ def _optimisers_stop(formula: Any, seed: int, examples: int) -> Finding:
         {"best of the starts": best, "sequence reaches": near},
         starts,
     )
+
+
+@claims.register(
+    "cone",
+    title="The updates are a cone",
+    statement=(
+        r"$c\,\Delta W \in S_{\mathrm{PERA}}(r)$ for every update and every $c \ne 0$:"
+        r" $c\,\Delta W(B, A, h) = \Delta W(cB, A, h')$ with $h'_\alpha = h_\alpha / c^{d-1}$ for a"
+        r" monomial of degree $d$"
+    ),
+    source="follows",
+    verdict="proved",
+    about=formulas.pera,
+    range="all sizes, ranks and degrees",
+)
+def _cone(formula: Any, seed: int, examples: int) -> Finding:
+    r"""An entry is $\varphi_h(v) = \sum_i v_i + \sum_\alpha h_\alpha v^\alpha$.
+
+    Here $v = B_p \circ A_q$, and $\alpha$ runs through the monomials of degrees $d = 2, \ldots, k$.
+    With $cB$ for $B$, $v$ becomes $cv$ and $v^\alpha$ becomes $c^d v^\alpha$. So
+
+    $$\varphi_{h'}(cv) = c\sum_i v_i + \sum_\alpha \frac{h_\alpha}{c^{d-1}}\, c^d v^\alpha
+    = c\,\varphi_h(v),$$
+
+    for every entry, and whatever $m$, $n$, $r$ and $k$ are. $\square$
+
+    Hence $\min_W \lVert W - E\rVert_F^2$ over the closed cone is $\lVert E\rVert_F^2 (1 - s)$, with
+    $s$ the largest $\langle E, W\rangle^2 / \lVert E\rVert_F^2 \lVert W\rVert_F^2$: the share that
+    is captured.
+    """
+    for size in SIZES:
+        if failure := _not_a_cone(formula, seed, *size):
+            return failure
+    return Finding(True, f"whole numbers, exactly, {len(SIZES)} sizes up to rank 7 and degree 4")
+
+
+@claims.register(
+    "capture-bound",
+    title="What parameters can capture of a random target",
+    statement=(
+        r"For Gaussian $E$, with probability at least $1 - 4e^{-P}$: $\langle E, \Delta W\rangle^2"
+        r" \le \frac{45 P}{mn - 1} \lVert E\rVert_F^2 \lVert \Delta W\rVert_F^2$ for all PERA"
+        r" updates at once, $P = r(m+n) + r(r+1)/2$"
+    ),
+    source="sign patterns of polynomials (Warren 1968); the covering numbers of arXiv 2311.05116"
+    " give it with a further logarithm",
+    verdict="proved",
+    about=formulas.pera,
+    range="all sizes and ranks; vacuous where 45 P >= mn - 1",
+)
+def _capture_bound(formula: Any, seed: int, examples: int) -> Finding:
+    r"""By random signs. $N = mn \ge 2$; $E$ has $N$ independent $\mathcal N(0, 1)$ entries.
+
+    For $W \ne 0$ in $S(r)$ write $s(W) = \langle E, W\rangle^2 / \lVert E\rVert^2\lVert W\rVert^2$,
+    and let $A$ be the event that $s(W) > s$ for some $W$. As $-W \in S(r)$ (claim `cone`), on $A$
+    there is one with $\langle E, W\rangle > \sqrt s\,\lVert E\rVert\lVert W\rVert$; it can be had
+    from rational parameters, the first in an enumeration, hence as a function $W_E$ of $E$.
+
+    *Draws.* Let $g_1, \ldots, g_k$ be independent standard Gaussian matrices, $k \ge P$, and $E =
+    k^{-1/2}\sum_j g_j$, again standard Gaussian. $g_j - k^{-1/2}E$ is independent of $E$. So given
+    $E$, the numbers $\langle g_j, W_E\rangle/\lVert W_E\rVert$ are $\tau/\sqrt k + z_j$, where
+    $\tau = \langle E, W_E\rangle/\lVert W_E\rVert$ and the $z_j$ are jointly Gaussian with variance
+    $1 - 1/k$ and covariances $-1/k$. $\lVert E\rVert$ is independent of $E/\lVert E\rVert$, hence
+    of $A$, and its square, $\chi^2_N$, has a median above $N - 1$ (Chen and Rubin 1986): with
+    probability at least $P(A)/2$ we have $A$ and $\tau > t := \sqrt{s(N-1)}$. Then the number $X$
+    of positive ones has mean at least $k\Phi(a)$, $a = t/\sqrt k$, and variance at most $k/4$,
+    since indicators of negatively correlated Gaussians are negatively correlated. By Cantelli's
+    inequality $X > qk$ with probability at least 1/2, where $q = \Phi(a) - 1/(2\sqrt k)$. So $P(A)
+    \le 4\,P(C)$, $C$ the event that some $W \in S(r)$ has more than $qk$ positive $\langle g_j,
+    W\rangle$.
+
+    *Patterns.* Each $\langle g_j, \Delta W\rangle$ is a polynomial of degree at most $d = 5$ in the
+    $P$ parameters. By Warren's theorem $k \ge P$ such polynomials take at most $(4edk/P)^P$
+    patterns of nonzero signs, and on $C$ one of these has more than $qk$ pluses (move the
+    parameters a little, off the zeros). Multiply the $g_j$ by independent random signs: their law
+    is the same, and each of the patterns becomes uniformly random. By Chernoff's bound, for $q \ge
+    1/2$,
+
+    $$P(A) \le 4\,P(C) \le 4\left(\frac{4edk}{P}\right)^{P} e^{-kD(q)},\qquad
+    D(q) = \log 2 + q\log q + (1-q)\log(1-q).$$
+
+    *Constants.* Take $k = 60P$ and $q$ with $60\,D(q) = \log(240\,e\,d) + 1$: the right side is
+    $4e^{-P}$. The share that this excludes is $s = k a^2/(N-1)$ with $\Phi(a) = q +
+    1/(2\sqrt{60P})$: $60a^2$ falls as $P$ grows, and is below 45 at the least possible $P = 3$ (it
+    tends to 32.3). $\square$
+
+    `theory.capture_bound` takes the best $k$ instead, for any probability and degree, and says
+    beside it what the rank $K$ alone implies, $K\sigma_1^2/\lVert E\rVert^2$, about $4K/n$ on a
+    square layer. That is the better bound at small $r$; from about $r = 25$ on the parameters win:
+    a random target does not pay for rank $K$, only for parameters. LoRA, of which the share is
+    known ($\sum_{i\le r}\sigma_i^2/\lVert E\rVert^2$, about $2P/mn$), shows that the order is right
+    and the constant is not.
+    """
+    for size in SIZES:
+        if failure := _not_a_cone(formula, seed, *size):
+            return failure
+        if (found := _degree_along_a_line(formula, seed, *size)) > 2 * size[3] + 1:
+            return fails("the entries have too high a degree", {"size": size, "degree": found})
+    worst = max(closed_form(P) for P in range(3, 300))
+    if not worst <= 45:
+        return fails("the constant is above 45", {"constant": worst})
+    bounds = [capture_bound(4096, 4096, rank) for rank in (8, 32, 64)]
+    return Finding(
+        True,
+        f"degree 2k + 1 along random lines, exactly, at {len(SIZES)} sizes; the constant is"
+        f" {worst:.1f} at P = 3; {'; '.join(map(str, bounds))}",
+        {"constant at P = 3": worst},
+    )
+
+
+# (m, n, r, degree) of the two claims above
+SIZES = ((3, 4, 1, 2), (4, 3, 2, 2), (3, 2, 7, 2), (2, 3, 3, 3), (2, 2, 2, 4), (128, 3, 2, 2))
+
+
+def _whole_factors(
+    random: np.random.Generator, m: int, n: int, rank: int, count: int
+) -> tuple[np.ndarray, ...]:
+    """B, A, h of small whole numbers, without a largest integer."""
+    return tuple(
+        random.integers(-9, 10, shape).astype(object) for shape in ((m, rank), (rank, n), (count,))
+    )
+
+
+def _update(formula: Any, degree: int, B: Any, A: Any, h: Any) -> Any:
+    return formula(B, A, h) if degree == 2 else formula(B, A, h, degree=degree)
+
+
+def _not_a_cone(formula: Any, seed: int, m: int, n: int, rank: int, degree: int) -> Finding | None:
+    """Where c ΔW(B, A, h c^(d−1)) is not ΔW(c B, A, h), for whole numbers."""
+    degrees = [
+        d + 2 for d, some in enumerate(formulas.monomials(rank, degree=degree)) for _ in some.T
+    ]
+    B, A, h = _whole_factors(np.random.default_rng(seed), m, n, rank, len(degrees))
+    for c in (-1, 3):
+        powers = np.array([c ** (d - 1) for d in degrees], dtype=object)
+        multiple = c * _update(formula, degree, B, A, h * powers)
+        if not np.array_equal(multiple, _update(formula, degree, c * B, A, h)):
+            return fails("c ΔW is not the update of c B", {"B": B, "A": A, "h": h, "c": c})
+    return None
+
+
+def _degree_along_a_line(formula: Any, seed: int, m: int, n: int, rank: int, degree: int) -> int:
+    """The degree of ΔW in t on a random line of parameters, up to one above 2 degree + 1."""
+    random, count = np.random.default_rng(seed), formulas.rank_bound(rank, degree=degree) - rank
+    start, step = (_whole_factors(random, m, n, rank, count) for _ in range(2))
+    values = [
+        _update(formula, degree, *(p + t * q for p, q in zip(start, step, strict=True)))
+        for t in range(2 * degree + 3)
+    ]
+    found = 0
+    for order in range(1, len(values)):
+        values = [after - before for before, after in pairwise(values)]
+        if any(np.any(value != 0) for value in values):
+            found = order
+    return found
