@@ -112,7 +112,7 @@ def _theorem_1(formula: Any, seed: int, examples: int) -> Finding:
     source="dimension count",
     verdict="proved",
     about=formulas.pera,
-    range="all sizes with K <= min(m, n), but r = 1, m = n = 2",
+    range="all m, n, r with K <= min(m, n), but r = 1, m = n = 2",
 )
 def _theorem_1_generically(formula: Any, seed: int, examples: int) -> Finding:
     r"""The closure of $S(r)$ has too low a dimension for almost all of $\{\text{rank} \le K\}$.
