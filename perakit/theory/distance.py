@@ -34,7 +34,7 @@ from perakit.theory.theorem1 import (
 CHOICES = list(product((False, True), repeat=9))  # of a root for each entry, True: the large one
 # What each choice is on a minor
 PATTERNS = {minor: [tuple(choice[k] for k in minor) for choice in CHOICES] for minor in MINORS}
-FEW = 16  # choices that minors leave, to be excluded by combinations of all minors
+FEW = 64
 
 
 class _Entry(NamedTuple):
@@ -83,8 +83,9 @@ def lower_bound(
 ) -> LowerBound:
     """The largest distance from a positive 3 x 3 matrix to S(1) that is proved: a few seconds.
 
-    At most the smallest entry of E. norm: "frobenius", "spectral" or "max" (the largest entry);
-    digits: decimals of the distance, from 1 to 10.
+    It is below the smallest entry of E, and it may be below the distance: near the least possible
+    h, where the two roots of an entry meet, single minors have to do. norm: "frobenius", "spectral"
+    or "max" (the largest entry); digits: decimals of the distance, from 1 to 10.
 
     >>> from perakit.theory import distance
     >>> float(distance.lower_bound(digits=3).distance)
