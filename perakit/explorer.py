@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Entries of b_i and a_i are ±1 ... ±99 over this: about 1 in size, and exact in binary
-LARGEST, SHARPNESS = 99, 64
+LARGEST_ENTRY, SHARPNESS = 99, 64
 LARGEST_RANK = 4  # of the slider; K = 14 then
 SINGLE = 2  # up to this rank every coefficient has a slider, above it one moves the size of all
 LIMIT, STEP = 2.0, 0.25  # of a coefficient's slider
@@ -177,7 +177,7 @@ def _factors(rank: int, m: int, n: int, seed: int) -> tuple[np.ndarray, np.ndarr
     check_layer(m, n, rank)
     check_count("seed", seed, least=0)
     drawn = [
-        whole_array(np.random.default_rng((seed, i)), (m + n,), LARGEST) / SHARPNESS
+        whole_array(np.random.default_rng((seed, i)), (m + n,), LARGEST_ENTRY) / SHARPNESS
         for i in range(rank)
     ]
     return np.stack([x[:m] for x in drawn], axis=1), np.stack([x[m:] for x in drawn])

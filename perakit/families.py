@@ -46,7 +46,7 @@ class Formula:
     >>> from perakit import formulas, theory
     >>> rule = theory.Formula(formulas.lora, lambda m, n: {"B": (m, 2), "A": (2, n)})
     >>> theory.measured_rank(7, 6, rule)
-    2
+    2 (proved at 7 x 6)
     """
 
     rule: Callable[..., Array]

@@ -273,7 +273,7 @@ def test_a_verdict_that_does_not_stand_is_exit_status_1(capsys, monkeypatch):
     )
     assert main(["verify", "identity", "orders", "--examples", "5"]) == 1
     out, err = capsys.readouterr()
-    assert "identity: proved DOES NOT STAND" in out
+    assert "identity: proved (all r) DOES NOT STAND" in out
     assert "x = 1" in out
     assert "1 do not stand: identity" in out
     assert err == "perakit: the verdict does not stand for identity: see the evidence\n"

@@ -34,7 +34,7 @@ def corners(rank: int, terms: str = "full", degree: int = 2) -> list[tuple[int, 
 
     >>> from perakit.theory import staircase
     >>> staircase.corners(2)
-    [(3, 6), (3, 7), (4, 4), (4, 5)]
+    [(3, 7), (4, 4), (4, 5)]
     """
     c, found = step(rank, terms, degree), set()
     for up in range(1, c + 1):
