@@ -165,6 +165,7 @@ def rank_bound(rank: int, terms: str = "full", degree: int = 2) -> int:
     """
     check_count("rank", rank, most=LARGEST_RANK)
     check_count("degree", degree, least=2, most=LARGEST_DEGREE)
+    rank, degree = int(rank), int(degree)  # NumPy's small integers wrap
     full, square = math.comb(rank + degree, degree) - 1, rank * degree
     bounds = {"full": full, "square": square, "cross": full - square + rank}
     if not isinstance(terms, str) or terms not in bounds:
@@ -189,7 +190,8 @@ def parameter_count(m: int, n: int, rank: int, method: str, **options: Any) -> i
     for name, value in (("m", m), ("n", n), ("rank", rank)):
         check_count(name, value)
     try:
-        return _counts[method](m, n, rank, **options)
+        # NumPy's small integers wrap
+        return _counts[method](int(m), int(n), int(rank), **options)
     except TypeError as error:
         raise PerakitError(
             f"{method} does not take the options {', '.join(options)}: pass those of its rule"

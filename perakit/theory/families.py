@@ -192,16 +192,19 @@ def as_float64(x: Any) -> np.ndarray:
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.double().numpy() if not x.is_complex() else x.numpy()
-    if np.iscomplexobj(x):
+    array = np.asarray(x)
+    if array.dtype.kind == "c":
         raise PerakitError("complex numbers were given: pass real ones")
-    return np.asarray(x, dtype=np.float64)
+    if array.dtype.kind in "USV" or np.ma.is_masked(x):
+        raise PerakitError("text or masked entries were given: pass numbers")
+    return np.asarray(array, dtype=np.float64)
 
 
 def check_matrix(name: str, matrix: Any) -> np.ndarray:
     """A real matrix as float64; refused unless two-dimensional, non-empty and finite."""
     try:
         array = as_float64(matrix)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise PerakitError(
             f"{name} is no matrix of real numbers ({error}): pass an array (m, n)"
         ) from error
