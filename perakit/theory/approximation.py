@@ -30,6 +30,7 @@ from perakit.theory.families import (
     factor_rank,
 )
 from perakit.theory.rank import spectrum, tail
+from perakit.theory.recovery import recover
 
 DIVERGING = 100.0  # growth of an attained optimum is a few; of a sequence that runs away, thousands
 LARGEST = 2**27  # parameters x entries of E: the Jacobian of one start takes 1 GiB
@@ -41,6 +42,7 @@ TIE = 1e-12  # errors this near to each other, relative to ‖E‖, are one erro
 ROUNDS = ((1.0, 40), (0.5, 40), (0.125, 220))
 SMALL = 2**8  # parameters x entries of E up to which many starts cost little, and none is given up
 STARTS, MANY = 16, 160
+RECOVERIES = 50  # starts of `recover`, tried on E before the search
 GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
 
 
@@ -53,8 +55,8 @@ class Approximation:
     factors, delta: the solution (m, n). lower_fro, lower_spec: no update of the family is nearer,
     since its rank is at most `rank_bound`. upper_fro, upper_spec: the infimum is not above it,
     since the family contains LoRA of that rank; inf where it does not.
-    errors: what each start came to, in the order of the starts. exact: the bounds meet, so
-    error_fro is the minimum, to rounding.
+    errors: what each start came to, in the order of the starts, that of `recover` last. exact: the
+    bounds meet, so error_fro is the minimum, to rounding.
     growth: ‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖ over all parameters θ_k, the condition of ΔW in relative
     changes of the factors; unchanged by b_i -> c b_i, a_i -> a_i/c, √2 for LoRA of rank 1, large
     where large terms cancel.
@@ -146,9 +148,10 @@ def best_approximation(
     progress: show a bar.
 
     Where the family contains the truncated SVD, that is the first start, so the result is never
-    worse than LoRA. Where no update can be nearer (LoRA itself), it is returned as exact. The other
-    starts are random, or large and nearly cancelling. Computed in float64 by damped Newton steps on
-    all starts at once; needs (parameters)² memory.
+    worse than LoRA. Where no update can be nearer (LoRA itself), it is returned as exact. For PERA
+    with K < min(m, n) the factors that `recover` reads off E are one start more; where they make E,
+    that ends the search. The other starts are random, or large and nearly cancelling. Computed in
+    float64 by damped Newton steps on all starts at once; needs (parameters)² memory.
 
     Raises PerakitError for a bad target, sizes, a rule that torch cannot differentiate, or one that
     reads a W0 not given.
@@ -188,11 +191,15 @@ def _best_approximation(
     if exact:
         theta, settled = torch.as_tensor(lora)[None], torch.ones(1, dtype=torch.bool)
     else:
-        theta, settled = _minimise(
-            problem,
-            torch.as_tensor(_starts(problem, lora, starts, np.random.default_rng(seed))),
-            progress,
-        )
+        begun = _starts(problem, lora, starts, np.random.default_rng(seed))
+        recovered = _recovered_start(problem, seed)
+        if recovered is not None:
+            reached = np.linalg.norm(problem.delta(torch.as_tensor(recovered)) - E)
+            # A member needs no search; otherwise the one start more can only help
+            begun = (
+                recovered[None] if reached <= TIE * problem.norm else np.vstack([begun, recovered])
+            )
+        theta, settled = _minimise(problem, torch.as_tensor(begun), progress, starts)
     errors = [float(np.linalg.norm(problem.delta(t) - E)) for t in theta]
     if not np.isfinite(errors).any():
         raise PerakitError(
@@ -435,6 +442,18 @@ def _starts(
     return np.array(found)
 
 
+def _recovered_start(problem: _Problem, seed: int) -> np.ndarray | None:
+    """θ of the factors that `recover` reads off E; None where it does not apply."""
+    m, n = problem.shape
+    if problem.bound >= min(m, n) or set(problem.shapes) != {"B", "A", "h"}:
+        return None
+    try:
+        factors = recover(problem.E, problem.method, seed, RECOVERIES).factors
+    except PerakitError:  # other products than PERA's
+        return None
+    return np.concatenate([factors[name].ravel() for name in problem.shapes])
+
+
 def _random_start(
     problem: _Problem, rms: float, rng: np.random.Generator, coefficients: float
 ) -> np.ndarray:
@@ -485,10 +504,12 @@ def _border_start(
 # --- the optimiser --------------------------------------------------------------------------------
 
 
-def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
-    """Levenberg-Marquardt from every row of theta (starts, p), in the rounds of `ROUNDS`.
+def _minimise(
+    problem: _Problem, theta: Tensor, progress: bool, starts: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Levenberg-Marquardt from every row of theta (k, p), in the rounds of `ROUNDS`.
 
-    No row ends above its start.
+    No row ends above its start. starts: the number whose shares go on, None means k.
     Returns theta, and for each row whether it came to rest; if not, it was left while it descended.
     """
     from tqdm import tqdm
@@ -501,7 +522,8 @@ def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor,
         leave=False,
     ) as bar:
         for share, steps in ROUNDS:
-            runs.keep(len(theta) if problem.small else math.ceil(share * len(theta)))
+            all_go_on = problem.small or share == 1
+            runs.keep(len(theta) if all_go_on else math.ceil(share * (starts or len(theta))))
             for _ in range(steps):
                 if runs.active.any():
                     runs.step()
