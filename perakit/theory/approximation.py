@@ -42,7 +42,8 @@ TIE = 1e-12  # errors this near to each other, relative to ‖E‖, are one erro
 ROUNDS = ((1.0, 40), (0.5, 40), (0.125, 220))
 SMALL = 2**8  # parameters x entries of E up to which many starts cost little, and none is given up
 STARTS, MANY = 16, 160
-RECOVERIES = 50  # starts of `recover`, tried on E before the search
+# Starts of `recover`, on an E that may be a member by its rank, and on others, to be near
+RECOVERIES, GLANCES = 100, 25
 GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
 
 
@@ -192,7 +193,7 @@ def _best_approximation(
         theta, settled = torch.as_tensor(lora)[None], torch.ones(1, dtype=torch.bool)
     else:
         begun = _starts(problem, lora, starts, np.random.default_rng(seed))
-        recovered = _recovered_start(problem, seed)
+        recovered = _recovered_start(problem, sigma, seed)
         if recovered is not None:
             reached = np.linalg.norm(problem.delta(torch.as_tensor(recovered)) - E)
             # A member needs no search; otherwise the one start more can only help
@@ -442,13 +443,14 @@ def _starts(
     return np.array(found)
 
 
-def _recovered_start(problem: _Problem, seed: int) -> np.ndarray | None:
-    """θ of the factors that `recover` reads off E; None where it does not apply."""
+def _recovered_start(problem: _Problem, sigma: np.ndarray, seed: int) -> np.ndarray | None:
+    """θ of the factors that `recover` reads off E, of singular values sigma; None if it cannot."""
     m, n = problem.shape
     if problem.bound >= min(m, n) or set(problem.shapes) != {"B", "A", "h"}:
         return None
     try:
-        factors = recover(problem.E, problem.method, seed, RECOVERIES).factors
+        starts = GLANCES if sigma[problem.bound] else RECOVERIES
+        factors = recover(problem.E, problem.method, seed, starts).factors
     except PerakitError:  # other products than PERA's
         return None
     return np.concatenate([factors[name].ravel() for name in problem.shapes])

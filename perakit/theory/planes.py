@@ -67,14 +67,13 @@ def _closed(
             for i in set(t):
                 count, rest = rest_of(t, i)
                 J[:, i, :, column] = outside(count * X[:, list(rest)].prod(1)[:, None] * Q).T
-        J = J.reshape(k * s, -1)
-        JJ, gradient = J @ J.T, J @ error.ravel()
+        flat = J.reshape(k * s, -1)
+        JJ, gradient = flat @ flat.T, flat @ error.ravel()
         scale = np.trace(JJ) / len(JJ) or 1.0
         # Along C, or C times a matrix, nothing changes but the length
-        along = C @ C.T if orthogonal else None
         fixed = (
-            np.kron(along, np.eye(s))
-            if along is not None
+            np.kron(C @ C.T, np.eye(s))
+            if orthogonal
             else np.einsum("ai,bi,ij->aibj", C, C, np.eye(s)).reshape(k * s, k * s)
         )
         step = np.linalg.solve(

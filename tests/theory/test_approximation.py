@@ -266,7 +266,7 @@ def test_every_member_is_found(side):
 
 
 def test_without_recovery_members_are_missed(monkeypatch):
-    monkeypatch.setattr(approximation, "_recovered_start", lambda problem, seed: None)
+    monkeypatch.setattr(approximation, "_recovered_start", lambda *_: None)
     assert best_approximation(teacher(8, 8, 2, 2), pera(2)).error > 0.01
 
 
@@ -275,7 +275,7 @@ def test_without_recovery_members_are_missed(monkeypatch):
 def test_the_start_from_recovery_only_helps(monkeypatch, terms):
     E = teacher(9, 11, 2, 1) + 0.3 * np.random.default_rng(1).normal(size=(9, 11))
     ours = best_approximation(E, pera(2, terms), starts=6)
-    monkeypatch.setattr(approximation, "_recovered_start", lambda problem, seed: None)
+    monkeypatch.setattr(approximation, "_recovered_start", lambda *_: None)
     plain = best_approximation(E, pera(2, terms), starts=6)
     assert len(ours.errors) == 1 + len(plain.errors) == 7
     np.testing.assert_allclose(ours.errors[:6], plain.errors, rtol=1e-6)

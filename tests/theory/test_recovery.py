@@ -140,11 +140,28 @@ def test_factors_of_the_update_do_as_well():
     assert str(found).endswith("; unique: up to order and scale")
 
 
+def test_one_eigenproblem_gives_order_and_scale():
+    """Without refinement, which would hide a wrong weight: G = Σ H_ij (s_i s_j)(t_i t_j)."""
+    rng = np.random.default_rng(0)
+    S, h, squares = rng.normal(size=(3, 3)), rng.normal(size=6), recovery.monomials_of(3, "full", 2)
+    X, Y = rng.normal(size=(20, 3)), rng.normal(size=(3, 20))
+    B, A = X @ S, np.linalg.inv(S) @ Y
+    quadratic = formulas.pera(B, A, h) - B @ A
+    left, right = recovery.features(X, squares), recovery.features(Y.T, squares)
+    G = np.linalg.pinv(left) @ quadratic @ np.linalg.pinv(right.T)
+    for power in (1, 2):
+        found = np.linalg.inv(S) @ recovery._common_eigenvectors(G, squares, 3, power)
+        found = abs(found / abs(found).max(0))
+        np.testing.assert_allclose(np.sort(found, axis=0), [[0] * 3, [0] * 3, [1] * 3], atol=1e-8)
+
+
 def test_a_float32_update_has_float32_rounding():
     factors, update = drawn(24, 24, pera(2), 2)
     found = recover(torch.tensor(update, dtype=torch.float32), pera(2))
     assert found.member
     assert 1e-9 < found.relative < found.tolerance < 1e-4
+    parts = [torch.tensor(part, dtype=torch.float32) for part in formulas.expand(**factors)]
+    assert recover(tuple(parts), pera(2)).tolerance == found.tolerance
     np.testing.assert_allclose(sorted(found.h), sorted(factors["h"]), rtol=1e-3)
 
 
