@@ -192,15 +192,8 @@ def _best_approximation(
     if exact:
         theta, settled = torch.as_tensor(lora)[None], torch.ones(1, dtype=torch.bool)
     else:
-        begun = _starts(problem, lora, starts, np.random.default_rng(seed))
-        recovered = _recovered_start(problem, sigma, seed)
-        if recovered is not None:
-            reached = np.linalg.norm(problem.delta(torch.as_tensor(recovered)) - E)
-            # A member needs no search; otherwise the one start more can only help
-            begun = (
-                recovered[None] if reached <= TIE * problem.norm else np.vstack([begun, recovered])
-            )
-        theta, settled = _minimise(problem, torch.as_tensor(begun), progress, starts)
+        begun = torch.as_tensor(_starts(problem, lora, starts, np.random.default_rng(seed)))
+        theta, settled = _with_recovered(problem, sigma, seed, begun, progress)
     errors = [float(np.linalg.norm(problem.delta(t) - E)) for t in theta]
     if not np.isfinite(errors).any():
         raise PerakitError(
@@ -443,6 +436,24 @@ def _starts(
     return np.array(found)
 
 
+def _with_recovered(
+    problem: _Problem, sigma: np.ndarray, seed: int, begun: Tensor, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """As `_minimise`, with what `recover` reads off E as the last row; a member ends the search."""
+    found = _recovered_start(problem, sigma, seed)
+    if found is None:
+        return _minimise(problem, begun, progress)
+    recovered, settled = torch.as_tensor(found)[None], torch.ones(1, dtype=torch.bool)
+    reached = float(np.linalg.norm(problem.delta(recovered[0]) - problem.E))
+    if reached <= TIE * problem.norm:
+        return recovered, settled
+    theta, finished = _minimise(problem, begun, progress)
+    # It has been refined already, and so takes no part in the rounds unless it leads at their end
+    if problem.loss(recovered[0]) < min(problem.loss(row) for row in theta):
+        recovered, settled = _minimise(problem, recovered, progress)
+    return torch.cat([theta, recovered]), torch.cat([finished, settled])
+
+
 def _recovered_start(problem: _Problem, sigma: np.ndarray, seed: int) -> np.ndarray | None:
     """θ of the factors that `recover` reads off E, of singular values sigma; None if it cannot."""
     m, n = problem.shape
@@ -506,12 +517,10 @@ def _border_start(
 # --- the optimiser --------------------------------------------------------------------------------
 
 
-def _minimise(
-    problem: _Problem, theta: Tensor, progress: bool, starts: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Levenberg-Marquardt from every row of theta (k, p), in the rounds of `ROUNDS`.
+def _minimise(problem: _Problem, theta: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
+    """Levenberg-Marquardt from every row of theta (starts, p), in the rounds of `ROUNDS`.
 
-    No row ends above its start. starts: the number whose shares go on, None means k.
+    No row ends above its start.
     Returns theta, and for each row whether it came to rest; if not, it was left while it descended.
     """
     from tqdm import tqdm
@@ -524,8 +533,7 @@ def _minimise(
         leave=False,
     ) as bar:
         for share, steps in ROUNDS:
-            all_go_on = problem.small or share == 1
-            runs.keep(len(theta) if all_go_on else math.ceil(share * (starts or len(theta))))
+            runs.keep(len(theta) if problem.small else math.ceil(share * len(theta)))
             for _ in range(steps):
                 if runs.active.any():
                     runs.step()
