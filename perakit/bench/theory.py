@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from perakit.bench.measured import as_json, in_process, in_words, machine, made_from
@@ -78,6 +79,20 @@ def _approximation() -> Answer:
     return Answer(f"{found.error_fro:.4f}")
 
 
+def _recovery(size: int, rank: int) -> Answer:
+    from perakit.adapters import PERA
+    from perakit.theory import recover
+
+    method = PERA(rank)
+    rng = np.random.default_rng(SEED)
+    factors = {name: rng.normal(size=shape) for name, shape in method.shapes(size, size).items()}
+    update = method.update(None, **factors)
+    start = time.perf_counter()
+    found = recover(update, method)
+    seconds = time.perf_counter() - start
+    return Answer(f"member: {found.member}", {f"{size} x {size}, r = {rank}": seconds})
+
+
 def _adapted(rank: int) -> GPT2:
     """A random GPT-2 of the 124M model's shape, with PERA on all projections, off its start."""
     from perakit.adapters import PERA
@@ -122,6 +137,7 @@ TASKS = {
     "dimension-64": Task("measured_dimension(64, 64, 8)", lambda: _dimension(64), 5),
     "symbolic": Task("Eq. 9 in symbols, m = n = 4, r = 3", _symbolic, 5),
     "approximation": Task("best PERA of rank 2 of a 32 x 32 Gaussian target", _approximation, 20),
+    "recovery": Task("factors and h of a 64 x 64 PERA update, r = 4", lambda: _recovery(64, 4), 10),
     "spectra-8": Task(
         "rank and spectra of every layer, 124M GPT-2, PERA r = 8", lambda: _spectra(8), 20
     ),

@@ -32,6 +32,7 @@ from perakit.theory.rank import (
     stable_rank,
     subspace_similarity,
 )
+from perakit.theory.recovery import Recovery, recover
 from perakit.theory.report import Report, verify
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "LayerSpectra",
     "ModularRank",
     "OrderShare",
+    "Recovery",
     "Report",
     "amplification",
     "best_approximation",
@@ -70,6 +72,7 @@ __all__ = [
     "order_share",
     "pera_gradients",
     "predicted_share",
+    "recover",
     "search",
     "spectrum",
     "stable_rank",

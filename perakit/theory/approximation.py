@@ -30,6 +30,7 @@ from perakit.theory.families import (
     factor_rank,
 )
 from perakit.theory.rank import spectrum, tail
+from perakit.theory.recovery import recover
 
 DIVERGING = 100.0  # growth of an attained optimum is a few; of a sequence that runs away, thousands
 LARGEST = 2**27  # parameters x entries of E: the Jacobian of one start takes 1 GiB
@@ -41,6 +42,8 @@ TIE = 1e-12  # errors this near to each other, relative to ‖E‖, are one erro
 ROUNDS = ((1.0, 40), (0.5, 40), (0.125, 220))
 SMALL = 2**8  # parameters x entries of E up to which many starts cost little, and none is given up
 STARTS, MANY = 16, 160
+# Starts of `recover`, on an E that may be a member by its rank, and on others, to be near
+RECOVERIES, GLANCES = 100, 25
 GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
 
 
@@ -53,8 +56,8 @@ class Approximation:
     factors, delta: the solution (m, n). lower_fro, lower_spec: no update of the family is nearer,
     since its rank is at most `rank_bound`. upper_fro, upper_spec: the infimum is not above it,
     since the family contains LoRA of that rank; inf where it does not.
-    errors: what each start came to, in the order of the starts. exact: the bounds meet, so
-    error_fro is the minimum, to rounding.
+    errors: what each start came to, in the order of the starts, that of `recover` last. exact: the
+    bounds meet, so error_fro is the minimum, to rounding.
     growth: ‖(θ_k ∂ΔW/∂θ_k)_k‖ / ‖ΔW‖ over all parameters θ_k, the condition of ΔW in relative
     changes of the factors; unchanged by b_i -> c b_i, a_i -> a_i/c, √2 for LoRA of rank 1, large
     where large terms cancel.
@@ -146,9 +149,10 @@ def best_approximation(
     progress: show a bar.
 
     Where the family contains the truncated SVD, that is the first start, so the result is never
-    worse than LoRA. Where no update can be nearer (LoRA itself), it is returned as exact. The other
-    starts are random, or large and nearly cancelling. Computed in float64 by damped Newton steps on
-    all starts at once; needs (parameters)² memory.
+    worse than LoRA. Where no update can be nearer (LoRA itself), it is returned as exact. For PERA
+    with K < min(m, n) the factors that `recover` reads off E are one start more; where they make E,
+    that ends the search. The other starts are random, or large and nearly cancelling. Computed in
+    float64 by damped Newton steps on all starts at once; needs (parameters)² memory.
 
     Raises PerakitError for a bad target, sizes, a rule that torch cannot differentiate, or one that
     reads a W0 not given.
@@ -188,11 +192,8 @@ def _best_approximation(
     if exact:
         theta, settled = torch.as_tensor(lora)[None], torch.ones(1, dtype=torch.bool)
     else:
-        theta, settled = _minimise(
-            problem,
-            torch.as_tensor(_starts(problem, lora, starts, np.random.default_rng(seed))),
-            progress,
-        )
+        begun = torch.as_tensor(_starts(problem, lora, starts, np.random.default_rng(seed)))
+        theta, settled = _with_recovered(problem, sigma, seed, begun, progress)
     errors = [float(np.linalg.norm(problem.delta(t) - E)) for t in theta]
     if not np.isfinite(errors).any():
         raise PerakitError(
@@ -433,6 +434,37 @@ def _starts(
             size = rms if plain else rms * 10 ** rng.uniform(-1, 0.5)
             found.append(_random_start(problem, size, rng, coefficients=0.0 if plain else 0.3))
     return np.array(found)
+
+
+def _with_recovered(
+    problem: _Problem, sigma: np.ndarray, seed: int, begun: Tensor, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """As `_minimise`, with what `recover` reads off E as the last row; a member ends the search."""
+    found = _recovered_start(problem, sigma, seed)
+    if found is None:
+        return _minimise(problem, begun, progress)
+    recovered, settled = torch.as_tensor(found)[None], torch.ones(1, dtype=torch.bool)
+    reached = float(np.linalg.norm(problem.delta(recovered[0]) - problem.E))
+    if reached <= TIE * problem.norm:
+        return recovered, settled
+    theta, finished = _minimise(problem, begun, progress)
+    # It has been refined already, and so takes no part in the rounds unless it leads at their end
+    if problem.loss(recovered[0]) < min(problem.loss(row) for row in theta):
+        recovered, settled = _minimise(problem, recovered, progress)
+    return torch.cat([theta, recovered]), torch.cat([finished, settled])
+
+
+def _recovered_start(problem: _Problem, sigma: np.ndarray, seed: int) -> np.ndarray | None:
+    """θ of the factors that `recover` reads off E, of singular values sigma; None if it cannot."""
+    m, n = problem.shape
+    if problem.bound >= min(m, n) or set(problem.shapes) != {"B", "A", "h"}:
+        return None
+    try:
+        starts = GLANCES if sigma[problem.bound] else RECOVERIES
+        factors = recover(problem.E, problem.method, seed, starts).factors
+    except PerakitError:  # other products than PERA's
+        return None
+    return np.concatenate([factors[name].ravel() for name in problem.shapes])
 
 
 def _random_start(
