@@ -66,6 +66,18 @@ def _dimension(size: int) -> Answer:
     return Answer(str(measured_dimension(size, size, 8)))
 
 
+def _staircases(largest: int) -> Answer:
+    from perakit.formulas import TERMS
+    from perakit.theory import jacobian_rank, staircase
+
+    met, total = 0, 0
+    for terms in TERMS:
+        for rank in range(1, largest + 1):
+            for m, n in staircase.corners(rank, terms):
+                met, total = met + jacobian_rank(m, n, rank, terms).proved, total + 1
+    return Answer(f"{met} of {total} proved")
+
+
 def _symbolic() -> Answer:
     from perakit.theory.symbolic import expansion
 
@@ -135,6 +147,7 @@ TASKS = {
     "verify": Task("perakit verify, all claims", _verify, 60),
     "dimension-256": Task("measured_dimension(256, 256, 8)", lambda: _dimension(256), 30, 2048),
     "dimension-64": Task("measured_dimension(64, 64, 8)", lambda: _dimension(64), 5),
+    "staircases": Task("corners of all staircases, r <= 8", lambda: _staircases(8), 90),
     "symbolic": Task("Eq. 9 in symbols, m = n = 4, r = 3", _symbolic, 5),
     "approximation": Task("best PERA of rank 2 of a 32 x 32 Gaussian target", _approximation, 20),
     "recovery": Task("factors and h of a 64 x 64 PERA update, r = 4", lambda: _recovery(64, 4), 10),

@@ -382,7 +382,8 @@ class _Problem:
             raise
         except Exception as error:  # a user's rule may raise anything
             raise PerakitError(
-                f"torch cannot evaluate and differentiate the formula ({error}): {remedy}"
+                f"torch cannot evaluate and differentiate the formula ({error}): {remedy}; a NumPy"
+                " constant goes in by Formula(..., constants={name: array})"
             ) from error
 
 

@@ -120,8 +120,8 @@ def targets(m: int, n: int, seed: int = 0) -> dict[str, np.ndarray]:
 
     gaussian: N(0, 1) entries; power law: σ_k = 1/k in random orthogonal bases; identity; banded:
     N(0, 1) on the diagonal and beside it; block: two diagonal blocks of rank 1; pera: made by a
-    PERA of rank 2 with N(0, 1) factors, a target that such a PERA can reach exactly and that
-    optimisers, ours included, often do not.
+    PERA of rank 2 with N(0, 1) factors: such a PERA reaches it exactly, and a search from
+    random starts often does not (`recover` does).
 
     >>> from perakit import theory
     >>> list(theory.targets(4, 5))
