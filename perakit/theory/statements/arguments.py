@@ -86,12 +86,14 @@ def cases(
 ) -> list[Case]:
     """Every rank up to 12 on small layers, every degree up to 6, large layers.
 
-    A rule that takes no terms and degree is asked for what it is: "full", at degree 2. most: the
-    largest K at degrees above 2, where rank 12 has up to 18,563 products.
+    A rule that takes no terms and degree is asked for what it is: "full", at degree 2, where this
+    is among `terms` and `degrees`. most: the largest K at degrees above 2, where rank 12 has up to
+    18,563 products.
     """
     generator = np.random.default_rng(seed)
-    if not takes_options(formula) and 2 in degrees:
-        terms, degrees = [kind for kind in terms if kind in ("full", "none")], [2]
+    plain = [kind for kind in terms if kind in ("full", "none")]
+    if plain and 2 in degrees and not takes_options(formula):
+        terms, degrees = plain, [2]
 
     def small(rank: int) -> tuple[int, int]:
         # Narrow layers hide much: rank 7, which every degree has, gets none
