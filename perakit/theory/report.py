@@ -110,10 +110,10 @@ number of examples, which is not a proof. *Refuted*: a counterexample, with a pr
 
 A proof speaks of the definition. Whether a rule, as it is written in code, is that definition is a
 second question, and each check asks it: in symbols at small sizes, and with random residues at the
-sizes that it names, up to rank 12, degree 6 and large layers. Two polynomials that differ agree at
-random residues modulo a prime p with a chance of at most d/p, d their degree; each case is drawn
-modulo two primes near 8,388,600. The finite parts of proofs, such as the corners of a staircase,
-run in full."""
+sizes that it names, up to rank 12, degree 6 (above degree 2 at ranks 1 to 4 and 7) and large
+layers. Two polynomials that differ agree at random residues modulo a prime p with a chance of at
+most d/p, d their degree; each case is drawn modulo two primes near 8,388,600. The finite parts of
+proofs, such as the corners of a staircase, run in full."""
 
 
 def verify(

@@ -71,18 +71,21 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
             order = list(range(self.ndim))
             order[first], order[second] = order[second], order[first]
         back = (0, *(axis % self.ndim + 1 for axis in order))
-        return self._moved(lambda x: x.transpose(order), lambda x: x.transpose(back))
+        return self._moved(lambda x: x.transpose(order), lambda x: x.transpose(back))._read_only()
 
     def reshape(self, *shape: Any) -> Residues:
         """As `ndarray.reshape`."""
         new = self.value.reshape(_flat(shape)).shape
-        return self._moved(lambda x: x.reshape(new), lambda x: x.reshape(len(x), *new))
+        found = self._moved(lambda x: x.reshape(new), lambda x: x.reshape(len(x), *new))
+        return found._read_only()
 
     def ravel(self) -> Residues:
         """As `ndarray.ravel`."""
         return self.reshape(-1)
 
-    flatten = ravel
+    def flatten(self) -> Residues:
+        """As `ndarray.flatten`."""
+        return self.ravel().copy()
 
     def copy(self) -> Residues:
         """As `ndarray.copy`."""
@@ -108,9 +111,9 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
         parts = index if isinstance(index, tuple) else (index,)
         if any(isinstance(part, Residues) for part in parts):
             raise NotPolynomialError("an index that is a factor")
-        found = np.array(self.value[index])
+        found = np.asarray(self.value[index])
         if self.along is None:
-            return self._like(found, None)
+            return self._like(found, None)._read_only()
         # Directions go last meanwhile: NumPy may put the axes of index arrays first
         if any(part is Ellipsis for part in parts):
             parts = (*parts, slice(None))
@@ -119,7 +122,7 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
     def __setitem__(self, index: Any, entries: Any) -> None:
         other = lifted(entries, self.prime)
         if not self.value.flags.writeable or self.along is not None or other.along is not None:
-            raise NotPolynomialError("a write into a factor's array (x[...] = y)")
+            raise NotPolynomialError("a write into a factor's array or a part of one (x[...] = y)")
         self.value[index] = other.value
         self.degree = max(self.degree, other.degree)
 
@@ -165,6 +168,12 @@ class Residues(np.lib.mixins.NDArrayOperatorsMixin):
         raise NotPolynomialError(f".{name}")
 
     # --- how --------------------------------------------------------------------------------------
+
+    def _read_only(self) -> Residues:
+        """A part of an array: written to, it would change the whole, as in NumPy, or not."""
+        self.value = self.value.view()
+        self.value.setflags(write=False)
+        return self
 
     def _like(self, value: np.ndarray, along: np.ndarray | None) -> Residues:
         return Residues(value, self.prime, along, self.degree)
@@ -364,7 +373,7 @@ _OPERATIONS: Mapping[str, Callable[..., Residues]] = {
     "add": _add,
     "subtract": lambda x, y: _add(x, _negative(_pair(x, y)[1])),
     "negative": _negative,
-    "positive": lambda x: x,
+    "positive": lambda x: x.copy(),
     "multiply": _multiply,
     "matmul": _matmul,
     "square": lambda x: _power(x, 2),

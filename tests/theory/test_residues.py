@@ -216,6 +216,12 @@ def written_by_entries(x):
     table[0, 0] = x[0, 0]
 
 
+def over_a_part(x):
+    whole = x * 1
+    row = whole[0]
+    row[0] = 1  # in NumPy the whole changes too
+
+
 def over(x):
     x.value.setflags(write=False)  # as those that are drawn
     x[0] = 1
@@ -244,6 +250,7 @@ def over(x):
         (in_place, r"np\.add in place \(x \+= y for x = x \+ y\)"),
         (written, r"a factor's entries in an array of numbers \(np\.array\(\[\.\.\.\]\) or x"),
         (over, r"a write into a factor's array"),
+        (over_a_part, r"a write into a factor's array or a part of one"),
         (lambda x: x * math.pi * 1j, r"a constant of the rule \(numbers of type complex128"),
         (lambda x: x * math.inf, r"a constant of the rule \(an entry is not finite\)"),
         (lambda x: x * sympy.sqrt(2), r"a constant of the rule \(sqrt\(2\) has no residue"),

@@ -84,14 +84,16 @@ def cases(
     degrees: Sequence[int] = DEGREES,
     most: int = 2000,
 ) -> list[Case]:
-    """Every rank up to 12 on small layers, every degree up to 6, large layers.
+    """Every rank up to 12 on small layers, degrees up to 6 (at ranks 1 to 4 and 7), large layers.
 
-    A rule that takes no terms and degree is asked for what it is: "full", at degree 2. most: the
-    largest K at degrees above 2, where rank 12 has up to 18,563 products.
+    A rule that takes no terms and degree is asked for what it is: "full", at degree 2, where this
+    is among `terms` and `degrees`. most: the largest K at degrees above 2, where rank 12 has up to
+    18,563 products.
     """
     generator = np.random.default_rng(seed)
-    if not takes_options(formula) and 2 in degrees:
-        terms, degrees = [kind for kind in terms if kind in ("full", "none")], [2]
+    plain = [kind for kind in terms if kind in ("full", "none")]
+    if plain and 2 in degrees and not takes_options(formula):
+        terms, degrees = plain, [2]
 
     def small(rank: int) -> tuple[int, int]:
         # Narrow layers hide much: rank 7, which every degree has, gets none
@@ -103,7 +105,7 @@ def cases(
         for degree in degrees:
             ranks: Iterable[int] = RANKS
             if degree > 2:
-                ranks = (int(generator.integers(1, 4)), 4, 7)
+                ranks = (1, 2, 3, 4, 7)
             found += [
                 Case(*small(rank), rank, kind, degree)
                 for rank in ranks
@@ -124,13 +126,12 @@ def takes_options(formula: Callable[..., Any]) -> bool:
 
 def asked(found: Sequence[Case], how: str = "modulo two primes") -> str:
     """What a list of cases amounts to, for a summary."""
-    ranks, degrees = {case.rank for case in found}, {case.degree for case in found}
+    ranks, degrees = sorted({case.rank for case in found}), {case.degree for case in found}
+    gaps = ranks != list(range(ranks[0], ranks[-1] + 1))
+    r = ", ".join(map(str, ranks)) if gaps else f"{ranks[0]} to {ranks[-1]}"
     largest = max(found, key=lambda case: case.m * case.n)
     degree = f", degree {min(degrees)} to {max(degrees)}" if len(degrees) > 1 else ""
-    return (
-        f"{how} at {len(found)} sizes, r = {min(ranks)} to {max(ranks)}{degree}, up to"
-        f" {largest.m} x {largest.n}"
-    )
+    return f"{how} at {len(found)} sizes, r = {r}{degree}, up to {largest.m} x {largest.n}"
 
 
 @functools.lru_cache(512)

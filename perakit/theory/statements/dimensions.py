@@ -30,6 +30,11 @@ STAIRS = 8  # every corner of the staircases of these ranks
 # (degree, largest rank) of the staircases above degree 2
 HIGHER = ((3, 4), (4, 3), (5, 3), (6, 2))
 SETTLED = "all m, n, r with r(r+3)/2 <= min(m, n); all m, n for r <= 8"  # of the three families
+# and of the full terms
+FULL = (
+    "all m, n, r with r(r+3)/2 <= min(m, n), with r(3r+1)/2 <= max(m, n), or with min(m, n) <="
+    " r + 1; all m, n for r <= 8"
+)
 
 
 def stated(case: Case) -> int:
@@ -39,13 +44,14 @@ def stated(case: Case) -> int:
 
 def _settled(formula: Any, terms: str, seed: int) -> Finding:
     """The staircases of a family, larger ranks, large layers."""
-    options = terms if takes_options(formula) else "full"
     stairs = [
-        Case(m, n, rank, options) for rank in range(1, STAIRS + 1) for m, n in corners(rank, terms)
+        Case(m, n, rank, terms) for rank in range(1, STAIRS + 1) for m, n in corners(rank, terms)
     ]
-    beyond = [Case(67, 71, 10, options), *(Case(*layer, options) for layer in WIDE)]
+    beyond = [Case(67, 71, 10, terms), *(Case(*layer, terms) for layer in WIDE)]
+    if terms == "full":
+        beyond.append(Case(10, 126, 9))  # (r + 1) x r(3r + 1)/2
     return every(
-        lambda: is_the_loop(formula, seed, [options]),
+        lambda: is_the_loop(formula, seed, [terms]),
         lambda: directions(
             formula,
             stairs,
@@ -63,7 +69,7 @@ def _settled(formula: Any, terms: str, seed: int) -> Finding:
     statement=r"$\dim S_{\mathrm{PERA}}(r) = \min(mn,\; r(m+n) + r(r-1)/2)$",
     source=f"follows from {PAPER}, Eq. 9",
     verdict="proved",
-    range=SETTLED,
+    range=FULL,
     about=formulas.pera,
 )
 def _dimension(formula: Any, seed: int, examples: int) -> Finding:
@@ -89,11 +95,47 @@ def _dimension(formula: Any, seed: int, examples: int) -> Finding:
     none of the second is zero. So all $r(r+1)/2 + r^2 - r$ are independent modulo $T$, and together
     with $T$ this is $P - r$. Independent in the limit means independent for small $\varepsilon$.
 
-    *At least, at every $m, n$, for one $r$.* If the null space has dimension $r$ at $(m, n)$, it
-    has at $(m+1, n)$. If the Jacobian is onto at $(m, n)$, it is on smaller layers. (`staircase`
-    has the two lines of proof.) So the corners of the staircase $(m-r)(n-r) = r(3r-1)/2$ are
-    enough. There the Jacobian is taken at random residues modulo a prime. A minor that is not zero
-    modulo a prime is not the zero polynomial, so a rank that meets its upper bound is a proof.
+    *At least, where $r(3r+1)/2 \le \max(m, n)$ or $r + 1 = \min(m, n)$.* By the staircase below one
+    layer of each $r$ is enough, $(r + 1) \times D$ with $D = r(3r+1)/2$. Let $m = r + 1$. Then $B$
+    and $h$ have $r(r+1) + r(r+1)/2 = D + r$ entries. A column of $\Delta W$ is $F(a) = Ba + Q(a)$,
+    where $a$ is the column of $A$ and $Q_p(a) = (b_p\circ a)^\top H(b_p\circ a)$, $b_p$ row $p$ of
+    $B$. Let $\nu(a)$ be orthogonal to the $r$ columns of $F'(a)$. If $\delta B$, $\delta h$ move
+    $F$ by $\delta F$, then $\delta F(a) + F'(a)\,\delta a = 0$ has a solution exactly if
+    $\nu(a)\cdot\delta F(a) = 0$: one equation for each column. If all columns together leave the
+    $r$ scalings only, then so do $D$ generic ones; and it is enough that this is so for one $B$ and
+    $h$.
+
+    Let $B = \begin{pmatrix}I\\ t x^\top\end{pmatrix}$ with no $x_i = 0$ and $t$ small, and $H$ with
+    $H_{pp}\ne 0$ and $H_{pp}\ne H_{ps}$. For $c = (tx, -1)$ it is $c^\top B = 0$. Near $a = 0$ the
+    solution is a power series, $\delta a = y_1(a) + y_2(a) + \dots$, and
+
+    $$\delta B\,a + B y_1 = 0,\qquad \delta Q + Q'y_1 + B y_2 = 0,\qquad Q'y_2 + B y_3 = 0.$$
+
+    By the first, $\delta B = BX$ and $y_1 = -Xa$. In the second, $R(a) = \delta Q + Q'y_1$ has the
+    rows $R_p = a_p\,(\delta H_{pp}\,a_p + \sum_{s\ne p} 2X_{ps}(H_{sp} - H_{pp})\,a_s)$, $p \le r$,
+    so $y_2$ is their negative. Put $g_{ij} = \sum_p c_p b_{pi} b_{pj}$, which is $tx_i - t^2x_i^2$
+    for $i = j$ and else $-t^2x_ix_j$. Multiply the second and the third equation by $c^\top$. At
+    $a_p^2$ and at $a_p^2a_s$, $s \ne p$, this gives
+
+    $$g_{pp}\,\delta H_{pp} = \sum_{k\ne p} 2X_{kp}(H_{kp} - H_{pp})\,g_{kp},$$
+
+    $$2g_{pp}H_{pp}(H_{sp} - H_{pp})X_{ps} + g_{ps}H_{ps}\bigl(\delta H_{pp} + 2(H_{ps} -
+    H_{ss})X_{sp}\bigr) = 0.$$
+
+    By the first, $\delta H_{pp}$ is of order $tX$. Divide the second by $t$: it is
+    $2x_pH_{pp}(H_{sp} - H_{pp})X_{ps}$, and terms of order $tX$. So for small $t$ all $X_{ps}$, $p
+    \ne s$, are 0. Then $c^\top R = \sum \delta H_{ij}\,g_{ij}\,a_ia_j = 0$ makes $\delta H = 0$.
+    What is left are the scalings.
+
+    *At least, at every $m, n$, for one $r$.* Where $\min(m, n) \le r$ the Jacobian is onto: at $h =
+    0$ all matrices are $B\,\delta A$, or all are $\delta B\,A$. If the null space has dimension
+    $r$ at $(m, n)$, it has at $(m+1, n)$: less a scaling, a null vector there moves the new row
+    of $B$ alone, by $\delta$ with $\sum_i \delta_i v_i = 0$, and near a new row of zeros the
+    $v_i$ are near the rows of $A$, which are independent. If the Jacobian is onto at $(m, n)$,
+    it is on smaller layers, which are corners of this one. So the corners of the staircase
+    $(m-r)(n-r) = r(3r-1)/2$ are enough (`theory.staircase`). There the Jacobian is taken at
+    random residues modulo a prime. A minor that is not zero modulo a prime is not the zero
+    polynomial, so a rank that meets its upper bound is a proof.
     $\square$
     """
     return _settled(formula, "full", seed)
@@ -136,10 +178,10 @@ def _dimension_cross(formula: Any, seed: int, examples: int) -> Finding:
 @claims.register(
     "dimension-lora",
     title="Dimension of LoRA",
-    statement=r"$\dim S_{\mathrm{LoRA}}(r) = r(m+n) - r^2$",
+    statement=r"$\dim S_{\mathrm{LoRA}}(r) = r(m+n) - r^2$ for $r \le \min(m, n)$",
     source=f"follows from {PAPER}, Eq. 8; classical",
     verdict="proved",
-    range="all sizes",
+    range="all m, n, r <= min(m, n)",
     about=formulas.lora,
 )
 def _dimension_lora(formula: Any, seed: int, examples: int) -> Finding:
@@ -207,10 +249,9 @@ def _dimension_degree_k(formula: Any, seed: int, examples: int) -> Finding:
     about=formulas.pera,
 )
 def _dimension_strip(formula: Any, seed: int, examples: int) -> Finding:
-    r"""Neither argument of [dimension](#dimension) reaches these sizes: $K$ is too large for the
-    first, and the staircases of $r \ge 9$ were not run. Wherever it was measured the equality
-    holds. (At $\min(m, n) = r + 1$ and beyond $\max(m, n) \ge r(3r+1)/2$ the staircase has one
-    corner each, and the open part ends.)
+    r"""No argument of [dimension](#dimension) reaches these sizes: $K$ is too large for the
+    first, $\max(m, n)$ too small for the second, and the other corners of the staircases of $r \ge
+    9$ were not run. Wherever it was measured the equality holds.
     """
     found = [Case(14, 20, 9), Case(17, 17, 9), Case(13, 29, 10), Case(18, 20, 10)]
     return every(
@@ -292,18 +333,17 @@ def _dimension_gap(formula: Any, seed: int, examples: int) -> Finding:
     title="Of what PERA gains, h pays for part and broken symmetry gives the rest",
     statement=(
         r"$\dim S_{\mathrm{PERA}} - \dim S_{\mathrm{LoRA}} = r(3r-1)/2 = r(r+1)/2 + (r^2 - r)$"
-        r" while below $mn$"
+        r" where the first is below $mn$"
     ),
     source="dimension count",
     verdict="proved",
-    range=SETTLED,
+    range=FULL,
     about=formulas.pera,
 )
 def _free_dimensions(formula: Any, seed: int, examples: int) -> Finding:
-    r"""[dimension](#dimension) less [dimension-lora](#dimension-lora): $r(m+n) + r(r-1)/2 - r(m+n)
-    +
-    r^2$. The $r(r+1)/2$ coefficients of $h$ are parameters that LoRA has not. The other $r^2 - r$
-    cost nothing: LoRA has a symmetry of $r^2$ dimensions, PERA one of $r$.
+    r"""[dimension](#dimension) less [dimension-lora](#dimension-lora) is $r(r-1)/2 + r^2$. The
+    $r(r+1)/2$ coefficients of $h$ are parameters that LoRA has not. The other $r^2 - r$ cost
+    nothing: LoRA has a symmetry of $r^2$ dimensions, PERA one of $r$.
     """
     found = [Case(3 * rank + 3, 3 * rank + 5, rank) for rank in range(1, 11)]
     found += [Case(*layer) for layer in WIDE]
@@ -326,13 +366,13 @@ def _free_dimensions(formula: Any, seed: int, examples: int) -> Finding:
     title="LoRA sits on a critical set of PERA's parametrisation",
     statement=(
         r"At $h = 0$ and generic $B, A$ the Jacobian has rank $\min(mn,\; r(m+n) - r^2 +"
-        r" r(r+1)/2)$: "
-        r"$r^2 - r$ short of generic while that is below $mn$; at degree $k$, with $K_k - r$ in"
-        r" place of $r(r+1)/2$"
+        r" r(r+1)/2)$ for $r \le \min(m, n)$: "
+        r"$r^2 - r$ short of the generic rank where that is below $mn$; at other degrees and terms,"
+        r" with their number of products in place of $r(r+1)/2$"
     ),
     source=f"follows from {PAPER}, Eq. 9",
     verdict="proved",
-    range="all sizes, terms and degrees",
+    range="all m, n, r <= min(m, n), terms and degrees",
     about=formulas.pera,
 )
 def _lora_is_critical(formula: Any, seed: int, examples: int) -> Finding:
@@ -379,19 +419,18 @@ def _lora_is_critical(formula: Any, seed: int, examples: int) -> Finding:
     "start-directions",
     title="At the usual start only B is seen",
     statement=(
-        r"At $B = 0,\ h = 0$ the Jacobian has rank $mr$: the directions $\delta B\,A$, those of"
-        r" LoRA; at $A = 0,\ h = 0$ rank $nr$"
+        r"At $B = 0,\ h = 0$ and generic $A$ the Jacobian has rank $mr$: the directions $\delta"
+        r" B\,A$, those of LoRA; at $A = 0,\ h = 0$ and generic $B$ rank $nr$"
     ),
     source=f"follows from {PAPER}, Eq. 9",
     verdict="proved",
-    range="all sizes, terms and degrees",
+    range="all m, n, r <= min(m, n), terms and degrees",
     about=formulas.pera,
 )
 def _start_directions(formula: Any, seed: int, examples: int) -> Finding:
     r"""At $B = 0$ and $h = 0$ the derivative is $\delta B\,A$ ([first-step](#first-step)). The rows
-    of
-    a generic $A$ are independent, so $\delta B\,A = 0$ only for $\delta B = 0$: rank $mr$. At $A =
-    0$ it is $B\,\delta A$, of rank $nr$.
+    of a generic $A$ are independent, so $\delta B\,A = 0$ only for $\delta B = 0$: rank $mr$. At
+    $A = 0$ it is $B\,\delta A$, of rank $nr$.
     """
     options = takes_options(formula)
     found = [Case(rank + 2, rank + 3, rank) for rank in RANKS]

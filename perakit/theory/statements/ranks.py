@@ -255,7 +255,7 @@ def _generic_rank(formula: Any, seed: int, examples: int) -> Finding:
 )
 def _hadamard_square_rank(formula: Any, seed: int, examples: int) -> Finding:
     r"""$(BA)\circ(BA) = \sum_{i,j} (b_i\circ b_j)(a_i\circ a_j)^\top$. The terms of $(i, j)$ and
-    $(j, i)$ are the same, so there are $r(r+1)/2$ of them, each of rank one.
+    $(j, i)$ are the same, so there are $r(r+1)/2$ of them, each of rank at most one.
     """
 
     def features(B: Any, A: Any) -> Any:
@@ -353,18 +353,20 @@ def _without_increasing_rank(formula: Any, seed: int, examples: int) -> Finding:
     "pera-inside-rank-K",
     title="A PERA update is a LoRA update of rank K, not conversely",
     statement=(
-        r"$S_{\mathrm{PERA}}(r) \subsetneq S_{\mathrm{LoRA}}(K)$ wherever $\dim"
-        r" S_{\mathrm{PERA}}(r) < K(m+n-K)$"
+        r"$S_{\mathrm{PERA}}(r) \subset S_{\mathrm{LoRA}}(K)$; for $K \le \min(m, n)$, but $r = 1$,"
+        r" $m = n = 2$, they are not the same"
     ),
     source="inclusion by the expanded factors; strictness by dimension",
     verdict="proved",
-    range="all sizes",
+    range="the inclusion: all sizes; strict: all m, n, r with K <= min(m, n)",
     about=formulas.expand,
 )
 def _pera_inside_rank_K(formula: Any, seed: int, examples: int) -> Finding:
     r"""$\Delta W = \hat B\,\hat A$ with $K$ columns and rows: a LoRA update of rank $K$. The other
-    way round, $S_{\mathrm{PERA}}(r)$ has dimension at most $r(m+n) + r(r-1)/2$
-    ([dimension-gap](#dimension-gap)), and a set of smaller dimension contains no larger one.
+    way round, for $K \le \min(m, n)$ the matrices of rank at most $K$ have dimension $K(m+n-K)$,
+    and $S_{\mathrm{PERA}}(r)$ has a smaller one but for $r = 1$, $m = n = 2$
+    ([dimension-gap](#dimension-gap)). A set of smaller dimension contains no larger one. (For $K
+    \ge \min(m, n)$ LoRA of rank $K$ makes every matrix. At $r = 1$, $1 \times n$, so does PERA.)
     """
     from perakit.theory.theorem1 import dimensions
 

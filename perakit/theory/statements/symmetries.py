@@ -85,9 +85,11 @@ def _gauge_theorem(formula: Any, seed: int, examples: int) -> Finding:
 
     **One identity.** Along $(BX, -XA, 0)$ the derivative of $\Delta W_{pq}$ is, with $b =
     B_{p\cdot}$, $a = A_{\cdot q}$,
+
     $$Q(X) = \sum_k \partial_k\varphi_h(u)\,\Bigl(\sum_i b_iX_{ik}a_k - b_k\sum_i X_{ki}a_i\Bigr) =
     \sum_{i\ne k} X_{ik}\; b_i a_k\,\bigl(\partial_k\varphi_h - \partial_i\varphi_h\bigr)(b\circ
     a).$$
+
     A monomial $c_L u^L$ of $\partial_k\varphi_h - \partial_i\varphi_h$ contributes
     $X_{ik}c_L\,b^{L+e_i}a^{L+e_k}$. From the two exponents, which differ, $L$ is read as their
     minimum, then $i$ and $k$: no two contributions meet. And no exponents are the same for $b$ and
@@ -493,8 +495,10 @@ def _lora_curvature(formula: Any, seed: int, examples: int) -> Finding:
 
     **Acceleration.** $\Delta W'' = -2s^2BX^2A + 2s\,Q$, where $Q$ is the derivative of
     $\sum\delta h_I\beta_I\alpha_I^\top$ along $(BX, -XA)$, by the identity of claim `gauge-theorem`
+
     $$Q = 2\sum_{i\ne k}\sum_l X_{ik}\,(\delta H_{kl} - \delta H_{il})\,(b_l\circ b_i)(a_l\circ
     a_k)^\top ,$$
+
     whose products are all different, and off the diagonal: the pairs $li$ and $lk$ differ.
 
     **Tangent space** at $h = 0$: $\delta B\,A + B\,\delta A$, and the diagonal products

@@ -414,7 +414,7 @@ def _capture_bound(formula: Any, seed: int, examples: int) -> Finding:
     *Constants.* Take $k = 60P$ and $q$ with $60\,D(q) = \log(240\,e\,d) + 1$: the right side is
     $4e^{-P}$. The share that this excludes is $s = k a^2/(N-1)$ with $\Phi(a) = q +
     1/(2\sqrt{60P})$: $60a^2$ falls as $P$ grows, and is below 45 at the least possible $P = 3$ (it
-    tends to 32.3). $\square$
+    tends to 32.2). $\square$
 
     `theory.capture_bound` takes the best $k$ instead, for any probability and degree, and says
     beside it what the rank $K$ alone implies, $K\sigma_1^2/\lVert E\rVert^2$, about $4K/n$ on a
