@@ -362,8 +362,8 @@ assert not theorem1.certificate(W).holds  # it can also say no: nothing is prove
 # `distance.lower_bound` proves a number. It cuts the line of all $h$ into intervals and shows on
 # each, with integers that are rounded outward, that no matrix within the distance has a hidden
 # matrix $t$ of rank one. That makes a proof independent of the resultants. Together with the best
-# update found, the distance is enclosed. (How it is done: if $u$ has rank one then $\log|u_{ij}|$ is
-# a number for the row plus a number for the column, so every weighted sum of these logarithms is
+# update found, the distance is enclosed. (How it is done: if $u$ has rank one then $\log|u_{ij}|$
+# is a number for the row plus a number for the column. So every weighted sum of these logarithms is
 # zero in which the weights of each row and each column add up to zero. The best weights are
 # Lagrange multipliers of the nearest update: [the note](../docs/theorem-1.md) has the formula.)
 

@@ -41,7 +41,7 @@ TIE = 1e-12  # errors this near to each other, relative to ‖E‖, are one erro
 # (share of the starts that go on, iterations): most starts are hopeless, and soon known to be.
 ROUNDS = ((1.0, 40), (0.5, 40), (0.125, 220))
 SMALL = 2**8  # parameters x entries of E up to which many starts cost little, and none is given up
-STARTS, MANY = 16, 160
+STARTS, MANY = 20, 160
 # Starts of `recover`, on an E that may be a member by its rank, and on others, to be near
 RECOVERIES, GLANCES = 100, 25
 GAUSS_NEWTON = 10  # iterations before the exact Hessian takes over
@@ -142,7 +142,7 @@ def best_approximation(
     E: target (m, n), finite; method: `perakit.PERA(2)`, or any family, such as `theory.Formula`
     of a rule of your own that torch can differentiate; seed: of the starts, the same seed gives the
     same result.
-    starts: more of them usually find lower errors, in proportional time. None: 16, and 160 where
+    starts: more of them usually find lower errors, in proportional time. None: 20, and 160 where
     parameters x entries <= 256. That takes seconds for 32 x 32 at r = 2, minutes for 64 x 64 at r =
     4.
     W0 (m, n): the frozen weight, for rules that read its entries (DoRA, HiRA, DeLoRA).
