@@ -102,8 +102,8 @@ assert first_difference(delta, equation_9) == 0
 # cancel.
 #
 # They cancel, in all four entries. So the code computes Eq. 9 for every choice of $B$, $A$ and $h$
-# of these sizes, without exception. This is what "proved" means in perakit: an exact argument that
-# runs.
+# of these sizes, without exception: an exact argument, and one that runs. What it takes to get from
+# these sizes to all comes below.
 #
 # Three more equations of the paper are special cases. Without coefficients there is LoRA (Eq. 8),
 # with $i = j$ only the squares remain (Eq. 10), and with $i < j$ only the cross terms (Eq. 11).

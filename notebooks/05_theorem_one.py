@@ -585,7 +585,7 @@ ax = plots.plot_sandwich(np.linalg.svd(target, compute_uv=False), ranks, errors)
 #
 # | word | what it means | here |
 # |:--|:--|:--|
-# | *proved* | an exact argument that runs | the resultants; the dimensions; the limit; the sandwich |
+# | *proved* | an exact argument, in the range it names | the resultants; the dimensions; the limit; the sandwich |
 # | *verified* | no counterexample in $N$ examples | the sandwich over 300 targets, before one trusts its proof |
 # | *found* | where an optimiser stopped: an upper bound | the diamond for $E$; the stops for $E_2$, whose infimum is 0 |
 #
