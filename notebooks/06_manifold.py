@@ -325,10 +325,10 @@ assert walks["h = (1, 2, 1)", True].max() < 1e-12
 # *both rows of $H$ are the same*. For $(1, 3, -2)$ and $(1, 3, 1)$ they differ.
 #
 # That is the whole rule, and it can be seen in one line. Row $k$ of $H$ is the slope of the entry's
-# polynomial: $\partial\varphi_h/\partial u_k = 1 + \sum_j H_{kj}u_j$. If rows $i$ and $k$ are equal,
-# so are the two slopes, everywhere. Then taking a little from $u_i$ and giving it to $u_k$ changes
-# nothing, so $\varphi_h$ depends on $u_i + u_k$ alone. And $u_i + u_k$ is an entry of $b_i a_i^\top +
-# b_k a_k^\top$: a LoRA of rank 2, which does not mind if its two columns are mixed.
+# polynomial: $\partial\varphi_h/\partial u_k = 1 + \sum_j H_{kj}u_j$. If rows $i$ and $k$ are
+# equal, so are the two slopes, everywhere. Then taking a little from $u_i$ and giving it to $u_k$
+# changes nothing, so $\varphi_h$ depends on $u_i + u_k$ alone. And $u_i + u_k$ is an entry of
+# $b_i a_i^\top + b_k a_k^\top$: a LoRA of rank 2, which does not mind if its columns are mixed.
 #
 # So sort the columns into **classes of equal rows of $H$**. Inside a class of $r_c$ columns you may
 # mix as you like, an invertible $r_c\times r_c$ matrix: $r_c^2$ directions. Between classes you may
@@ -603,10 +603,11 @@ assert all(bends["diagonal", s] == 0 for s in (0, 1, 2, 4, 8, 16))
 # %% [markdown]
 # In proportion to $s$ for the mixing direction, zero for the scaling, which is still a symmetry. In
 # general, for $K \le\min(m, n)$: zero if $X$ mixes only columns with equal rows of $\delta h$'s
-# $H$, else in proportion to $|s|$ ([proved](../docs/claims.md#lora-curvature)). An earlier version of
-# this page said "unless $X$ is diagonal", of all layers. That is false, and nobody noticed as long
-# as it was tried on layers like this one only ([refuted](../docs/claims.md#lora-is-singular)): on a
-# layer with $m = r + 1$ it is zero for every $X$.
+# $H$, else in proportion to $|s|$ ([proved](../docs/claims.md#lora-curvature)). An earlier version
+# of this page said "unless $X$ is diagonal", of all layers. That is false, and nobody noticed as
+# long as it was tried on layers like this one only
+# ([refuted](../docs/claims.md#lora-is-singular)): on a layer with $m = r + 1$ it is zero for every
+# $X$.
 
 # %%
 thin_B = small_B[: r + 1]

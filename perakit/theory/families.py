@@ -188,7 +188,10 @@ def check_layer(m: int, n: int, rank: int | None = None) -> None:
 
 
 def as_float64(x: Any) -> np.ndarray:
-    """Any real array or tensor (any dtype or device, gradient or none) as NumPy float64."""
+    """Any real array or tensor (any dtype or device, gradient or none) as NumPy float64.
+
+    Raises ValueError, as NumPy does, for what is no array of numbers.
+    """
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.double().numpy() if not x.is_complex() else x.numpy()
@@ -196,7 +199,7 @@ def as_float64(x: Any) -> np.ndarray:
     if array.dtype.kind == "c":
         raise PerakitError("complex numbers were given: pass real ones")
     if array.dtype.kind in "USV" or np.ma.is_masked(x):
-        raise PerakitError("text or masked entries were given: pass numbers")
+        raise ValueError("text or masked entries")
     return np.asarray(array, dtype=np.float64)
 
 

@@ -267,7 +267,7 @@ def test_every_member_is_found(side):
 
 def test_without_recovery_members_are_missed(monkeypatch):
     monkeypatch.setattr(approximation, "_recovered_start", lambda *_: None)
-    assert best_approximation(teacher(8, 8, 2, 2), pera(2)).error > 0.01
+    assert best_approximation(teacher(8, 8, 2, 2), pera(2), starts=16).error > 0.01
 
 
 @pytest.mark.parametrize("terms", formulas.TERMS)
