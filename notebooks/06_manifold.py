@@ -730,7 +730,8 @@ print("A = 0: only A has a gradient; h has none, since a_i∘a_j = 0")
 # Three columns. Which classes have the coefficients $h = (1, 2, 2, 1, 2, 1)$ (in the order $h_{11},
 # h_{12}, h_{13}, h_{22}, h_{23}, h_{33}$), squares only with $h = (0, 5, 0)$, and cross terms only
 # with $h = (4, 4, 4)$? How many directions does each update not see, and which of the three allows
-# columns to change places without renumbering $h$, besides those of one class? Write down $H$ first.
+# columns to change places without renumbering $h$, besides those of one class? Write down $H$
+# first.
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true}
 three_B, three_A = rng.integers(-9, 10, (12, 3)), rng.integers(-9, 10, (3, 13))
@@ -740,8 +741,8 @@ for terms, (coefficients, expected) in answers.items():
     orders = len(list(found.permutations()))
     print(f"{terms:6} classes {found.classes}: {found.kernel} directions, {orders} orders keep h")
     assert found.kernel == found.dimension == expected
-# full: all entries of H are equal: one class. Square: columns 0 and 2 are LoRA's. Cross: the diagonal
-# of H is zero and the rest is not, so no two rows are equal; but all columns look alike
+# full: all entries of H are equal: one class. Square: columns 0 and 2 are LoRA's. Cross: the
+# diagonal of H is zero and the rest is not, so no two rows are equal; but all columns look alike
 assert orders == 6
 
 # %% [markdown]

@@ -380,8 +380,8 @@ for seed in (4, 0):
 # nothing? We do not know. That the gradient by $h$ was zero told us about the neighbourhood of one
 # point, and no more.
 #
-# A harder case. Here is a target of another draw, made by a PERA of rank 2: its infimum is 0. Descend
-# on it from twelve random starts, as at the top of this page. What do they say?
+# A harder case. Here is a target of another draw, made by a PERA of rank 2: its infimum is 0.
+# Descend on it from twelve random starts, as at the top of this page. What do they say?
 
 # %%
 hard = theory.targets(8, 10, seed=0)["pera"]
@@ -394,17 +394,17 @@ print("relative errors at the end:", np.sort(ends).round(3))
 assert min(ends) > 0.01
 
 # %% [markdown]
-# They stop well above zero, at several different errors. If we did not know how the target was made,
-# it would be tempting to conclude that PERA of rank 2 cannot reach it. **A search that fails proves
-# nothing about the family.**
+# They stop well above zero, at several different errors. If we did not know how the target was
+# made, it would be tempting to conclude that PERA of rank 2 cannot reach it. **A search that fails
+# proves nothing about the family.**
 #
 # ## The factors found again
 #
-# And yet the factors can be *read off* this matrix, without luck. Look at its column space
-# $V$, the set of all $Ec$ for a matrix $E$. The columns are combinations of five vectors, the **features**
+# And yet the factors can be *read off* this matrix, without luck. Look at its column space $V$, the
+# set of all $Ec$ for a matrix $E$. The columns are combinations of five vectors, the **features**
 # $b_1, b_2, b_1\circ b_1, b_1\circ b_2, b_2\circ b_2$. A subspace forgets which of its vectors were
-# the $b_i$ and which the products. But we can multiply vectors of $V$ by each other, entry by entry,
-# and ask whether we are still in $V$:
+# the $b_i$ and which the products. But we can multiply vectors of $V$ by each other, entry by
+# entry, and ask whether we are still in $V$:
 #
 # - $b_1\circ b_1$ is, and so is the square of any combination of $b_1$ and $b_2$;
 # - the square of $b_1\circ b_1$ has degree four. There is no reason why it should be in $V$.
@@ -444,12 +444,12 @@ _ = ax.legend()
 assert leaves(b1 - 3 * b2) < 1e-12 < 0.01 < leaves(b1 * b1)
 
 # %% [markdown]
-# Along $b_2$ it is zero all the way, and towards $b_1\circ b_1$ only where we start. So *look for $x$
-# in $V$ with $x\circ x$ in $V$*: five unknown numbers in place of 55, and whatever we find is a
-# combination of the $b_i$. From there on it is linear algebra. All $y$ in $V$ with $x\circ y$ in $V$
-# give the plane of the $b_i$; with it the rows follow; one $2\times2$ eigenproblem tells $b_1$ and
-# $b_2$ apart; then $h$ is linear. `theory.recover` does this, and tests itself: do the factors make
-# the matrix?
+# Along $b_2$ it is zero all the way, and towards $b_1\circ b_1$ only where we start. So *look for
+# $x$ in $V$ with $x\circ x$ in $V$*: five unknown numbers in place of 55, and whatever we find is a
+# combination of the $b_i$. From there on it is linear algebra. All $y$ in $V$ with $x\circ y$ in
+# $V$ give the plane of the $b_i$; with it the rows follow; one $2\times2$ eigenproblem tells $b_1$
+# and $b_2$ apart; then $h$ is linear. `theory.recover` does this, and tests itself: do the factors
+# make the matrix?
 
 # %%
 recovered = theory.recover(merged, pk.PERA(2))
@@ -466,14 +466,15 @@ print("the hard one: ", theory.recover(hard, pk.PERA(2)))
 assert theory.recover(hard, pk.PERA(2)).member
 
 # %% [markdown]
-# The factors come back in some order and with some scale of each $b_i$ (the $a_i$ takes it back), and
-# nothing else is left open: that is the small symmetry group of [notebook 06](06_manifold.ipynb). A
-# LoRA keeps its factors to itself: $BA = (BX)(X^{-1}A)$ for every invertible $X$.
+# The factors come back in some order and with some scale of each $b_i$ (the $a_i$ takes it back),
+# and nothing else is left open: that is the small symmetry group of [notebook
+# 06](06_manifold.ipynb). A LoRA keeps its factors to itself: $BA = (BX)(X^{-1}A)$ for every
+# invertible $X$.
 #
-# `best_approximation` starts from these factors, so it is exact on all such targets, and that is all
-# that it tells about other ones. The trick needs $K < \min(m, n)$, or $V$ is the whole space; with
-# fewer than $K + r$ rows and columns it has too few equations. With noise it goes to the nearest
-# update that it can reach, and says how near that is:
+# `best_approximation` starts from these factors, so it is exact on all such targets, and that is
+# all that it tells about other ones. The trick needs $K < \min(m, n)$, or $V$ is the whole space;
+# with fewer than $K + r$ rows and columns it has too few equations. With noise it goes to the
+# nearest update that it can reach, and says how near that is:
 
 # %%
 noise = rng.normal(size=merged.shape)
@@ -529,8 +530,8 @@ assert result.diverging
 # and no proof.
 #
 # The search finds this only because some of its starts are large and nearly cancelling, and one is
-# read off the column space. The best of 24 ordinary starts stops at 0.4943 ([claim](../docs/claims.md#optimisers-stop)): one more upper
-# bound that is not the infimum.
+# read off the column space. The best of 24 ordinary starts stops at 0.4943
+# ([claim](../docs/claims.md#optimisers-stop)): one more upper bound that is not the infimum.
 #
 # ## The gain that is found shrinks as the matrix grows
 #
