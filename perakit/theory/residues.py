@@ -1,7 +1,7 @@
 """A rule read once more: with arrays modulo a prime, and the derivatives that they carry along.
 
 What is polynomial can be read so: + - * @ **, einsum, division by constants, indexing,
-concatenation. The rest (exp, a root, division by a factor, a comparison, a write into an array) is
+concatenation. The rest (exp, a root, division by a factor, a comparison, a write into a factor) is
 refused by `NotPolynomialError`, which names it.
 """
 

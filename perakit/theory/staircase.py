@@ -38,7 +38,7 @@ def corners(rank: int, terms: str = "full", degree: int = 2) -> list[tuple[int, 
     """
     c, found = step(rank, terms, degree), set()
     for up in range(1, c + 1):
-        # (rank + up)(...): the least n above, the largest below
+        # at m = r + up: the least n - r above the staircase, and the largest below it
         found |= {(up, -(-c // up)), (up, c // up)}
     least = {(a, b) for a, b in found if a * b >= c and (a - 1) * b < c and a * (b - 1) < c}
     largest = {(a, b) for a, b in found if 0 < a * b <= c and (a + 1) * b > c and a * (b + 1) > c}

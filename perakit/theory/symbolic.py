@@ -293,7 +293,7 @@ def kernel(
     made = symbols(m, n, rank, "full", degree)
     rows = products(rank, "full", degree)
     c = {d: _symbol("c", d) for d in range(2, degree + 1)}
-    h = _array([c[len(row)] * _multinomial(row) for row in rows])
+    h = _array([c[len(row)] * multinomial(row) for row in rows])
     linear = formulas.lora(made["B"], made["A"])
     delta = _update(_family(rank, "full", degree, formula), {**made, "h": h}, m, n)
     powers = linear + sum(c[d] * linear**d for d in c)
@@ -561,7 +561,8 @@ def _hadamard_series(made: Mapping[str, np.ndarray], rows: list[tuple[int, ...]]
     return series
 
 
-def _multinomial(row: tuple[int, ...]) -> int:
+def multinomial(row: tuple[int, ...]) -> int:
+    """d!/Π(multiplicities!) of a monomial of degree d, given by its columns."""
     return math.factorial(len(row)) // math.prod(
         math.factorial(count) for count in Counter(row).values()
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from itertools import pairwise
-from math import factorial, prod
 from typing import Any
 
 import numpy as np
@@ -339,7 +338,7 @@ def _kernel(formula: Any, seed: int, examples: int) -> Finding:
 
     def at_multinomials(case: Case, k: int, B: Any, A: Any, h: Any) -> Any:
         rows = products(case.rank, "full", case.degree)
-        numbers = [_multinomial(row) * (len(row) + 1) for row in rows]
+        numbers = [symbolic.multinomial(row) * (len(row) + 1) for row in rows]
         return formula(B, A, Residues(np.array(numbers, float), field.PRIMES[k]), **case.options)
 
     def powers(case: Case, k: int, B: Any, A: Any, h: Any) -> Any:
@@ -359,10 +358,6 @@ def _kernel(formula: Any, seed: int, examples: int) -> Finding:
             f"the update minus BA + c (BA)∘(BA) is zero, {AT}",
         ),
     )
-
-
-def _multinomial(row: tuple[int, ...]) -> int:
-    return factorial(len(row)) // prod(factorial(row.count(i)) for i in set(row))
 
 
 @claims.register(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from perakit import formulas
 from perakit.theory.claims import claims
 from perakit.theory.findings import Finding
 from perakit.theory.manifold import dimension, tangent_dimension
-from perakit.theory.residues import Residues
 from perakit.theory.staircase import corners
 from perakit.theory.statements.arguments import (
     DEGREES,
@@ -270,10 +271,8 @@ def _scalings(formula: Any, seed: int) -> Finding:
     """Whether B D, D⁻¹ A and h give the update of B, A and h."""
 
     def scaled(case: Case, k: int, B: Any, A: Any, h: Any) -> Any:
-        by = [pow(2, i + 1, B.prime) for i in range(case.rank)]
-        D = Residues(_array(by), B.prime)
-        inverse = Residues(_array([pow(d, -1, B.prime) for d in by]), B.prime)
-        return formula(B * D, inverse[:, None] * A, h, **case.options)
+        D = 2.0 ** np.arange(1, case.rank + 1)
+        return formula(B * D, A / D[:, None], h, **case.options)
 
     return identical(
         cases(formula, seed),
@@ -282,12 +281,6 @@ def _scalings(formula: Any, seed: int) -> Finding:
         lambda case, k, **drawn: formula(*drawn.values(), **case.options),
         "r scalings of the columns leave ΔW",
     )
-
-
-def _array(numbers: Sequence[int]) -> Any:
-    import numpy as np
-
-    return np.array(numbers, dtype=float)
 
 
 @claims.register(
@@ -436,9 +429,10 @@ def _start_directions(formula: Any, seed: int, examples: int) -> Finding:
     found = [Case(rank + 2, rank + 3, rank) for rank in RANKS]
     found += [Case(*layer) for layer in WIDE]
     found += [Case(5, 7, 2, "full", degree) for degree in range(3, 7) if options]
-    at: Callable[..., Finding] = lambda name, side, what: directions(  # noqa: E731
-        formula, found, seed, side, what, {name: 0, "h": 0}
-    )
+
+    def at(name: str, side: Callable[[Case], int], what: str) -> Finding:
+        return directions(formula, found, seed, side, what, {name: 0, "h": 0})
+
     return every(
         lambda: at("B", lambda case: case.m * case.rank, "mr directions at B = 0, h = 0"),
         lambda: at("A", lambda case: case.n * case.rank, "nr at A = 0, h = 0"),
