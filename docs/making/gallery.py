@@ -509,11 +509,12 @@ def _plot_lines(ax: Any, lines: Lines, against: str, title: str) -> None:
         ax.set_ylim(FLOOR, 1.1)
         ax.text(
             0.98,
-            0.02,
+            0.98,
             "below the axis: 0, to rounding",
             color="0.35",
             fontsize="small",
             ha="right",
+            va="top",
             transform=ax.transAxes,
         )
 
