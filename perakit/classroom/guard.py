@@ -111,7 +111,9 @@ def _entries(folder: str) -> list[str]:
 
 
 def _importable(path: str) -> bool:
-    return path.endswith((".py", ".so", ".pyd", "__pycache__")) or os.path.exists(f"{path}/__init__.py")
+    return path.endswith((".py", ".so", ".pyd", "__pycache__")) or os.path.exists(
+        f"{path}/__init__.py"
+    )
 
 
 # --- Python ---------------------------------------------------------------------------------------

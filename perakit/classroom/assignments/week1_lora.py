@@ -393,6 +393,7 @@ def cost(work, m, n, rank, tokens):
     "merge",
     examples=arrays(**matrices),
     hint="W0 += delta changes the caller's W0",
+    alone=True,
 )
 def merged(work, W0, delta):
     expect_equal(work.merge(W0, delta), W0 + delta)
