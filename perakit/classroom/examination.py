@@ -60,7 +60,8 @@ class Functions:
     def __init__(self, check: Check, answer: Answer) -> None:
         self._check, self._answer = check, answer
         self._kept: list[Any] = []  # functions of the check that a student's function may call
-        self._refused, self._last = "", "nothing"
+        self._refused = ""
+        self._last: Any = None  # what came back last
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
@@ -98,7 +99,7 @@ class Functions:
                 )
         except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
             raise Stopped(Finding("what it sent to the grader is no value")) from error
-        self._last = show(value)
+        self._last = value
         return value
 
     def _unwritten(self, name: str) -> str:
@@ -181,7 +182,7 @@ def _searched(check: Check, functions: Functions) -> Finding:
         except Exception as error:  # in a line of the check, on what the function returned
             wrong["said"] = (
                 f"the check itself stopped with {type(error).__name__}: {str(error)[:200]}, on what"
-                f" it got: {functions._last}"
+                f" it got: {show(functions._last)}"
             )
         if "said" in wrong:
             wrong["last"] = _said(example, wrong["said"], "an input that breaks it")
