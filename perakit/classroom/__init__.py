@@ -5,7 +5,7 @@ Nothing that a student writes can stop the grader.
 
 from perakit.classroom.assignment import Assignment, assignments
 from perakit.classroom.checks import Check, arrays, check, expect, expect_equal, fail, parts, show
-from perakit.classroom.exercises import self_check
+from perakit.classroom.exercises import folded, self_check
 from perakit.classroom.export import export, new
 from perakit.classroom.grading import Grader, grade, grade_all
 from perakit.classroom.kernel import points, require
@@ -24,6 +24,7 @@ __all__ = [
     "expect_equal",
     "export",
     "fail",
+    "folded",
     "grade",
     "grade_all",
     "marks",
