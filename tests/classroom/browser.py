@@ -1,4 +1,4 @@
-"""A student in a browser: JupyterLab in a driven Chromium; cells are filled by keyboard, and run."""
+"""A student in a browser: JupyterLab in a driven Chromium; cells are filled by keyboard and run."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from perakit.classroom.checks import Wrong
-from perakit.classroom.exercises.folded import folded
+from perakit.classroom.exercises.fold import folded
 from perakit.errors import PerakitError, printable, short
 
 __all__ = ["folded", "self_check"]
