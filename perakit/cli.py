@@ -324,7 +324,8 @@ def _laid_out(report: classroom.Report) -> str:
     """A report as stdout shows it best: plain in a file, wrapped and coloured in a terminal."""
     if not sys.stdout.isatty():
         return str(report)
-    return report.laid_out(get_terminal_size().columns)
+    # no-color.org: whoever sets it wants none
+    return report.laid_out(get_terminal_size().columns, "NO_COLOR" not in os.environ)
 
 
 def _write_marks(

@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,7 @@ from perakit.classroom.submission import contents, parse
 from perakit.errors import PerakitError
 from perakit.formulas import check_count
 
+SAFE = "PYTHONSAFEPATH"  # as Python's option -P, for the processes below
 OWN = 60.0  # seconds of computing that a check itself may take, beside the student's functions
 
 
@@ -152,10 +154,29 @@ def grade_all(
             yield _report(grader, path)
         return
     Grader(assignment, hidden)  # so that what is wrong with the hidden checks is said once
-    with ProcessPoolExecutor(
-        min(jobs, len(paths)), get_context("spawn"), _hire, (assignment, hidden)
-    ) as pool:
+    workers = min(jobs, len(paths))
+    with (
+        _safe_path(),
+        ProcessPoolExecutor(workers, get_context("spawn"), _hire, (assignment, hidden)) as pool,
+    ):
         yield from pool.map(_graded, paths)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Within the block, a new Python looks for no library in the folder where one is.
+
+    That may be the folder of the hand-ins, and one of them be named array.py.
+    """
+    before = os.environ.get(SAFE)
+    os.environ[SAFE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE]
+        else:
+            os.environ[SAFE] = before
 
 
 def _report(grader: Grader, path: str | Path) -> Report:

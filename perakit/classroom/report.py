@@ -109,9 +109,10 @@ class Report:
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
-    def laid_out(self, width: int) -> str:
+    def laid_out(self, width: int, colour: bool = True) -> str:
         """The report for a terminal of that many columns: lines wrapped, PASS and FAIL coloured."""
-        return "\n".join(_coloured(_wrapped(line, width)) for line in self.lines)
+        wrapped = [_wrapped(line, width) for line in self.lines]
+        return "\n".join(map(_coloured, wrapped) if colour else wrapped)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
