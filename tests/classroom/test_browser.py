@@ -1,4 +1,4 @@
-"""Week 1 as a student plays it: a lesson, an exercise, an assignment and its grade, in a browser."""
+"""Week 1 as a student plays it: a lesson, an exercise, an assignment, a grade, in a browser."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.thorough,  # JupyterLab, two kernels and a browser
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
-# Of each week: a lesson, an exercise of it, a wrong and a right answer; a function of the assignment
+# Of a week: a lesson, an exercise, a wrong and a right answer; a function of the assignment
 WEEKS = {
     "lora": ("01_low_rank_adaptation", "01.1", "3", "5", "trainable"),
 }
