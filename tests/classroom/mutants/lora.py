@@ -257,6 +257,8 @@ MUTANTS = [
         "return A - lr * B.T @ G, B - lr * G @ A.T",
         "with G = 0, B: expected",
     ),
+    # A missing return
+    (("step", "step_base", "step_old"), STEP, STEP.removeprefix("return "), "is the `return`"),
     # Arguments changed in place
     (
         "untouched",
