@@ -343,14 +343,14 @@ MUTANTS = [
         "shared",
         EQUAL,
         "rows = [tuple(row) for row in H + H.T - np.diag(np.diag(H))]",
-        "h = [1, 2, 1]: all rows of H are equal, and for such rows your own answer is 4; here it is 2",
+        "all rows of H are equal, and for such rows your own answer is 4; here it is 2",
     ),
     # H without its lower half
     (
         "shared",
         EQUAL,
         "rows = [tuple(row) for row in H]",
-        "h = [1, 2, 1]: all rows of H are equal, and for such rows your own answer is 4; here it is 2",
+        "all rows of H are equal, and for such rows your own answer is 4; here it is 2",
     ),
     # The slope for h: the square of a is forgotten
     (
