@@ -10,7 +10,7 @@
 # *exact*. So this assignment counts in whole numbers and fractions. You will construct examples,
 # and the grader verifies what you construct: **for most functions there are many right answers, and
 # any of them gets the points.** It takes about two hours. Notebooks 04 to 06 of perakit prepare for
-# it.
+# it, and 07 shows more of section 5.
 #
 # Where fractions are asked for, every number you return is an `int`, a NumPy integer, or a
 # `Fraction`. A float such as 0.5 is refused, even where it would be exact. Matrices may be nested
@@ -446,14 +446,17 @@ _ = ax.legend()
 # ### What it teaches
 #
 # One exact example proves "there is" and refutes "all"; a numerical rank is an answer about a
-# tolerance; rank against dimension; which way a bound goes when a set grows; an infimum that is not
-# attained. Students need rank, singular values and patience with fractions.
+# tolerance; rank against dimension; what an update hides of its factors, and what it tells; which
+# way a bound goes when a set grows; an infimum that is not attained. Students need rank, singular
+# values and patience with fractions.
 #
 # ### How it is checked
 #
 # Constructions are verified, not compared: the grader forms the update in fractions and counts its
-# rank exactly. Any right answer passes, and a float is refused even if it is right, because the
-# next one will not be.
+# rank exactly. Any right answer passes. A float costs one check of its function, even if it is
+# right, because the next one will not be; the function's other checks take it for the fraction that
+# was meant. The message shows the factors that were returned and what they make, so that a student
+# can do the arithmetic; large ones it shows by their shape.
 #
 # ### Where they stumble
 #
@@ -465,6 +468,10 @@ _ = ax.legend()
 # - *Rank 1 only.* At higher ranks h has more entries than they think, and the 2 has to stay with
 #   the pair (0, 0).
 # - *h is forgotten when columns are swapped.* With the old h the update changes.
+# - *h_ij in H.* Half of it stands in row i and half in row j. With all of it in both, h = (1, 1, 1)
+#   seems to have equal rows and (1, 2, 1) does not; it is the other way round.
+# - *The slope of the line* in `recover` is h a², not h. And not every row or column will do: b or a
+#   may be zero there, or two entries of b equal.
 # - *The sandwich.* The larger set gives the lower bound. It is easily turned round, as in the
 #   paper's Theorem 1.
 #
@@ -492,7 +499,14 @@ _ = ax.legend()
 # vanish. All b are different, since all x are, and all a likewise; so (b + b')(a + a') = -1/h for
 # every choice, and with three rows b₁ + b₂ = b₁ + b₃: two are equal.
 #
+# Why b is found in the column space (section 5): let x = s b + t b∘b have its square there. It is
+# x∘x = s² b² + 2 s t b³ + t² b⁴. If b, b², b³ and b⁴ are independent, which needs four rows, then
+# t = 0.
+#
 # ### In class
+#
+# Five minutes on what section 4 prints. With h = (1, 2, 2, 1, 2, 1) the update is
+# B A + (B A)∘(B A), which knows B A only. Which other h has 9 directions? Which has 5?
 #
 # Ten minutes on the figure of section 7. Predict the dashed curve first: why does the error in
 # float64 grow again, and which line tells where it turns? (Two numbers of size 1/ε are subtracted;
@@ -1181,7 +1195,7 @@ def ending_in_one(last):
 # check, and that alone.
 @check(
     1,
-    "the distance is not above LoRA's",
+    "the upper bound: the right σ are left",
     "sandwich",
     examples=ending_in_one(lambda rank: rank + 1),
     hint="which σ are left when the r largest are gone? The text counts from 1, Python from 0",
@@ -1192,7 +1206,7 @@ def upper(work, sigma, rank):
 
 @check(
     1,
-    "and not below that to rank K",
+    "the lower bound, the first of the two: the right σ are left",
     "sandwich",
     examples=ending_in_one(lambda rank: rank * (rank + 3) // 2 + 1),
     hint="(lower, upper), in this order; which of the two sets is the larger, and what is K?",

@@ -559,8 +559,9 @@ _ = plots.plot_scores(
 # %% [markdown] tags=["instructor"]
 # ### What it teaches
 #
-# What makes a comparison fair, and how little three seeds say. Students need means and standard
-# deviations; Student's quantile is given. No training knowledge: the loop of section 9 is written.
+# What makes a comparison fair, how little three seeds say, and how a verdict may be the grid's.
+# Students need means and standard deviations; Student's quantile is given. No training knowledge:
+# the loop of section 9 is written.
 #
 # ### Where they stumble
 #
@@ -1299,9 +1300,9 @@ def all_pairs(work, word, mine):
     equal, unequal = answers[1, 1], answers[mine, 1 - mine]
     expect(
         equal == unequal,
-        f"all pairs say {word!r} but one, which shows no difference. It is {RATES[1]:g} against"
-        f" {RATES[1]:g}: you say {equal!r}. It is {RATES[mine]:g} against {RATES[1 - mine]:g}: you"
-        f" say {unequal!r}",
+        f"all pairs say {word!r} but one, which shows no difference. If it is {RATES[1]:g} against"
+        f" {RATES[1]:g} you say {equal!r}, if it is {RATES[mine]:g} against {RATES[1 - mine]:g}"
+        f" you say {unequal!r}",
     )
 
 
@@ -1354,7 +1355,7 @@ def squares_only(draw):
     "the order share is the ratio of two Frobenius norms",
     "order_share",
     examples=squares_only(),
-    hint="square all entries, sum, root; which of the two matrices is above, and which below?",
+    hint="square all entries, sum, root: of which matrix above, and of which below?",
 )
 def share(work, B, A, h):
     rank = len(A)
