@@ -867,6 +867,7 @@ def layer_rounds(work, W0, delta):
     "forward",
     "merge",
     hint="`+=` and `*=` on an argument change the caller's array: make a new one",
+    alone=True,
 )
 def untouched(work):
     work.update(S, S + 1, 4.0)

@@ -1017,6 +1017,7 @@ H = np.array([2.0, -1.0, 3.0])
     "gradients",
     "answers",
     hint="`+=`, `*=` and `x[k] = ...` on an argument change the caller's array: copy it first",
+    alone=True,
 )
 def untouched(work):
     work.expand(S, S + 1, H)
