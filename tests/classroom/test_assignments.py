@@ -2,6 +2,7 @@
 exactly the check made for it.
 """
 
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from perakit.classroom import Grader, assignments
+from perakit.classroom import Grader, Outcome, assignments
 from perakit.classroom.assignment import STUB
 from perakit.classroom.cells import EXPERIMENT
-from perakit.classroom.student import run
-from perakit.classroom.submission import to_notebook, to_percent
+from perakit.classroom.examination import examine
+from perakit.classroom.student import Room, run
+from perakit.classroom.submission import parse_percent, to_notebook, to_percent
 
 IDS = list(assignments())
 # Mistakes in the reference, in a file for each assignment: (check that fails, old text, new text,
@@ -104,16 +106,42 @@ def test_a_mistake_is_caught_by_its_check_in_these_words(id, checks, old, new, s
     assert said in str(outcome)
 
 
+def concerned(id, old):
+    """The checks of the functions that the cell with `old` defines: no function calls another."""
+    (cell,) = (cell for cell in assignments()[id].solution() if old in cell.source)
+    defined = set(re.findall(r"^(?:def|class) (\w+)", cell.source, flags=re.MULTILINE))
+    return [check for check in assignments()[id].checks if defined & set(check.functions)]
+
+
 @pytest.mark.thorough
 @mutants(*IDS)
-def test_a_mistake_costs_exactly_its_check(id, checks, old, new, said, graded):
-    task = assignments()[id]
-    report = graded(mistaken(id, old, new))
-    failed = {outcome.id: outcome for outcome in report.outcomes if outcome.said}
-    assert set(failed) == set(checks), "\n".join(map(str, failed.values()))
+def test_a_mistake_costs_exactly_its_check(id, checks, old, new, said):
+    """Here in one process: the mistakes are ours, and there are hundreds."""
+    work = run(parse_percent(mistaken(id, old, new)))
+    assert not work.problems
+    asked = concerned(id, old)
+    assert set(checks) <= {check.id for check in asked}
+    outcomes = [
+        Outcome.of_check(check, examine(check, Room(work, check.seconds).answer)) for check in asked
+    ]
+    failed = {outcome.id: str(outcome) for outcome in outcomes if outcome.said}
+    assert set(failed) == set(checks), "\n".join(failed.values())
     for outcome in failed.values():
-        assert said in str(outcome)
-    assert report.points == task.points - sum(outcome.of for outcome in failed.values())
+        assert said in outcome
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("id", IDS)
+def test_a_mistake_costs_its_check_of_all(id, graded):
+    """One mistake of each assignment, as a student's file, with every check there is."""
+    _, checks, old, new, said = next(
+        mutant for mutant in MUTANTS if mutant[0] == id and isinstance(mutant[1], str)
+    )
+    report = graded(mistaken(id, old, new))
+    (failed,) = (outcome for outcome in report.outcomes if outcome.said)
+    assert failed.id == checks
+    assert said in str(failed)
+    assert report.points == report.of - failed.of
 
 
 @pytest.mark.parametrize("id", ["lora", "polynomial"])
