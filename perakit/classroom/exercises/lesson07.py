@@ -91,7 +91,7 @@ def _only_scaled(B: NDArray[np.float64], B2: NDArray[np.float64]) -> bool:
 
 def facts_of_the_report(answer: Any) -> None:
     """K and the numbers that PERA and LoRA of rank 4 train on 64 x 64."""
-    names = ("the rank K", "PERA's count", "LoRA's count")
+    names = ("The rank K", "PERA's count", "LoRA's count")
     values = [
         whole(value, name) for value, name in zip(several(answer, *names), names, strict=True)
     ]

@@ -21,9 +21,9 @@ def smallest_moves(answer: Any) -> None:
     """The largest k for which 1 + 2^-k, and for which 1 - 2^-k, is not 1 in bfloat16."""
     one = torch.tensor(1.0, dtype=torch.bfloat16)
     for value, sign, name in zip(
-        several(answer, "k upwards", "k downwards"), (1, -1), ("upwards", "downwards"), strict=True
+        several(answer, "k upwards", "k downwards"), (1, -1), ("Upwards", "Downwards"), strict=True
     ):
-        k = whole(value, f"k {name}")
+        k = whole(value, f"k {name.lower()}")
         expect(bool(one + sign * 2.0**-k != one), f"{name}: 2^-k does not move the 1.")
         expect(bool(one + sign * 2.0 ** -(k + 1) == one), f"{name}: half of 2^-k moves it, too.")
 
