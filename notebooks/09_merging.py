@@ -650,8 +650,8 @@ print(f"largest difference from Eq. 9: {np.abs(rebuilt.numpy() - by_equation_nin
 # %% [markdown]
 # ## Exercises
 #
-# Write your answer into the cell under an exercise, then run the check below it. The last cell of
-# each is folded: it has our answer.
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
 #
 # ### Exercise 1
 #

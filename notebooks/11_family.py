@@ -535,8 +535,8 @@ assert max(shares.values()) > 0.1
 #
 # ## Exercises
 #
-# Write your answer into the cell under an exercise, then run the check below it. The last cell of
-# each is folded: it has our answer.
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
 #
 # ### Exercise 1: an unplanned zero
 #

@@ -512,8 +512,8 @@ assert np.allclose(after, before, rtol=0, atol=1e-2 * before.max())
 #
 # ## Exercises
 #
-# Write your answer into the cell under an exercise, then run the check below it. The last cell of
-# each is folded: it has our answer.
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
 #
 # ### Exercise 1
 #

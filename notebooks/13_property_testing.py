@@ -836,8 +836,8 @@ for name, formula in (("mine", mine), ("h squared", mutants["h squared"])):
 # %% [markdown]
 # ## Exercises
 #
-# Write your answer into the cell under an exercise, then run the check below it. The last cell of
-# each is folded: it has our answer.
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
 #
 # ### Exercise 1
 #

@@ -26,13 +26,13 @@ SOURCES = [source for source in make.SOURCES if source.stem[:2] in LESSONS]
 
 @dataclass(frozen=True)
 class Sample:
-    """Code that sets `answer`: one that is right, and some that are not.
+    """Code that sets `answer`: one that is right, and some that are not, with what is said.
 
     secret: what no message may show.
     """
 
     right: str
-    wrong: tuple[str, ...]
+    wrong: tuple[tuple[str, str], ...]
     secret: tuple[str, ...] = ()
 
 
@@ -100,10 +100,10 @@ def answer(B, A):
 """
 
 SEARCH = """
-found = theory.best_approximation(
+mine = theory.best_approximation(
     theory.targets(8, 10, seed=4)["gaussian"], pk.PERA(1), starts=8
 ).factors
-answer = tuple(found[name] for name in "BAh")
+answer = tuple(mine[name] for name in "BAh")
 """
 
 LORA = """
@@ -111,28 +111,72 @@ U, s, Vt = np.linalg.svd(theory.targets(8, 10, seed=4)["gaussian"])
 answer = U[:, :1] * s[:1], Vt[:1], np.zeros(1)
 """
 
+NEARER_IN_BOTH = """
+b = [0.09, 1.47, -0.34, 0.01, -0.07, 0.4, 0.49, 2.02]
+a = [0.86, 0.5, -0.25, 0.77, -0.44, 2.77, -0.67, 3.56, -0.62, -0.66]
+answer = np.array([b]).T, np.array([a]), np.array([-0.14])
+"""
+
 SAMPLES = {
     "07.1": Sample(
         SEARCH,
         (
-            LORA,
-            "answer = np.zeros((8, 1)), np.zeros((1, 10)), np.zeros(1)",
-            "answer = 'lower'",
-            "answer = np.ones((10, 1)), np.ones((1, 8)), np.ones(1)",
+            (LORA, "In Frobenius norm this update is no nearer to E than LoRA's best."),
+            (
+                "answer = np.zeros((8, 1)), np.zeros((1, 10)), np.zeros(1)",
+                "In Frobenius norm this update is no nearer to E than LoRA's best.",
+            ),
+            ("answer = 'lower'", "The answer is to be 3 values: (B, A, h)."),
+            (
+                "answer = np.ones((10, 1)), np.ones((1, 8)), np.ones(1)",
+                "B has the shape (10, 1), and is to have (8, 1).",
+            ),
+            (NEARER_IN_BOTH, "In spectral norm this update is as near to E as LoRA's best."),
         ),
     ),
     "07.2": Sample(
-        "answer = -0.5", ("answer = 0.5", "answer = 0", "answer = -0.25"), ("0.5", "1/2")
+        "answer = -0.5",
+        (
+            ("answer = 0.5", "The sign is wrong: a positive h lowers the error here."),
+            ("answer = 0", "It is not zero at this v: b∘b and the residual meet."),
+            ("answer = -0.25", "The sign is right, the size is not."),
+        ),
+        ("0.5", "1/2"),
     ),
-    "07.3": Sample("answer = 55", ("answer = 54", "answer = 56", "answer = 39.2"), ("55",)),
+    "07.3": Sample(
+        "answer = 55",
+        (
+            ("answer = 54", "At this rank the coefficients still cost less."),
+            ("answer = 56", "A smaller rank is enough."),
+            ("answer = 39.2", "The answer is to be a whole number."),
+            ("answer = 0", "A rank is at least 1."),
+        ),
+        ("55",),
+    ),
     "07.4": Sample(
         RECOVER,
         (
-            RECOVER.replace("E = merged - W0", "E = merged"),
-            RECOVER.replace("q / 2", "q"),
-            RECOVER.replace("return x, a, (c", "return x, a, -(c"),
-            "answer = lambda merged, W0: (merged[:, 0], merged[0], 0)",
-            "answer = theory.recover",
+            (
+                RECOVER.replace("E = merged - W0", "E = merged"),
+                "On a layer of 8 x 10 the factors found make another update",
+            ),
+            (
+                RECOVER.replace("q / 2", "q"),
+                "On a layer of 8 x 10 the factors found make another update",
+            ),
+            (
+                RECOVER.replace("return x, a, (c", "return x, a, -(c"),
+                "On a layer of 8 x 10 the factors found make another update",
+            ),
+            (
+                "answer = lambda merged, W0: (merged[:, 0], merged[0], 0)",
+                "On a layer of 8 x 10 the factors found make another update",
+            ),
+            ("answer = theory.recover", "PerakitError: array"),
+            (
+                "answer = lambda merged, W0: (merged[0], merged[:, 0], 0)",
+                "On a layer of 8 x 10 b is to have 8 entries, a 10, and h one.",
+            ),
         ),
     ),
     "07.5": Sample(
@@ -142,54 +186,109 @@ def answer(B, A):
     return B @ X, np.linalg.inv(X) @ A
 """,
         (
-            "answer = lambda B, A: (B, A)",
-            "answer = lambda B, A: (2 * B[:, ::-1], A[::-1] / 2)",
-            "answer = lambda B, A: (B @ np.array([[1, 1], [0, 1]]), A)",
+            (
+                "answer = lambda B, A: (B, A)",
+                "Each of these columns is one of the old ones, up to a factor",
+            ),
+            (
+                "answer = lambda B, A: (2 * B[:, ::-1], A[::-1] / 2)",
+                "Each of these columns is one of the old ones, up to a factor",
+            ),
+            (
+                "answer = lambda B, A: (B @ np.array([[1, 1], [0, 1]]), A)",
+                "With these factors and h = (1, 2, 1) the update is another one.",
+            ),
         ),
     ),
     "07.6": Sample(
         "answer = 14, 522, 512",
-        ("answer = 4, 522, 512", "answer = 14, 512, 522", "answer = 14, 526, 512", "answer = 14"),
+        (
+            ("answer = 4, 522, 512", "The rank K is not right."),
+            ("answer = 14, 512, 522", "PERA's count is not right."),
+            ("answer = 14, 526, 512", "PERA's count is not right."),
+            (
+                "answer = 14",
+                "The answer is to be 3 values: (The rank K, PERA's count, LoRA's count).",
+            ),
+        ),
         ("14", "522", "512"),
     ),
     "08.1": Sample(
         COEFFICIENTS,
         (
-            COEFFICIENTS.replace("factorial(len(row))", "len(row)"),
-            "answer = lambda rank, c2, c3: [c2] * 3 + [c3] * 4",
-            "answer = COEFFICIENTS = [1, 2, 1]",
+            (
+                COEFFICIENTS.replace("factorial(len(row))", "len(row)"),
+                "At rank 1, c2 = 2, c3 = 3 the update is another one.",
+            ),
+            (
+                "answer = lambda rank, c2, c3: [c2] * 3 + [c3] * 4",
+                "h has the shape (7,), and is to have (2,).",
+            ),
+            (
+                "answer = [1, 2, 1]",
+                "The answer is to be a function of (rank, c2, c3)",
+            ),
         ),
     ),
     "08.2": Sample(
         CONSTANT,
         (
-            CONSTANT.replace("[1, 2, 1, 1, 1, 0]", "[1, 2, 1, 1, 1, 1]"),
-            CONSTANT.replace("[1, 2, 1, 1, 1, 0]", "[1, 2, 2, 1, 2, 1]"),
-            "answer = lambda B, A: (B, A, [1, 2, 1])",
+            (
+                CONSTANT.replace("[1, 2, 1, 1, 1, 0]", "[1, 2, 1, 1, 1, 1]"),
+                "The update of these factors is not (1 + BA)∘(1 + BA).",
+            ),
+            (
+                CONSTANT.replace("[1, 2, 1, 1, 1, 0]", "[1, 2, 2, 1, 2, 1]"),
+                "The update of these factors is not (1 + BA)∘(1 + BA).",
+            ),
+            (
+                "answer = lambda B, A: (B, A, [1, 2, 1])",
+                "B has the shape (4, 2), and is to have (4, 3).",
+            ),
         ),
         ("1, 2, 1, 1, 1, 0", "[1,2,1,1,1,0]"),
     ),
     "08.3": Sample(
         "answer = [[0, 2]]",
         (
-            "answer = [[0, 1]]",
-            "answer = [[3, 0], [0, 1], [1, 1]]",
-            "answer = [0, 2]",
-            "answer = []",
-            "answer = [[1, 2, 3]]",
+            (
+                "answer = [[0, 1]]",
+                "At these points the table has no negative eigenvalue: a kernel would pass, too.",
+            ),
+            (
+                "answer = [[3, 0], [0, 1], [1, 1]]",
+                "At these points the table has no negative eigenvalue: a kernel would pass, too.",
+            ),
+            ("answer = [0, 2]", "Give the points as rows of two numbers."),
+            ("answer = []", "Give the points as rows of two numbers."),
+            ("answer = [[1, 2, 3]]", "Give the points as rows of two numbers."),
         ),
     ),
     "08.4": Sample(
         "answer = np.eye(2), np.eye(2), np.array([[1, 0], [0, 2]])",
         (
-            "answer = np.zeros((2, 2)), np.eye(2), np.ones((2, 2))",
-            "answer = np.eye(2), np.eye(2), np.array([[0.5, 0], [0, 2]])",
-            "answer = np.eye(3), np.eye(3), np.eye(3)",
+            (
+                "answer = np.zeros((2, 2)), np.eye(2), np.ones((2, 2))",
+                "With these numbers the step stays in the slice.",
+            ),
+            (
+                "answer = np.eye(2), np.eye(2), np.array([[0.5, 0], [0, 2]])",
+                "Give whole numbers, to be exact.",
+            ),
+            (
+                "answer = np.eye(3), np.eye(3), np.eye(3)",
+                "The shapes are to be (m, 2), (2, n) and (m, n).",
+            ),
         ),
     ),
     "09.1": Sample(
         "answer = 7, 8",
-        ("answer = 8, 9", "answer = 7, 7", "answer = 8, 8", "answer = 7"),
+        (
+            ("answer = 8, 9", "Upwards: 2^-k does not move the 1."),
+            ("answer = 7, 7", "Downwards: half of 2^-k moves it, too."),
+            ("answer = 8, 8", "Upwards: 2^-k does not move the 1."),
+            ("answer = 7", "The answer is to be 2 values: (k upwards, k downwards)."),
+        ),
         ("7", "8"),
     ),
     "09.2": Sample(
@@ -197,65 +296,143 @@ def answer(B, A):
 from perakit.models import nf4
 answer = (nf4.levels()[6] / 2, nf4.levels()[8] / 2)
 """,
-        ("answer = -0.0398, 0.0398", "answer = -0.091, 0.0796", "answer = 0.0398, -0.0455"),
+        (
+            ("answer = -0.0398, 0.0398", "The lower end is not right."),
+            (
+                "answer = -0.091, 0.0796",
+                "The lower end: this weight is nearer to the next level than to 0.",
+            ),
+            ("answer = 0.0398, -0.0455", "One end lies below 0 and the other above."),
+        ),
         ("0.0398", "0.0455", "0.04", "0.05"),
     ),
     "09.3": Sample(
-        "answer = 9.8", ("answer = 1 / 9.8", "answer = 3", "answer = -9.8"), ("9.", "10")
+        "answer = 9.8",
+        (
+            ("answer = 1 / 9.8", "The other one of the two changes the output more."),
+            (
+                "answer = 3",
+                "Not within 15 % of it",
+            ),
+            ("answer = -9.8", "A ratio of two distances is positive."),
+            (
+                "answer = 5",
+                "Not within 15 % of it",
+            ),
+        ),
+        ("9.", "10"),
     ),
     "09.4": Sample(
         "answer = 30 * 768**2, 768**2 + 30 * (8 * 2 * 768 + 36)",
         (
-            "answer = 30 * 768**2, 768**2 + 30 * 8 * 2 * 768",
-            "answer = 30 * 768**2, 30 * (8 * 2 * 768 + 36)",
-            "answer = 768**2, 768**2 + 30 * (8 * 2 * 768 + 36)",
+            ("answer = 30 * 768**2, 768**2 + 30 * 8 * 2 * 768", "The count factored is not right."),
+            ("answer = 30 * 768**2, 30 * (8 * 2 * 768 + 36)", "The count factored is not right."),
+            ("answer = 768**2, 768**2 + 30 * (8 * 2 * 768 + 36)", "The count merged is not right."),
         ),
         ("17694720", "17,694,720", "959544", "959,544"),
     ),
     "10.1": Sample(
         "answer = {'A', 'h'}",
-        ("answer = {'h'}", "answer = {'B', 'h'}", "answer = set()", "answer = 'A'"),
+        (
+            ("answer = {'h'}", "One is missing whose gradient is zero."),
+            ("answer = {'B', 'h'}", "One of these has a gradient that is not zero."),
+            ("answer = set()", "One is missing whose gradient is zero."),
+            ("answer = 'A'", 'The answer is to be a set of letters out of "B", "A", "h".'),
+            ("answer = {'B', 'x'}", 'Only the letters "B", "A" and "h" may stand in it.'),
+        ),
         ("{'A', 'h'}", "{'h', 'A'}"),
     ),
     "10.2": Sample(
         "answer = theory.predicted_share(n=4096, rank=16, lr=1e-4, steps=1000).high",
         (
-            "answer = theory.predicted_share(n=4096, rank=16, lr=1e-4, steps=1000).low",
-            "answer = theory.predicted_share(n=192, rank=8, lr=0.005, steps=20).high",
-            "answer = 1.5",
+            (
+                "answer = theory.predicted_share(n=4096, rank=16, lr=1e-4, steps=1000).low",
+                "That is not the upper end of the band.",
+            ),
+            (
+                "answer = theory.predicted_share(n=192, rank=8, lr=0.005, steps=20).high",
+                "That is not the upper end of the band.",
+            ),
+            (
+                "answer = 1.5",
+                "The share of this forecast is a number between 0 and 1, no percentage.",
+            ),
+            ("answer = 0.032", "That is not the upper end of the band."),
         ),
         ("3.2", "0.0003"),
     ),
     "10.3": Sample(
         "answer = {0.012, 0.024, 0.048}",
         (
-            "answer = {0.012}",
-            "answer = {0.003, 0.006}",
-            "answer = {0.01}",
-            "answer = set()",
-            "answer = 0.012",
+            ("answer = {0.012}", "A rate is missing at which rank 1 has the lower cost."),
+            (
+                "answer = {0.003, 0.006}",
+                "At one of these rates, at least, rank 32 has the lower cost.",
+            ),
+            ("answer = {0.01}", "Only rates of the grid may stand in it."),
+            ("answer = set()", "A rate is missing at which rank 1 has the lower cost."),
+            ("answer = 0.012", "The answer is to be a set of learning rates."),
+            (
+                "answer = {0.006, 0.012, 0.024, 0.048}",
+                "At one of these rates, at least, rank 32 has the lower cost.",
+            ),
+            ("answer = {0.024, 0.048}", "A rate is missing at which rank 1 has the lower cost."),
         ),
         ("0.012", "0.024", "0.048"),
     ),
     "10.4": Sample(
         "answer = {(0.006, 0.006), (0.006, 0.012), (0.012, 0.006), (0.012, 0.012)}",
         (
-            "answer = {(0.006, 0.012)}",
-            "answer = {(0.006, 0.006), (0.012, 0.012)}",
-            "answer = {(a, b) for a in (0.006, 0.012) for b in (0.006, 0.012, 0.024)}",
-            "answer = {0.006, 0.012}",
-            "answer = {(0.006, 0.006), (0.006, 0.012), (0.012, 0.012)}",
+            ("answer = {(0.006, 0.012)}", "A possible rate of LoRA is missing."),
+            (
+                "answer = {(0.006, 0.006), (0.012, 0.012)}",
+                "The rates are right, but not all of their pairs are there.",
+            ),
+            (
+                "answer = {(a, b) for a in (0.006, 0.012) for b in (0.006, 0.012, 0.024)}",
+                "One of DoRA's rates costs more than the best one and the scatter together.",
+            ),
+            ("answer = {0.006, 0.012}", "A pair has the shape (), and is to have (2,)."),
+            (
+                "answer = {(0.006, 0.006), (0.006, 0.012), (0.012, 0.012)}",
+                "The rates are right, but not all of their pairs are there.",
+            ),
+            ("answer = {(0.007, 0.006)}", "LoRA was not tried at all of these rates."),
+            ("answer = {(0.006, 0.024)}", "A possible rate of LoRA is missing."),
+            ("answer = {(0.006, 0.006), (0.012, 0.006)}", "A possible rate of DoRA is missing."),
+            ("answer = 4", "The answer is to be a set of pairs, (LoRA's rate, DoRA's rate)."),
         ),
         ("0.006", "0.012"),
     ),
-    "10.5": Sample("answer = 6", ("answer = 5", "answer = 7", "answer = 3"), ("6",)),
+    "10.5": Sample(
+        "answer = 6",
+        (
+            ("answer = 5", "So many coins show the same side more often than that."),
+            ("answer = 7", "Fewer seeds are enough."),
+            ("answer = 3", "So many coins show the same side more often than that."),
+            ("answer = 0", "It takes one seed at least."),
+        ),
+        ("6",),
+    ),
     "11.1": Sample(
         "answer = 'rows scaled', 'HiRA', 1",
         (
-            "answer = 'rows scaled', 'DoRA', 3",
-            "answer = 'rows scaled', 'HiRA', 4",
-            "answer = 'low rank', 'PERA', 2",
-            "answer = 'rows scaled'",
+            (
+                "answer = 'rows scaled', 'DoRA', 3",
+                "For this method the target was made: which other one has a zero there?",
+            ),
+            ("answer = 'rows scaled', 'HiRA', 4", "The rank is not the smallest that is enough."),
+            ("answer = 'low rank', 'PERA', 2", "This target is not the one."),
+            (
+                "answer = 'rows scaled'",
+                "The answer is to be 3 values: (the target, the method, the rank).",
+            ),
+            ("answer = 'tiled', 'MoRA', 1", "This target is not the one."),
+            ("answer = 'rows scaled', 'PERA', 1", "This method has no zero on that target."),
+            (
+                "answer = 1, 2, 3",
+                "Target and method are to be given by their names in the picture.",
+            ),
         ),
         ("rows scaled", "HiRA"),
     ),
@@ -265,51 +442,118 @@ def answer(E, side):
     return np.array([[E[p::side, q::side].mean() for q in range(side)] for p in range(side)])
 """,
         (
-            "answer = lambda E, side: E[:side, :side]",
-            "answer = lambda E, side: np.zeros((side, side))",
-            """
+            (
+                "answer = lambda E, side: E[:side, :side]",
+                "On a target of 8 x 8 with side 3 there is a square that comes nearer.",
+            ),
+            (
+                "answer = lambda E, side: np.zeros((side, side))",
+                "On a target of 8 x 8 with side 3 there is a square that comes nearer.",
+            ),
+            (
+                """
 def answer(E, side):
     return np.array([[E[p::side, q::side].sum() for q in range(side)] for p in range(side)])
 """,
-            "answer = np.zeros((11, 11))",
+                "On a target of 8 x 8 with side 3 there is a square that comes nearer.",
+            ),
+            (
+                "answer = np.zeros((11, 11))",
+                "The answer is to be a function of (E, side)",
+            ),
         ),
     ),
     "11.3": Sample(
         METHOD,
         (
-            METHOD.replace("self.scale * ", "") + "\nanswer = Mine(rank=2, alpha=4)",
-            METHOD.replace("start_factors(self.method, self.B, self.A)", "pass"),
-            METHOD.replace("product * product)", "product)"),
-            METHOD.replace("Mine(rank=2)", "Mine"),
-            "answer = pk.PERA(2)",
+            (
+                METHOD.replace("self.scale * ", "") + "\nanswer = Mine(rank=2, alpha=4)",
+                "`update` is another matrix than scale · (BA + c (BA)∘(BA)).",
+            ),
+            (
+                METHOD.replace("start_factors(self.method, self.B, self.A)", "pass"),
+                "law 8: all gradients at the start are zero",
+            ),
+            (
+                METHOD.replace("product * product)", "product)"),
+                "`update` is another matrix than scale · (BA + c (BA)∘(BA)).",
+            ),
+            (
+                METHOD.replace("Mine(rank=2)", "Mine"),
+                "The answer is to be a method, an instance of your class at rank 2.",
+            ),
+            ("answer = pk.PERA(2)", "The third parameter is to be one number."),
+            (METHOD.replace("Mine(rank=2)", "Mine(rank=3)"), "The rank is to be 2."),
         ),
     ),
     "12.1": Sample(
         "answer = 0, 0.8",
-        ("answer = 0, 0", "answer = 0.8, 0.8", "answer = 0, 1", "answer = 0"),
+        (
+            (
+                "answer = 0, 0",
+                "By differences: four values of the function, over 4 times the step squared.",
+            ),
+            (
+                "answer = 0.8, 0.8",
+                "By autograd: what is the function near the point, within a small disc?",
+            ),
+            (
+                "answer = 0, 1",
+                "By differences: four values of the function, over 4 times the step squared.",
+            ),
+            ("answer = 0", "The answer is to be 2 values: (by autograd, by differences)."),
+        ),
         ("0.8",),
     ),
     "12.2": Sample(
         "answer = lambda d: 1 / abs(np.outer(d, d))",
         (
-            "answer = lambda d: 1 / np.outer(d, d)",
-            "answer = lambda d: abs(np.outer(d, d))",
-            "answer = lambda d: 1 / abs(d)",
+            (
+                "answer = lambda d: 1 / np.outer(d, d)",
+                "S is a mean of sizes, so no factor is zero or negative.",
+            ),
+            (
+                "answer = lambda d: abs(np.outer(d, d))",
+                "With another diagonal the factors are different from these.",
+            ),
+            (
+                "answer = lambda d: 1 / abs(d)",
+                "The table of factors has the shape (2,), and is to have (2, 2).",
+            ),
         ),
         ("outer", "1/"),
     ),
     "12.3": Sample(
         "answer = 1.3**-0.5",
-        ("answer = 1.3", "answer = 1 / 1.3", "answer = 1.3**0.5", "answer = -0.877"),
+        (
+            ("answer = 1.3", "Larger numbers for the features make S smaller."),
+            ("answer = 1 / 1.3", "S has the unit of a feature in its denominator: how often?"),
+            ("answer = 1.3**0.5", "Larger numbers for the features make S smaller."),
+            ("answer = -0.877", "Give a positive factor."),
+            ("answer = 0.5", "S has the unit of a feature in its denominator: how often?"),
+        ),
         ("0.87", "0.88"),
     ),
     "13.1": Sample(
         "answer = 0.1 + 0.2, 1.0, -0.3, 0.7",
         (
-            "answer = 1.0, 2.0, 3.0, 4.0",
-            "answer = 1.0, 1.0, -1.0, 1.0",
-            "answer = 1e200, 1e200, -1.0, 1.0",
-            "answer = 1.0, 1.0",
+            (
+                "answer = 1.0, 2.0, 3.0, 4.0",
+                "On this layer the friend's comparison passes: there is not enough cancellation.",
+            ),
+            (
+                "answer = 1.0, 1.0, -1.0, 1.0",
+                "On this layer the friend's comparison passes: there is not enough cancellation.",
+            ),
+            (
+                "answer = 1e200, 1e200, -1.0, 1.0",
+                "Your friend draws from [-10, 10]: one of the numbers lies outside.",
+            ),
+            ("answer = 1.0, 1.0", "The answer is to be 4 values: (w0, b, a, x)."),
+            (
+                "answer = 5e-324, 1.0, 5e-324, 0.5",
+                "The rounding error is not tiny beside the terms.",
+            ),
         ),
     ),
     "13.2": Sample(
@@ -319,25 +563,61 @@ def answer(f, B, A, h):
     return np.array_equal(f(B, A, np.where(i == j, 1, 2)), B @ A + (B @ A) ** 2)
 """,
         (
-            "answer = lambda f, B, A, h: np.array_equal(f(B, A, 0 * h), B @ A)",
-            "answer = lambda f, B, A, h: np.array_equal(f(B, A, h), B @ A)",
-            "answer = lambda f, B, A, h: f(B, A, h).shape == (len(B), A.shape[1])",
-            "answer = True",
+            (
+                "answer = lambda f, B, A, h: np.array_equal(f(B, A, 0 * h), B @ A)",
+                "It does not notice that h is halved.",
+            ),
+            (
+                "answer = lambda f, B, A, h: np.array_equal(f(B, A, h), B @ A)",
+                "The right formula breaks it, so it is no property of PERA.",
+            ),
+            (
+                "answer = lambda f, B, A, h: f(B, A, h).shape == (len(B), A.shape[1])",
+                "It does not notice that h is halved.",
+            ),
+            (
+                "answer = True",
+                "The answer is to be a function of (f, B, A, h)",
+            ),
+            (
+                "answer = lambda f, B, A, h: False",
+                "The right formula breaks it, so it is no property of PERA.",
+            ),
         ),
         ("np.where", "(BA)"),
     ),
     "13.3": Sample(
         "answer = [[0, 1], [1, 1]], [[1], [1]], [[1, 1]]",
         (
-            "answer = [[1, 1], [1, 1]], [[1], [1]], [[1, 1]]",
-            "answer = [[0, 1], [1, 1]], [[1, 0], [1, 0]], [[1, 1], [0, 0]]",
-            "answer = [[0, 1], [1, 1]], [[1, 1]], [[1], [1]]",
-            "answer = [[0, 0.5], [1, 1]], [[1], [1]], [[1, 1]]",
+            ("answer = [[1, 1], [1, 1]], [[1], [1]], [[1, 1]]", "This update has rank r at most."),
+            (
+                "answer = [[0, 1], [1, 1]], [[1, 0], [1, 0]], [[1, 1], [0, 0]]",
+                "This update has rank r at most.",
+            ),
+            (
+                "answer = [[0, 1], [1, 1]], [[1, 1]], [[1], [1]]",
+                "The shapes are to be (m, n), (m, r) and (r, n).",
+            ),
+            (
+                "answer = [[0, 0.5], [1, 1]], [[1], [1]], [[1, 1]]",
+                "Give whole numbers, so that the rank is exact.",
+            ),
         ),
     ),
     "13.4": Sample(
         "answer = 0.999**100",
-        ("answer = 0.1", "answer = 1 - 0.999**100", "answer = 1 - 100 / 1000", "answer = 90.5"),
+        (
+            ("answer = 0.1", "One example misses it with probability 0.999; all have to."),
+            (
+                "answer = 1 - 0.999**100",
+                "One example misses it with probability 0.999; all have to.",
+            ),
+            (
+                "answer = 1 - 100 / 1000",
+                "One example misses it with probability 0.999; all have to.",
+            ),
+            ("answer = 90.5", "A probability lies between 0 and 1."),
+        ),
         ("0.90", "0.91"),
     ),
 }
@@ -377,10 +657,11 @@ def test_a_right_answer_is_right(exercise, said):
 )
 def test_a_wrong_answer_is_not_yet_right_and_nothing_is_given_away(exercise, number, said):
     sample = SAMPLES[exercise]
-    text = said(exercise, sample.wrong[number])
-    assert text.startswith(f"Exercise {exercise[3:]}: not yet. ")
-    assert text.strip().endswith((".", "?")) or "Error: " in text
-    sentence = text.partition("not yet. ")[2]
+    code, words = sample.wrong[number]
+    text = said(exercise, code)
+    start, _, sentence = text.partition("not yet. ")
+    assert start == f"Exercise {exercise[3:]}: "
+    assert words in sentence
     assert not [secret for secret in sample.secret if secret in sentence], text
 
 
@@ -449,14 +730,17 @@ def test_answers_are_hidden_with_their_output(source):
 def test_a_notebook_runs_with_right_answers_in_it(source, tmp_path):
     lesson, text = source.stem[:2], source.read_text(encoding="utf-8")
     for number in re.findall(r"^answer_(\d+) = \.\.\.", text, flags=re.MULTILINE):
-        code = re.sub(r"\banswer\b", f"answer_{number}", SAMPLES[f"{lesson}.{number}"].right)
+        code = PRELUDE + SAMPLES[f"{lesson}.{number}"].right
+        code = re.sub(r"\banswer\b", f"answer_{number}", code)
         text = re.sub(rf"^answer_{number} = \.\.\..*$", lambda _: code, text, flags=re.MULTILINE)  # noqa: B023
     filled = tmp_path / source.name
     filled.write_text(text, encoding="utf-8")
     make.execute(filled, tmp_path / "copies")
     cells = nbformat.read(tmp_path / "copies" / f"{source.stem}.ipynb", 4).cells
     found = [
-        cell.outputs[0].text for cell in cells if "self-check" in cell.metadata.get("tags", [])
+        "".join(output.text for output in cell.outputs)  # a line may come in two pieces
+        for cell in cells
+        if "self-check" in cell.metadata.get("tags", [])
     ]
     assert found == [f"Exercise {k + 1}: right.\n" for k in range(len(found))]
     assert len(found) == len([one for one in SAMPLES if one.startswith(lesson)])
