@@ -521,10 +521,10 @@ assert best[1] > best[32]
 # large a one it shakes, or blows up, and its points leave the frame. PERA's thin line lies on
 # LoRA's wide one, at every rate up to the best: the tie from above again.
 #
-# And the bottom of the U moves to the left as the rank grows. Here $\alpha = r$, so the scale
-# $\alpha/r$ is 1 at every rank, and a larger rank has more terms that move in each step. So who
-# compares two ranks at *one* rate compares a place on one U with another place on another U.
-# Exercise 3 makes a verdict of that.
+# And the U moves to the left as the rank grows, its right wall most visibly. (On so coarse a grid
+# two ranks may share a star.) Here $\alpha = r$, so the scale $\alpha/r$ is 1 at every rank, and a
+# larger rank has more terms that move in each step. So who compares two ranks at *one* rate
+# compares a place on one U with another place on another U. Exercise 3 makes a verdict of that.
 #
 # ## Reading a table of evidence
 #
