@@ -124,9 +124,10 @@ for k, errors in enumerate(runs):
 ax.semilogx(
     1 + np.arange(1501), from_svd, "--", color="C1", linewidth=2, label="start at the truncated SVD"
 )
+# Wide and pale, so that a curve which lies on it leaves it visible
 for k, name in ((1, "best of rank r = 1 (LoRA)"), (2, "best of rank K = 2")):
-    ax.axhline(tail(k), color="0.35", linewidth=1)
-    ax.text(1, tail(k) - 0.06, name, va="top", color="0.35")
+    ax.axhline(tail(k), color="0.85", linewidth=5, zorder=0)
+    ax.text(1, tail(k) - 0.09, name, va="top", color="0.35")
 ax.set(
     xlabel="step",
     ylabel="error ‖ΔW − E‖",
@@ -582,14 +583,41 @@ assert np.mean(gains[0]) > 3 * np.mean(gains[-1])
 # %% [markdown]
 # ## Exercises
 #
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
+#
 # ### Exercise 1
+#
+# *15 minutes · difficulty 3 of 5*
 #
 # The sandwich holds in the spectral norm as well (the largest singular value of a difference):
 # $\sigma_{K+1} \le \inf \le \sigma_{r+1}$. A search result has `error_spec`, `lower_spec` and
 # `upper_spec`. Must `error_spec` lie between the other two? Decide which of the two inequalities is
-# certain, then look at the Gaussian target.
+# certain. Then break the other one on the Gaussian target `E`, with PERA of rank 1: find an update
+# that is nearer to `E` than LoRA's best of rank 1 in Frobenius norm, and farther away in spectral
+# norm. `answer_1` is a tuple of its factors, `(B, A, h)`, of the shapes (8, 1), (1, 10) and (1,).
+#
+# <details><summary>Hint 1</summary>
+#
+# Which of the two bounds holds for *every* update of the set, and which one only for the best?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A search minimises one norm and does not look at the other. Compare the two errors in `found[1]`,
+# a result from above, with `tail(1)` and `sigma[1]`. It has its `factors`, too.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...  # (B, A, h)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("07.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 for rank, result in found.items():
     print(
         f"r = {rank}: lower {result.lower_spec:.3f}, found {result.error_spec:.3f}, upper"
@@ -598,34 +626,84 @@ for rank, result in found.items():
     assert result.lower_spec <= result.error_spec  # any single update obeys the lower bound
 print(
     "The upper bound is one for the infimum. A solution sought in Frobenius norm may lie above it"
-    " in spectral norm."
+    " in spectral norm. At r = 1 it does, and its factors are an answer."
 )
+our_example = tuple(found[1].factors[name] for name in ("B", "A", "h"))
+print("shapes:", *(factor.shape for factor in our_example))
+assert found[1].error_fro < tail(1)
+assert found[1].error_spec > sigma[1]
 
 # %% [markdown]
 # ### Exercise 2
 #
+# *10 minutes · difficulty 2 of 5*
+#
 # At the identity the truncated SVD gave a zero gradient by $h$. But the singular vectors of the
 # identity are not unique: $b = a = v$ is a best rank-one approximation for *any* unit vector $v$.
-# Choose $v = (1, -1)^\top/\sqrt2$ for the $2\times2$ identity. What is the gradient by $h$ now?
-# Then descend from there.
+# Choose $v = (1, -1)^\top/\sqrt2$ for the $2\times2$ identity, and descend from there with
+# `descend`. Where does it end? `answer_2` is the gradient by $h$ at the start, a number.
+#
+# <details><summary>Hint 1</summary>
+#
+# The formula is in the section on the first order: it takes $b\circ b$, $a\circ a$ and $G = ba^\top
+# - E$.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# $v\circ v$ has two equal entries. What is $v v^\top (v\circ v)$, and what is left of $G\,(v\circ
+# v)$?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...  # a number
+
+# %% tags=["self-check"]
+pk.classroom.self_check("07.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 v = np.array([[1.0], [-1.0]]) / np.sqrt(2)
 gradient = theory.pera_gradients(v @ v.T - np.eye(2), v, v.T, np.zeros(1))["h"]
 print("gradient by h:", gradient)
 assert gradient[0] < -0.1
-errors, (_, _, h) = descend((v, v.T, np.zeros(1)), np.eye(2))
-print(f"error after the descent: {errors[-1]:.1e}, h = {h[0]:.4f}")
+errors, (_, _, last_h) = descend((v, v.T, np.zeros(1)), np.eye(2))
+print(f"error after the descent: {errors[-1]:.1e}, h = {last_h[0]:.4f}")
 assert errors[-1] < 1e-4
-assert np.isclose(h[0], 2, atol=1e-3)
+assert np.isclose(last_h[0], 2, atol=1e-3)
 
 # %% [markdown]
 # ### Exercise 3
 #
+# *5 minutes · difficulty 1 of 5*
+#
 # From which rank on do PERA's extra coefficients on a $768\times768$ layer cost as much as one more
-# rank of LoRA? What does that mean for the comparison at equal parameters?
+# rank of LoRA? What does that mean for the comparison at equal parameters? `answer_3` is the rank,
+# a whole number.
+#
+# <details><summary>Hint 1</summary>
+#
+# Write both prices down: that of the coefficients $h_{ij}$, $i \le j$, at rank $r$, and that of one
+# more column of $B$ with one more row of $A$.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# It is the first $r$ with $r(r+1)/2 \ge m + n$. A loop finds it, or a square root.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...  # a whole number
+
+# %% tags=["self-check"]
+pk.classroom.self_check("07.3", answer_3)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 rank = next(r for r in range(1, 769) if r * (r + 1) // 2 >= 768 + 768)
 print(
     "r =", rank, "with", rank * (rank + 1) // 2, "coefficients; one rank of LoRA costs", 768 + 768
@@ -634,13 +712,100 @@ assert rank == 55
 print("Below that, equal parameters and equal rank are nearly the same comparison on this layer.")
 
 # %% [markdown]
-# ### Exercise 4
+# ### Exercise 4: factors from a merged weight
+#
+# *30 minutes · difficulty 5 of 5*
+#
+# Somebody publishes a merged weight $W_0 + \Delta W$, and you have $W_0$ as well. The update was
+# made by a PERA of rank 1, $\Delta W = b a^\top + h\,(b\circ b)(a\circ a)^\top$. Find $b$, $a$ and
+# $h$, with linear algebra alone: no search, and no `theory.recover`. The column space $V$ has two
+# dimensions now, so any $x$ in it is $c_1v_1 + c_2v_2$ with an orthonormal basis $v_1, v_2$.
+# `answer_4` is a function `(merged, W0)` that returns three values `(b, a, h)`, with $m$ entries,
+# $n$ entries and one. The check calls it on weights of its own, and asks whether the factors make
+# the update.
+#
+# <details><summary>Hint 1</summary>
+#
+# Write $x\circ x$ as a combination of three vectors that you know. Take away from each of the three
+# the part that lies in $V$, as `X - V @ (V.T @ X)` does. Which combination of what is left is zero?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The three numbers of that combination tell $c_1 : c_2$, so you have $x$, which is $b$ up to a
+# factor. Then $\Delta W = x\,\alpha^\top + (x\circ x)\,\beta^\top$, with two rows that least
+# squares finds (`np.linalg.lstsq`). Take $b = x$ and $a = \alpha$. How does $\beta$ depend on $h$?
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_4 = ...  # a function (merged, W0) -> (b, a, h)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("07.4", answer_4)
+
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+def factors_of(merged_weight, W0):
+    """b, a and h of a rank-1 PERA update, up to a factor of b that a takes back."""
+    delta = merged_weight - W0
+    V = np.linalg.svd(delta)[0][:, :2]
+    squares = np.stack([V[:, 0] ** 2, V[:, 0] * V[:, 1], V[:, 1] ** 2], axis=1)
+    # The combination whose part outside V is zero: (c1², 2 c1 c2, c2²) up to a factor
+    p, q, s = np.linalg.svd(squares - V @ (V.T @ squares))[2][-1]
+    x = V @ (np.array([p, q / 2]) if abs(p) > abs(s) else np.array([q / 2, s]))
+    alpha, beta = np.linalg.lstsq(np.stack([x, x * x], axis=1), delta, rcond=None)[0]
+    return x, alpha, beta @ alpha**2 / (alpha**2 @ alpha**2)  # β = h α∘α
+
+
+b, a, h_one, W0 = (
+    np.random.default_rng(5).normal(size=size) for size in ((9, 1), (1, 7), 1, (9, 7))
+)
+b_again, a_again, h_again = factors_of(W0 + formulas.pera(b, a, h_one), W0)
+print(f"h that made it {h_one[0]:.6f}, h found {h_again:.6f}")
+print("b found / b, entry by entry:", (b_again / b[:, 0]).round(6))
+assert np.isclose(h_again, h_one[0])
+assert np.ptp(b_again / b[:, 0]) < 1e-9
+# A factor of b is taken back by a, and h stays as it is: the merged weight gives away h exactly,
+# and b and a up to one number. A LoRA of rank 1 gives away as much; one of rank 2 does not.
+
+# %% [markdown]
+# ### Exercise 5
+#
+# *15 minutes · difficulty 3 of 5*
 #
 # Take $h = (1, 2, 1)$. Written out, the update is $BA + (BA)\circ(BA)$. Can `recover` find the $B$
-# and $A$ that made it?
+# and $A$ that made it? Decide it by an example: other factors that make the same update.
+# `answer_5` is a function `(B, A)`, for $B$ $(m, 2)$ and $A$ $(2, n)$, that returns another such
+# pair with the same update at this $h$. Its columns must not be those of $B$ in another order or
+# with other scales.
+#
+# <details><summary>Hint 1</summary>
+#
+# What of $B$ and $A$ does $BA + (BA)\circ(BA)$ depend on?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# $BA = (BX)(X^{-1}A)$. Which invertible $X$ mixes the two columns?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-kernel = formulas.pera(B, A, np.array([1.0, 2.0, 1.0]))
+# %% tags=["your-turn"]
+# Your turn
+answer_5 = ...  # a function (B, A) -> (another B, another A)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("07.5", answer_5)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+kernel_h, shear = np.array([1.0, 2.0, 1.0]), np.array([[1.0, 1.0], [0.0, 1.0]])
+kernel = formulas.pera(B, A, kernel_h)
+assert np.allclose(formulas.pera(B @ shear, np.linalg.inv(shear) @ A, kernel_h), kernel)
+
 recovered = theory.recover(kernel, pk.PERA(2))
 print(recovered)
 again = formulas.pera(**recovered.factors)
@@ -652,10 +817,34 @@ assert np.allclose(recovered.B @ recovered.A, B @ A)
 print("It finds some B and A with the same product. Only B A enters, so no one can tell which.")
 
 # %% [markdown]
-# ### Exercise 5
+# ### Exercise 6
+#
+# *15 minutes · difficulty 2 of 5*
 #
 # A report says: "On our $64\times64$ target PERA of rank 4 has error 0.31, LoRA 0.35, so PERA's
-# optimum is 11 % better." Name what is missing, and rewrite the sentence.
+# optimum is 11 % better." Name what is missing, and rewrite the sentence. Three of the missing
+# facts are numbers that you can work out: the rank $K$ beyond which the tail is a lower bound, and
+# how many numbers each of the two trains. `answer_6` is the tuple `(K, PERA's, LoRA's)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# Ask of each of the two errors: is it a minimum, or what a search found? What does one have to know
+# about a search?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# $K = r(r+3)/2$; `formulas.parameter_count` counts what is trained.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_6 = ...  # (K, PERA's numbers, LoRA's numbers)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("07.6", answer_6)
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -398,7 +398,7 @@ for name, h in (
 #
 # | | SVM with a quadratic kernel | PERA |
 # |:--|:--|:--|
-# | features are products of | entries of the **input** $x$ | columns of $B$, rows of $A$: the **factors** |
+# | multiplied are | entries of the **input** $x$ | columns of $B$, rows of $A$: the **factors** |
 # | points in the kernel | data points, given | rows of $B$, columns of $A$: both trained |
 # | weights of the products | fixed, $\ge 0$ | $h$, trained, of any sign |
 # | what the kernel gives | the function $f(x)$ | the entries of a matrix $\Delta W$ |
@@ -490,14 +490,40 @@ else:
 #
 # ## Exercises
 #
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
+#
 # ### Exercise 1
+#
+# *25 minutes · difficulty 4 of 5*
 #
 # At degree three PERA also has products of three columns (`degree=3`; the paper leaves degrees
 # above 2 open). Find the $h$ that gives $\Delta W = BA + c_2 (BA)^{\circ 2} + c_3 (BA)^{\circ 3}$,
 # where $\circ 3$ is the elementwise cube. `pk.formulas.monomials(rank, "full", 3)` lists the
-# indices, degree by degree. Check it exactly at $r = 3$.
+# indices, degree by degree: a list of two arrays, with a monomial in each column. Check it exactly
+# at $r = 3$. `answer_1` is a function `(rank, c2, c3)` that returns the array $h$, in this order.
+#
+# <details><summary>Hint 1</summary>
+#
+# Expand $(u_1 + u_2 + u_3)^3$. How often does $u_1^2u_2$ occur, and how often $u_1u_2u_3$?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A monomial with the multiplicities $k_1, k_2, \dots$ occurs $d!/(k_1!\,k_2!\cdots)$ times in the
+# power $d$. `np.unique(row, return_counts=True)[1]` has the multiplicities.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...  # a function (rank, c2, c3) -> h
+
+# %% tags=["self-check"]
+pk.classroom.self_check("08.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 from math import factorial, prod
 
 
@@ -531,12 +557,35 @@ print(
 # %% [markdown]
 # ### Exercise 2
 #
+# *15 minutes · difficulty 3 of 5*
+#
 # The kernel of the classifier was $(1 + x\cdot y)^2$, with a constant. PERA's has none: at $u = 0$
 # it is 0. For given $B$ and $A$ of rank 2, build factors and coefficients of rank 3 with $\Delta
-# W_{pq} = (1 + \langle B_p, A_q\rangle)^2$ exactly.
-# Hint: which column of $B$ and which row of $A$ make $u_3 = 1$ in every entry?
+# W_{pq} = (1 + \langle B_p, A_q\rangle)^2$ exactly. `answer_2` is a function `(B, A)` that returns
+# three arrays `(B, A, h)` of rank 3, so that `pk.formulas.pera` of them is that matrix.
+#
+# <details><summary>Hint 1</summary>
+#
+# Which column of $B$ and which row of $A$ make $u_3 = 1$ in every entry?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# With $u_3 = 1$ the linear part is $1 + u_1 + u_2$ already. Expand the wanted square, subtract
+# that, and write what is left as products $u_iu_j$, where $u_1u_3$ is $u_1$. The order of the pairs
+# is that of `pk.formulas.pairs(3)`.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...  # a function (B, A) -> (B, A, h), of rank 3
+
+# %% tags=["self-check"]
+pk.classroom.self_check("08.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 B, A = rng.integers(-3, 4, (4, 2)), rng.integers(-3, 4, (2, 5))
 B_one, A_one = np.column_stack([B, np.ones(4, int)]), np.vstack([A, np.ones(5, int)])
 # wanted: 1 + 2(u1 + u2) + (u1 + u2)²; the linear part with u3 = 1 gives 1 + u1 + u2 already
@@ -548,10 +597,36 @@ print("h =", h)
 # %% [markdown]
 # ### Exercise 3
 #
+# *15 minutes · difficulty 3 of 5*
+#
 # A colleague says: "PERA layers are little SVMs. Put one on a linear probe and it will find
 # quadratic boundaries." Name two things that are wrong, and the smallest experiment that shows each
-# of them.
+# of them. One experiment is this: take $h = (1, 1, -1)$ at rank 2, and points at which $k_h$ is no
+# kernel, since the table $G_{st} = k_h(x_s, x_t)$ has a negative eigenvalue. With how few points
+# can you do it? `answer_3` is an array of such points, one in each row.
 #
+# <details><summary>Hint 1</summary>
+#
+# The only negative coefficient is that of $u_2^2$. Which points make that product large, and the
+# others small?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A table of one point has one entry, $k_h(x, x)$, which is its eigenvalue. Write it down for $x =
+# (0, t)$.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...  # points, an array of shape (how many, 2)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("08.3", answer_3)
+
+# %% [markdown]
 # <details><summary>Answer</summary>
 #
 # First, the products are of the factors and not of the input, so the probe stays linear in its
@@ -560,21 +635,46 @@ print("h =", h)
 # put it on the four corners of XOR, as above.
 #
 # Second, an SVM's weights of the products are fixed and not negative, which makes $k$ a kernel and
-# its training convex. PERA's $h$ is trained and may be negative. Experiment: build the table $G$
-# for $h = (\frac12, -1, \frac12)$ and look at its smallest eigenvalue. "Support vectors" do not
-# occur either: both sets of points are parameters, none is a data point.
+# its training convex. PERA's $h$ is trained and may be negative. Experiment: one point is enough.
+# For $h = (1, 1, -1)$ and $x = (0, t)$ the table is the one number $t^2 - t^4$, which is negative
+# for $t > 1$. "Support vectors" do not occur either: both sets of points are parameters, none is a
+# data point.
 #
 # </details>
 #
 # ### Exercise 4
 #
+# *15 minutes · difficulty 2 of 5*
+#
 # Start PERA at kernel coefficients, $h_{ii} = c$, $h_{ij} = 2c$. Does plain gradient descent stay
 # there? With $G = \partial L/\partial\Delta W$ the gradient is $\partial L/\partial h_{ij} =
-# (b_i\circ b_j)^\top G\,(a_i\circ a_j)$ ([claim](../docs/claims.md#gradients)). Decide with one
-# random integer example at $r = 2$: to stay, the step of $h_{12}$ must be twice that of $h_{11}$,
-# and the steps of $h_{11}$ and $h_{22}$ equal.
+# (b_i\circ b_j)^\top G\,(a_i\circ a_j)$ ([claim](../docs/claims.md#gradients)). To stay, the step
+# of $h_{12}$ must be twice that of $h_{11}$, and the steps of $h_{11}$ and $h_{22}$ equal. Decide
+# with one example of whole numbers at $r = 2$ that leaves. `answer_4` is a tuple `(B, A, G)` of
+# arrays of whole numbers, of the shapes $(m, 2)$, $(2, n)$ and $(m, n)$.
+#
+# <details><summary>Hint 1</summary>
+#
+# Draw small whole numbers and compute the three gradients. Or think: which simple $B$ and $A$ let
+# each $h_{ii}$ see one entry of $G$?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# With $B = A = I$ of size 2 the gradients by $h_{11}$ and $h_{22}$ are $G_{11}$ and $G_{22}$, and
+# the one by $h_{12}$ is 0.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_4 = ...  # (B, A, G)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("08.4", answer_4)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 B, A, G = rng.integers(-3, 4, (4, 2)), rng.integers(-3, 4, (2, 5)), rng.integers(-3, 4, (4, 5))
 i, j = pk.formulas.pairs(2)
 step = np.array([(B[:, a] * B[:, b]) @ G @ (A[a] * A[b]) for a, b in zip(i, j, strict=True)])

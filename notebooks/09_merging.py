@@ -257,7 +257,7 @@ share = {
 }
 figure, ax = plt.subplots()
 for (name, values), marker in zip(share.items(), plots.MARKERS, strict=False):
-    ax.plot(sizes, values, marker=marker, label=name)
+    ax.plot(sizes, values, marker=marker, markerfacecolor="none", label=name)
 ax.set(
     xscale="log",
     xlabel="relative size of the update ‖ΔW‖ / ‖W0‖",
@@ -650,13 +650,39 @@ print(f"largest difference from Eq. 9: {np.abs(rebuilt.numpy() - by_equation_nin
 # %% [markdown]
 # ## Exercises
 #
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
+#
 # ### Exercise 1
+#
+# *10 minutes · difficulty 2 of 5*
 #
 # Which is the smallest power of two $2^{-k}$ that moves the bfloat16 weight 1 upwards, and which
 # moves it downwards? Why are they different? (Where a result lies exactly in the middle of two
-# numbers, it goes to the one whose last bit is 0, and that of 1.0 is 0.)
+# numbers, it goes to the one whose last bit is 0, and that of 1.0 is 0.) `answer_1` is the pair of
+# the two $k$, `(k upwards, k downwards)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# How far is it from 1 to the next number above, and how far to the next one below?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# An update of half a gap is a tie, and the tie goes back to 1. So you need more than half a gap;
+# which power of two is the first?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...  # (k upwards, k downwards)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("09.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 one = torch.tensor(1.0, dtype=torch.bfloat16)
 up = max(k for k in range(20) if one + 2.0**-k != one)
 down = max(k for k in range(20) if one - 2.0**-k != one)
@@ -668,11 +694,35 @@ assert (up, down) == (7, 8)
 # %% [markdown]
 # ### Exercise 2
 #
+# *15 minutes · difficulty 2 of 5*
+#
 # Take 64 weights from a standard normal distribution and put one weight of 20 among them. How many
 # of the others become exactly 0 in NF4, and how many without the outlier? First work out, from the
-# levels, below which $|w|$ / absmax a weight becomes 0.
+# levels, between which two values of $w$ / absmax a weight becomes 0. `answer_2` is this pair,
+# `(lower end, upper end)`, to four decimals.
+#
+# <details><summary>Hint 1</summary>
+#
+# A weight goes to the level that is nearest. Where is the border between the level 0 and the next
+# one?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The border lies in the middle between two levels. `levels` is sorted, so look for its 0, and at
+# its neighbours on both sides; they are not equally far away.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...  # (lower end, upper end)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("09.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 sample = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
 spoiled = sample.clone()
 spoiled[0, 0] = 20.0
@@ -689,16 +739,41 @@ assert zeros[1] > 3 * zeros[0]
 # %% [markdown]
 # ### Exercise 3
 #
+# *15 minutes · difficulty 3 of 5*
+#
 # An adapter was trained on a 4-bit base and saved. A colleague loads it onto the *original* float32
 # model. Compare three outputs of one layer on random inputs: (a) rounded base with adapter, (b)
-# original base with adapter, (c) rounded base alone. Is (b) closer to (a) than (c) is?
+# original base with adapter, (c) rounded base alone. Take `rounded`, `original` and `delta` from
+# above, and many inputs. Is (b) closer to (a) than (c) is? `answer_3` is the ratio $\lVert (b) -
+# (a)\rVert / \lVert (c) - (a)\rVert$, to about 10 %.
+#
+# <details><summary>Hint 1</summary>
+#
+# The outputs are $(W + \Delta W)x$ with one or the other base, and $Wx$. `torch.randn(192, 256)` is
+# 256 inputs of this layer at once. Compute in float64.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# (b) − (a) has nothing of the adapter in it: it is (original − rounded) $x$. And (c) − (a) is
+# $-\Delta W x$.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...  # a number
+
+# %% tags=["self-check"]
+pk.classroom.self_check("09.3", answer_3)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 x = torch.randn(192, 256, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 a, b, c = ((rounded + delta) @ x, (original + delta) @ x, rounded.double() @ x)
 print(
     f"the wrong base changes the output by {distance(b, a):.1%}, taking the adapter away by"
-    f" {distance(c, a):.1%}"
+    f" {distance(c, a):.1%}: {distance(b, a) / distance(c, a):.1f} times as much"
 )
 assert distance(b, a) > 3 * distance(c, a)
 # For this small update the base matters more than the adapter: an adapter belongs to the base it
@@ -707,17 +782,45 @@ assert distance(b, a) > 3 * distance(c, a)
 # %% [markdown]
 # ### Exercise 4
 #
-# You serve thirty adapters on one bfloat16 base, a request names its adapter, and the updates are
-# about 0.5 % of the weights. Merge, or not? Give two reasons.
+# *15 minutes · difficulty 2 of 5*
 #
+# You serve thirty adapters on one bfloat16 base, a request names its adapter, and the updates are
+# about 0.5 % of the weights. Merge, or not? Give two reasons, and a third in numbers: how many
+# numbers must be kept for one $768 \times 768$ layer with thirty PERA adapters of rank 8, as thirty
+# merged matrices, and as one base with thirty sets of $B$, $A$ and $h$? `answer_4` is this pair,
+# `(merged, factored)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# What happens in one batch, when each request has another matrix? And what did the bfloat16 curve
+# say about updates of this size?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A set of PERA's factors has $r(m+n) + r(r+1)/2$ numbers. The base is kept once.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_4 = ...  # (numbers when merged, numbers when factored)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("09.4", answer_4)
+
+# %% [markdown]
 # <details><summary>Answer</summary>
 #
 # Not. First, swapping: merged, each adapter needs a matrix of its own or a merge at each swap, and
 # requests for different adapters cannot share the product $W_0 x$ in one batch. Second, precision:
 # at 0.5 % about a third of the weights of the matrix above would not move, and a good part of the
 # update is lost in rounding, while float32 factors beside the base keep it whole (only the output
-# is rounded). The cost is $K(m+n)$ multiply-adds a token and layer. With one adapter, a float32
-# base and a small latency budget the answer is the opposite.
+# is rounded). Third, memory: thirty merged matrices are $30 \cdot 768^2 = 17{,}694{,}720$ numbers,
+# one base with thirty adapters is $768^2 + 30\,(8 \cdot 1536 + 36) = 959{,}544$. The cost is
+# $K(m+n)$ multiply-adds a token and layer. With one adapter, a float32 base and a small latency
+# budget the answer is the opposite.
 #
 # </details>
 

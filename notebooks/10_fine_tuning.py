@@ -21,7 +21,7 @@
 #
 # You need [notebook 01](01_low_rank_adaptation.ipynb) (LoRA), [notebook 03](03_equation_nine.ipynb)
 # (the PERA update) and, for the end, [notebook 09](09_merging.ipynb) (merging). About 35 minutes to
-# read, about half a minute to run.
+# read, about 40 seconds to run.
 
 # %%
 import math
@@ -300,12 +300,16 @@ print(f"matched LoRA − LoRA: {other.new - lora.new:+.5f} bits per byte")
 # the two methods did the same. Without the share we would have seen equal numbers and not known
 # why.
 #
-# The same, drawn. Where lines coincide, the upper one is dashed or dotted.
+# The same, drawn. Where lines coincide, the lower one is wide and pale.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
 plots.plot_loss(result.runs, ax=left)
-_ = plots.plot_heldout(result.runs, ax=right).set_title("Held-out code")
+plots.plot_heldout(result.runs, ax=right).set_title("Held-out code")
+for ax in (left, right):
+    for line, width, alpha in zip(ax.lines, (8, 4, 1.4), (0.35, 0.6, 1), strict=True):
+        line.set(linewidth=width, alpha=alpha, markersize=2 + width, linestyle="-")
+    ax.legend(handlelength=2.8, fontsize="small")
 
 # %% [markdown]
 # (A token of this model is a byte.) The training loss jumps about, because each step has other
@@ -460,6 +464,105 @@ print(
 # %% [markdown]
 # A report of a fine-tuning run that has no number for the old domain leaves out half of the result.
 #
+# ## The learning rate is a part of the result
+#
+# All runs above had one learning rate, which nobody tuned. How much of a result is the rate? To see
+# that takes more runs than fit on this page. perakit has them stored, with their settings, in the
+# folder [docs/results](../docs/results/rank.md) of its repository. `rank.jsonl` there has LoRA and
+# PERA at several ranks. Each was trained at several rates; **validation text**, which is neither
+# trained on nor used for the final cost, chose among them.
+#
+# What do you expect the cost to do as the rate grows? And is the best rate the same for rank 1, 8
+# and 32?
+
+# %%
+from perakit.classroom.exercises.lesson10 import stored, tuned
+
+costs = tuned("rank")  # arm -> learning rate -> validation cost; from docs/results/rank.jsonl
+steps = {row["settings"]["recipe"]["steps"] for row in stored("rank").of("tuning")}
+best = {}
+figure, ax = plt.subplots(figsize=(7.2, 4.4))
+for k, rank in enumerate((1, 8, 32)):
+    for name, style in (
+        ("LoRA", {"linewidth": 7, "alpha": 0.3}),
+        ("PERA", {"linewidth": 1.2, "marker": "o", "markersize": 5, "markerfacecolor": "white"}),
+    ):
+        curve = costs[f"{name} r={rank}"]
+        ax.plot(
+            list(curve), list(curve.values()), color=f"C{k}", label=f"{name}, rank {rank}", **style
+        )
+    best[rank] = min(curve, key=curve.get)
+    ax.plot(best[rank], curve[best[rank]], "*", color=f"C{k}", markersize=14)
+lowest = min(min(curve.values()) for curve in costs.values())
+ax.set(
+    xscale="log",
+    ylim=(lowest - 0.02, lowest + 0.2),
+    xlabel="learning rate",
+    ylabel="validation bits per byte",
+    title=f"A U for each rank, after {max(steps)} steps; a star at its lowest point",
+)
+ax.set_xticks(list(curve), [f"{rate:g}" for rate in curve])
+ax.set_xticks([], minor=True)
+_ = figure.legend(ncols=3, fontsize="small", loc="outside lower center")
+
+# %%
+print("learning rate", *(f"{rate:>9g}" for rate in curve))
+for rank in (1, 8, 32):
+    for name in ("LoRA", "PERA"):
+        found = costs[f"{name} r={rank}"]
+        print(f"{name}, rank {rank:2}", *(f"{cost:9.4f}" for cost in found.values()))
+        assert min(found, key=found.get) == best[rank]
+    lora_costs, pera_costs = costs[f"LoRA r={rank}"], costs[f"PERA r={rank}"]
+    assert all(abs(lora_costs[x] - pera_costs[x]) < 1e-3 for x in curve if x <= best[rank])
+assert best[1] > best[32]
+
+# %% [markdown]
+# Each curve is a U. With too small a rate the run is not done when the steps are over; with too
+# large a one it shakes, or blows up, and its points leave the frame. PERA's thin line lies on
+# LoRA's wide one, at every rate up to the best: the tie from above again.
+#
+# And the U moves to the left as the rank grows, its right wall most visibly. (On so coarse a grid
+# two ranks may share a star.) Here $\alpha = r$, so the scale $\alpha/r$ is 1 at every rank, and a
+# larger rank has more terms that move in each step. So who compares two ranks at *one* rate
+# compares a place on one U with another place on another U. Exercise 3 makes a verdict of that.
+#
+# ## Reading a table of evidence
+#
+# The same question comes back in every table. Here is one about forgetting, made from
+# [docs/results/forgetting.jsonl](../docs/results/forgetting.md): three methods, each at the rate
+# that its own tuning preferred, on the same seeds. Read it with the rate beside the result.
+
+# %%
+evidence = stored("forgetting")
+costs_by_arm = {arm: tuned("forgetting")[arm] for arm in ("LoRA", "DoRA", "HiRA")}
+chosen = {arm: min(by_rate, key=by_rate.get) for arm, by_rate in costs_by_arm.items()}
+scatter = {arm: np.std(evidence.scores(arm, "validation"), ddof=1) for arm in costs_by_arm}
+
+print("arm    learning rate   new domain   old domain   scatter of the validation cost")
+for arm, rate in chosen.items():
+    on_new, on_old = (np.mean(evidence.scores(arm, what)) for what in ("new", "old"))
+    print(f"{arm:6} {rate:13g} {on_new:12.4f} {on_old:12.4f} {scatter[arm]:12.4f}")
+more = np.subtract(evidence.scores("DoRA", "old"), evidence.scores("LoRA", "old"))
+print("DoRA − LoRA, old domain, seed by seed:", *(f"{d:+.4f}" for d in more))
+assert (more > 0).all()
+
+seeds = {row["settings"]["recipe"]["seed"] for row in evidence.of("tuning")}
+print(f"\nvalidation cost by learning rate, mean of {len(seeds)} tuning seed(s):")
+print("arm   ", *(f"{rate:>8g}" for rate in costs_by_arm["LoRA"]))
+for arm, by_rate in costs_by_arm.items():
+    print(f"{arm:6}", *(f"{cost:8.4f}" for cost in by_rate.values()))
+
+# %% [markdown]
+# The table says: DoRA forgets more than LoRA. The sign is the same on all seeds, and the difference
+# is large beside its own spread. Would you publish it?
+#
+# Look at the rates first, and at the lower part, from which they were chosen. A tuning run is one
+# draw of a start and of windows; another seed would have had another cost. The *scatter* is the
+# standard deviation of such costs over the seeds. How far apart are DoRA's two lowest costs, beside
+# its scatter? A rate that lies within the scatter of the best was not beaten by it. A verdict about
+# *methods* has to hold at every rate that was not beaten, for both arms. One that turns round when
+# the rate changes was the grid's. Exercise 4 tries it.
+#
 # ## Merge, sample, save and load
 #
 # **Merging** puts $W_0 + \Delta W$ into each layer, so that the model answers at the cost of the
@@ -532,13 +635,40 @@ else:
 # %% [markdown]
 # ## Exercises
 #
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
+#
 # ### Exercise 1: the first step
 #
+# *20 minutes · difficulty 3 of 5*
+#
 # Adapt two models with the same seed, one by LoRA and one by PERA, and compute the gradients of the
-# loss on one batch, before any step. Compare the gradients by $B$, and look at the gradient by $h$.
-# What follows for the first step of training?
+# loss on one batch, before any step. Compare the gradients by $B$, and look at those by $A$ and by
+# $h$. What follows for the first step of training? `answer_1` is the set of the letters out of
+# `"B"`, `"A"`, `"h"` whose gradients in PERA are zero, in every layer.
+#
+# <details><summary>Hint 1</summary>
+#
+# `adapted(pk.PERA(rank=8))[0]` is a fresh model. After `loss.backward()` look at `p.grad` for
+# `name, p in model.named_parameters()`.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# On paper: $B = 0$ and $h = 0$ at the start. Which derivatives of $BA + \sum h_{ij}(b_i\circ
+# b_j)(a_i\circ a_j)^\top$ are not zero there?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...  # a set of letters
+
+# %% tags=["self-check"]
+pk.classroom.self_check("10.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 rows = torch.tensor([list(code.train[k : k + CONTEXT + 1]) for k in (0, 500, 1000, 1500)])
 gradients = []
 for method in (pk.LoRA(rank=8), pk.PERA(rank=8)):
@@ -546,7 +676,7 @@ for method in (pk.LoRA(rank=8), pk.PERA(rank=8)):
     F.cross_entropy(one(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
     gradients.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
 for name, gradient in gradients[1].items():
-    if name.endswith(".h"):
+    if name.endswith((".A", ".h")):
         assert not gradient.any()
     else:
         torch.testing.assert_close(gradient, gradients[0][name], rtol=1e-4, atol=1e-7)
@@ -559,36 +689,220 @@ print("Claim first-step:", theory.claims["first-step"].check().verdict)
 # %% [markdown]
 # ### Exercise 2: forecast the share
 #
+# *10 minutes · difficulty 1 of 5*
+#
 # `theory.predicted_share(n, rank, lr, steps)` forecasts a band for the order share of a layer with
 # $n$ inputs from sizes alone. The learning rate of our schedule is about 0.005 on average. Is the
 # measured share within the band? What does the forecast say of a large model, $n = 4096$, rank 16,
-# learning rate 0.0001, after 1000 steps?
+# learning rate 0.0001, after 1000 steps? `answer_2` is the upper end of the band for the large
+# model, as a fraction and not in per cent.
+#
+# <details><summary>Hint 1</summary>
+#
+# The layers of our model have 192 inputs (one kind has 768). The run had `STEPS` steps, and its
+# share is `share.overall`.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Print what `predicted_share` returns: it shows the band. The band has the attributes `low` and
+# `high`.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...  # a number
+
+# %% tags=["self-check"]
+pk.classroom.self_check("10.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 band = theory.predicted_share(n=192, rank=8, lr=0.005, steps=STEPS)
 print(band, f"; measured {share.overall:.2e}", sep="")
 print(theory.predicted_share(n=4096, rank=16, lr=1e-4, steps=1000))
 assert band.low < share.overall < band.high
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
 # It is within the band, which is wide: it lies between entries that drift at random and entries
 # that all move one way. For the large model the upper end of the band is below one in a thousand. A
 # forecast of sizes is no bound: measure the share in your own run.
 #
-# ### Exercise 3: referee a claim
+# </details>
+#
+# ### Exercise 3: one rate for all
+#
+# *15 minutes · difficulty 3 of 5*
+#
+# Two groups ask whether rank 32 is better than rank 1. Each trains LoRA at both ranks with one
+# learning rate, the same for both, "to be fair". Read `costs` from above: at which rates would a
+# group report that rank 1 is better? And what comes out if each rank has its own best rate?
+# `answer_3` is the set of those rates of the grid at which the cost of rank 1 is below that of rank
+# 32.
+#
+# <details><summary>Hint 1</summary>
+#
+# In the figure: where is the curve of rank 1 below that of rank 32? Some of the points lie above
+# the frame, so read the numbers.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `costs["LoRA r=1"]` and `costs["LoRA r=32"]` have the same keys, the learning rates. Compare them
+# key by key.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...  # a set of learning rates
+
+# %% tags=["self-check"]
+pk.classroom.self_check("10.3", answer_3)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+low, high = costs["LoRA r=1"], costs["LoRA r=32"]
+for rate in low:
+    winner = "rank 1" if low[rate] < high[rate] else "rank 32"
+    print(f"rate {rate:g}: rank 1 {low[rate]:.4f}, rank 32 {high[rate]:.4f}: {winner} is better")
+gain = min(low.values()) - min(high.values())
+print(f"each at its own best rate: rank 32 is better by {gain:.4f} bits per byte")
+turned = {rate for rate in low if low[rate] < high[rate]}
+assert gain > 0
+assert min(low, key=low.get) in turned  # rank 1's own best rate turns the comparison round
+assert turned < set(low)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The group that takes rank 1's best rate finds that rank 1 is better, and so does every group with
+# a higher rate. With its own best rate each, rank 32 is better. "The same learning rate for all" is
+# not fair to both: it is a place on two different Us. Fair is the same *effort* of tuning, and a
+# verdict that says at which rates it holds.
+#
+# </details>
+#
+# ### Exercise 4: a verdict that was the grid's
+#
+# *25 minutes · difficulty 4 of 5*
+#
+# Read the table above: "DoRA forgets more than LoRA", at the rates that tuning chose. Call a rate
+# of an arm *possible* if its validation cost is at most the scatter of that arm above its best one.
+# At which pairs of rates must the two be compared, before the sentence is one about methods? Then
+# train both at those rates with `adapted` and `pk.toy.train`, and look at what each forgets.
+# `answer_4` is the set of all possible pairs, `{(LoRA's rate, DoRA's rate), ...}`; the table shows
+# one of them.
+#
+# <details><summary>Hint 1</summary>
+#
+# Two steps. First a list of possible rates for LoRA, and one for DoRA: both are printed above, with
+# the scatter. Then all pairs of the two lists.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `costs_by_arm[arm]` maps rates to costs and `scatter[arm]` is the standard deviation. Keep the
+# rates with `cost <= min(costs.values()) + scatter`. `{(a, b) for a in one for b in other}` is the
+# set of pairs.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_4 = ...  # a set of pairs
+
+# %% tags=["self-check"]
+pk.classroom.self_check("10.4", answer_4)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+possible = {
+    arm: [rate for rate, cost in by_rate.items() if cost <= min(by_rate.values()) + scatter[arm]]
+    for arm, by_rate in costs_by_arm.items()
+}
+forgotten = {}
+for arm, method in (("LoRA", pk.LoRA(rank=8)), ("DoRA", pk.DoRA(rank=8))):
+    for rate in possible[arm]:
+        one, _ = adapted(method)
+        with capture_output():
+            pk.toy.train(one, code, replace(recipe, lr=rate, eval_every=STEPS))
+        forgotten[arm, rate] = costs_of(one)[1] - result.before[1]
+differences = {
+    (a, b): forgotten["DoRA", b] - forgotten["LoRA", a]
+    for a in possible["LoRA"]
+    for b in possible["DoRA"]
+}
+for (a, b), difference in differences.items():
+    mark = "   <- the table's pair" if (a, b) == (chosen["LoRA"], chosen["DoRA"]) else ""
+    print(f"LoRA at {a:g}, DoRA at {b:g}: DoRA forgets {difference:+.4f} bits per byte{mark}")
+by_rate = costs_by_arm["DoRA"]
+assert by_rate[chosen["LoRA"]] - by_rate[chosen["DoRA"]] < scatter["DoRA"] / 100
+shown = differences[chosen["LoRA"], chosen["DoRA"]]
+equal = [difference for (a, b), difference in differences.items() if a == b]
+assert min(differences.values()) < 0 < shown
+assert equal
+assert max(map(abs, equal)) < shown / 3
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# In these short runs (one seed, `STEPS` steps) the difference has one sign at the table's pair and
+# the other sign at the opposite pair. At equal rates it is a small part of the table's. So most of
+# the difference came with the rate: who trains with a larger rate moves farther, and forgets more.
+# Tuning had preferred DoRA's larger rate by less than a hundredth of its scatter.
+#
+# A careful table has every possible rate of both arms, and its verdict is the weakest of them. Here
+# that is: undecided. (One more caution. The scatter is that of costs over seeds. Arms and rates
+# that share a seed share their windows, so *differences* scatter less. A sharper rule would compare
+# the rates seed by seed, and it needs several tuning seeds.)
+#
+# </details>
+#
+# ### Exercise 5: referee a claim
+#
+# *15 minutes · difficulty 3 of 5*
 #
 # A report says: "PERA r=8 reached 1.9312 bits per byte, LoRA r=8 1.9345, on the same text. The
 # products help." Name at least four things that you would ask before you believe the second
-# sentence.
+# sentence. One of them is the number of seeds. If the two methods were equal, each seed would be a
+# coin. How many seeds with the *same* sign does it take, so that coins, all showing one side or all
+# the other, would do it in fewer than one case of twenty? `answer_5` is this number.
 #
+# <details><summary>Hint 1</summary>
+#
+# Who ran what, on how many seeds, at which rates, and how large was the order share?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Above it says: three coins show the same side in one case of four. How does that number come
+# about, and what is it for one coin more?
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_5 = ...  # a whole number
+
+# %% tags=["self-check"]
+pk.classroom.self_check("10.5", answer_5)
+
+# %% [markdown]
 # <details><summary>Answer</summary>
 #
-# How many seeds, and is the difference of the same sign in each? Were the start and the windows the
-# same, or does each row have its own draw? Was the learning rate tuned for both, with the same
-# effort? What is the order share: if it is far below one percent, the products are a poor
-# explanation. Is there a LoRA with matched parameters? Was the held-out text used to choose
-# something, such as the number of steps? What happened to the old domain? And a control in which
-# the products are taken out of the trained PERA ($h = 0$): does the cost change?
+# How many seeds, and is the difference of the same sign in each? All of $N$ coins show one side
+# with probability $2 \cdot 2^{-N}$, which is below $1/20$ from $N = 6$ on. Were the start and the
+# windows the same, or does each row have its own draw? Was the learning rate tuned for both, with
+# the same effort, and does the sign hold at every rate that tuning could not tell apart? What is
+# the order share: if it is far below one percent, the products are a poor explanation. Is there a
+# LoRA with matched parameters? Was the held-out text used to choose something, such as the number
+# of steps? What happened to the old domain? And a control in which the products are taken out of
+# the trained PERA ($h = 0$): does the cost change?
 #
 # </details>
 

@@ -535,13 +535,39 @@ assert max(shares.values()) > 0.1
 #
 # ## Exercises
 #
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
+#
 # ### Exercise 1: an unplanned zero
+#
+# *15 minutes · difficulty 3 of 5*
 #
 # One target in the picture has a zero for two methods, although it was made for one of them only,
 # and they do not contain each other. Find it, and prove the second zero in one line. What rank is
-# needed?
+# needed for it? `answer_1` is the tuple `(target, method, rank)`: the target's name, the method for
+# which it was not made, and the smallest rank at which that method makes it exactly.
+#
+# <details><summary>Hint 1</summary>
+#
+# Look for a row with two zeros, and leave out the pairs of which one method contains the other.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Divide the target by $W_0$, entry by entry. What does the quotient look like, and what is its
+# rank?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...  # (target, method, rank), two names and a number
+
+# %% tags=["self-check"]
+pk.classroom.self_check("11.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 d = rng.normal(size=size)
 assert np.allclose(np.diag(d) @ weight, weight * np.outer(d, np.ones(size)))
 assert error["rows scaled", "HiRA"] < 1e-5
@@ -550,11 +576,34 @@ print("rows scaled: diag(d) W0 = W0 ∘ (d 1ᵀ), and d 1ᵀ has rank 1. HiRA of
 # %% [markdown]
 # ### Exercise 2: the best MoRA, without a search
 #
+# *15 minutes · difficulty 2 of 5*
+#
 # Each entry of $M$ is read at several places of the layer. Which value of it is best for a target
-# $E$, in the sum of squares? Write the best MoRA of the identity in NumPy, and compare its error
-# with the picture.
+# $E$, in the sum of squares? Compute the best MoRA of the identity in NumPy, and compare its error
+# with the picture. `answer_2` is a function `(E, side)` that returns the best square $M$, for a
+# target of any size.
+#
+# <details><summary>Hint 1</summary>
+#
+# Entry $M_{pq}$ appears in some terms of the sum of squares and in no others. So each entry has a
+# small problem of its own: which one number is nearest to several given ones?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Their mean. The places that read $M_{pq}$ are `E[p::side, q::side]`.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...  # a function (E, side) -> M
+
+# %% tags=["self-check"]
+pk.classroom.self_check("11.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 E = targets["identity"]
 best = np.zeros((side, side))
 for p in range(side):
@@ -571,27 +620,53 @@ assert abs(by_hand - error["identity", "MoRA"]) < 1e-6
 #
 # ### Exercise 3: a method of your own
 #
+# *45 minutes · difficulty 4 of 5*
+#
 # Make a method with $\Delta W = BA + c\,(BA) \circ (BA)$, where one number $c$ is trained beside
 # $B$ and $A$. (With $h_{ii} = c$ and $h_{ij} = 2c$ it is a PERA: the quadratic kernel of [notebook
 # 08](08_kernels.ipynb).) You need an `Adapter` whose `reset` draws the start, so that $\Delta W$ is
-# exactly zero, and a `Method` with `shapes`, `rank_bound` and `update`. Then call
-# `perakit.testing.assert_adapter_laws`. How many dimensions does its set have?
+# exactly zero, and a `Method` with `shapes`, `rank_bound` and `update`. Give it a name of its own,
+# such as `name = "mine"`. Then call `perakit.testing.assert_adapter_laws`. How many dimensions does
+# its set have? `answer_3` is an instance of your method, at rank 2.
+#
+# <details><summary>Hint 1</summary>
+#
+# [Adding a method](../docs/adding-a-method.md) is the pattern: two classes of a few lines each,
+# from `perakit.adapters.base`. `start_factors(self.method, self.B, self.A)` draws the start of
+# LoRA's factors.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `shapes` is that of `Method` and `{"c": (1,)}` besides. The rank bound is PERA's,
+# `formulas.rank_bound(self.rank)`, or the layer's smaller side. `update` must multiply all of it by
+# `self.scale`. `theory.measured_dimension` counts the dimensions.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...  # an instance of your method, at rank 2
+
+# %% tags=["self-check"]
+pk.classroom.self_check("11.3", answer_3)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 from perakit.adapters.base import Adapter, Method, start_factors
 from perakit.testing import assert_adapter_laws
 
 
-class KernelAdapter(Adapter):
+class OurKernelAdapter(Adapter):
     def reset(self, W0):
         start_factors(self.method, self.B, self.A)  # A random, B zero
         nn.init.zeros_(self.c)
 
 
 @dataclass(frozen=True)
-class Kernel(Method):
-    name = "kernel"
-    adapter = KernelAdapter
+class OurKernel(Method):
+    name = "our kernel"
+    adapter = OurKernelAdapter
 
     def shapes(self, m, n):
         return super().shapes(m, n) | {"c": (1,)}
@@ -604,27 +679,32 @@ class Kernel(Method):
         return self.scale * (product + factors["c"] * product * product)
 
 
-assert_adapter_laws(Kernel(rank=2), compiled=False)  # twelve laws, on every kind of layer and dtype
+# Twelve laws, on every kind of layer and dtype
+assert_adapter_laws(OurKernel(rank=2), compiled=False)
 print(
     "all laws hold;",
-    theory.measured_dimension(m, n, Kernel(rank=2)),
+    theory.measured_dimension(m, n, OurKernel(rank=2)),
     "dimensions,",
-    Kernel(rank=2).count(m, n),
+    OurKernel(rank=2).count(m, n),
     "numbers",
 )
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
 # The set has $r(m+n) - r^2 + 1 = 117$ dimensions. The update depends on $B$ and $A$ through $BA$
 # alone, so the $r^2$ free numbers of LoRA are free here too; $c$ adds one. The laws found nothing;
 # to see that they can, break something: let $B$ start at random, or forget the scale. (To leave out
 # the `zeros_` is none: while $B = 0$, any finite $c$ will do.)
+#
+# </details>
 #
 # From here on the method works like any other:
 
 # %%
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(n, m), nn.ReLU(), nn.Linear(m, 4))
-print(pk.attach(model, Kernel(rank=2), "all-linear"))
+print(pk.attach(model, OurKernel(rank=2), "all-linear"))
 x = torch.randn(5, n)
 for adapter in pk.adapters(model).values():
     for parameter in adapter.parameters():

@@ -512,16 +512,55 @@ assert np.allclose(after, before, rtol=0, atol=1e-2 * before.max())
 #
 # ## Exercises
 #
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
+#
 # ### Exercise 1
 #
-# Put ReLU in place of tanh in `network`. ReLU is a broken line: 0 for negative numbers, the number
-# itself otherwise. Predict $S$ by autograd, then by differences with the large step 0.5. Which of
-# the two would you believe about whether features act together?
+# *15 minutes · difficulty 2 of 5*
+#
+# ReLU is a broken line: 0 for negative numbers, the number itself otherwise. Take first $f(x) =
+# \mathrm{relu}(x_1 + x_2)$ at the one point $x = (0.1, 0.1)$. What is $S_{12}$ by autograd, and
+# what by differences with the large step 0.5? Then put ReLU in place of tanh in `network`, and
+# predict the same two. Which of the two would you believe about whether features act together?
+# `answer_1` is the pair of numbers for the small function, `(by autograd, by differences)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# What kind of function is $f$ in a small disc around the point? And does the step of 0.5 stay in
+# that disc?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# By differences it takes four values of $f$, at $0.1 \pm 0.5$ in both coordinates. Two of the four
+# have the same sum, which is also that of the point itself.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...  # (by autograd, by differences)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("12.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+two = lambda x: torch.relu(x[0] + x[1])  # noqa: E731
+near = torch.tensor([[0.1, 0.1]], dtype=torch.float64)
+print(
+    "the small function: autograd",
+    by_autograd(two, near)[0, 1],
+    " differences",
+    by_differences(two, near, step=0.5)[0, 1].round(6),
+)
+assert by_autograd(two, near)[0, 1] == 0
+assert np.isclose(by_differences(two, near, step=0.5)[0, 1], 0.8)
+
 W = W0 + updates["PERA"]
 broken = lambda x: w @ torch.relu(W @ x)  # noqa: E731
-print("autograd:", theory.interaction_strength(broken, points).max())
+print("the network: autograd", theory.interaction_strength(broken, points).max())
 print(
     "differences, step 0.5: mean over pairs",
     round(mean_of_pairs(by_differences(broken, points[:20], step=0.5)), 3),
@@ -541,12 +580,36 @@ assert mean_of_pairs(by_differences(broken, points[:20], step=0.5)) > 0.01
 #
 # ### Exercise 2
 #
+# *20 minutes · difficulty 4 of 5*
+#
 # Build two networks that compute the *same function* of the input, and whose hidden layers have
 # different $S$. Take $z = Vx$ as hidden features and $f = w^\top\tanh(Wz)$ behind them. Let the
 # second network have the hidden features $Dz$, with $D$ a diagonal matrix. By what factor does
-# $S_{ij}$ change? Use powers of two and check it exactly.
+# $S_{ij}$ change? Use powers of two and check it exactly. `answer_2` is a function `(d)` that takes
+# the diagonal of $D$, an array of any length whose entries may be negative, and returns the table
+# of factors $S'_{ij} / S_{ij}$.
+#
+# <details><summary>Hint 1</summary>
+#
+# For the second network to compute the same, what must stand in place of $W$ behind $Dz$?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Its $f$ at $z'$ is the first one's at $D^{-1}z'$. The chain rule gives one factor for each of the
+# two derivatives; and $S$ is a mean of sizes.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...  # a function (d) -> the table of factors
+
+# %% tags=["self-check"]
+pk.classroom.self_check("12.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 V = torch.randn(n, n, generator=generator, dtype=torch.float64)
 D = 2.0 ** torch.tensor([1, 0, -1, 2, 0, -2], dtype=torch.float64)  # the diagonal
 first, second = network(W0), network(W0 / D)  # of z, and of D z
@@ -574,14 +637,41 @@ print(
 #
 # ### Exercise 3
 #
+# *15 minutes · difficulty 3 of 5*
+#
 # A report says: "At layer 20 the mean interaction strength is 30 % higher with PERA than with LoRA.
 # This shows that PERA captures high-order interactions, which explains its better accuracy." List
-# the questions that you would ask.
+# the questions that you would ask. To see how little 30 % may be: take a network and multiply all
+# its hidden features by one factor, as in exercise 2, so that it computes the same as before. Which
+# factor makes $S$ 30 % higher? `answer_3` is this factor, a positive number, to three digits.
 #
+# <details><summary>Hint 1</summary>
+#
+# Unit, points, intervals, size of the update, order share, a control: what does the report say
+# about each of them?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# In exercise 2 put the same number into each entry of the diagonal. By how much does $S_{ij}$
+# change then?
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...  # a positive number
+
+# %% tags=["self-check"]
+pk.classroom.self_check("12.3", answer_3)
+
+# %% [markdown]
 # <details><summary>Answer</summary>
 #
 # - What is $f$, and in which unit? Were both models measured at the same points, positions and
-#   features?
+#   features? A factor $s$ of all features divides $S$ by $s^2$, so $s = 1/\sqrt{1.3} \approx 0.877$
+#   makes 30 % more of nothing.
 # - Are there intervals, and over what: windows, or repeated training? Why layer 20, and what about
 #   the others?
 # - Were learning rate, alpha and steps the same, and how large were the two updates? A larger

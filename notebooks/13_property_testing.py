@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from hypothesis.extra import numpy as hnp
 
+import perakit as pk
 from perakit import formulas, plots, strategies
 from perakit.theory import claims, exact_rank, numerical_rank
 
@@ -661,12 +662,14 @@ for (name, examples), line in zip(pools.items(), ("-", "--"), strict=True):
     catches = {mutant: first_catch(rule, examples) for mutant, rule in mutants.items()}
     alive[name] = [mutant for mutant, k in catches.items() if np.isinf(k)]
     counts = np.arange(len(examples) + 1)
+    wide = {"linewidth": 6, "alpha": 0.35} if line == "-" else {}  # seen where the two coincide
     ax.step(
         counts,
         [sum(k > count for k in catches.values()) for count in counts],
         line,
         where="post",
         label=name,
+        **wide,
     )
 ax.set(xlabel="examples tried", ylabel="mutants alive", ylim=(-0.3, 8.5), xlim=(0, 60))
 ax.set_title("More examples do not help where the strategy is blind")
@@ -833,14 +836,40 @@ for name, formula in (("mine", mine), ("h squared", mutants["h squared"])):
 # %% [markdown]
 # ## Exercises
 #
+# Write your answer into the cell under an exercise, then run the check below it. Use names of your
+# own there: the folded cell after each, which has our answer, goes on with those of this page.
+#
 # ### Exercise 1
+#
+# *15 minutes · difficulty 3 of 5*
 #
 # A friend tests "merged equals factored" with floats in $[-10, 10]$ and a purely relative
 # tolerance, `np.allclose(y, z, rtol=1e-9, atol=0)`, and a hundred examples pass. Find by hand a $1
 # \times 1$ layer, that is four numbers $w_0, b, a, x$, on which it fails although every rounding
-# error is tiny. (Let $w_0 + ba$ be nearly, but not exactly, zero.) Then repair the comparison.
+# error is tiny. Then repair the comparison. `answer_1` is the tuple `(w0, b, a, x)`; the test
+# compares `(w0 + b * a) * x` with `w0 * x + b * (a * x)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# The rounding errors are about $10^{-16}$ of the *terms*. When is that much, beside the result?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Let $w_0 + ba$ be nearly, but not exactly, zero. Which sum of two short decimals is famous for not
+# being the third?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...  # (w0, b, a, x)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("13.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 w0, b, a, x = 0.1 + 0.2, 1.0, -0.3, 0.7
 merged, factored = (w0 + b * a) * x, w0 * x + b * (a * x)
 print(f"merged {merged:.3g}, factored {factored:.3g}")
@@ -852,12 +881,37 @@ assert abs(merged - factored) <= 1e-14 * (abs(w0) + abs(b * a)) * abs(x)
 # %% [markdown]
 # ### Exercise 2
 #
+# *20 minutes · difficulty 4 of 5*
+#
 # *h halved* was caught only by the properties that know a value. Find a relation between PERA and
-# LoRA that catches it, without a loop and without typed numbers as the expected result. (Look at
-# the pattern of $h$ in the adapter above.) Which other mutants does it catch?
+# LoRA that catches it, without a loop, without a second implementation of Eq. 9, and without typed
+# numbers as the expected result. Which other mutants does it catch? `answer_2` is a function `(f,
+# B, A, h)`, as the properties above: True where the rule `f` satisfies the relation on these
+# factors.
+#
+# <details><summary>Hint 1</summary>
+#
+# The relation may call `f` with an $h$ of its own choice. For which $h$ do you know the update of
+# PERA in terms of $BA$ alone?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Look at the pattern of $h$ in the adapter above, with $c = 1$. `np.triu_indices(r)` tells which
+# entries of $h$ belong to $i = j$.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...  # a function (f, B, A, h) -> True or False
+
+# %% tags=["self-check"]
+pk.classroom.self_check("13.2", answer_2)
 
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 def kernel_identity(f, B, A, h):
     """h_ii = 1, h_ij = 2 gives BA + (BA)∘(BA): the quadratic kernel."""
     i, j = np.triu_indices(B.shape[1])
@@ -873,10 +927,36 @@ assert sees == list(mutants)  # all eight, as the loop does
 # %% [markdown]
 # ### Exercise 3
 #
+# *15 minutes · difficulty 3 of 5*
+#
 # HiRA's update is $W_0 \circ (BA)$ (ICLR 2025). Break the claim "its rank is at most $r$" with
 # `find`, look at the counterexample, and repair the claim to $\operatorname{rank}(W_0)\, r$.
+# `answer_3` is a counterexample of whole numbers, the tuple `(W0, B, A)` of arrays of the shapes
+# $(m, n)$, $(m, r)$ and $(r, n)$.
+#
+# <details><summary>Hint 1</summary>
+#
+# You need a strategy that draws $W_0$ beside the factors. `strategies.factors(sizes,
+# integers=True)` draws $(B, A, h)$; `hnp.arrays` draws a matrix of the shape that fits. In a
+# function with `@st.composite` one can draw the one after the other.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# By hand it goes, too: let $BA$ be all ones, of rank 1. What is the update then, and which rank can
+# it have?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...  # (W0, B, A)
+
+# %% tags=["self-check"]
+pk.classroom.self_check("13.3", answer_3)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
 
 
@@ -908,16 +988,43 @@ assert run(repaired)
 # %% [markdown]
 # ### Exercise 4
 #
-# A report says: "Our test suite ran 10,000 random examples, so the formula is correct." What may it
-# say? And what is lost with `derandomize=True`, which this notebook uses?
+# *10 minutes · difficulty 2 of 5*
 #
+# A report says: "Our test suite ran 10,000 random examples, so the formula is correct." What may it
+# say? And what is lost with `derandomize=True`, which this notebook uses? To get a feeling for
+# "none was found": a formula is wrong on one input in a thousand. `answer_4` is the probability
+# that a hundred random examples, drawn independently, all miss it, to three digits.
+#
+# <details><summary>Hint 1</summary>
+#
+# Two words were kept apart above: verified, and proved. Which one fits?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# One example misses it in 999 cases of 1000. All hundred miss it: multiply.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_4 = ...  # a probability
+
+# %% tags=["self-check"]
+pk.classroom.self_check("13.4", answer_4)
+
+# %% [markdown]
 # <details><summary>Answer</summary>
 #
 # It may say "no counterexample in 10,000 examples", with the strategy that drew them and the
-# mutants that it catches. Correct for all inputs needs a proof, for instance the identity in
-# symbols. With `derandomize=True` every run draws the same examples: a failure is reproducible and
-# a green suite stays green, but running it again looks at nothing new. Projects therefore often run
-# the fixed examples on every change, and fresh ones, and more of them, at night.
+# mutants that it catches. A hundred examples miss what is wrong on one input in a thousand with
+# probability $0.999^{100} \approx 0.905$; ten thousand miss it with $0.999^{10000} \approx
+# 0.00005$, and what is wrong on one input in a million they nearly always miss. Correct for all
+# inputs needs a proof, for instance the identity in symbols. With `derandomize=True` every run
+# draws the same examples: a failure is reproducible and a green suite stays green, but running it
+# again looks at nothing new. Projects therefore often run the fixed examples on every change, and
+# fresh ones, and more of them, at night.
 #
 # </details>
 
