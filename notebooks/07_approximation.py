@@ -618,20 +618,21 @@ answer_1 = ...  # (B, A, h)
 pk.classroom.self_check("07.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-for rank, result in found.items():
+with pk.classroom.folded():
+    for rank, result in found.items():
+        print(
+            f"r = {rank}: lower {result.lower_spec:.3f}, found {result.error_spec:.3f}, upper"
+            f" {result.upper_spec:.3f}"
+        )
+        assert result.lower_spec <= result.error_spec  # any single update obeys the lower bound
     print(
-        f"r = {rank}: lower {result.lower_spec:.3f}, found {result.error_spec:.3f}, upper"
-        f" {result.upper_spec:.3f}"
+        "The upper bound is one for the infimum. A solution sought in Frobenius norm may lie above"
+        " it in spectral norm. At r = 1 it does, and its factors are an answer."
     )
-    assert result.lower_spec <= result.error_spec  # any single update obeys the lower bound
-print(
-    "The upper bound is one for the infimum. A solution sought in Frobenius norm may lie above it"
-    " in spectral norm. At r = 1 it does, and its factors are an answer."
-)
-our_example = tuple(found[1].factors[name] for name in ("B", "A", "h"))
-print("shapes:", *(factor.shape for factor in our_example))
-assert found[1].error_fro < tail(1)
-assert found[1].error_spec > sigma[1]
+    our_example = tuple(found[1].factors[name] for name in ("B", "A", "h"))
+    print("shapes:", *(factor.shape for factor in our_example))
+    assert found[1].error_fro < tail(1)
+    assert found[1].error_spec > sigma[1]
 
 # %% [markdown]
 # ### Exercise 2
@@ -665,14 +666,15 @@ answer_2 = ...  # a number
 pk.classroom.self_check("07.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-v = np.array([[1.0], [-1.0]]) / np.sqrt(2)
-gradient = theory.pera_gradients(v @ v.T - np.eye(2), v, v.T, np.zeros(1))["h"]
-print("gradient by h:", gradient)
-assert gradient[0] < -0.1
-errors, (_, _, last_h) = descend((v, v.T, np.zeros(1)), np.eye(2))
-print(f"error after the descent: {errors[-1]:.1e}, h = {last_h[0]:.4f}")
-assert errors[-1] < 1e-4
-assert np.isclose(last_h[0], 2, atol=1e-3)
+with pk.classroom.folded():
+    v = np.array([[1.0], [-1.0]]) / np.sqrt(2)
+    gradient = theory.pera_gradients(v @ v.T - np.eye(2), v, v.T, np.zeros(1))["h"]
+    print("gradient by h:", gradient)
+    assert gradient[0] < -0.1
+    errors, (_, _, last_h) = descend((v, v.T, np.zeros(1)), np.eye(2))
+    print(f"error after the descent: {errors[-1]:.1e}, h = {last_h[0]:.4f}")
+    assert errors[-1] < 1e-4
+    assert np.isclose(last_h[0], 2, atol=1e-3)
 
 # %% [markdown]
 # ### Exercise 3
@@ -704,12 +706,20 @@ answer_3 = ...  # a whole number
 pk.classroom.self_check("07.3", answer_3)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-rank = next(r for r in range(1, 769) if r * (r + 1) // 2 >= 768 + 768)
-print(
-    "r =", rank, "with", rank * (rank + 1) // 2, "coefficients; one rank of LoRA costs", 768 + 768
-)
-assert rank == 55
-print("Below that, equal parameters and equal rank are nearly the same comparison on this layer.")
+with pk.classroom.folded():
+    rank = next(r for r in range(1, 769) if r * (r + 1) // 2 >= 768 + 768)
+    print(
+        "r =",
+        rank,
+        "with",
+        rank * (rank + 1) // 2,
+        "coefficients; one rank of LoRA costs",
+        768 + 768,
+    )
+    assert rank == 55
+    print(
+        "Below that, equal parameters and equal rank are nearly the same comparison on this layer."
+    )
 
 # %% [markdown]
 # ### Exercise 4: factors from a merged weight
@@ -760,16 +770,17 @@ def factors_of(merged_weight, W0):
     return x, alpha, beta @ alpha**2 / (alpha**2 @ alpha**2)  # β = h α∘α
 
 
-b, a, h_one, W0 = (
-    np.random.default_rng(5).normal(size=size) for size in ((9, 1), (1, 7), 1, (9, 7))
-)
-b_again, a_again, h_again = factors_of(W0 + formulas.pera(b, a, h_one), W0)
-print(f"h that made it {h_one[0]:.6f}, h found {h_again:.6f}")
-print("b found / b, entry by entry:", (b_again / b[:, 0]).round(6))
-assert np.isclose(h_again, h_one[0])
-assert np.ptp(b_again / b[:, 0]) < 1e-9
-# A factor of b is taken back by a, and h stays as it is: the merged weight gives away h exactly,
-# and b and a up to one number. A LoRA of rank 1 gives away as much; one of rank 2 does not.
+with pk.classroom.folded():
+    b, a, h_one, W0 = (
+        np.random.default_rng(5).normal(size=size) for size in ((9, 1), (1, 7), 1, (9, 7))
+    )
+    b_again, a_again, h_again = factors_of(W0 + formulas.pera(b, a, h_one), W0)
+    print(f"h that made it {h_one[0]:.6f}, h found {h_again:.6f}")
+    print("b found / b, entry by entry:", (b_again / b[:, 0]).round(6))
+    assert np.isclose(h_again, h_one[0])
+    assert np.ptp(b_again / b[:, 0]) < 1e-9
+    # A factor of b is taken back by a, and h stays as it is: the merged weight gives away h
+    # exactly, and b and a up to one number. A LoRA of rank 1 gives away as much; one of rank 2 does not.
 
 # %% [markdown]
 # ### Exercise 5
@@ -802,19 +813,20 @@ answer_5 = ...  # a function (B, A) -> (another B, another A)
 pk.classroom.self_check("07.5", answer_5)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-kernel_h, shear = np.array([1.0, 2.0, 1.0]), np.array([[1.0, 1.0], [0.0, 1.0]])
-kernel = formulas.pera(B, A, kernel_h)
-assert np.allclose(formulas.pera(B @ shear, np.linalg.inv(shear) @ A, kernel_h), kernel)
+with pk.classroom.folded():
+    kernel_h, shear = np.array([1.0, 2.0, 1.0]), np.array([[1.0, 1.0], [0.0, 1.0]])
+    kernel = formulas.pera(B, A, kernel_h)
+    assert np.allclose(formulas.pera(B @ shear, np.linalg.inv(shear) @ A, kernel_h), kernel)
 
-recovered = theory.recover(kernel, pk.PERA(2))
-print(recovered)
-again = formulas.pera(**recovered.factors)
-print("h:", recovered.h.round(6), " the update:", np.allclose(again, kernel))
-assert recovered.member
-assert recovered.unique is False
-assert np.allclose(again, kernel)
-assert np.allclose(recovered.B @ recovered.A, B @ A)
-print("It finds some B and A with the same product. Only B A enters, so no one can tell which.")
+    recovered = theory.recover(kernel, pk.PERA(2))
+    print(recovered)
+    again = formulas.pera(**recovered.factors)
+    print("h:", recovered.h.round(6), " the update:", np.allclose(again, kernel))
+    assert recovered.member
+    assert recovered.unique is False
+    assert np.allclose(again, kernel)
+    assert np.allclose(recovered.B @ recovered.A, B @ A)
+    print("It finds some B and A with the same product. Only B A enters, so no one can tell which.")
 
 # %% [markdown]
 # ### Exercise 6

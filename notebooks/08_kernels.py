@@ -537,22 +537,23 @@ def multinomial(row):
     )
 
 
-c = {2: Fraction(3, 4), 3: Fraction(-1, 5)}
-h = np.array(
-    [
-        c[len(row)] * multinomial(row)
-        for block in pk.formulas.monomials(3, "full", 3)
-        for row in block.T
-    ]
-)
-B, A = fractions(4, 3), fractions(3, 5)
-assert np.array_equal(
-    pk.formulas.pera(B, A, h, degree=3), B @ A + c[2] * (B @ A) ** 2 + c[3] * (B @ A) ** 3
-)
-print(
-    "numbers that multiply c₃:",
-    [multinomial(row) for row in pk.formulas.monomials(3, "full", 3)[1].T],
-)
+with pk.classroom.folded():
+    c = {2: Fraction(3, 4), 3: Fraction(-1, 5)}
+    h = np.array(
+        [
+            c[len(row)] * multinomial(row)
+            for block in pk.formulas.monomials(3, "full", 3)
+            for row in block.T
+        ]
+    )
+    B, A = fractions(4, 3), fractions(3, 5)
+    assert np.array_equal(
+        pk.formulas.pera(B, A, h, degree=3), B @ A + c[2] * (B @ A) ** 2 + c[3] * (B @ A) ** 3
+    )
+    print(
+        "numbers that multiply c₃:",
+        [multinomial(row) for row in pk.formulas.monomials(3, "full", 3)[1].T],
+    )
 
 # %% [markdown]
 # ### Exercise 2
@@ -586,13 +587,14 @@ answer_2 = ...  # a function (B, A) -> (B, A, h), of rank 3
 pk.classroom.self_check("08.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-B, A = rng.integers(-3, 4, (4, 2)), rng.integers(-3, 4, (2, 5))
-B_one, A_one = np.column_stack([B, np.ones(4, int)]), np.vstack([A, np.ones(5, int)])
-# wanted: 1 + 2(u1 + u2) + (u1 + u2)²; the linear part with u3 = 1 gives 1 + u1 + u2 already
-h = {(0, 0): 1, (0, 1): 2, (0, 2): 1, (1, 1): 1, (1, 2): 1, (2, 2): 0}
-h = np.array([h[pair] for pair in zip(*pk.formulas.pairs(3), strict=True)])
-assert np.array_equal(pk.formulas.pera(B_one, A_one, h), (1 + B @ A) ** 2)
-print("h =", h)
+with pk.classroom.folded():
+    B, A = rng.integers(-3, 4, (4, 2)), rng.integers(-3, 4, (2, 5))
+    B_one, A_one = np.column_stack([B, np.ones(4, int)]), np.vstack([A, np.ones(5, int)])
+    # wanted: 1 + 2(u1 + u2) + (u1 + u2)²; the linear part with u3 = 1 gives 1 + u1 + u2 already
+    h = {(0, 0): 1, (0, 1): 2, (0, 2): 1, (1, 1): 1, (1, 2): 1, (2, 2): 0}
+    h = np.array([h[pair] for pair in zip(*pk.formulas.pairs(3), strict=True)])
+    assert np.array_equal(pk.formulas.pera(B_one, A_one, h), (1 + B @ A) ** 2)
+    print("h =", h)
 
 # %% [markdown]
 # ### Exercise 3
@@ -675,11 +677,12 @@ answer_4 = ...  # (B, A, G)
 pk.classroom.self_check("08.4", answer_4)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-B, A, G = rng.integers(-3, 4, (4, 2)), rng.integers(-3, 4, (2, 5)), rng.integers(-3, 4, (4, 5))
-i, j = pk.formulas.pairs(2)
-step = np.array([(B[:, a] * B[:, b]) @ G @ (A[a] * A[b]) for a, b in zip(i, j, strict=True)])
-print("gradient of (h11, h12, h22):", step, "-> it leaves the slice")
-assert not (step[1] == 2 * step[0] and step[0] == step[2])
+with pk.classroom.folded():
+    B, A, G = rng.integers(-3, 4, (4, 2)), rng.integers(-3, 4, (2, 5)), rng.integers(-3, 4, (4, 5))
+    i, j = pk.formulas.pairs(2)
+    step = np.array([(B[:, a] * B[:, b]) @ G @ (A[a] * A[b]) for a, b in zip(i, j, strict=True)])
+    print("gradient of (h11, h12, h22):", step, "-> it leaves the slice")
+    assert not (step[1] == 2 * step[0] and step[0] == step[2])
 
 # %% [markdown]
 # ## Where to go next

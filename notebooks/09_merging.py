@@ -683,13 +683,14 @@ answer_1 = ...  # (k upwards, k downwards)
 pk.classroom.self_check("09.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-one = torch.tensor(1.0, dtype=torch.bfloat16)
-up = max(k for k in range(20) if one + 2.0**-k != one)
-down = max(k for k in range(20) if one - 2.0**-k != one)
-print(f"upwards 2^-{up}, downwards 2^-{down}")
-# Above 1 the numbers are 2^-7 apart, below 1 they are 2^-8 apart. Half a gap, 2^-8 or 2^-9, is a
-# tie and goes back to 1.
-assert (up, down) == (7, 8)
+with pk.classroom.folded():
+    one = torch.tensor(1.0, dtype=torch.bfloat16)
+    up = max(k for k in range(20) if one + 2.0**-k != one)
+    down = max(k for k in range(20) if one - 2.0**-k != one)
+    print(f"upwards 2^-{up}, downwards 2^-{down}")
+    # Above 1 the numbers are 2^-7 apart, below 1 they are 2^-8 apart. Half a gap, 2^-8 or 2^-9, is
+    # a tie and goes back to 1.
+    assert (up, down) == (7, 8)
 
 # %% [markdown]
 # ### Exercise 2
@@ -723,18 +724,19 @@ answer_2 = ...  # (lower end, upper end)
 pk.classroom.self_check("09.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-sample = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
-spoiled = sample.clone()
-spoiled[0, 0] = 20.0
-zeros = []
-for W in (sample, spoiled):
-    codes, _ = nf4.encode(W, block=64)
-    zeros.append(int((codes[1:] == 7).sum()))  # level 7 is the 0
-print(
-    f"becomes 0 between {levels[6] / 2:.4f} and {levels[8] / 2:.4f} of the absmax; {zeros[0]} zeros"
-    f" without the outlier, {zeros[1]} with it"
-)
-assert zeros[1] > 3 * zeros[0]
+with pk.classroom.folded():
+    sample = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    spoiled = sample.clone()
+    spoiled[0, 0] = 20.0
+    zeros = []
+    for W in (sample, spoiled):
+        codes, _ = nf4.encode(W, block=64)
+        zeros.append(int((codes[1:] == 7).sum()))  # level 7 is the 0
+    print(
+        f"becomes 0 between {levels[6] / 2:.4f} and {levels[8] / 2:.4f} of the absmax;"
+        f" {zeros[0]} zeros without the outlier, {zeros[1]} with it"
+    )
+    assert zeros[1] > 3 * zeros[0]
 
 # %% [markdown]
 # ### Exercise 3
@@ -769,15 +771,16 @@ answer_3 = ...  # a number
 pk.classroom.self_check("09.3", answer_3)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-x = torch.randn(192, 256, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-a, b, c = ((rounded + delta) @ x, (original + delta) @ x, rounded.double() @ x)
-print(
-    f"the wrong base changes the output by {distance(b, a):.1%}, taking the adapter away by"
-    f" {distance(c, a):.1%}: {distance(b, a) / distance(c, a):.1f} times as much"
-)
-assert distance(b, a) > 3 * distance(c, a)
-# For this small update the base matters more than the adapter: an adapter belongs to the base it
-# was trained on.
+with pk.classroom.folded():
+    x = torch.randn(192, 256, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    a, b, c = ((rounded + delta) @ x, (original + delta) @ x, rounded.double() @ x)
+    print(
+        f"the wrong base changes the output by {distance(b, a):.1%}, taking the adapter away by"
+        f" {distance(c, a):.1%}: {distance(b, a) / distance(c, a):.1f} times as much"
+    )
+    assert distance(b, a) > 3 * distance(c, a)
+    # For this small update the base matters more than the adapter: an adapter belongs to the base
+    # it was trained on.
 
 # %% [markdown]
 # ### Exercise 4

@@ -669,22 +669,23 @@ answer_1 = ...  # a set of letters
 pk.classroom.self_check("10.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-rows = torch.tensor([list(code.train[k : k + CONTEXT + 1]) for k in (0, 500, 1000, 1500)])
-gradients = []
-for method in (pk.LoRA(rank=8), pk.PERA(rank=8)):
-    one, _ = adapted(method, seed=0)
-    F.cross_entropy(one(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
-    gradients.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
-for name, gradient in gradients[1].items():
-    if name.endswith((".A", ".h")):
-        assert not gradient.any()
-    else:
-        torch.testing.assert_close(gradient, gradients[0][name], rtol=1e-4, atol=1e-7)
-print(
-    "B = 0, so every product is zero: h gets no gradient, A none either, and B gets LoRA's. The"
-    " first step is LoRA's."
-)
-print("Claim first-step:", theory.claims["first-step"].check().verdict)
+with pk.classroom.folded():
+    rows = torch.tensor([list(code.train[k : k + CONTEXT + 1]) for k in (0, 500, 1000, 1500)])
+    gradients = []
+    for method in (pk.LoRA(rank=8), pk.PERA(rank=8)):
+        one, _ = adapted(method, seed=0)
+        F.cross_entropy(one(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
+        gradients.append({name: p.grad for name, p in one.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[1].items():
+        if name.endswith((".A", ".h")):
+            assert not gradient.any()
+        else:
+            torch.testing.assert_close(gradient, gradients[0][name], rtol=1e-4, atol=1e-7)
+    print(
+        "B = 0, so every product is zero: h gets no gradient, A none either, and B gets LoRA's. The"
+        " first step is LoRA's."
+    )
+    print("Claim first-step:", theory.claims["first-step"].check().verdict)
 
 # %% [markdown]
 # ### Exercise 2: forecast the share
@@ -719,10 +720,11 @@ answer_2 = ...  # a number
 pk.classroom.self_check("10.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-band = theory.predicted_share(n=192, rank=8, lr=0.005, steps=STEPS)
-print(band, f"; measured {share.overall:.2e}", sep="")
-print(theory.predicted_share(n=4096, rank=16, lr=1e-4, steps=1000))
-assert band.low < share.overall < band.high
+with pk.classroom.folded():
+    band = theory.predicted_share(n=192, rank=8, lr=0.005, steps=STEPS)
+    print(band, f"; measured {share.overall:.2e}", sep="")
+    print(theory.predicted_share(n=4096, rank=16, lr=1e-4, steps=1000))
+    assert band.low < share.overall < band.high
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -765,16 +767,19 @@ answer_3 = ...  # a set of learning rates
 pk.classroom.self_check("10.3", answer_3)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-low, high = costs["LoRA r=1"], costs["LoRA r=32"]
-for rate in low:
-    winner = "rank 1" if low[rate] < high[rate] else "rank 32"
-    print(f"rate {rate:g}: rank 1 {low[rate]:.4f}, rank 32 {high[rate]:.4f}: {winner} is better")
-gain = min(low.values()) - min(high.values())
-print(f"each at its own best rate: rank 32 is better by {gain:.4f} bits per byte")
-turned = {rate for rate in low if low[rate] < high[rate]}
-assert gain > 0
-assert min(low, key=low.get) in turned  # rank 1's own best rate turns the comparison round
-assert turned < set(low)
+with pk.classroom.folded():
+    low, high = costs["LoRA r=1"], costs["LoRA r=32"]
+    for rate in low:
+        winner = "rank 1" if low[rate] < high[rate] else "rank 32"
+        print(
+            f"rate {rate:g}: rank 1 {low[rate]:.4f}, rank 32 {high[rate]:.4f}: {winner} is better"
+        )
+    gain = min(low.values()) - min(high.values())
+    print(f"each at its own best rate: rank 32 is better by {gain:.4f} bits per byte")
+    turned = {rate for rate in low if low[rate] < high[rate]}
+    assert gain > 0
+    assert min(low, key=low.get) in turned  # rank 1's own best rate turns the comparison round
+    assert turned < set(low)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -820,32 +825,35 @@ answer_4 = ...  # a set of pairs
 pk.classroom.self_check("10.4", answer_4)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-possible = {
-    arm: [rate for rate, cost in by_rate.items() if cost <= min(by_rate.values()) + scatter[arm]]
-    for arm, by_rate in costs_by_arm.items()
-}
-forgotten = {}
-for arm, method in (("LoRA", pk.LoRA(rank=8)), ("DoRA", pk.DoRA(rank=8))):
-    for rate in possible[arm]:
-        one, _ = adapted(method)
-        with capture_output():
-            pk.toy.train(one, code, replace(recipe, lr=rate, eval_every=STEPS))
-        forgotten[arm, rate] = costs_of(one)[1] - result.before[1]
-differences = {
-    (a, b): forgotten["DoRA", b] - forgotten["LoRA", a]
-    for a in possible["LoRA"]
-    for b in possible["DoRA"]
-}
-for (a, b), difference in differences.items():
-    mark = "   <- the table's pair" if (a, b) == (chosen["LoRA"], chosen["DoRA"]) else ""
-    print(f"LoRA at {a:g}, DoRA at {b:g}: DoRA forgets {difference:+.4f} bits per byte{mark}")
-by_rate = costs_by_arm["DoRA"]
-assert by_rate[chosen["LoRA"]] - by_rate[chosen["DoRA"]] < scatter["DoRA"] / 100
-shown = differences[chosen["LoRA"], chosen["DoRA"]]
-equal = [difference for (a, b), difference in differences.items() if a == b]
-assert min(differences.values()) < 0 < shown
-assert equal
-assert max(map(abs, equal)) < shown / 3
+with pk.classroom.folded():
+    possible = {
+        arm: [
+            rate for rate, cost in by_rate.items() if cost <= min(by_rate.values()) + scatter[arm]
+        ]
+        for arm, by_rate in costs_by_arm.items()
+    }
+    forgotten = {}
+    for arm, method in (("LoRA", pk.LoRA(rank=8)), ("DoRA", pk.DoRA(rank=8))):
+        for rate in possible[arm]:
+            one, _ = adapted(method)
+            with capture_output():
+                pk.toy.train(one, code, replace(recipe, lr=rate, eval_every=STEPS))
+            forgotten[arm, rate] = costs_of(one)[1] - result.before[1]
+    differences = {
+        (a, b): forgotten["DoRA", b] - forgotten["LoRA", a]
+        for a in possible["LoRA"]
+        for b in possible["DoRA"]
+    }
+    for (a, b), difference in differences.items():
+        mark = "   <- the table's pair" if (a, b) == (chosen["LoRA"], chosen["DoRA"]) else ""
+        print(f"LoRA at {a:g}, DoRA at {b:g}: DoRA forgets {difference:+.4f} bits per byte{mark}")
+    by_rate = costs_by_arm["DoRA"]
+    assert by_rate[chosen["LoRA"]] - by_rate[chosen["DoRA"]] < scatter["DoRA"] / 100
+    shown = differences[chosen["LoRA"], chosen["DoRA"]]
+    equal = [difference for (a, b), difference in differences.items() if a == b]
+    assert min(differences.values()) < 0 < shown
+    assert equal
+    assert max(map(abs, equal)) < shown / 3
 
 # %% [markdown]
 # <details><summary>Answer</summary>

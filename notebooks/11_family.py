@@ -568,10 +568,11 @@ answer_1 = ...  # (target, method, rank), two names and a number
 pk.classroom.self_check("11.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-d = rng.normal(size=size)
-assert np.allclose(np.diag(d) @ weight, weight * np.outer(d, np.ones(size)))
-assert error["rows scaled", "HiRA"] < 1e-5
-print("rows scaled: diag(d) W0 = W0 ∘ (d 1ᵀ), and d 1ᵀ has rank 1. HiRA of rank 1 makes it.")
+with pk.classroom.folded():
+    d = rng.normal(size=size)
+    assert np.allclose(np.diag(d) @ weight, weight * np.outer(d, np.ones(size)))
+    assert error["rows scaled", "HiRA"] < 1e-5
+    print("rows scaled: diag(d) W0 = W0 ∘ (d 1ᵀ), and d 1ᵀ has rank 1. HiRA of rank 1 makes it.")
 
 # %% [markdown]
 # ### Exercise 2: the best MoRA, without a search
@@ -604,14 +605,15 @@ answer_2 = ...  # a function (E, side) -> M
 pk.classroom.self_check("11.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-E = targets["identity"]
-best = np.zeros((side, side))
-for p in range(side):
-    for q in range(side):
-        best[p, q] = E[p::side, q::side].mean()  # the mean of all places that read it
-by_hand = np.linalg.norm(formulas.mora(best, size, size) - E) / np.linalg.norm(E)
-print(f"side {side}: error {by_hand:.4f} by hand, {error['identity', 'MoRA']:.4f} by search")
-assert abs(by_hand - error["identity", "MoRA"]) < 1e-6
+with pk.classroom.folded():
+    E = targets["identity"]
+    best = np.zeros((side, side))
+    for p in range(side):
+        for q in range(side):
+            best[p, q] = E[p::side, q::side].mean()  # the mean of all places that read it
+    by_hand = np.linalg.norm(formulas.mora(best, size, size) - E) / np.linalg.norm(E)
+    print(f"side {side}: error {by_hand:.4f} by hand, {error['identity', 'MoRA']:.4f} by search")
+    assert abs(by_hand - error["identity", "MoRA"]) < 1e-6
 
 # %% [markdown]
 # MoRA does well on the identity here only since the side, 11, is not much smaller than the layer:
@@ -679,15 +681,16 @@ class OurKernel(Method):
         return self.scale * (product + factors["c"] * product * product)
 
 
-# Twelve laws, on every kind of layer and dtype
-assert_adapter_laws(OurKernel(rank=2), compiled=False)
-print(
-    "all laws hold;",
-    theory.measured_dimension(m, n, OurKernel(rank=2)),
-    "dimensions,",
-    OurKernel(rank=2).count(m, n),
-    "numbers",
-)
+with pk.classroom.folded():
+    # Twelve laws, on every kind of layer and dtype
+    assert_adapter_laws(OurKernel(rank=2), compiled=False)
+    print(
+        "all laws hold;",
+        theory.measured_dimension(m, n, OurKernel(rank=2)),
+        "dimensions,",
+        OurKernel(rank=2).count(m, n),
+        "numbers",
+    )
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -547,26 +547,27 @@ answer_1 = ...  # (by autograd, by differences)
 pk.classroom.self_check("12.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-two = lambda x: torch.relu(x[0] + x[1])  # noqa: E731
-near = torch.tensor([[0.1, 0.1]], dtype=torch.float64)
-print(
-    "the small function: autograd",
-    by_autograd(two, near)[0, 1],
-    " differences",
-    by_differences(two, near, step=0.5)[0, 1].round(6),
-)
-assert by_autograd(two, near)[0, 1] == 0
-assert np.isclose(by_differences(two, near, step=0.5)[0, 1], 0.8)
+with pk.classroom.folded():
+    two = lambda x: torch.relu(x[0] + x[1])  # noqa: E731
+    near = torch.tensor([[0.1, 0.1]], dtype=torch.float64)
+    print(
+        "the small function: autograd",
+        by_autograd(two, near)[0, 1],
+        " differences",
+        by_differences(two, near, step=0.5)[0, 1].round(6),
+    )
+    assert by_autograd(two, near)[0, 1] == 0
+    assert np.isclose(by_differences(two, near, step=0.5)[0, 1], 0.8)
 
-W = W0 + updates["PERA"]
-broken = lambda x: w @ torch.relu(W @ x)  # noqa: E731
-print("the network: autograd", theory.interaction_strength(broken, points).max())
-print(
-    "differences, step 0.5: mean over pairs",
-    round(mean_of_pairs(by_differences(broken, points[:20], step=0.5)), 3),
-)
-assert theory.interaction_strength(broken, points).max() == 0
-assert mean_of_pairs(by_differences(broken, points[:20], step=0.5)) > 0.01
+    W = W0 + updates["PERA"]
+    broken = lambda x: w @ torch.relu(W @ x)  # noqa: E731
+    print("the network: autograd", theory.interaction_strength(broken, points).max())
+    print(
+        "differences, step 0.5: mean over pairs",
+        round(mean_of_pairs(by_differences(broken, points[:20], step=0.5)), 3),
+    )
+    assert theory.interaction_strength(broken, points).max() == 0
+    assert mean_of_pairs(by_differences(broken, points[:20], step=0.5)) > 0.01
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -610,19 +611,21 @@ answer_2 = ...  # a function (d) -> the table of factors
 pk.classroom.self_check("12.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-V = torch.randn(n, n, generator=generator, dtype=torch.float64)
-D = 2.0 ** torch.tensor([1, 0, -1, 2, 0, -2], dtype=torch.float64)  # the diagonal
-first, second = network(W0), network(W0 / D)  # of z, and of D z
-x = points[0]
-assert first(V @ x) == second((D[:, None] * V) @ x)  # the same function of x
-S_first, S_second = (
-    theory.interaction_strength(f, scale * (points @ V.T)) for f, scale in ((first, 1), (second, D))
-)
-assert np.array_equal(S_second, S_first / np.outer(D, D))
-print(
-    f"mean over pairs: {mean_of_pairs(S_first):.4f} and {mean_of_pairs(S_second):.4f}, for one and"
-    " the same function"
-)
+with pk.classroom.folded():
+    V = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    D = 2.0 ** torch.tensor([1, 0, -1, 2, 0, -2], dtype=torch.float64)  # the diagonal
+    first, second = network(W0), network(W0 / D)  # of z, and of D z
+    x = points[0]
+    assert first(V @ x) == second((D[:, None] * V) @ x)  # the same function of x
+    S_first, S_second = (
+        theory.interaction_strength(f, scale * (points @ V.T))
+        for f, scale in ((first, 1), (second, D))
+    )
+    assert np.array_equal(S_second, S_first / np.outer(D, D))
+    print(
+        f"mean over pairs: {mean_of_pairs(S_first):.4f} and {mean_of_pairs(S_second):.4f}, for one"
+        " and the same function"
+    )
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -870,13 +870,14 @@ answer_1 = ...  # (w0, b, a, x)
 pk.classroom.self_check("13.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-w0, b, a, x = 0.1 + 0.2, 1.0, -0.3, 0.7
-merged, factored = (w0 + b * a) * x, w0 * x + b * (a * x)
-print(f"merged {merged:.3g}, factored {factored:.3g}")
-assert not np.allclose(merged, factored, rtol=1e-9, atol=0)
-# Large terms cancel: the sum is near 0, its rounding errors are those of the large terms. Compare
-# with the size of the terms.
-assert abs(merged - factored) <= 1e-14 * (abs(w0) + abs(b * a)) * abs(x)
+with pk.classroom.folded():
+    w0, b, a, x = 0.1 + 0.2, 1.0, -0.3, 0.7
+    merged, factored = (w0 + b * a) * x, w0 * x + b * (a * x)
+    print(f"merged {merged:.3g}, factored {factored:.3g}")
+    assert not np.allclose(merged, factored, rtol=1e-9, atol=0)
+    # Large terms cancel: the sum is near 0, its rounding errors are those of the large terms.
+    # Compare with the size of the terms.
+    assert abs(merged - factored) <= 1e-14 * (abs(w0) + abs(b * a)) * abs(x)
 
 # %% [markdown]
 # ### Exercise 2
@@ -919,10 +920,11 @@ def kernel_identity(f, B, A, h):
     return np.array_equal(f(B, A, np.where(i == j, 1, 2)), L + L * L)
 
 
-assert not caught(correct, kernel_identity, pool)
-sees = [name for name, mutant in mutants.items() if caught(mutant, kernel_identity, pool)]
-print("caught:", ", ".join(sees))
-assert sees == list(mutants)  # all eight, as the loop does
+with pk.classroom.folded():
+    assert not caught(correct, kernel_identity, pool)
+    sees = [name for name, mutant in mutants.items() if caught(mutant, kernel_identity, pool)]
+    print("caught:", ", ".join(sees))
+    assert sees == list(mutants)  # all eight, as the loop does
 
 # %% [markdown]
 # ### Exercise 3
@@ -957,33 +959,34 @@ answer_3 = ...  # (W0, B, A)
 pk.classroom.self_check("13.3", answer_3)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-sizes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
+with pk.classroom.folded():
+    sizes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
 
+    @st.composite
+    def weight_and_factors(draw):
+        B, A, _ = draw(strategies.factors(sizes, integers=True))
+        return (
+            draw(hnp.arrays(np.int64, (B.shape[0], A.shape[1]), elements=st.integers(-3, 3))),
+            B,
+            A,
+        )
 
-@st.composite
-def weight_and_factors(draw):
-    B, A, _ = draw(strategies.factors(sizes, integers=True))
-    return draw(hnp.arrays(np.int64, (B.shape[0], A.shape[1]), elements=st.integers(-3, 3))), B, A
+    W0, B, A = find(
+        weight_and_factors(),
+        lambda f: exact_rank(formulas.hira(*f)) > f[1].shape[1],
+        settings=QUIET,
+        random=Random(0),
+    )
+    # With B A all ones, the update is W0 itself
+    print("W0 =", W0.tolist(), " B =", B.tolist(), " A =", A.tolist())
+    assert exact_rank(formulas.hira(W0, B, A)) > B.shape[1]
 
+    @QUIET
+    @given(weight_and_factors())
+    def repaired(f):
+        assert exact_rank(formulas.hira(*f)) <= exact_rank(f[0]) * f[1].shape[1]
 
-W0, B, A = find(
-    weight_and_factors(),
-    lambda f: exact_rank(formulas.hira(*f)) > f[1].shape[1],
-    settings=QUIET,
-    random=Random(0),
-)
-# With B A all ones, the update is W0 itself
-print("W0 =", W0.tolist(), " B =", B.tolist(), " A =", A.tolist())
-assert exact_rank(formulas.hira(W0, B, A)) > B.shape[1]
-
-
-@QUIET
-@given(weight_and_factors())
-def repaired(f):
-    assert exact_rank(formulas.hira(*f)) <= exact_rank(f[0]) * f[1].shape[1]
-
-
-assert run(repaired)
+    assert run(repaired)
 
 # %% [markdown]
 # ### Exercise 4
