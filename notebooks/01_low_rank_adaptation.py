@@ -218,20 +218,53 @@ assert np.allclose(to_A, by_moving_A, rtol=1e-6, atol=1e-6)
 # %% [markdown]
 # They agree to many digits. What is left is rounding, made larger by the division by a small
 # number.
-#
+
+# %% [markdown]
 # ### Exercise 1
 #
-# Why is only *one* of the factors zero at the start? Put both to zero, compute `gradients`, and say
-# what training would do from there.
+# *10 minutes · difficulty 2 of 5*
+#
+# Why is only *one* of the factors zero at the start? Put both to zero, compute `gradients` there,
+# and think through what training does from that point: each step subtracts a multiple of the
+# gradients. What is the loss $L$ of the task above after 400 such steps? And after as many as you
+# like? `answer_1` is that loss, a number.
+#
+# <details><summary>Hint 1</summary>
+#
+# Call `gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)` and look at what comes back. Which
+# factor stands in $\partial L/\partial B$, and which in $\partial L/\partial A$?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# What has gradient zero stays where it is. So the factors after the last step are those of the
+# first, and `loss_and_gradient` gives the loss of their $\Delta W$.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("01.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 to_B_at_zero, to_A_at_zero = gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)
 assert not to_B_at_zero.any()
 assert not to_A_at_zero.any()
+stuck, _ = loss_and_gradient(np.zeros((m, n)), Y)
+assert np.isclose(stuck, (3**2 + 1**2) / 2)  # half the squares of the two pieces of E
 print(
-    "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step would ever"
-    " leave this point."
+    "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step ever leaves"
+    f" this point, and the loss stays {stuck:.1f}."
 )
+print(
+    "Nor would another optimiser: whoever steps by gradients, Adam for one, makes the step zero. One"
+    " factor at zero is enough to"
+)
+print("begin with ΔW = 0, and the other, at random, gives the first one its gradient.")
 
 # %% [markdown]
 # ## Training
@@ -263,8 +296,9 @@ def train(r, alpha, Y, steps=STEPS, lr=0.05):
 runs = {r: train(r, 2 * r, Y) for r in (1, 2, 4)}
 
 figure, ax = plt.subplots()
-for (r, (_, _, losses)), line in zip(runs.items(), plots.LINES, strict=False):
-    ax.plot(losses, line, label=f"r = {r}")
+# Two of the curves nearly coincide: the one below is wide and pale
+for (r, (_, _, losses)), line, width in zip(runs.items(), "--:", (1.5, 6, 2), strict=True):
+    ax.plot(losses, line, linewidth=width, alpha=0.4 if width > 5 else 1, label=f"r = {r}")
 ax.set(
     yscale="log",
     ylim=(1e-12, 20),
@@ -459,13 +493,38 @@ report
 # %% [markdown]
 # After `unmerge` the answers and the weight are the old ones bit for bit, because $W_0$ was kept
 # and nothing was subtracted.
-#
+
+# %% [markdown]
 # ### Exercise 2
 #
+# *10 minutes · difficulty 2 of 5*
+#
 # Double $\alpha$ and leave everything else. By what factor does the change of $\Delta W$ in the
-# *first* step of gradient descent grow? Predict it from the formulas, then measure it.
+# *first* step of gradient descent grow? Predict it from the formulas, then measure it with
+# `train(2, alpha, Y, steps=1)`. `answer_2` is the factor, a number.
+#
+# <details><summary>Hint 1</summary>
+#
+# $\alpha$ acts through $s = \alpha/r$ alone. The first step moves $B$ only, since the gradient of
+# $A$ is zero there. How often does $s$ stand in the step of $B$?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Once in $\partial L/\partial B = s\, G A^\top$. Then $\Delta W = s\, B A$ is computed from the
+# moved $B$: does $s$ stand anywhere else?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("01.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 
 
 def first_change(alpha):

@@ -44,6 +44,11 @@ def exact_identity(answer: Any) -> None:
     column, row = ([_fraction(value) for value in part] for part in (b, a))
     coefficient = _fraction(h)
     update = [[p * q + coefficient * (p * q) ** 2 for q in row] for p in column]
+    expect(
+        update == [[1, 0], [0, 1]] or not np.allclose(np.array(update, dtype=float), np.eye(2)),
+        "With these numbers the update is the identity but for rounding: take whole numbers and"
+        " fractions, so that it is exact.",
+    )
     made = [", ".join(map(str, line)) for line in update]
     expect(
         update == [[1, 0], [0, 1]],

@@ -20,7 +20,7 @@ def accounts(answer: Any) -> None:
         several(answer, "squares", "cross terms"),
         strict=True,
     ):
-        paid, free = several(given, "paid", "free")
+        paid, free = several(given, f"paid with {terms}", f"free with {terms}")
         expect(
             whole(paid) == count,
             f"With {terms} another number is paid for: count the coefficients.",
@@ -55,8 +55,8 @@ def one_product(answer: Any) -> None:
 def two_starts(answer: Any) -> None:
     """Directions seen from B = 0 and from A = 0, and in how many of the two h has a gradient."""
     m, n, r = 5, 7, 2
-    names = ("directions at B = 0", "directions at A = 0", "number of starts")
-    given = [whole(value) for value in several(answer, *names)]
+    names = ("directions at B = 0", "directions at A = 0", "the number of starts")
+    given = [whole(*pair) for pair in zip(several(answer, *names), names, strict=True)]
     expect(
         given[0] == tangent_dimension(m, n, r, at="start"),
         "At B = 0 it is another number: how many numbers are there in δB?",
