@@ -218,6 +218,10 @@ assert np.allclose(to_A, by_moving_A, rtol=1e-6, atol=1e-6)
 # %% [markdown]
 # They agree to many digits. What is left is rounding, made larger by the division by a small
 # number.
+#
+# Now it is your turn. Under each exercise there is a cell for your answer, and one that says whether
+# it is right: put something in place of the three dots and run both. The hints open with a click.
+# The closed cell after that is our answer, for afterwards.
 
 # %% [markdown]
 # ### Exercise 1
