@@ -219,9 +219,9 @@ assert np.allclose(to_A, by_moving_A, rtol=1e-6, atol=1e-6)
 # They agree to many digits. What is left is rounding, made larger by the division by a small
 # number.
 #
-# Now it is your turn. Under each exercise there is a cell for your answer, and one that says whether
-# it is right: put something in place of the three dots and run both. The hints open with a click.
-# The closed cell after that is our answer, for afterwards.
+# Now it is your turn. Under each exercise there is a cell for your answer, and one that says
+# whether it is right: put something in place of the three dots and run both. The hints open with a
+# click. The closed cell after that is our answer, for afterwards.
 
 # %% [markdown]
 # ### Exercise 1
@@ -264,11 +264,8 @@ print(
     "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step ever leaves"
     f" this point, and the loss stays {stuck:.1f}."
 )
-print(
-    "Nor would another optimiser: whoever steps by gradients, Adam for one, makes the step zero. One"
-    " factor at zero is enough to"
-)
-print("begin with ΔW = 0, and the other, at random, gives the first one its gradient.")
+print("Nor would another optimiser: Adam, which steps by gradients too, makes no step either.")
+print("One factor at zero is enough for ΔW = 0; the other, at random, gives it a gradient.")
 
 # %% [markdown]
 # ## Training

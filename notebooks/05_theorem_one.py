@@ -589,7 +589,7 @@ ax = plots.plot_sandwich(np.linalg.svd(target, compute_uv=False), ranks, errors)
 # |:--|:--|:--|
 # | *proved* | an exact argument, in its range | resultants; dimensions; the limit; the sandwich |
 # | *verified* | no counterexample in $N$ examples | the sandwich over 300 targets |
-# | *found* | where an optimiser stopped: an upper bound | the diamond for $E$; the stops for $E_2$ |
+# | *found* | where an optimiser stopped: an upper bound | the diamond for $E$; stops for $E_2$ |
 #
 # perakit keeps its claims under such verdicts, each with a check that runs:
 

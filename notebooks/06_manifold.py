@@ -284,7 +284,7 @@ for ax, X, times in (
         path = theory.gauge_path(small_B, small_A, np.array(coefficients, dtype=float), X, t=times)
         size = np.linalg.norm(formulas.pera(small_B, small_A, np.array(coefficients)))
         walks[name, ax is axes[0]] = path.update / size
-        # Those that stay at zero coincide: the first is wide and pale, the others thinner and thinner
+        # Those that stay at zero coincide: the first is wide and pale, the rest thinner each time
         style = {"linewidth": (8, 4, 2.6, 1.4)[k], "alpha": 1 if k else 0.4}
         ax.plot(times, path.update / size, plots.LINES[k], **style, label=name)
 axes[0].set(
