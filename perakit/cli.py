@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
+from shutil import get_terminal_size
 from tempfile import gettempdir
 from typing import Any, NoReturn, TextIO
 
@@ -265,34 +266,71 @@ def _grade(arguments: argparse.Namespace) -> None:
             raise PerakitError(
                 f"--{option} {str(path)!r} is a folder, a device or a pipe: name a plain file"
             )
-    reports, several = [], len(arguments.files) > 1
-    with classroom.Grader(arguments.assignment, arguments.hidden) as grader:
-        for path in tqdm(
-            arguments.files,
-            desc="grading",
-            unit="file",
-            leave=False,
-            disable=None if several else True,
-        ):
-            try:
-                report = grader.grade(path)
-            except PerakitError as error:
-                if not several:
-                    raise
-                # The others are graded all the same
-                tqdm.write(f"perakit: {error}", file=sys.stderr)
-                continue
-            reports.append(report)
-            text = f"== {path}\n{report}\n" if several else str(report)
-            tqdm.write(printable(text), file=sys.stdout)
-    if not reports:
-        raise PerakitError("no submission could be graded: see above")
+    files = _once(arguments.files)
+    several = len(files) > 1
+    reports: list[classroom.Report] = []
+    graded = classroom.grade_all(files, arguments.assignment, arguments.hidden, arguments.jobs)
+    for report in tqdm(
+        graded,
+        total=len(files),
+        desc="grading",
+        unit="file",
+        leave=False,
+        disable=None if several else True,
+    ):
+        reports.append(report)
+        _write_marks(arguments, reports, several)  # now: what comes later may be interrupted
+        if report.error and not several:
+            raise PerakitError(report.error)
+        if report.error:
+            tqdm.write(f"perakit: {printable(report.error)}", file=sys.stderr)
+        head = f"== {printable(report.file)}\n" if several else ""
+        tqdm.write(f"{head}{_laid_out(report)}" + "\n" * several, file=sys.stdout)
     if several:
         rows = [
             [report.file, report.assignment, f"{report.points:g}", f"{report.of:g}"]
+            if not report.error
+            else [report.file, "not graded", "", ""]
             for report in reports
         ]
         _show(Table(("file", "assignment", "points", "of"), rows))
+    if refused := sum(bool(report.error) for report in reports):
+        raise PerakitError(
+            f"{refused} of {len(reports)} submissions could not be graded: see above"
+        )
+
+
+def _once(files: Sequence[Path]) -> list[Path]:
+    """The files, each of them once; says which was given twice, and which share a name."""
+    found: dict[str, Path] = {}
+    names: dict[str, Path] = {}
+    for path in files:
+        place = os.path.realpath(path)
+        if place in found:
+            _say(f"{str(path)!r} was given twice: it is graded once")
+            continue
+        found[place] = path
+        name = os.path.splitext(place)[0]
+        if name in names:
+            _say(
+                f"{str(names[name])!r} and {str(path)!r} have one name: both are graded, and each"
+                " has its own line"
+            )
+        names.setdefault(name, path)
+    return list(found.values())
+
+
+def _laid_out(report: classroom.Report) -> str:
+    """A report as stdout shows it best: plain in a file, wrapped and coloured in a terminal."""
+    if not sys.stdout.isatty():
+        return str(report)
+    # no-color.org: whoever sets it wants none
+    return report.laid_out(get_terminal_size().columns, "NO_COLOR" not in os.environ)
+
+
+def _write_marks(
+    arguments: argparse.Namespace, reports: Sequence[classroom.Report], several: bool
+) -> None:
     if arguments.json:
         document = [report.to_dict() for report in reports]
         _write_json(arguments.json, document if several else document[0])
@@ -300,11 +338,6 @@ def _grade(arguments: argparse.Namespace) -> None:
         write_atomically(arguments.csv, _bytes(classroom.marks(reports)))
     if arguments.gradescope:
         _write_json(arguments.gradescope, reports[0].gradescope())
-    if len(reports) < len(arguments.files):
-        raise PerakitError(
-            f"{len(arguments.files) - len(reports)} of {len(arguments.files)} submissions could not"
-            " be graded: see above"
-        )
 
 
 def _write_json(path: Path, document: Any) -> None:
@@ -820,6 +853,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_path,
         metavar="FILE",
         help="a Python file with checks of your own, counted as well",
+    )
+    grading.add_argument(
+        "--jobs",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="submissions that are graded at a time (default 1)",
     )
     grading.add_argument(
         "--json",

@@ -18,6 +18,7 @@ import perakit as pk
 from perakit import __main__ as command
 from perakit import cli
 from perakit.classroom import grading
+from perakit.classroom.examination import Finding
 from perakit.cli import main
 from perakit.toy import GPT2, Config, Recipe
 
@@ -471,8 +472,13 @@ def test_closed_streams(monkeypatch, capsys):
 
 
 def test_grading_shows_what_a_submission_says_in_a_line(tmp_path, monkeypatch, capsys):
-    answer = {"said": "\x1b[2J\ud800\nPASS 9/9", "printed": 0, "problems": ["\x1b[1m\nPASS"]}
-    monkeypatch.setattr(grading._Worker, "ask", lambda *_: answer)
+    said = "\x1b[2J\ud800\nPASS 9/9"
+
+    def finding(check, process):
+        process.problems = ["\x1b[1m\nPASS"]
+        return Finding(said)
+
+    monkeypatch.setattr(grading, "_finding", finding)
     work = tmp_path / os.fsdecode(b"M\xfcller.py")
     try:
         work.write_text("# perakit assignment `lora`")
@@ -484,7 +490,7 @@ def test_grading_shows_what_a_submission_says_in_a_line(tmp_path, monkeypatch, c
     assert "\x1b" not in out
     assert "· \\x1b[2J\\ud800\\nPASS 9/9" in out
     assert not any(line.startswith("PASS") for line in out.splitlines())
-    assert json.loads((tmp_path / "j").read_bytes())["checks"][0]["said"] == answer["said"]
+    assert json.loads((tmp_path / "j").read_bytes())["checks"][0]["said"] == said
     assert b"M\\udcfcller.py" in (tmp_path / "c").read_bytes()
 
 

@@ -44,7 +44,7 @@ def test_the_block_on_peers_runs_as_written(capsys):
 
 
 def test_the_failed_check_is_what_a_student_sees():
-    from perakit.classroom.grading import check_functions
+    from perakit.classroom.kernel import check_functions
 
     assert str(check_functions("lora/scaling", lambda B, A, alpha: B @ A)) in README
 

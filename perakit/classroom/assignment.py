@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from perakit.classroom.cells import Cell
 from perakit.classroom.checks import Check
-from perakit.classroom.examination import OutOfTime, limited
-from perakit.classroom.submission import LARGEST, Cell, parse_percent
+from perakit.classroom.clock import OutOfTime, limited
+from perakit.classroom.submission import LARGEST, parse_percent
 from perakit.errors import PerakitError, short
 from perakit.files import read_plain
 from perakit.table import Table

@@ -38,7 +38,9 @@ class Check:
     functions: the names that a submission has to define for it; test: the property, (work,
     **example) -> None, which calls `expect...`;
     examples: a Hypothesis strategy of dicts, the arguments of `test`; hint: what to think about
-    after a failure; count: how many examples; seconds: after which it ends with no points.
+    after a failure; count: how many examples; seconds: of computing for the student's functions,
+    after which it ends with no points; alone: whether a function that changes an argument in place
+    fails (by default that is for other checks to find).
     """
 
     id: str
@@ -50,6 +52,7 @@ class Check:
     hint: str = ""
     count: int = EXAMPLES
     seconds: float = SECONDS
+    alone: bool = False
 
 
 def check(
@@ -60,6 +63,7 @@ def check(
     hint: str = "",
     count: int = EXAMPLES,
     seconds: float = SECONDS,
+    alone: bool = False,
 ) -> Callable[[Callable[..., None]], Check]:
     """Make a property, a function (work, **example), into a `Check` that has its name.
 
@@ -86,6 +90,7 @@ def check(
             hint,
             count,
             seconds,
+            alone,
         )
 
     return decorate
@@ -154,9 +159,9 @@ def expect_equal(got: Any, expected: Any, tolerance: float = 1e-9, what: str = "
     try:
         if np.iscomplexobj(got):
             raise TypeError("complex")  # the cast would drop a part of it
-        mine, theirs = np.asarray(plain(expected), dtype=float), np.asarray(plain(got), dtype=float)
-    except (TypeError, ValueError):
-        fail(f"{of}expected {show(expected)} got {type(got).__name__} {show(got)}")
+        mine, theirs = np.asarray(expected, dtype=float), np.asarray(got, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        fail(f"{of}expected {show(expected)} got {kind(got)} {show(got)}")
     if theirs.shape != mine.shape:
         fail(
             f"{of}expected {show(expected)} of shape {mine.shape} got {show(got)} of shape"
@@ -190,7 +195,6 @@ def parts(got: Any, *names: str) -> Any:
 
 def show(value: Any) -> str:
     """A value as one line: [[1,0],[2,3]], numbers to six digits, large arrays by their shape."""
-    value = plain(value)
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):
@@ -215,6 +219,6 @@ def show_arguments(example: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={show(value)}" for name, value in example.items())
 
 
-def plain(value: Any) -> Any:
-    """A tensor as an array; the rest as it is."""
-    return value.detach().numpy() if hasattr(value, "detach") else value
+def kind(value: Any) -> str:
+    """The name of a value's type, also of an object that is in the student's process."""
+    return str(getattr(value, "kind", type(value).__name__))

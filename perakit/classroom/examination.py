@@ -1,47 +1,51 @@
-"""One check, put to what a submission defines.
+"""One check, put to a submission: the student's functions, and the answer in a sentence.
 
-The student's functions, a limit of time, and the answer in a sentence.
+The functions are somewhere else, in a student's process or in a notebook's kernel. Here are only
+requests and plain values.
 """
 
 from __future__ import annotations
 
-import builtins
-import copy
-import signal
-import threading
-import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from fractions import Fraction
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from hypothesis.errors import HypothesisException
 
-from perakit.classroom.checks import Check, Wrong, fail, plain, show, show_arguments
-from perakit.classroom.submission import Work, explain, sentence
+from perakit.classroom.checks import Check, Wrong, fail, show, show_arguments
+from perakit.classroom.process import EndedError
+from perakit.classroom.wire import Encoder, Reference, decode
 from perakit.theory.claims import search
 
 SEED = 0
 AGAIN = 8  # times that the smallest input is tried once more: does it always fail?
-PATIENCE = 2  # seconds on the clock for each second of computing that a check has
-# Names that mean a library in every assignment
-MODULES = ("np", "numpy", "torch", "nn", "pk", "perakit", "math", "plt")
+
+Message = dict[str, Any]
+# What answers a request; functions of the check's own that go with it are called by the second
+Answer = Callable[[Message, Callable[[Message], Message]], Message]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a check fails, in a sentence; empty if it holds.
+
+    begun: False while the student has not written the function, and no hint helps.
+    """
+
+    said: str = ""
+    begun: bool = True
 
 
 # No Exception, since Hypothesis would look for a simpler input of one
-class NotWritten(BaseException):
-    """The student has not begun, and no input says more about it."""
+class Stopped(BaseException):
+    """No further input says more: the function is not written, is too slow, or has crashed.
 
-
-class OutOfTime(BaseException):
-    """The check's time is over. No `except Exception` of a student's stops it.
-
-    rang: whether it is; Hypothesis may make another exception of one that reaches it while it draws
-    an example.
+    example: whether the input is of interest.
     """
 
-    rang = False
+    def __init__(self, finding: Finding, example: bool = True) -> None:
+        super().__init__(finding.said)
+        self.finding, self.example = finding, example
 
 
 # --- the student's functions ----------------------------------------------------------------------
@@ -53,148 +57,133 @@ class Functions:
     They are called with copies, and what they raise is a `Wrong` that says where.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, check: Check, answer: Answer) -> None:
+        self._check, self._answer = check, answer
+        self._kept: list[Any] = []  # functions of the check that a student's function may call
+        self._refused = ""
+        self._last: Any = None  # what came back last
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = self._work.names[name]
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *arguments, **options: self._call(name, arguments, options)
 
-        def call(*arguments: Any, **options: Any) -> Any:
-            given = (
-                [_copy(value) for value in arguments],
-                {key: _copy(value) for key, value in options.items()},
+    def _call(self, of: str | int, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        self._kept.clear()
+        encode = Encoder(self._keep)
+        request = {"arguments": encode(list(arguments)), "options": encode(options)}
+        return self._request({"of": of} | request, [*arguments, *options.values()])
+
+    def _request(self, request: Message, given: list[Any]) -> Any:
+        try:
+            reply = self._answer(request, self._asked)
+        except EndedError as error:
+            raise Stopped(Finding(str(error))) from error
+        self._refused = self._refused or str(reply.get("refused", ""))[:400]
+        if reply.get("late"):
+            late = (
+                f"it did not finish within {self._check.seconds:g} s: an endless loop, or a sleep?"
             )
-            try:
-                got = function(*given[0], **given[1])
-            except (OutOfTime, Wrong):
-                raise
-            except NotImplementedError:
-                raise NotWritten(
-                    f"{name} is not written yet: it still raises NotImplementedError"
-                ) from None
-            except BaseException as error:
-                raise Wrong(f"{name}: {explain(error, self._work)}{shadowed(self._work)}") from None
-            for before, after in zip(
-                [*arguments, *options.values()], [*given[0], *given[1].values()], strict=True
-            ):
-                if not _same(before, after):
-                    fail(
-                        f"{name} changes its argument {show(before)} in place, to {show(after)}:"
-                        " copy it first"
-                    )
-            return got
+            raise Stopped(Finding(late))
+        if "unwritten" in reply:
+            raise Stopped(Finding(self._unwritten(str(reply["unwritten"])), begun=False), False)
+        if "raised" in reply:
+            fail(str(reply["raised"])[:2000])
+        try:
+            value = decode(reply["value"], self._refer)
+            if "changed" in reply and self._check.alone:
+                place, name, after = reply["changed"]
+                fail(
+                    f"{str(name)[:80]} changes its argument {show(given[place])} in place, to"
+                    f" {show(decode(after, self._refer))}: copy it first"
+                )
+        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
+            raise Stopped(Finding("what it sent to the grader is no value")) from error
+        self._last = value
+        return value
 
-        return call
+    def _unwritten(self, name: str) -> str:
+        if name:
+            return f"{name[:80]} is not written yet: it still raises NotImplementedError"
+        functions = ", ".join(self._check.functions)
+        return f"{functions} is not written yet: a part still raises NotImplementedError"
 
+    def _keep(self, value: Any) -> int:
+        if isinstance(value, Remote):
+            return -1 - value._reference.number
+        self._kept.append(value)
+        return len(self._kept) - 1
 
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if hasattr(value, "detach") else copy.deepcopy(value)
+    def _refer(self, reference: Reference) -> Remote:
+        return Remote(self, reference)
 
-
-def _same(before: Any, after: Any) -> bool:
-    """Whether an argument is what it was: arrays, tensors, and lists of them.
-
-    Of other objects nothing is said.
-    """
-    before, after = plain(before), plain(after)
-    if isinstance(before, np.ndarray):
-        return np.array_equal(before, after, equal_nan=before.dtype.kind in "fc")
-    if isinstance(before, list | tuple):
-        return (
-            type(before) is type(after)
-            and len(before) == len(after)
-            and all(map(_same, before, after))
-        )
-    return not isinstance(before, int | float | Fraction) or before == after or before != before
-
-
-def shadowed(work: Work) -> str:
-    """A warning of names that the submission took from Python or a library; else nothing."""
-    names = {name: value for name, value in work.names.items() if not name.startswith("_")}
-    taken = [
-        name for name, value in names.items() if name in vars(builtins) and not callable(value)
-    ]
-    taken += [name for name in MODULES if not isinstance(names.get(name, types), types.ModuleType)]
-    if not taken:
-        return ""
-    named = ", ".join(f"`{name}` (now {show(work.names[name])[:40]})" for name in taken)
-    return f"; your file gives another meaning to {named}: rename that variable"
+    def _asked(self, message: Message) -> Message:
+        """What a check's function answers to the student's: a value, or why there is none."""
+        try:
+            function = self._kept[message["ask"]]
+            value = function(*decode(message["arguments"], self._refer))
+            return {"value": Encoder(self._keep)(value)}
+        except Exception as error:
+            return {"raised": f"{type(error).__name__}: {str(error)[:300]}"}
 
 
-# --- time -----------------------------------------------------------------------------------------
+class Remote:
+    """An object of the student's, such as an instance of a class.
 
-
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTime` after that many seconds of computing.
-
-    Or after `PATIENCE` times as many of sleeping.
-    Only in the main thread, and where there are signals. On a busy machine computing takes longer,
-    and costs nobody a point.
+    Its attributes and methods are those of the object; what they return is plain again.
     """
 
-    def ring(*_: object) -> None:
-        OutOfTime.rang = True
-        raise OutOfTime
+    def __init__(self, functions: Functions, reference: Reference) -> None:
+        self._functions, self._reference = functions, reference
 
-    OutOfTime.rang = False
-    if (
-        not hasattr(signal, "setitimer")
-        or threading.current_thread() is not threading.main_thread()
-    ):
-        yield
-        return
-    clocks = (
-        (signal.ITIMER_PROF, signal.SIGPROF, seconds),
-        (signal.ITIMER_REAL, signal.SIGALRM, PATIENCE * seconds),
-    )
-    before = [signal.signal(bell, ring) for _, bell, _ in clocks]
-    try:
-        for clock, _, after in clocks:
-            # Again and again, for an `except:` that swallowed the first
-            signal.setitimer(clock, after, 0.5)
-        yield
-    finally:
-        for (clock, bell, _), handler in zip(clocks, before, strict=True):
-            signal.setitimer(clock, 0)
-            signal.signal(bell, handler)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # NumPy asks for such names; a student's object has no say
+            raise AttributeError(name)
+        if name == "kind":  # of its type, as `checks.kind` asks
+            return self._reference.kind
+        return self._functions._request({"of": self._reference.number, "attribute": name}, [])
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """What the object returns, if it is a function or a method."""
+        return self._functions._call(self._reference.number, arguments, options)
+
+    def __repr__(self) -> str:
+        return self._reference.text
 
 
 # --- one check ------------------------------------------------------------------------------------
 
 
-def examine(check: Check, work: Work) -> str:
-    """Why the check fails, in a sentence; nothing if it holds.
+def examine(check: Check, answer: Answer) -> Finding:
+    """Why the check fails; an empty finding if it holds.
 
     The sentence has the smallest input that Hypothesis found, expected and got.
     """
-    missing = [name for name in check.functions if not callable(work.names.get(name))]
-    if missing:
-        return _missing(missing, work)
-    functions = Functions(work)
+    functions = Functions(check, answer)
+    found = _searched(check, functions)
+    if functions._refused and functions._refused not in found.said:
+        said = f"{functions._refused}; {found.said}" if found.said else functions._refused
+        return Finding(said)
+    return found
+
+
+def _searched(check: Check, functions: Functions) -> Finding:
     wrong: dict[str, str] = {}
     current: dict[str, Any] = {}
 
     def holds(**example: Any) -> bool:
+        current.clear()
         current.update(example)
         wrong.pop("said", None)
         try:
             check.test(functions, **example)
-        except NotWritten:
-            raise
-        except NotImplementedError:  # a method of a class
-            raise NotWritten(
-                f"{', '.join(check.functions)} is not written yet: a part still raises"
-                " NotImplementedError"
-            ) from None
         except Wrong as error:
             wrong["said"] = str(error)
-        # In a method of the student's class; or in the check itself, on what it was given
-        except Exception as error:
-            where = explain(error, work)
-            if where == sentence(error):  # no line of the submission is in it
-                raise
-            wrong["said"] = f"{where}{shadowed(work)}"
+        except Exception as error:  # in a line of the check, on what the function returned
+            wrong["said"] = (
+                f"the check itself stopped with {type(error).__name__}: {str(error)[:200]}, on what"
+                f" it got: {show(functions._last)}"
+            )
         if "said" in wrong:
             wrong["last"] = _said(example, wrong["said"], "an input that breaks it")
         return "said" not in wrong
@@ -202,40 +191,23 @@ def examine(check: Check, work: Work) -> str:
     try:
         found, _ = search(check.examples, holds, SEED, check.count)
         steady = found is None or not any(holds(**found) for _ in range(AGAIN))
-    except NotWritten as error:
-        return str(error)
-    except (OutOfTime, HypothesisException):
-        if OutOfTime.rang:
-            late = f"it did not finish within {check.seconds:g} s: an endless loop, or a sleep?"
-            return wrong.get("last") or _said(current, late, "an input that breaks it")
+    except Stopped as stop:
+        if not stop.example:
+            return stop.finding
+        said = _said(current, stop.finding.said, "an input that breaks it")
+        return Finding(wrong.get("last", said))
+    except HypothesisException:
         steady = False
-    # Not the student's function: what the check itself relies on is broken
-    except Exception as error:
-        changed = "does your file put something of its own into a library, such as np.dot = ...?"
-        return (
-            f"the check itself stopped with {type(error).__name__}: {str(error)[:200]};"
-            f" {changed}{shadowed(work)}"
-        )
     if not steady:
-        return (
-            f"{', '.join(check.functions)} gives two answers for the same input: is something"
-            " random, or remembered between calls?"
+        names = ", ".join(check.functions)
+        return Finding(
+            f"{names} gives two answers for the same input: is something random, or remembered"
+            " between calls?"
         )
-    return "" if found is None else _said(found, wrong["said"])
+    return Finding() if found is None else Finding(_said(found, wrong["said"]))
 
 
 def _said(
     example: Mapping[str, Any], sentence: str, which: str = "smallest input that breaks it"
 ) -> str:
     return f"{which}: {show_arguments(example)} · {sentence}" if example else sentence
-
-
-def _missing(names: list[str], work: Work) -> str:
-    which = ", ".join(f"`{name}`" for name in names)
-    wrong = [name for name in names if name in work.names]
-    said = (
-        f"{which} is no function: define it with `def`"
-        if wrong
-        else f"your file does not define {which}"
-    )
-    return f"{said}; {'; '.join(work.problems[:3])}" if work.problems else said

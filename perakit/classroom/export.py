@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from perakit.classroom.assignment import Assignment
+from perakit.classroom.cells import OTHERS, Cell
 from perakit.classroom.checks import Check
-from perakit.classroom.submission import OTHERS, Cell, to_notebook, to_percent
+from perakit.classroom.submission import to_notebook, to_percent
 from perakit.errors import PerakitError
 from perakit.files import write_atomically
 

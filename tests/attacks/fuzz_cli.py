@@ -34,6 +34,8 @@ import perakit as pk
 from perakit import cli
 from perakit.bench import timing
 from perakit.classroom import assignments, grading
+from perakit.classroom.examination import Finding
+from perakit.classroom.process import Process
 from perakit.classroom.submission import to_percent
 from perakit.toy import GPT2, Config
 
@@ -264,9 +266,13 @@ def _shortened() -> None:
     """What would take seconds of every case is left out."""
     cli.DEMO_LIMIT = 20_000
     timing.speed = lambda *_: 1e9  # it is only for an estimate
-    # In place of a worker that has to start: what a submission may say
-    answer = {"said": f"{ESCAPES}\ud800\nPASS 9/9 all", "printed": 1, "problems": [ESCAPES * 99]}
-    grading._Worker.ask = lambda *_: answer
+    grading._finding = _finding
+
+
+def _finding(check: object, process: Process) -> Finding:
+    """In place of a process that has to start: what a submission may say."""
+    process.problems, process.printed = [ESCAPES * 99], 1
+    return Finding(f"{ESCAPES}\ud800\nPASS 9/9 all")
 
 
 def _child(one: Case, here: Path, out: int, err: int) -> None:

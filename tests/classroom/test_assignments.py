@@ -10,11 +10,14 @@ import jupytext
 import pytest
 
 from perakit.classroom import Grader, assignments
-from perakit.classroom.submission import EXPERIMENT, run, to_notebook, to_percent
+from perakit.classroom.assignment import STUB
+from perakit.classroom.cells import EXPERIMENT
+from perakit.classroom.student import run
+from perakit.classroom.submission import to_notebook, to_percent
 
 IDS = list(assignments())
 # Mistakes in the reference, in a file for each assignment: (check that fails, old text, new text,
-# what the message says).
+# what the message says). Of a mistake with which several checks cannot hold: a tuple of checks.
 MUTANTS = [
     (id, *mutant)
     for id in IDS
@@ -74,44 +77,68 @@ def mistaken(id, old, new):
     return text.replace(old, new)
 
 
-def mutants(*ids):
-    """The mutants of these assignments as cases."""
-    return pytest.mark.parametrize(
-        ("id", "check", "old", "new", "said"),
-        [
-            pytest.param(*mutant, id=f"{mutant[0]}-{mutant[1]}-{k}")
-            for k, mutant in enumerate(MUTANTS)
-            if mutant[0] in ids
-        ],
-    )
+def several(checks):
+    """One check, or a tuple of them, as a tuple."""
+    return (checks,) if isinstance(checks, str) else checks
 
 
-# The thorough test below asks as much, and more, of all four
-@mutants("lora", "polynomial")
-def test_a_mistake_is_caught_by_its_check_in_these_words(id, check, old, new, said, graded, only):
-    only(check)
+def mutants(*ids, first=False):
+    """The mutants of these assignments as cases; first: one for each check."""
+    cases, seen = [], set()
+    for k, (id, checks, *mutant) in enumerate(MUTANTS):
+        known = (id, *several(checks)) in seen
+        seen.add((id, *several(checks)))
+        if id in ids and not (first and (known or not isinstance(checks, str))):
+            name = "-".join([id, *several(checks), str(k)])
+            cases.append(pytest.param(id, several(checks), *mutant, id=name))
+    return pytest.mark.parametrize(("id", "checks", "old", "new", "said"), cases)
+
+
+# The thorough test below asks as much, and more, of every mistake in all four
+@mutants("lora", "polynomial", first=True)
+def test_a_mistake_is_caught_by_its_check_in_these_words(id, checks, old, new, said, graded, only):
+    only(*checks)
     (outcome,) = graded(mistaken(id, old, new)).outcomes
-    assert outcome.id == check
+    assert (outcome.id,) == checks
     assert outcome.said
     assert said in str(outcome)
 
 
 @pytest.mark.thorough
 @mutants(*IDS)
-def test_a_mistake_costs_exactly_its_check(id, check, old, new, said, graded):
+def test_a_mistake_costs_exactly_its_check(id, checks, old, new, said, graded):
     task = assignments()[id]
     report = graded(mistaken(id, old, new))
     failed = {outcome.id: outcome for outcome in report.outcomes if outcome.said}
-    assert list(failed) == [check], "\n".join(map(str, failed.values()))
-    assert said in str(failed[check])
-    assert report.points == task.points - failed[check].of
+    assert set(failed) == set(checks), "\n".join(map(str, failed.values()))
+    for outcome in failed.values():
+        assert said in str(outcome)
+    assert report.points == task.points - sum(outcome.of for outcome in failed.values())
+
+
+@pytest.mark.parametrize("id", ["lora", "polynomial"])
+def test_the_twenty_commonest_mistakes_are_there_and_each_costs_one_check(id):
+    """But for an answer that is missing, or that takes several properties with it."""
+    costs = [len(several(mutant[1])) for mutant in MUTANTS if mutant[0] == id]
+    assert costs.count(1) >= 20
+    assert sum(cost > 1 for cost in costs) <= 0.1 * len(costs)
+    assert len({mutant[1:4] for mutant in MUTANTS if mutant[0] == id}) == len(costs)
+
+
+@pytest.mark.parametrize("id", ["lora", "polynomial"])
+def test_a_function_that_returns_nothing_gets_nothing_for_its_answer(id, graded):
+    """Its checks say so; only those on its arguments and its precision can still hold."""
+    text = to_percent(assignments()[id].starter())
+    assert text.count(STUB) > 5
+    report = graded(text.replace(STUB, "pass"))
+    held = {outcome.id for outcome in report.outcomes if not outcome.said}
+    assert held <= {"untouched", "precise"}
 
 
 @pytest.mark.parametrize("id", IDS)
 def test_every_check_has_a_mistake_that_it_catches(id):
-    assert {check.id for check in assignments()[id].checks} == {
-        mutant[1] for mutant in MUTANTS if mutant[0] == id
-    }
+    found = {mutant[1] for mutant in MUTANTS if mutant[0] == id and isinstance(mutant[1], str)}
+    assert {check.id for check in assignments()[id].checks} == found
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -149,4 +176,4 @@ def test_the_reference_runs_from_top_to_bottom_experiments_too(id, tmp_path, mon
         replace(cell, tags=tuple(tag for tag in cell.tags if tag != EXPERIMENT))
         for cell in assignments()[id].solution()
     ]
-    assert run(cells, KeyboardInterrupt).problems == []
+    assert run(cells).problems == []

@@ -312,18 +312,23 @@ _ = plots.plot_along_input(t, named)
 # ### Where they stumble
 #
 # - *The order of h.* Squares first, then cross terms, is the order of the formula that many write
-#   down; nothing crashes. The grader's example has rank 2 and one coefficient that is not zero.
+#   down; nothing crashes. A check of its own sets one coefficient to 1 and says which pair it met.
 # - *All ordered pairs.* A sum over all i and j counts cross terms twice: with every h = 1 that is
-#   (BA)∘(BA), a special case of PERA, and not PERA.
+#   (BA)∘(BA), a special case of PERA, and not PERA. The check on the terms gives every pair the
+#   same coefficient, so that it does not see their order, and says which pair counts how often.
 # - *h in both factors* of the expansion: the product then has h². In Poly2(B) alone it gives the
 #   right product and the wrong factors; only one check sees it.
 # - *The square's factor 2.* Vectorised code that assigns to rows (`to_A[i] += ...` with an index
 #   array) silently keeps one of several additions; `np.add.at` or a loop adds them all.
 # - *Differences in place.* `x[k] += step` changes the caller's array, and the grader says so if it
-#   is not put back.
+#   is not put back. One check, for all functions, is about that.
+# - *Half a difference.* Divided by `step` in place of `2 * step`, or forward in place of central: a
+#   line shows the one, the lowest point of a parabola the other.
 #
 # All examples are small whole numbers, on which central differences of a quadratic are exact: the
-# checks of the gradients compare with those, not with a second derivation.
+# checks of the gradients compare with those, not with a second derivation. A gradient with the
+# wrong sign, or twice too large, costs its own check; the one on squares measures in multiples of
+# it.
 #
 # ### Written answers
 #
@@ -350,6 +355,9 @@ from perakit.classroom import arrays, check, expect, expect_equal, fail, parts, 
 
 drawn = st.fixed_dictionaries
 ranks = st.integers(1, 4)
+# Not symmetric, so that a forgotten transpose shows; square, so that it raises nothing.
+S = np.array([[1.0, 2.0], [4.0, 3.0]])
+WIDE, TALL = np.array([[1.0, 3, 4], [2, 1, 5]]), np.array([[1.0, 4], [2, 1], [3, 5]])
 
 
 def layers(coefficients="full", **more):
@@ -370,13 +378,19 @@ def layers(coefficients="full", **more):
     return arrays(B="m r", A="r k", h=most, **more).map(with_h)
 
 
+def level(example):
+    """The same number for every pair: then their order does not matter."""
+    return example | {"h": np.full(len(example["h"]), example["h"][0])}
+
+
+def both(rank):
+    """The pairs (i, j) of that rank in order."""
+    return [(i, j) for i in range(rank) for j in range(i, rank)]
+
+
 def polynomial(u, h):
     """φ_h(u), of r numbers, or of r arrays entry by entry."""
-    total, k = sum(u), 0
-    for i in range(len(u)):
-        for j in range(i, len(u)):
-            total, k = total + h[k] * u[i] * u[j], k + 1
-    return total
+    return sum(u) + sum(c * u[i] * u[j] for c, (i, j) in zip(h, both(len(u)), strict=True))
 
 
 def entrywise(B, A, h):
@@ -396,23 +410,123 @@ def slope(f, X):
     return gradient
 
 
+def ratio(got, unit):
+    """The number c with got = c·unit; None where there is none."""
+    try:
+        got = np.asarray(got, dtype=float)
+    except (TypeError, ValueError):
+        return None
+    if got.shape != unit.shape:
+        return None
+    size = np.sum(unit * unit)
+    c = np.sum(got * unit) / size if size else 1.0
+    fits = np.abs(got - c * unit).max() <= 1e-6 * max(1.0, np.abs(got).max())
+    return c if fits and c else None
+
+
+# --- which pair gets which coefficient ------------------------------------------------------------
+
+
+def weights(f):
+    """What a sum of pairs does: row k has what h[k] = 1 gives to each pair; None for no sum.
+
+    f: (B, A, h) -> an array like ΔW, at rank 2. The last row is that of the linear part.
+    """
+    products = [np.outer(TALL[:, i] * TALL[:, j], WIDE[i] * WIDE[j]).ravel() for i, j in both(2)]
+    basis = np.array([*products, *(np.outer(TALL[:, k], WIDE[k]).ravel() for k in range(2))]).T
+    zero = np.array(f(TALL, WIDE, np.zeros(3)), dtype=float)
+    rows = [np.array(f(TALL, WIDE, one), dtype=float) - zero for one in np.eye(3)]
+    if not all(row.shape == (3, 3) for row in (*rows, zero)):
+        return None
+    found = [np.linalg.lstsq(basis, row.ravel(), rcond=None)[0] for row in (*rows, zero)]
+    right = [
+        np.abs(basis @ c - row.ravel()).max() < 1e-6
+        for c, row in zip(found, (*rows, zero), strict=True)
+    ]
+    return np.round(found, 6) if all(right) else None
+
+
+def diagnosis(f):
+    """What is wrong with a sum of pairs, as the end of a sentence; nothing where that is unclear."""
+    try:
+        table = weights(f)
+    except (TypeError, ValueError):
+        table = None
+    if table is None:
+        return ""
+    linear, pairs = table[3, 3:], table[:3, :3]
+    if (linear != 1).any():
+        return f": at rank 2 and h = 0, the linear terms count {show(linear)} times"
+    total = pairs.sum(axis=0)
+    for (i, j), times in zip(both(2), total, strict=True):
+        if times != 1:
+            return f": at rank 2 the pair ({i}, {j}) counts {times:g} times"
+    for k, (i, j) in enumerate(both(2)):
+        if pairs[k, k] != 1:
+            p, q = both(2)[int(pairs[k].argmax())]
+            return f": at rank 2, h[{k}] belongs to ({i}, {j}), and yours multiplies ({p}, {q})"
+    return ""
+
+
+def expect_sum(got, expected, f, what=""):
+    """Fail unless they are equal, with a diagnosis of f."""
+    expect_equal(got, expected, np.inf, what)
+    wrong = np.abs(np.asarray(got, dtype=float) - expected).max() > 1e-6 * max(
+        1.0, np.abs(expected).max()
+    )
+    if wrong:
+        head = f"{what}: " if what else ""
+        fail(f"{head}expected {show(expected)} got {show(got)}{diagnosis(f)}")
+
+
+def met_twice(f):
+    """Whether two coefficients multiply the same pair, so that there is no order to be wrong."""
+    try:
+        table = weights(f)
+    except (TypeError, ValueError):
+        return False
+    return table is not None and len(set(np.abs(table[:3, :3]).argmax(axis=1))) < 3
+
+
+def expect_own(f, B, A, k, given=""):
+    """Fail unless h[k] multiplies its own pair, by whatever number.
+
+    given: what the message says of B and A, if the example does not.
+    """
+    i, j = both(len(A))[k]
+    one = np.eye(len(both(len(A))))[k]
+    mine = outer_of(B, A, i, j)
+    after, before = f(B, A, one), f(B, A, 0 * one)
+    for got in (after, before):
+        expect_equal(got, mine, np.inf, given)
+    change = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    if np.any(change) and ratio(change, mine) is None and not met_twice(f):
+        fail(
+            f"{given}h[{k}] = 1 adds {show(change)}, expected what the pair ({i}, {j}) has,"
+            f" {show(mine)}{diagnosis(f)}"
+        )
+
+
+def outer_of(B, A, i, j):
+    """The product of a pair."""
+    return np.outer(B[:, i] * B[:, j], A[i] * A[j])
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
 def listed(work, rank, *terms):
-    i, j = parts(work.pairs(rank, *terms), "i", "j")
+    got = work.pairs(rank, *terms)
+    several = isinstance(got, list | tuple) and len(got) != 2
+    if several and all(np.shape(pair) == (2,) for pair in got):
+        return [tuple(map(int, pair)) for pair in got]  # a list of pairs: `pairs_all` minds
+    i, j = parts(got, "i", "j")
     return list(zip(np.ravel(i).tolist(), np.ravel(j).tolist(), strict=False))
 
 
-def gradient(work, which, B, A, h, G):
-    """One of the three gradients, 0 by B, 1 by A, 2 by h."""
-    name = ("∂L/∂B", "∂L/∂A", "∂L/∂h")[which]
-    got = parts(work.gradients(B, A, h, G), "∂L/∂B", "∂L/∂A", "∂L/∂h")[which]
-    expect(got is not None, f"{name} is still None")
-    shape = (B, A, h)[which].shape
-    try:
-        array = np.asarray(got, dtype=float)
-    except (TypeError, ValueError):
-        fail(f"{name}: expected an array of shape {shape} got {show(got)}")
-    expect(array.shape == shape, f"{name}: expected the shape {shape} got {array.shape}")
-    return array
+def upper(pairs):
+    """Each with the smaller index first."""
+    return [(min(pair), max(pair)) for pair in pairs]
 
 
 @check(
@@ -420,10 +534,12 @@ def gradient(work, which, B, A, h, G):
     "each pair i <= j is there, once",
     "pairs",
     examples=drawn({"rank": ranks}),
-    hint="i = j belongs to it, and (1, 0) does not",
+    count=10,
+    hint="how many pairs are there? Is (0, 0) one of them, and (1, 0)?",
 )
 def pairs_all(work, rank):
-    expected = {(i, j) for i in range(rank) for j in range(i, rank)}
+    expected = set(both(rank))
+    parts(work.pairs(rank), "i", "j")
     got = listed(work, rank)
     expect(
         set(got) == expected and len(got) == len(expected), f"expected {sorted(expected)} got {got}"
@@ -434,55 +550,95 @@ def pairs_all(work, rank):
     1,
     "the pairs come row by row",
     "pairs",
-    examples=drawn({"rank": ranks}),
-    hint="the row is i: (0, 0), (0, 1), (0, 2), (1, 1) ...",
+    examples=drawn({"rank": st.integers(3, 4)}),
+    count=5,
+    hint="first all pairs with i = 0, then those with i = 1 ...",
 )
 def pairs_order(work, rank):
-    for terms in ("full", "square", "cross"):
+    got = listed(work, rank)
+    expect(got, "expected some pairs, got none")
+    for terms in ("full", "cross"):
         got = listed(work, rank, terms)
-        expect(
-            terms != "full" or len(got) >= rank * (rank - 1) // 2,
-            f"expected {rank * (rank + 1) // 2} pairs got {got}",
-        )
-        expect(got == sorted(got), f"{terms}: expected the order {sorted(got)} got {got}")
+        if upper(got) != sorted(upper(got)):  # (1, 0) for (0, 1) is for the check above
+            expect(got == sorted(got), f"{terms}: expected the order {sorted(got)} got {got}")
 
 
 @check(
     1,
     "squares are i = j, cross terms i < j",
     "pairs",
-    examples=drawn({"rank": ranks, "terms": st.sampled_from(["square", "cross"])}),
-    hint="together they are all pairs",
+    examples=drawn({"rank": st.integers(3, 4), "terms": st.sampled_from(["square", "cross"])}),
+    count=10,
+    hint="every pair is one or the other",
 )
 def pairs_terms(work, rank, terms):
-    expected = {
-        (i, j) for i in range(rank) for j in range(i, rank) if (i == j) == (terms == "square")
-    }
-    got = listed(work, rank, terms)
+    def some(pairs):
+        return {(i, j) for i, j in pairs if (i == j) == (terms == "square")}
+
+    got = upper(listed(work, rank, terms))
+    # Of the student's own pairs, too: which they are is a check of its own
+    own = some(upper(listed(work, rank)))
+    expected = some(both(rank))
     expect(
-        set(got) == expected and len(got) == len(expected), f"expected {sorted(expected)} got {got}"
+        got and set(got) in (expected, own) and (len(got) == len(set(got)) or own == set(got)),
+        f"expected {sorted(expected)} got {got}",
     )
+
+
+# --- two larger factors ---------------------------------------------------------------------------
+
+
+def expanded(work, B, A, h):
+    """The student's two factors."""
+    got = parts(work.expand(B, A, h), "Poly2(B)", "Poly2_H(A)")
+    left, right = map(np.asarray, got)
+    fits = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0]
+    expect(
+        fits, f"shapes {left.shape} and {right.shape} do not multiply: (m, K) and (K, n) are needed"
+    )
+    return left, right
+
+
+def together(work):
+    """(B, A, h) -> the product of the student's two factors, of which h is in one.
+
+    Who puts it into both has h² here; that is for `expand_h`, so the left one is that of h = 1.
+    """
+
+    def product(B, A, h):
+        left, right = expanded(work, B, A, h)
+        clean, _ = expanded(work, B, A, np.ones(len(h)))
+        squared = ratio(clean @ right, entrywise(B, A, h)) == 1
+        return clean @ right if squared else left @ right
+
+    return product
+
+
+def sums_right(work):
+    """Whether the pairs have their coefficients in the product, at one example."""
+    f, h = together(work), np.array([2.0, -1.0, 3.0])
+    change = f(TALL, WIDE, h) - f(TALL, WIDE, 0 * h)
+    return ratio(change, entrywise(TALL, WIDE, h) - TALL @ WIDE) == 1
 
 
 @check(
     1,
-    "linear features first, then the pairs",
+    "linear features first, then the pairs in order",
     "expand",
     examples=arrays(B="m r", A="r n"),
-    hint="[b_i ; b_i∘b_j], the products in the order of np.triu_indices",
+    hint="which columns are those of B itself, and in which order do the others come?",
 )
 def expand_order(work, B, A):
     rank = len(A)
-    both = [(i, j) for i in range(rank) for j in range(i, rank)]
-    left, right = parts(work.expand(B, A, np.ones(len(both))), "Poly2(B)", "Poly2_H(A)")
-    expect_equal(
-        left,
-        np.array([*B.T, *(B[:, i] * B[:, j] for i, j in both)]).T,
-        what="with every h = 1, Poly2(B)",
-    )
-    expect_equal(
-        right, np.array([*A, *(A[i] * A[j] for i, j in both)]), what="with every h = 1, Poly2_H(A)"
-    )
+    h = np.ones(len(both(rank)))
+    left, right = expanded(work, B, A, h)
+    wide = [*B.T, *(B[:, i] * B[:, j] for i, j in both(rank))]
+    deep = [*A, *(A[i] * A[j] for i, j in both(rank))]
+    # Where the pairs are wrong, and not only their places, the linear features alone count here
+    some = slice(None if sums_right(work) else rank)
+    said = "with every h = 1, " + ("" if some.stop is None else "the linear part of ")
+    expect_equal(left[:, some], np.array(wide[some]).T, what=said + "Poly2(B)")
+    expect_equal(right[some], np.array(deep[some]), what=said + "Poly2_H(A)")
 
 
 @check(
@@ -490,16 +646,12 @@ def expand_order(work, B, A):
     "h stands in the second factor only",
     "expand",
     examples=layers(),
-    hint="Eq. 2: Poly2(B) knows nothing of h",
+    hint="Eq. 2: is there an h in Poly2(B)?",
 )
 def expand_h(work, B, A, h):
-    with_h = parts(work.expand(B, A, h), "Poly2(B)", "Poly2_H(A)")[0]
-    without = parts(work.expand(B, A, np.zeros(len(h))), "Poly2(B)", "Poly2_H(A)")[0]
-    shape = (len(B), len(A) + len(h))
-    expect(np.shape(with_h) == shape, f"Poly2(B): expected the shape {shape} got {show(with_h)}")
-    same = np.array_equal(with_h, without)
+    with_h, without = (expanded(work, B, A, some)[0] for some in (h, 0 * h))
     expect(
-        same,
+        np.array_equal(with_h, without),
         f"Poly2(B) depends on h: with this h it is {show(with_h)}, with h = 0 it is"
         f" {show(without)}",
     )
@@ -507,72 +659,155 @@ def expand_h(work, B, A, h):
 
 @check(
     2,
-    "the product of the two factors is ΔW",
+    "in their product each pair has its own h, once",
     "expand",
     examples=layers(),
-    hint="row k of the products of A is multiplied by h[k]",
+    hint="multiply the two factors for rank 1: which number stands before b² a²?",
 )
 def expand_product(work, B, A, h):
-    left, right = map(np.asarray, parts(work.expand(B, A, h), "Poly2(B)", "Poly2_H(A)"))
-    fits = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0]
-    expect(
-        fits, f"shapes {left.shape} and {right.shape} do not multiply: (m, K) and (K, n) are needed"
+    f = together(work)
+    expected = entrywise(B, A, h) - B @ A
+    expect_sum(
+        f(B, A, h) - f(B, A, 0 * h), expected, f, "the product at this h, less that at h = 0"
     )
-    expect_equal(left @ right, entrywise(B, A, h), what="the product")
 
 
 @check(
     1,
-    "K features, and so many numbers are trained",
+    "K counts every feature",
     "counts",
     examples=drawn({"m": st.integers(1, 9), "n": st.integers(1, 9), "rank": ranks}),
-    hint="K = r + r + r(r-1)/2; trained are the entries of B, of A and of h",
+    hint="count the columns of Poly2(B) for r = 1 and r = 2 on paper",
 )
-def counted(work, m, n, rank):
-    bound, trained = parts(work.counts(m, n, rank), "K", "trained")
-    products = sum(1 for i in range(rank) for _ in range(i, rank))
-    expect_equal(bound, rank + products, what="K")
-    expect_equal(trained, m * rank + rank * n + products, what="trained parameters")
-
-
-@check(
-    2,
-    "the update is Eq. 9",
-    "update",
-    examples=layers(),
-    hint="each pair i <= j counts once, with its own h, in the order of np.triu_indices",
-)
-def updated(work, B, A, h):
-    expect_equal(work.update(B, A, h), entrywise(B, A, h))
-
-
-@check(
-    2,
-    "φ is the polynomial of one entry",
-    "phi",
-    examples=layers().map(lambda example: {"u": example["A"][:, 0], "h": example["h"]}),
-    hint="u_i alone has the coefficient 1, u_i u_j has h_ij, each pair once",
-)
-def entry(work, u, h):
-    expect_equal(work.phi(u, h), polynomial(u, h))
+def bound(work, m, n, rank):
+    got = parts(work.counts(m, n, rank), "K", "trained")
+    expect_equal(got[0], rank + len(both(rank)), what="K")
 
 
 @check(
     1,
-    "the differences are central: exact on squares",
+    "every trained number is counted once",
+    "counts",
+    examples=drawn({"m": st.integers(1, 9), "n": st.integers(1, 9), "rank": ranks}),
+    hint="which three arrays are trained, and what are their shapes?",
+)
+def trained(work, m, n, rank):
+    got = parts(work.counts(m, n, rank), "K", "trained")
+    known = m * rank + rank * n + len(both(rank)), rank + len(both(rank))
+    if tuple(map(show, got)) != tuple(map(show, known)):  # the other order is for the check above
+        expect_equal(got[1], known[0], what="trained parameters")
+
+
+# --- the sum, and its entries ---------------------------------------------------------------------
+
+
+@check(
+    2,
+    "the update has every term of Eq. 9, once",
+    "update",
+    examples=layers().map(level),
+    hint="how often does each pair count? And what is left at h = 0?",
+)
+def updated(work, B, A, h):
+    expect_sum(work.update(B, A, h), entrywise(B, A, h), work.update)
+
+
+@check(
+    1,
+    "in the update each pair has its own h",
+    "update",
+    examples=arrays(B="m r", A="r k", k=st.integers(0, 5)),
+    hint="in which order do the pairs come, and which number has (0, 1)?",
+)
+def update_order(work, B, A, k):
+    expect_own(work.update, B, A, k % len(both(len(A))))
+
+
+def entry_of(work):
+    """φ as a function like ΔW, entry by entry."""
+
+    def f(B, A, h):
+        return np.array([[work.phi(row * column, h) for column in A.T] for row in B], dtype=float)
+
+    return f
+
+
+def one_entry(example):
+    return {"u": example["A"][:, 0], "h": example["h"]}
+
+
+@check(
+    1,
+    "φ has every term, once",
+    "phi",
+    examples=layers().map(level).map(one_entry),
+    hint="what is φ at h = 0? And how often does u_i u_j count?",
+)
+def entry(work, u, h):
+    expect_sum(work.phi(u, h), polynomial(u, h), entry_of(work))
+
+
+@check(
+    1,
+    "in φ each pair has its own h",
+    "phi",
+    examples=drawn({"rank": st.integers(1, 3), "k": st.integers(0, 5)}),
+    hint="in which order do the pairs come, and which number has (0, 1)?",
+)
+def entry_order(work, rank, k):
+    rows = np.array([[1.0, 2, 3], [2, 5, 7], [3, 1, 4]])[:, :rank]
+    expect_own(
+        entry_of(work),
+        rows,
+        np.ones((rank, 1)),
+        k % len(both(rank)),
+        f"for u = {show(rows[0])}, {show(rows[1])}, {show(rows[2])}: ",
+    )
+
+
+# --- finite differences ---------------------------------------------------------------------------
+
+points = {"c": st.integers(1, 3), "x": st.integers(0, 3)}
+
+
+@check(
+    1,
+    "a straight line has its slope",
     "central",
-    examples=drawn({"c": st.integers(-3, 3), "x": st.integers(-3, 3)}),
-    hint="one step forward and one back, divided by both",
+    examples=drawn(points),
+    hint="how far apart are the two points at which you call f?",
+)
+def central_slope(work, c, x):
+    got = work.central(lambda X: c * float(np.sum(X)), np.array([float(x)]), 0.5)
+    expect_equal(got, np.array([float(c)]), 1e-6, what="f(x) = c x, step 0.5")
+
+
+@check(
+    1,
+    "the differences are central: zero at the lowest point of a square",
+    "central",
+    examples=drawn(points),
+    hint="one point on each side of x",
 )
 def central_exact(work, c, x):
-    got = work.central(lambda X: c * float(np.sum(np.square(X))), np.array([float(x)]), 0.5)
-    expect_equal(got, np.array([2.0 * c * x]), what="f(x) = c x², step 0.5")
-    got = work.central(lambda X: c * float(np.sum(X**3)), np.array([float(x)]), 0.5)
-    expect_equal(
-        got,
-        np.array([c * (3.0 * x**2 + 0.25)]),
-        what="f(x) = c x³, step 0.5, which adds c step² to the derivative",
-    )
+    got = work.central(lambda X: c * float(np.sum((X - x) ** 2)), np.array([float(x)]), 0.5)
+    expect_equal(got, np.zeros(1), 1e-6, what=f"f(t) = c (t - {x})², step 0.5, at t = {x}")
+
+
+@check(
+    1,
+    "the step is the one that was given",
+    "central",
+    examples=drawn(points),
+    hint="is `step` in your code wherever a step is taken?",
+)
+def central_step(work, c, x):
+    # As a multiple of the slope of a line, which is a check of its own
+    unit = work.central(lambda X: float(np.sum(X)), np.array([float(x)]), 0.5)
+    expect_equal(unit, np.ones(1), np.inf)
+    got = work.central(lambda X: c * float(np.sum((X - x) ** 3)), np.array([float(x)]), 0.5)
+    expected = 0.25 * c * np.asarray(unit, dtype=float)
+    expect_equal(got, expected, 1e-6, what=f"f(t) = c (t - {x})³, step 0.5, at t = {x}")
 
 
 @check(
@@ -580,12 +815,54 @@ def central_exact(work, c, x):
     "they change one entry at a time",
     "central",
     examples=arrays(x="m n", c="m n"),
-    hint="the result has the shape of x; np.ndindex(x.shape) runs over all entries",
+    hint="the result has the shape of x, and its entry k comes from moving the entry k alone",
 )
 def central_entries(work, x, c):
-    expect_equal(
-        work.central(lambda X: float(np.sum(c * X)), x, 0.5), c, what="f(x) = Σ c∘x, step 0.5"
+    got = work.central(lambda X: float(np.sum(c * X)), x, 0.5)
+    expect_equal(got, c, np.inf, what="f(x) = Σ c∘x, step 0.5")
+    expect(
+        ratio(got, c) is not None,  # the number is for `central_slope`
+        f"f(x) = Σ c∘x, step 0.5: expected a multiple of {show(c)} got {show(got)}",
     )
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+NAMES = ("∂L/∂B", "∂L/∂A", "∂L/∂h")
+
+
+def gradient(work, which, B, A, h, G):
+    """One of the three gradients, 0 by B, 1 by A, 2 by h."""
+    got = parts(work.gradients(B, A, h, G), *NAMES)[which]
+    expect(got is not None, f"{NAMES[which]} is still None")
+    shape = (B, A, h)[which].shape
+    try:
+        array = np.asarray(got, dtype=float)
+    except (TypeError, ValueError):
+        fail(f"{NAMES[which]}: expected an array of shape {shape} got {show(got)}")
+    expect(array.shape == shape, f"{NAMES[which]}: expected the shape {shape} got {array.shape}")
+    return array
+
+
+def true_gradient(which, B, A, h, G):
+    """The same by differences with step 1, which are exact here."""
+
+    def loss(X):
+        return np.sum(G * entrywise(*(X if k == which else (B, A, h)[k] for k in range(3))))
+
+    return slope(loss, (B, A, h)[which])
+
+
+def expect_gradient(got, expected, which):
+    """Fail unless they are equal; says so if one is a multiple of the other, or out of order."""
+    c = ratio(got, expected)
+    said = ""
+    if c is not None and np.any(expected):
+        said = f", which is {c:g} times that"
+    elif sorted(got.ravel()) == sorted(expected.ravel()):
+        said = ": the numbers are right, their places are not"
+    if not np.abs(got - expected).max() <= 1e-6 * max(1.0, np.abs(expected).max()):
+        fail(f"{NAMES[which]}: expected {show(expected)} got {show(got)}{said}")
 
 
 @check(
@@ -593,11 +870,10 @@ def central_entries(work, x, c):
     "the gradient by h",
     "gradients",
     examples=layers(G="m k"),
-    hint="∂L/∂h_ij = (b_i∘b_j)ᵀ G (a_i∘a_j): h is not in it",
+    hint="ΔW is linear in each h_ij: what is it multiplied by?",
 )
 def gradient_h(work, B, A, h, G):
-    expected = slope(lambda X: np.sum(G * entrywise(B, A, X)), h)
-    expect_equal(gradient(work, 2, B, A, h, G), expected, what="∂L/∂h")
+    expect_gradient(gradient(work, 2, B, A, h, G), true_gradient(2, B, A, h, G), 2)
 
 
 @check(
@@ -605,11 +881,10 @@ def gradient_h(work, B, A, h, G):
     "the gradient by A, without squares",
     "gradients",
     examples=layers("cross", G="m k"),
-    hint="Bᵀ G, and each pair gives row i a part with a_j, and row j one with a_i",
+    hint="what is it at h = 0? And which two rows of A does a pair i < j touch?",
 )
 def gradient_A(work, B, A, h, G):
-    expected = slope(lambda X: np.sum(G * entrywise(B, X, h)), A)
-    expect_equal(gradient(work, 1, B, A, h, G), expected, what="∂L/∂A")
+    expect_gradient(gradient(work, 1, B, A, h, G), true_gradient(1, B, A, h, G), 1)
 
 
 @check(
@@ -620,8 +895,13 @@ def gradient_A(work, B, A, h, G):
     hint="as by A: ΔWᵀ is the update of Aᵀ, Bᵀ and the same h",
 )
 def gradient_B(work, B, A, h, G):
-    expected = slope(lambda X: np.sum(G * entrywise(X, A, h)), B)
-    expect_equal(gradient(work, 0, B, A, h, G), expected, what="∂L/∂B")
+    expect_gradient(gradient(work, 0, B, A, h, G), true_gradient(0, B, A, h, G), 0)
+
+
+def without_squares(work, which):
+    """By which number the gradient is wrong where there are no squares; None if by no number."""
+    given = TALL, WIDE, np.array([0.0, 2.0, 0.0]), TALL @ S @ WIDE
+    return ratio(gradient(work, which, *given), true_gradient(which, *given))
 
 
 @check(
@@ -629,29 +909,161 @@ def gradient_B(work, B, A, h, G):
     "what squares add to the gradients by A and B",
     "gradients",
     examples=layers("square", G="m k"),
-    hint="the derivative of u² is 2u: i = j counts twice",
+    hint="what is the derivative of u² by u?",
 )
 def gradient_squares(work, B, A, h, G):
-    zero = np.zeros(len(h))
-    by_A = slope(lambda X: np.sum(G * (entrywise(B, X, h) - entrywise(B, X, zero))), A)
-    by_B = slope(lambda X: np.sum(G * (entrywise(X, A, h) - entrywise(X, A, zero))), B)
-    for which, expected, name in ((1, by_A, "A"), (0, by_B, "B")):
-        added = gradient(work, which, B, A, h, G) - gradient(work, which, B, A, zero, G)
-        expect_equal(added, expected, what=f"∂L/∂{name} at this h, less that at h = 0")
+    times = {which: without_squares(work, which) for which in (1, 0)}
+    expect(any(times.values()), "∂L/∂A and ∂L/∂B are wrong without squares: look at those first")
+    for which, c in times.items():
+        if c is None:
+            continue  # that is one of the checks above
+        expected = [true_gradient(which, B, A, some, G) for some in (h, 0 * h)]
+        got = [gradient(work, which, B, A, some, G) for some in (h, 0 * h)]
+        expect_equal(
+            (got[0] - got[1]) / c,
+            expected[0] - expected[1],
+            1e-6,
+            what=f"{NAMES[which]} at this h, less that at h = 0",
+        )
+
+
+# --- polynomial in what? --------------------------------------------------------------------------
+
+
+def contrast(x, B, A):
+    return np.array(
+        [
+            [sum(B[p, k] * np.dot(A[k], row) ** 2 for k in range(len(A))) for p in range(len(B))]
+            for row in x
+        ]
+    )
+
+
+def contrast_is_right(work):
+    """On square matrices, where a forgotten transpose raises nothing."""
+    got = parts(work.answers(S, S + 1, S + 5, np.zeros(3)), "PERA", "contrast")[1]
+    return ratio(got, contrast(S, S + 1, S + 5)) == 1
+
+
+def turned(work):
+    """Whether the two answers come in the other order."""
+    got = parts(work.answers(S, S + 1, S + 5, np.zeros(3)), "PERA", "contrast")[0]
+    return ratio(got, contrast(S, S + 1, S + 5)) == 1
 
 
 @check(
-    2,
-    "PERA is linear in its input, the contrast is not",
+    1,
+    "PERA's answer is linear in x",
     "answers",
-    examples=layers(x="T k"),
-    hint="PERA multiplies rows of A and never entries of x: first make ΔW, then x ΔWᵀ",
+    examples=arrays(x="T k", y="T k", B="k k", A="k k"),
+    hint="may entries of x be multiplied by one another?",
 )
-def inputs(work, x, B, A, h):
-    linear, squared = parts(work.answers(x, B, A, h), "PERA", "contrast")
-    expect_equal(linear, x @ entrywise(B, A, h).T, what="PERA's answer")
-    expected = [
-        [sum(B[p, k] * np.dot(A[k], row) ** 2 for k in range(len(A))) for p in range(len(B))]
-        for row in x
-    ]
-    expect_equal(squared, np.array(expected), what="the contrast's answer")
+def answer_linear(work, x, y, B, A):
+    h = np.ones(len(both(len(A))))
+    place = int(turned(work))
+    got = [parts(work.answers(some, B, A, h), "PERA", "contrast")[place] for some in (x, y, x + y)]
+    for one in got:
+        expect_equal(one, np.zeros((len(x), len(B))), np.inf)
+    one, other, whole = (np.asarray(some, dtype=float) for some in got)
+    expect(
+        np.abs(whole - one - other).max() <= 1e-6 * max(1.0, np.abs(whole).max()),
+        f"every h = 1: f(x) = {show(one)} and f(y) = {show(other)}, and f(x + y) = {show(whole)}",
+    )
+
+
+@check(
+    1,
+    "PERA's answer comes first, and reads off ΔW",
+    "answers",
+    examples=layers(),
+    hint="what is x ΔWᵀ, if x has a single 1?",
+)
+def answer_delta(work, B, A, h):
+    if len({*B.shape, *A.shape}) > 1 and not contrast_is_right(work):
+        return  # x @ A raises here: that is the check below
+
+    def f(B, A, h):
+        return np.asarray(parts(work.answers(np.eye(A.shape[1]), B, A, h), "PERA", "contrast")[0]).T
+
+    got = parts(work.answers(np.eye(A.shape[1]), B, A, h), "PERA", "contrast")[0]
+    expect_sum(got, entrywise(B, A, h).T, f, "x = the identity, PERA's answer")
+
+
+@check(
+    1,
+    "the contrast squares z",
+    "answers",
+    examples=arrays(x="T k", B="k k", A="k k"),
+    hint="z = x Aᵀ: what is squared, and what is multiplied by Bᵀ?",
+)
+def answer_contrast(work, x, B, A):
+    got = parts(work.answers(x, B, A, np.zeros(len(both(len(A))))), "PERA", "contrast")
+    expect_equal(got[0 if turned(work) else 1], contrast(x, B, A), 1e-6, "the contrast's answer")
+
+
+# --- all functions --------------------------------------------------------------------------------
+
+H = np.array([2.0, -1.0, 3.0])
+
+
+# The grader sees whether an argument was changed, and says so in the check of this name alone.
+@check(
+    1,
+    "no function changes its arguments",
+    "expand",
+    "update",
+    "phi",
+    "central",
+    "gradients",
+    "answers",
+    hint="`+=`, `*=` and `x[k] = ...` on an argument change the caller's array: copy it first",
+    alone=True,
+)
+def untouched(work):
+    work.expand(S, S + 1, H)
+    work.update(S, S + 1, H)
+    work.phi(S[0], H)
+    work.central(lambda X: float(np.sum(X)), S, 0.5)
+    work.gradients(S, S + 1, H, S + 2)
+    work.answers(S, S + 1, S + 2, H)
+
+
+def part(got, k):
+    """One of several answers; None where there are none: that is for the other checks."""
+    return got[k] if isinstance(got, list | tuple) and len(got) > k else None
+
+
+def rounds(call):
+    """Whether call(t) depends on t, but not on its ninth digit."""
+    at = [call(t) for t in (1.0, 2.0, 1 - 2.0**-30)]
+    return not np.array_equal(at[0], at[1]) and np.array_equal(at[0], at[2])
+
+
+@check(
+    1,
+    "nothing is rounded to float32",
+    "expand",
+    "update",
+    "phi",
+    "central",
+    "gradients",
+    "answers",
+    hint="float32 has seven digits, float64 sixteen: which dtype do your arrays have?",
+)
+def precise(work):
+    B, A = S, S + 1
+    calls = {
+        "B in expand": lambda t: part(work.expand(B * t, A, H), 0),
+        "h in expand": lambda t: part(work.expand(B, A, H * t), 1),
+        "B in update": lambda t: work.update(B * t, A, H),
+        "h in update": lambda t: work.update(B, A, H * t),
+        "u in phi": lambda t: work.phi(S[0] * t, H),
+        "f in central": lambda t: work.central(lambda X: float(np.sum(t * X)), S, 0.5),
+        "x in answers, PERA": lambda t: part(work.answers(S * t, B, A, H), 0),
+        "x in answers, the contrast": lambda t: part(work.answers(S * t, B, A, H), 1),
+        "G in ∂L/∂B": lambda t: part(work.gradients(B, A, H, S * t), 0),
+        "G in ∂L/∂A": lambda t: part(work.gradients(B, A, H, S * t), 1),
+        "G in ∂L/∂h": lambda t: part(work.gradients(B, A, H, S * t), 2),
+    }
+    for name, call in calls.items():
+        expect(not rounds(call), f"{name}: a change in the ninth digit does not change the answer")

@@ -10,7 +10,7 @@
 # *exact*. So this assignment counts in whole numbers and fractions. You will construct examples,
 # and the grader verifies what you construct: **for most functions there are many right answers, and
 # any of them gets the points.** It takes about two hours. Notebooks 04 to 06 of perakit prepare for
-# it.
+# it, and 07 shows more of section 5.
 #
 # Where fractions are asked for, every number you return is an `int`, a NumPy integer, or a
 # `Fraction`. A float such as 0.5 is refused, even where it would be exact. Matrices may be nested
@@ -185,9 +185,8 @@ for rank in (2, 3, 4):
 # of matrices is the number of independent directions in which its parameters can move the matrix.
 # LoRA has $r(m+n)$ parameters and wastes $r^2$ of them: any invertible r x r matrix can be put
 # between $B$ and $A$ and undone. PERA has $r(m+n) + r(r+1)/2$ parameters and wastes at least $r$:
-# the factors in $b_i \to d_i b_i$, $a_i \to a_i / d_i$. At all sizes that were measured these are
-# all (notebook 06), unless the layer is too small: no set can have more dimensions than there are
-# entries.
+# the factors in $b_i \to d_i b_i$, $a_i \to a_i / d_i$. For most $h$ these are all (notebook 06),
+# unless the layer is too small: no set can have more dimensions than there are entries.
 
 
 # %%
@@ -217,9 +216,9 @@ print(
 
 # %% [markdown]
 # Where do the wasted parameters come from? From moves that change the factors and not the update.
-# LoRA: $B \to B M$, $A \to M^{-1} A$ for every invertible $M$. PERA allows fewer: $M$ may permute
-# the columns and scale them. What has to happen to $h$ when columns change places? And which $M$
-# would you try in order to change PERA's update and not LoRA's?
+# LoRA: $B \to B M$, $A \to M^{-1} A$ for every invertible $M$. PERA allows fewer: for most $h$,
+# $M$ may only permute the columns and scale them. What has to happen to $h$ when columns change
+# places? And which $M$ would you try in order to change PERA's update and not LoRA's?
 
 
 # %%
@@ -242,7 +241,103 @@ def other_factors(B, A, h, keep):
 
 
 # %% [markdown]
-# ## 5. How near does PERA come?
+# For most $h$, we said. For which not? Write $u_i = b_{pi} a_{iq}$. Then an entry of the update is
+#
+# $$\Delta W_{pq} = \sum_i u_i + \sum_{i \le j} h_{ij}\,u_i u_j = \sum_i u_i + u^\top H u ,$$
+#
+# with *one* symmetric matrix $H$: the term $h_{ij} u_i u_j$ is shared by $H_{ij}$ and $H_{ji}$. The
+# **gauge theorem** (perakit's docs/claims.md proves it, for generic $B$, $A$ and $K \le
+# \min(m, n)$) says: the update cannot tell column $i$ from column $k$ exactly if rows $i$ and $k$
+# of $H$ are equal. Columns with equal rows of $H$ form a class. Inside a class of $c$ columns you
+# may use every invertible $c \times c$ matrix $M$, as in LoRA. Between classes you may mix
+# nothing. How many independent directions does that make?
+
+
+# %%
+def unseen(h, rank):
+    """In how many independent directions the factors can move while the update stays: an integer.
+
+    It is the sum of c² over the classes, c columns each, of equal rows of H.
+    h: r(r+1)/2 whole numbers, a list, in the order of the pairs (0, 0), (0, 1), ..., (1, 1), ...
+    """
+    # BEGIN SOLUTION
+    H = np.zeros((rank, rank), dtype=int)
+    H[np.triu_indices(rank)] = h
+    rows = [tuple(row) for row in H + H.T]  # of 2 H, so that nothing is halved
+    return sum(rows.count(row) for row in rows)  # each of a class's c rows counts c
+    # END SOLUTION
+
+
+# %% tags=["experiment"]
+from perakit import theory
+
+draw = np.random.default_rng(0)
+B, A = draw.integers(-9, 10, (14, 3)), draw.integers(-9, 10, (3, 14))
+for h in ([0, 0, 0, 0, 0, 0], [1, 2, 2, 1, 2, 1], [0, 0, 0, 0, 0, 5], [1, 1, 1, 1, 1, 1]):
+    counted = theory.gauge((B, A, np.array(h))).kernel  # of the update's derivative, exactly
+    print(f"h = {h}: {unseen(h, 3)} directions, and perakit counts {counted}")
+
+# %% [markdown]
+# ## 5. Factors from a merged weight
+#
+# The update has been added to a weight, and the factors are lost. Are they? Take $r = 1$:
+#
+# $$W_{pq} = b_p a_q + h\,b_p^2 a_q^2 .$$
+#
+# The columns of $W$ are combinations of $b$ and $b \circ b$. In the space of these combinations $b$
+# is, up to a factor, the only vector whose square lies there, too (on four rows or more, for most
+# $b$). That is how `column` finds it; it is given. You do the second half. Divide row $p$ by $b_p$.
+# What is left in column $q$ is a straight line in $b_p$: what are its slope and its value at zero?
+# How many rows do you need? The scale of $b$ stays unknown: it is the gauge. Does $h$ depend on it?
+
+
+# %%
+def column(W):
+    """A multiple of b, from an exact W of at least 4 rows and 2 columns."""
+    x, y = W[:, 0], W[:, 1]
+
+    def volume(rows, z):
+        (p, q, s), minor = rows, lambda i, j: x[i] * y[j] - x[j] * y[i]
+        return z[p] * minor(q, s) - z[q] * minor(p, s) + z[s] * minor(p, q)
+
+    # (x + t y)² lies in the space if two volumes are zero: two equations in t and t²
+    first, second = (
+        [volume(rows, z) for z in (x * x, x * y, y * y)] for rows in ((0, 1, 2), (0, 1, 3))
+    )
+    t = (first[2] * second[0] - second[2] * first[0]) / (
+        first[1] * second[2] - second[1] * first[2]
+    )
+    return x + t / 2 * y
+
+
+# %%
+def recover(W, b):
+    """(a (n,), h a number), integers and Fractions, with W = b aᵀ + h (b∘b)(a∘a)ᵀ exactly.
+
+    There are such a and h, with h not zero and a not all zero.
+    W (m, n), b (m,): arrays of Fractions, so that / is exact here; b may have zeros and equal
+    entries, but at least two that are different and not zero.
+    """
+    # BEGIN SOLUTION
+    p = next(k for k in range(len(b)) if b[k] != 0)
+    q = next(k for k in range(len(b)) if b[k] not in (0, b[p]))
+    slope = (W[q] / b[q] - W[p] / b[p]) / (b[q] - b[p])  # h a∘a
+    a = W[p] / b[p] - b[p] * slope
+    k = next(k for k in range(len(a)) if a[k] != 0)
+    return a, slope[k] / a[k] ** 2
+    # END SOLUTION
+
+
+# %% tags=["experiment"]
+lost = [[Fraction(2), Fraction(3), Fraction(-1), Fraction(5)]], [[Fraction(1), Fraction(-4)]]
+W = pera(np.array(lost[0]).T, lost[1], [Fraction(-1, 3)])
+b = column(W)
+a, h = recover(W, b)
+print("found b =", *b, " a =", *a, " h =", h)
+print("the same update:", (pera(b[:, None], a[None], [h]) == W).all())
+
+# %% [markdown]
+# ## 6. How near does PERA come?
 #
 # $E$ is a target with singular values $\sigma_1 \ge \sigma_2 \ge \dots$ The theorem of Eckart and
 # Young says: among the matrices of rank at most $k$, the one nearest to $E$ in the Frobenius norm
@@ -274,7 +369,7 @@ low, high = sandwich(np.linalg.svd(target, compute_uv=False), 1)
 print(f"a target of rank 2, at r = 1: between {low:.2g} (0, but for rounding) and {high:.4g}")
 
 # %% [markdown]
-# ## 6. An infimum that is no minimum
+# ## 7. An infimum that is no minimum
 #
 # Let $E_{pq} = x_p + y_q$, which is $x 1^\top + 1 y^\top$, of rank at most 2. If all entries of $x$
 # are different, and all of $y$, then no PERA update of rank 1 is equal to $E$ on a layer of three
@@ -327,7 +422,7 @@ ax.set(xlabel="ε", title="Nearer and nearer, with factors that grow")
 _ = ax.legend()
 
 # %% [markdown] tags=["rubric"]
-# ## 7. In your own words (marked by your teacher, 4 points)
+# ## 8. In your own words (marked by your teacher, 4 points)
 #
 # **a.** Somebody argues: "$S_\mathrm{PERA}(r)$ lies in the matrices of rank at most $K$. Hence the
 # distance of $E$ to $S_\mathrm{PERA}(r)$ is at most $\sigma_{K+1}(E)$, the distance (in the
@@ -351,14 +446,17 @@ _ = ax.legend()
 # ### What it teaches
 #
 # One exact example proves "there is" and refutes "all"; a numerical rank is an answer about a
-# tolerance; rank against dimension; which way a bound goes when a set grows; an infimum that is not
-# attained. Students need rank, singular values and patience with fractions.
+# tolerance; rank against dimension; what an update hides of its factors, and what it tells; which
+# way a bound goes when a set grows; an infimum that is not attained. Students need rank, singular
+# values and patience with fractions.
 #
 # ### How it is checked
 #
 # Constructions are verified, not compared: the grader forms the update in fractions and counts its
-# rank exactly. Any right answer passes, and a float is refused even if it is right, because the
-# next one will not be.
+# rank exactly. Any right answer passes. A float costs one check of its function, even if it is
+# right, because the next one will not be; the function's other checks take it for the fraction that
+# was meant. The message shows the factors that were returned and what they make, so that a student
+# can do the arithmetic; large ones it shows by their shape.
 #
 # ### Where they stumble
 #
@@ -370,6 +468,10 @@ _ = ax.legend()
 # - *Rank 1 only.* At higher ranks h has more entries than they think, and the 2 has to stay with
 #   the pair (0, 0).
 # - *h is forgotten when columns are swapped.* With the old h the update changes.
+# - *h_ij in H.* Half of it stands in row i and half in row j. With all of it in both, h = (1, 1, 1)
+#   seems to have equal rows and (1, 2, 1) does not; it is the other way round.
+# - *The slope of the line* in `recover` is h a², not h. And not every row or column will do: b or a
+#   may be zero there, or two entries of b equal.
 # - *The sandwich.* The larger set gives the lower bound. It is easily turned round, as in the
 #   paper's Theorem 1.
 #
@@ -392,14 +494,21 @@ _ = ax.legend()
 # in the factors that is not zero at the example, hence zero only on a set of measure zero. The
 # million runs prove nothing, and are about a tolerance. The sign example refutes "all".
 #
-# Why no update of rank 1 is equal to x1ᵀ + 1yᵀ (section 6): take second differences of u + h u².
+# Why no update of rank 1 is equal to x1ᵀ + 1yᵀ (section 7): take second differences of u + h u².
 # With rows p, p' and columns q, q' they are (b - b')(a - a')(1 + h (b + b')(a + a')), and must
 # vanish. All b are different, since all x are, and all a likewise; so (b + b')(a + a') = -1/h for
 # every choice, and with three rows b₁ + b₂ = b₁ + b₃: two are equal.
 #
+# Why b is found in the column space (section 5): let x = s b + t b∘b have its square there. It is
+# x∘x = s² b² + 2 s t b³ + t² b⁴. If b, b², b³ and b⁴ are independent, which needs four rows, then
+# t = 0.
+#
 # ### In class
 #
-# Ten minutes on the figure of section 6. Predict the dashed curve first: why does the error in
+# Five minutes on what section 4 prints. With h = (1, 2, 2, 1, 2, 1) the update is
+# B A + (B A)∘(B A), which knows B A only. Which other h has 9 directions? Which has 5?
+#
+# Ten minutes on the figure of section 7. Predict the dashed curve first: why does the error in
 # float64 grow again, and which line tells where it turns? (Two numbers of size 1/ε are subtracted;
 # their rounding error is about 1e-16/ε.)
 
@@ -416,35 +525,59 @@ from perakit.theory import exact_rank as true_rank
 
 drawn = st.fixed_dictionaries
 LARGEST_SIDE = 40
+SMALL = 24  # entries of an array that a message shows in full
+
+# --- what a student returned ----------------------------------------------------------------------
 
 
-def exact(value, what, *axes):
-    """An object array of Fractions with one axis for each of `axes`.
-
-    Fails on floats, and on other shapes.
-    """
+def array_of(value, what, *axes):
+    """An object array with one axis for each of `axes`; fails on other shapes, and on text."""
     try:
         array = np.array(value, dtype=object)
     except ValueError:
         array = np.array(None)
-    if (
-        array.ndim != len(axes)
-        or 0 in array.shape
-        or any(isinstance(entry, list | tuple) for entry in array.flat)
-    ):
+    if array.ndim != len(axes) or 0 in array.shape:
         fail(f"{what}: expected an array ({', '.join(axes)}) got {show(value)}")
     for entry in array.flat:
-        if isinstance(entry, float | np.floating):
-            fail(
-                f"{what} has the float {float(entry)}: use whole numbers and Fraction(1, 2), and"
-                " no /"
-            )
         expect(
-            isinstance(entry, Rational),
-            f"{what} has the entry {entry!r}: expected whole numbers and Fractions",
+            isinstance(entry, Real) and entry - entry == 0,  # so that nan and inf fail
+            f"{what} has the entry {show(entry)}: expected whole numbers and Fractions",
         )
-    numbers = [Fraction(int(entry.numerator), int(entry.denominator)) for entry in array.flat]
-    return np.array([*numbers, None], dtype=object)[:-1].reshape(array.shape)
+    return array
+
+
+def exact(value, what, *axes):
+    """The same in Fractions.
+
+    A float counts as the fraction that was meant: that it is one costs its own check.
+    """
+    array = array_of(value, what, *axes)
+    found = np.empty(array.size, dtype=object)
+    for k, entry in enumerate(array.flat):
+        found[k] = (
+            Fraction(int(entry.numerator), int(entry.denominator))
+            if isinstance(entry, Rational)
+            else Fraction(float(entry)).limit_denominator(10**9)
+        )
+    return found.reshape(array.shape)
+
+
+def no_floats(got, *axes_of):
+    """Fail at the first number that is no whole number and no Fraction.
+
+    axes_of: for each of the values its name and its axes, in one string: "B m r".
+    """
+    for value, (what, *axes) in zip(
+        parts(got, *(named.split()[0] for named in axes_of)),
+        (named.split() for named in axes_of),
+        strict=True,
+    ):
+        for entry in array_of(value, what, *axes).flat:
+            expect(
+                isinstance(entry, Rational),
+                f"{what} has the float {float(entry)!r}: it is a rounded number, or the next one"
+                " will be",
+            )
 
 
 def factors_of(got, rank):
@@ -477,10 +610,36 @@ def update(B, A, h):
     return total
 
 
-def text(matrix):
-    if np.size(matrix) > 24:
-        return f"a matrix of shape {matrix.shape}"
-    return str([[str(entry) for entry in row] for row in matrix.tolist()]).replace("'", "")
+# --- what a message shows -------------------------------------------------------------------------
+
+
+def text(array):
+    """An array of Fractions in a line, [[1, 1/2]]; a large one by its shape."""
+    if np.size(array) > SMALL:
+        return f"an array of shape {array.shape}"
+
+    def nested(entries):
+        if isinstance(entries, list):
+            return "[" + ", ".join(map(nested, entries)) + "]"
+        return str(entries)
+
+    return nested(np.asarray(array, dtype=object).tolist())
+
+
+def yours(B, A, h):
+    """The factors that were returned, so that the student can do the arithmetic."""
+    return f"your factors are B = {text(B)}, A = {text(A)}, h = {text(h)}"
+
+
+def judged(B, A, h):
+    """The factors, and what the judge makes of them: the update, and its rank."""
+    delta = update(B, A, h)
+    found = true_rank(delta)
+    shown = f"ΔW = {text(delta)}" if delta.size <= SMALL else f"a ΔW of shape {delta.shape}"
+    return delta, found, f"{yours(B, A, h)}, which make {shown}, of rank {found}"
+
+
+# --- 1. rank --------------------------------------------------------------------------------------
 
 
 def determinant(rows):
@@ -507,19 +666,25 @@ def rank_by_minors(M):
     return 0
 
 
+def signs(array):
+    return np.sign(array).astype(int)
+
+
 # Random matrices nearly always have full rank, products of thin ones do not; and some on which a
-# hasty elimination goes wrong.
-matrices = arrays(M="r n").map(lambda example: {"M": example["M"].astype(int).tolist()})
+# hasty elimination goes wrong. Where a pivot divides it is ±1, ±2 or ±4, so that even floats do not
+# round here: they cost the next check.
+matrices = arrays(M="r n").map(lambda example: {"M": signs(example["M"]).tolist()})
 matrices |= arrays(P="r m", Q="m n").map(
-    lambda example: {"M": (example["P"] @ example["Q"]).astype(int).tolist()}
+    lambda example: {"M": (signs(example["P"]) @ signs(example["Q"])).tolist()}
 )
 matrices |= st.sampled_from(
-    [{"M": [[0], [1]]}, {"M": [[0], [0], [1]]}, {"M": [[1, 1], [1, 1], [1, 1]]}]
-)
-one_more = [{"B": [[1, 2], [3, 1], [2, 5]], "A": [[2, 3, 1], [1, 4, 3]], "h": [1, 2, 4]}]
-one_more += [{"B": [[2, 1], [1, 3]], "A": [[1, 2, 5], [3, 1, 2]], "h": [3, -1, 1]}]
-generic = st.sampled_from(one_more).map(
-    lambda example: {name: np.array(value) for name, value in example.items()}
+    [
+        {"M": [[0], [1]]},
+        {"M": [[0], [0], [1]]},
+        {"M": [[1, 1], [2, 2]]},
+        {"M": [[2, 2], [1, 1]]},
+        {"M": [[1, 1], [1, 1], [1, 1]]},
+    ]
 )
 
 
@@ -529,41 +694,48 @@ generic = st.sampled_from(one_more).map(
     "exact_rank",
     examples=matrices,
     hint=(
-        "at a zero pivot look further down; a column without pivot is passed over, and its row is"
-        " not used up"
+        "do this matrix on paper: which row has the pivot of each column, and which rows lie below"
+        " it?"
     ),
 )
 def rank_small(work, M):
     expect_equal(work.exact_rank([list(row) for row in M]), rank_by_minors(M))
 
 
+# Compared with the student's own answers at N = 2, so that a mistake in the elimination is the
+# other check's. Who says the same of every matrix has no answers to compare.
 @check(
     2,
     "no rounding: numbers that no float holds",
     "exact_rank",
-    examples=drawn({"power": st.integers(0, 25), "d": st.integers(0, 1)}),
-    hint="Fraction(entry) at the start, and never float, np.linalg or a tolerance",
+    examples=drawn({"power": st.integers(1, 25), "d": st.integers(0, 1)}),
+    hint="where in your function does a number become a float, or is compared with a tolerance?",
 )
 def rank_exact(work, power, d):
-    N = 10**power
-    M = [[1, N], [N, N * N + d]]
-    expect_equal(work.exact_rank(M), 1 + d, what=f"[[1, N], [N, N² + {d}]], N = 10^{power}")
-    third = Fraction(1, 3)
-    expect_equal(
-        work.exact_rank([[third, 1], [1, 3 + Fraction(d, N)]]),
-        1 + d,
-        what=f"[[1/3, 1], [1, 3 + {d}/10^{power}]]",
+    found = [work.exact_rank(M) for M in ([[0]], [[1]], [[1, 0], [0, 1]])]
+    expect(
+        not found[0] == found[1] == found[2],
+        f"[[0]], [[1]] and [[1, 0], [0, 1]] have the ranks 0, 1 and 2, and you say {show(found[0])}"
+        " of all",
     )
+    third = Fraction(1, 3)
+    for said, matrix in (
+        (f"[[1, N], [N, N² + {d}]]", lambda N: [[1, N], [N, N * N + d]]),
+        (f"[[1/3, 1], [1, 3 + {d}/N]]", lambda N: [[third, 1], [1, 3 + Fraction(d, N)]]),
+    ):
+        small, got = work.exact_rank(matrix(2)), work.exact_rank(matrix(10**power))
+        expect(
+            isinstance(got, Real) and got == small,
+            f"{said} has the same rank for every N > 1: you say {show(small)} at N = 2, and"
+            f" {show(got)} at N = 10^{power}",
+        )
 
 
 @check(
     1,
     "two of numerical rank 1, a product of rank 2",
     "rank_trap",
-    hint=(
-        "NumPy compares each singular value with the largest one of the same matrix; diagonal"
-        " matrices will do"
-    ),
+    hint="NumPy compares each singular value with the largest one of the same matrix",
 )
 def trap(work):
     got = parts(work.rank_trap(), "X", "Y")
@@ -577,9 +749,15 @@ def trap(work):
     found = [int(np.linalg.matrix_rank(matrix)) for matrix in (X, Y, X @ Y)]
     expect(
         found == [1, 1, 2],
-        f"expected the numerical ranks 1, 1 and (of the product) 2 got {found[0]}, {found[1]} and"
-        f" {found[2]}",
+        f"X = {text(X)}, Y = {text(Y)} and X Y = {text(X @ Y)}: expected the numerical ranks 1, 1"
+        f" and (of the product) 2 got {found[0]}, {found[1]} and {found[2]}",
     )
+
+
+# --- 2. beyond LoRA -------------------------------------------------------------------------------
+
+FACTORS = ("B m r", "A r n", "h r(r+1)/2")
+FLOATS = "np.zeros and np.ones make floats, and so does / between whole numbers"
 
 
 @check(
@@ -587,14 +765,14 @@ def trap(work):
     "PERA of rank 1 is the 2 x 2 identity",
     "beyond_lora",
     hint=(
-        "u + h u² is 0 at u = 0 and at u = -1/h: let u be -1/h off the diagonal, and the other sign"
-        " on it"
+        "u + h u² is 0 at u = 0 and at one other u. Which entries can b aᵀ have on the diagonal, if"
+        " those off it are all that u?"
     ),
 )
 def identity(work):
-    delta = update(*factors_of(work.beyond_lora(1), 1))
+    delta, _, said = judged(*factors_of(work.beyond_lora(1), 1))
     same = delta.shape == (2, 2) and (delta == np.eye(2, dtype=int)).all()
-    expect(same, f"expected [[1, 0], [0, 1]] got {text(delta)}")
+    expect(same, f"{said}: expected [[1, 0], [0, 1]]")
 
 
 @check(
@@ -603,14 +781,27 @@ def identity(work):
     "beyond_lora",
     examples=drawn({"rank": st.integers(2, 4)}),
     hint=(
-        "put the 2 x 2 identity into a corner, and one 1 for each further column; mind the order"
-        " of h"
+        "you have a block of rank 2 with one column of B: what can each further column add? Mind"
+        " which pair each entry of h belongs to"
     ),
 )
 def beyond(work, rank):
-    delta = update(*factors_of(work.beyond_lora(rank), rank))
-    found = true_rank(delta)
-    expect(found > rank, f"expected a rank of at least {rank + 1} got {found}: {text(delta)}")
+    _, found, said = judged(*factors_of(work.beyond_lora(rank), rank))
+    expect(found > rank, f"{said}: expected at least {rank + 1}")
+
+
+@check(
+    1,
+    "no floats among these factors",
+    "beyond_lora",
+    examples=drawn({"rank": st.integers(1, 4)}),
+    hint=FLOATS,
+)
+def beyond_exact(work, rank):
+    no_floats(work.beyond_lora(rank), *FACTORS)
+
+
+# --- 3. the highest rank --------------------------------------------------------------------------
 
 
 @check(
@@ -618,49 +809,86 @@ def beyond(work, rank):
     "some factors reach K",
     "high_rank",
     examples=drawn({"rank": st.integers(1, 3)}),
-    hint="the layer needs at least K rows and K columns; no h is zero; do the powers overflow?",
+    hint=(
+        "how large must the layer be? is an h zero? are two products the same? has int64"
+        " overflowed?"
+    ),
 )
 def reaches(work, rank):
-    found, bound = (
-        true_rank(update(*factors_of(work.high_rank(rank, False), rank))),
-        rank * (rank + 3) // 2,
-    )
-    expect(found == bound, f"expected the rank K = {bound} got {found}")
+    _, found, said = judged(*factors_of(work.high_rank(rank, False), rank))
+    bound = rank * (rank + 3) // 2
+    expect(found == bound, f"{said}: expected the rank K = {bound}")
 
 
 @check(
     2,
-    "sign factors reach r(r+1)/2 + 1, and no more",
+    "factors of signs reach the highest rank that signs allow",
     "high_rank",
     examples=drawn({"rank": st.integers(2, 3)}),
-    hint=(
-        "each b_i∘b_i is the column of ones, so r squares count as one; take many different rows of"
-        " signs"
-    ),
+    hint="what is b_i∘b_i, for each i? and do B and A have enough different rows of signs?",
 )
 def signed(work, rank):
     B, A, h = factors_of(work.high_rank(rank, True), rank)
     for name, factor in (("B", B), ("A", A)):
         other = [entry for entry in factor.flat if entry not in (1, -1)]
         expect(
-            not other, f"{name} has the entry {other[0] if other else ''}: expected 1 and -1 only"
+            not other,
+            f"{name} = {text(factor)} has the entry {other[0] if other else ''}: expected 1 and -1"
+            " only",
         )
-    found, most = true_rank(update(B, A, h)), rank * (rank + 1) // 2 + 1
-    expect(found == most, f"expected the rank {most} got {found}")
+    _, found, said = judged(B, A, h)
+    most = rank * (rank + 1) // 2 + 1
+    expect(found == most, f"{said}: signs can reach more")
 
 
 @check(
     1,
-    "the dimensions of both sets",
-    "dimensions",
-    examples=drawn({"m": st.integers(9, 12), "n": st.integers(9, 12), "rank": st.integers(1, 3)}),
-    hint="the parameters less those that are wasted",
+    "no floats among these factors either",
+    "high_rank",
+    examples=drawn({"rank": st.integers(2, 3), "signs": st.booleans()}),
+    hint=FLOATS,
 )
-def counted(work, m, n, rank):
+def high_exact(work, rank, signs):
+    no_floats(work.high_rank(rank, signs), *FACTORS)
+
+
+# --- 4. dimension, and what the update does not see -----------------------------------------------
+
+layers = drawn({"m": st.integers(9, 12), "n": st.integers(9, 12), "rank": st.integers(1, 3)})
+
+
+def two_dimensions(work, m, n, rank):
     got = parts(work.dimensions(m, n, rank), "PERA", "LoRA")
-    lora = rank * (m + n - rank)
-    expect_equal(got[0], lora + rank**2 + rank * (rank - 1) // 2, what="PERA")
-    expect_equal(got[1], lora, what="LoRA")
+    expect(
+        all(isinstance(value, Real) for value in got),
+        f"expected two integers, (PERA, LoRA), got {show(got)}",
+    )
+    return got
+
+
+# PERA's set has LoRA's in it, so its dimension is the larger of the two numbers: who gives them in
+# the other order loses LoRA's check, and that alone.
+@check(
+    1,
+    "PERA's dimension",
+    "dimensions",
+    examples=layers,
+    hint="how many parameters are there, each h counted once, and how many of them are wasted?",
+)
+def pera_dimension(work, m, n, rank):
+    expected = rank * (m + n) + sum(range(rank + 1)) - rank
+    expect_equal(max(two_dimensions(work, m, n, rank)), expected, what="PERA")
+
+
+@check(
+    1,
+    "LoRA's dimension, the second of the two",
+    "dimensions",
+    examples=layers,
+    hint="(PERA, LoRA), in this order; how many entries has the matrix that can be undone?",
+)
+def lora_dimension(work, m, n, rank):
+    expect_equal(two_dimensions(work, m, n, rank)[1], rank * (m + n - rank), what="LoRA")
 
 
 @check(
@@ -668,15 +896,30 @@ def counted(work, m, n, rank):
     "no more dimensions than entries",
     "dimensions",
     examples=drawn({"m": st.integers(2, 4), "n": st.integers(2, 4)}),
-    hint="an m x n matrix has mn entries",
+    hint="how many numbers describe an m x n matrix completely?",
 )
 def capped(work, m, n):
-    got = parts(work.dimensions(m, n, min(m, n)), "PERA", "LoRA")
-    expect(isinstance(got[0], Real), f"expected two integers, (PERA, LoRA), got {show(got)}")
+    rank = min(m, n)
+    got, _ = two_dimensions(work, m, n, rank)
+    expect_equal(got, m * n, what=f"rank {rank} on {m} x {n} entries, PERA")
+
+
+one_more = [{"B": [[1, 2], [3, 1], [2, 5]], "A": [[2, 3, 1], [1, 4, 3]], "h": [1, 2, 4]}]
+one_more += [{"B": [[2, 1], [1, 3]], "A": [[1, 2, 5], [3, 1, 2]], "h": [3, -1, 1]}]
+generic = st.sampled_from(one_more).map(
+    lambda example: {name: np.array(value) for name, value in example.items()}
+)
+
+
+def moved_by(work, B, A, h, keep):
+    """The factors before and after, in Fractions."""
+    new = factors_of(work.other_factors(B, A, h, keep), 2)
     expect(
-        got[0] <= m * n,
-        f"rank {min(m, n)}: PERA's dimension is {show(got[0])}, and there are {m * n} entries",
+        new[0].shape == B.shape and new[1].shape == A.shape,
+        f"expected the shapes {B.shape} and {A.shape} got {new[0].shape} and {new[1].shape}",
     )
+    old = [exact(values, "", *axes) for values, axes in ((B, "mr"), (A, "rn"), (h, "k"))]
+    return old, new
 
 
 @check(
@@ -685,17 +928,17 @@ def capped(work, m, n):
     "other_factors",
     examples=generic,
     hint=(
-        "what multiplies a column of B divides a row of A; if the columns change places, h_00 and"
-        " h_11 do"
+        'this is keep="PERA": what multiplies a column of B, does it divide the row of A? To which'
+        " pair does each entry of h belong, once the columns have changed places?"
     ),
 )
 def moved(work, B, A, h):
-    got = update(*factors_of(work.other_factors(B, A, h, "PERA"), 2))
-    expected = update(
-        *(exact(values, "", *axes) for values, axes in ((B, "mr"), (A, "rn"), (h, "k")))
+    old, new = moved_by(work, B, A, h, "PERA")
+    expected, got = update(*old), update(*new)
+    expect(
+        (got == expected).all(),
+        f"{yours(*new)}; the update was {text(expected)} and is now {text(got)}",
     )
-    same = got.shape == expected.shape and (got == expected).all()
-    expect(same, f"the update was {text(expected)} and is now {text(got)}")
 
 
 def multiples(first, second):
@@ -708,88 +951,296 @@ def multiples(first, second):
     "both columns change places and length",
     "other_factors",
     examples=generic,
-    hint=(
-        "first exchange the columns, then multiply each by a number that is not 1; this is about"
-        ' keep="PERA"'
-    ),
+    hint='this is keep="PERA": exchange the columns, and multiply each by a number that is not 1',
 )
 def other(work, B, A, h):
-    new, _, _ = factors_of(work.other_factors(B, A, h, "PERA"), 2)
-    expect(new.shape == B.shape, f"expected B of shape {B.shape} got {new.shape}")
+    _, (new, _, _) = moved_by(work, B, A, h, "PERA")
     for k in (0, 1):
         old = B[:, 1 - k]
         placed, scaled = multiples(new[:, k], old) and new[:, k].any(), (new[:, k] != old).any()
         expect(
             placed,
-            f"new column {k} is {text(new[:, [k]].T)}: no multiple of the old column {1 - k},"
-            f" [{show(old)}]",
+            f"your B is {text(new)}: its column {k} is no multiple of the old column {1 - k},"
+            f" {text(old)}",
         )
-        expect(scaled, f"new column {k} is equal to the old column {1 - k}: scale it, too")
+        expect(
+            scaled,
+            f"your B is {text(new)}: its column {k} is equal to the old column {1 - k}: scale it,"
+            " too",
+        )
 
 
 @check(
-    2,
-    "a move that LoRA does not notice, and PERA does",
+    1,
+    "a move that LoRA does not notice",
     "other_factors",
     examples=generic,
-    hint="B M and M⁻¹ A with M = [[1, 1], [0, 1]], say: new columns are then sums of old ones",
+    hint='this is keep="LoRA": what multiplies B from the right, is it undone on the left of A?',
 )
-def broken(work, B, A, h):
-    new = factors_of(work.other_factors(B, A, h, "LoRA"), 2)
-    old = [exact(values, "", *axes) for values, axes in ((B, "mr"), (A, "rn"), (h, "k"))]
-    expect(
-        new[0].shape == B.shape and new[1].shape == A.shape,
-        f"the shapes are {new[0].shape} and {new[1].shape}",
-    )
+def unnoticed(work, B, A, h):
+    old, new = moved_by(work, B, A, h, "LoRA")
     before, after = old[0] @ old[1], new[0] @ new[1]
-    expect((before == after).all(), f"B A was {text(before)} and is now {text(after)}")
-    expect((new[2] == old[2]).all(), f"h was {show(h)} and is now {text(new[2][None])}: keep it")
+    expect(
+        (before == after).all(),
+        f"{yours(*new)}; B A was {text(before)} and is now {text(after)}",
+    )
+    expect((new[2] == old[2]).all(), f"h was {text(old[2])} and is now {text(new[2])}: keep it")
+
+
+@check(
+    1,
+    "PERA does: it mixes columns, and the update is another one",
+    "other_factors",
+    examples=generic,
+    hint=(
+        'this is keep="LoRA": a permutation or a scale is a symmetry of PERA. Which M puts two old'
+        " columns into one new column?"
+    ),
+)
+def noticed(work, B, A, h):
+    old, new = moved_by(work, B, A, h, "LoRA")
     mixed = any(
         not multiples(new[0][:, k], B[:, 0]) and not multiples(new[0][:, k], B[:, 1])
         for k in (0, 1)
     )
+    expect(mixed, f"your B is {text(new[0])}: each of its columns is a multiple of an old one")
+    same = update(*new).tolist() == update(*old).tolist()
+    expect(not same, f"{yours(*new)}; PERA's update is still {text(update(*old))}")
+
+
+@check(
+    1,
+    "no floats among the moved factors",
+    "other_factors",
+    examples=generic,
+    hint="np.linalg.inv returns floats; a matrix of whole numbers times a Fraction is exact",
+)
+def moved_exact(work, B, A, h):
+    for keep in ("PERA", "LoRA"):
+        no_floats(work.other_factors(B, A, h, keep), *FACTORS)
+
+
+def of_squares(diagonal):
+    """h with these h_ii, and no cross terms."""
+    rank, h = len(diagonal), []
+    for i in range(rank):
+        h += [diagonal[i]] + [0] * (rank - 1 - i)
+    return h
+
+
+@check(
+    2,
+    "every class of equal rows counts its size squared",
+    "unseen",
+    examples=st.lists(st.integers(0, 3), min_size=1, max_size=4).map(
+        lambda diagonal: {"h": of_squares(diagonal), "rank": len(diagonal)}
+    ),
+    hint="write H down: which of its rows are equal, and how many columns has each class?",
+)
+def classes(work, h, rank):
+    H = np.diag([h[k * rank - k * (k - 1) // 2] for k in range(rank)])
+    equal = [[(H[i] == H[k]).all() for k in range(rank)] for i in range(rank)]
+    expect_equal(work.unseen(h, rank), np.sum(equal), what=f"H = {text(H)}")
+
+
+# Compared with the student's own answers where there are no cross terms
+@check(
+    1,
+    "a cross term is shared by two rows of H",
+    "unseen",
+    examples=drawn({"c": st.integers(1, 3), "rank": st.integers(2, 4)}),
+    hint="in uᵀHu the product u_i u_j comes twice, from H_ij and from H_ji: what is H_ij then?",
+)
+def shared(work, c, rank):
+    pairs = [(i, j) for i in range(rank) for j in range(i, rank)]
+    one, all_different = work.unseen([0] * len(pairs), rank), of_squares(range(1, rank + 1))
+    many = work.unseen(all_different, rank)
     expect(
-        mixed,
-        f"each new column is a multiple of an old one, B = {text(new[0])}: that is a symmetry of"
-        " PERA as well",
+        one != many,
+        f"you say {show(one)} for h = 0, where all rows of H are equal, and for h ="
+        f" {all_different}, where all are different",
     )
-    expect((update(*new) != update(*old)).any(), "PERA's update is still the same")
+    for h, expected, rows in (
+        ([c if i == j else 2 * c for i, j in pairs], one, "equal"),
+        ([c for _ in pairs], many, "different"),
+    ):
+        got = work.unseen(h, rank)
+        expect(
+            isinstance(got, Real) and got == expected,
+            f"h = {h}: all rows of H are {rows}, and for such rows your own answer is"
+            f" {show(expected)}; here it is {show(got)}",
+        )
 
 
-singular = drawn(
-    {"sigma": st.lists(st.integers(0, 4), min_size=3, max_size=7), "rank": st.integers(1, 2)}
-).map(lambda example: example | {"sigma": np.sort(np.array(example["sigma"], dtype=float))[::-1]})
+# --- 5. factors from a merged weight --------------------------------------------------------------
+
+lost = drawn(
+    {
+        "b": st.lists(st.sampled_from([1, 2, 3, -1, -2]), min_size=2, max_size=3, unique=True),
+        "a": st.lists(st.sampled_from([1, 2, 3, -1]), min_size=1, max_size=3),
+        "h": st.sampled_from([1, 2, -1, Fraction(1, 2), Fraction(-2, 3)]),
+    }
+)
+
+
+def merged(b, a, h):
+    """(W, b) in Fractions."""
+    b, a = (exact(values, "", "k") for values in (b, a))
+    return update(b[:, None], a[None], [Fraction(h)]), b
+
+
+def recovered(got, n):
+    got = parts(got, "a", "h")
+    a, h = exact(got[0], "a", "n"), exact(got[1], "h")
+    expect(len(a) == n, f"expected a of shape ({n},) got {a.shape}")
+    return a, h.item()
+
+
+@check(
+    2,
+    "the factors found make the merged weight again",
+    "recover",
+    examples=lost,
+    hint="W[p] / b[p] = a + b[p] g: two rows give a and g. How does g hang together with h?",
+)
+def again(work, b, a, h):
+    W, column = merged(b, a, h)
+    found, factor = recovered(work.recover(W, column), len(a))
+    back = update(column[:, None], found[None], [factor])
+    expect(
+        (back == W).all(),
+        f"W = {text(W)}: your a = {text(found)} and h = {factor} make {text(back)} of b ="
+        f" {text(column)}",
+    )
+
+
+# Compared with the student's own answer for the weight without them
+@check(
+    1,
+    "zeros and equal entries do no harm",
+    "recover",
+    examples=drawn(
+        {"b": st.just([1, 2]), "a": st.just([1, 3]), "h": st.just(2), "more": st.integers(0, 3)}
+    ),
+    hint="may you divide by that entry of b, by that difference, by that entry of a? choose others",
+)
+def harmless(work, b, a, h, more):
+    W, column = merged(b, a, h)
+    found, factor = recovered(work.recover(W, column), len(a))
+    if more == 0:
+        longer, wider, what = [*b, 0], a, "a further row with b = 0"
+    elif more == 1:
+        longer, wider, what = [0, *b], a, "a first row with b = 0"
+    elif more == 2:
+        longer, wider, what = [b[0], *b], a, "the first row twice"
+    else:
+        longer, wider, what = b, [0, *a], "a first column with a = 0"
+    got, again = recovered(work.recover(*merged(longer, wider, h)), len(wider))
+    expected = [Fraction(0), *found] if more == 3 else list(found)
+    expect(
+        list(got) == expected and again == factor,
+        f"with {what}, b = {longer}, nothing else changes: expected your own a ="
+        f" {text(np.array(expected, dtype=object))} and h = {factor}, got a = {text(got)} and h ="
+        f" {again}",
+    )
+
+
+@check(
+    1,
+    "no floats among what was found",
+    "recover",
+    examples=drawn({"b": st.just([1, 2]), "a": st.just([1, 3]), "h": st.integers(1, 3)}),
+    hint="Fraction / Fraction is exact: where does a float come in?",
+)
+def found_exact(work, b, a, h):
+    no_floats(work.recover(*merged(b, a, h)), "a n", "h")
+
+
+# --- 6. how near ----------------------------------------------------------------------------------
 
 
 def bounds(work, sigma, rank):
-    return parts(work.sandwich(sigma, rank), "lower", "upper")
+    got = parts(work.sandwich(sigma, rank), "lower", "upper")
+    expect(
+        all(isinstance(value, Real) for value in got),
+        f"expected two numbers, (lower, upper), got {show(got)}",
+    )
+    return got
 
 
+def ending_in_one(last):
+    """Singular values, the last of them 1, as many as `last` says for the rank, or one fewer.
+
+    A tail that begins there is [1], or empty: the same in every norm.
+    """
+    return drawn(
+        {
+            "rank": st.integers(1, 2),
+            "tail": st.integers(0, 1),
+            "steps": st.lists(st.integers(0, 2), min_size=6, max_size=6),
+        }
+    ).map(
+        lambda example: {
+            "sigma": 1.0
+            + np.cumsum(
+                [0, *example["steps"]][: last(example["rank"]) - 1 + example["tail"]],
+                dtype=float,
+            )[::-1],
+            "rank": example["rank"],
+        }
+    )
+
+
+# The upper bound is the larger number: who gives the two in the other order loses the lower one's
+# check, and that alone.
 @check(
     1,
-    "the distance is not above LoRA's",
+    "the upper bound: the right σ are left",
     "sandwich",
-    examples=singular,
-    hint="the root of the sum of σ_i² over i > r, counted from 1",
+    examples=ending_in_one(lambda rank: rank + 1),
+    hint="which σ are left when the r largest are gone? The text counts from 1, Python from 0",
 )
 def upper(work, sigma, rank):
-    expect_equal(
-        bounds(work, sigma, rank)[1], sum(value**2 for value in sigma[rank:]) ** 0.5, what="upper"
-    )
+    expect_equal(max(bounds(work, sigma, rank)), sum(sigma[rank:]), what="upper")
 
 
 @check(
     1,
-    "and not below that to rank K",
+    "the lower bound, the first of the two: the right σ are left",
     "sandwich",
-    examples=singular,
-    hint="K = r(r+3)/2: the larger set is at least as near",
+    examples=ending_in_one(lambda rank: rank * (rank + 3) // 2 + 1),
+    hint="(lower, upper), in this order; which of the two sets is the larger, and what is K?",
 )
 def lower(work, sigma, rank):
-    bound = rank + rank * (rank + 1) // 2
-    expect_equal(
-        bounds(work, sigma, rank)[0], sum(value**2 for value in sigma[bound:]) ** 0.5, what="lower"
-    )
+    expect_equal(bounds(work, sigma, rank)[0], sum(sigma[rank * (rank + 3) // 2 :]), what="lower")
+
+
+@check(
+    1,
+    "both are Frobenius norms of what is left",
+    "sandwich",
+    examples=drawn({"rank": st.integers(1, 2), "more": st.integers(2, 3)}).map(
+        lambda example: {
+            "sigma": np.arange(
+                float(example["rank"] * (example["rank"] + 3) // 2 + example["more"])
+            )[::-1]
+            + 2,
+            "rank": example["rank"],
+        }
+    ),
+    hint="the theorem of Eckart and Young, once more: squares, all of them, and a root",
+)
+def frobenius(work, sigma, rank):
+    # Wherever it begins: that is for the other two to say
+    tails = [sum(value**2 for value in sigma[k:]) ** 0.5 for k in range(len(sigma) + 1)]
+    for got in bounds(work, sigma, rank):
+        expect(
+            min(abs(got - tail) for tail in tails) <= 1e-9,
+            f"{got:.6g} is not (σ_i² + ... + σ_N²)^½, whichever i it begins with",
+        )
+
+
+# --- 7. an infimum --------------------------------------------------------------------------------
 
 
 # The errors of the model answer are ε (|xy| + (x + y)²) and smaller terms, below 50 ε for entries
@@ -799,7 +1250,7 @@ def lower(work, sigma, rank):
     "as near to x1ᵀ + 1yᵀ as ε",
     "near",
     examples=arrays(x="m", y="n"),
-    hint="b = (1 - εx)/ε, a = 1 - εy; and (1/ε)(s - s²) = u + h u² gives h",
+    hint="u = b aᵀ is given. Put u = s/ε into u + h u² and compare with (s - s²)/ε: what is h?",
 )
 def limit(work, x, y):
     x, y = x.astype(int), y.astype(int)
@@ -814,7 +1265,18 @@ def limit(work, x, y):
         delta = u + h.item() * u * u
         error = max(abs(entry) for entry in (delta - (x[:, None] + y)).flat)
         said = (
-            f"ε = {epsilon}: the target is {show(x[:, None] + y)}, the update"
-            f" {show(delta.astype(float))}"
+            f"ε = {epsilon}: your b = {text(b)}, a = {text(a)}, h = {h.item()} make"
+            f" {show(delta.astype(float))}, and the target is {show(x[:, None] + y)}"
         )
-        expect(error <= 1000 * epsilon, f"{said}, {float(error):.3g} away")
+        expect(error <= 1000 * epsilon, f"{said}: {float(error):.3g} away")
+
+
+@check(
+    1,
+    "no floats, however near",
+    "near",
+    examples=arrays(x="m", y="n"),
+    hint="an array of whole numbers times a Fraction is exact; float(...) and 1e-4 are not",
+)
+def near_exact(work, x, y):
+    no_floats(work.near(x.astype(int), y.astype(int), Fraction(1, 10**4)), "b m", "a n", "h")

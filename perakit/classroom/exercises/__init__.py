@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from perakit.classroom.checks import Wrong
+from perakit.classroom.exercises.fold import folded
 from perakit.errors import PerakitError, printable, short
 
-__all__ = ["self_check"]
+__all__ = ["folded", "self_check"]
 
 
 def self_check(exercise: str, answer: Any = ...) -> None:
