@@ -255,17 +255,18 @@ answer_1 = ...
 pk.classroom.self_check("01.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-to_B_at_zero, to_A_at_zero = gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)
-assert not to_B_at_zero.any()
-assert not to_A_at_zero.any()
-stuck, _ = loss_and_gradient(np.zeros((m, n)), Y)
-assert np.isclose(stuck, (3**2 + 1**2) / 2)  # half the squares of the two pieces of E
-print(
-    "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step ever leaves"
-    f" this point, and the loss stays {stuck:.1f}."
-)
-print("Nor would another optimiser: Adam, which steps by gradients too, makes no step either.")
-print("One factor at zero is enough for ΔW = 0; the other, at random, gives it a gradient.")
+with pk.classroom.folded():
+    to_B_at_zero, to_A_at_zero = gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)
+    assert not to_B_at_zero.any()
+    assert not to_A_at_zero.any()
+    stuck, _ = loss_and_gradient(np.zeros((m, n)), Y)
+    assert np.isclose(stuck, (3**2 + 1**2) / 2)  # half the squares of the two pieces of E
+    print(
+        "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step ever"
+        f" leaves this point, and the loss stays {stuck:.1f}."
+    )
+    print("Nor would another optimiser: Adam, which steps by gradients too, makes no step either.")
+    print("One factor at zero is enough for ΔW = 0; the other, at random, gives it a gradient.")
 
 # %% [markdown]
 # ## Training
@@ -533,17 +534,17 @@ def first_change(alpha):
     return alpha / 2 * B @ A
 
 
-growth = np.linalg.norm(first_change(8)) / np.linalg.norm(first_change(4))
-assert np.isclose(growth, 4)
-print(
-    f"By {growth:.0f}. The step of B has a factor s, since ∂L/∂B = s G Aᵀ, and ΔW = s B A has"
-    " another: s² in all."
-)
-print(
-    "So doubling alpha does to this step what a fourfold learning rate would. In the first step of"
-    " Adam, whose"
-)
-print("size does not depend on the gradient's, the factor would be 2.")
+with pk.classroom.folded():
+    growth = np.linalg.norm(first_change(8)) / np.linalg.norm(first_change(4))
+    assert np.isclose(growth, 4)
+    print(
+        f"By {growth:.0f}. The step of B has a factor s, since ∂L/∂B = s G Aᵀ, and ΔW = s B A has"
+        " another: s² in all."
+    )
+    print(
+        "So doubling alpha does to this step what a fourfold learning rate would. In the first step"
+    )
+    print("of Adam, whose size does not depend on the gradient's, the factor would be 2.")
 
 # %% [markdown]
 # ## Where to go next

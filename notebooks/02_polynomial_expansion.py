@@ -214,14 +214,15 @@ answer_1 = ...
 pk.classroom.self_check("02.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-b = a = np.array([1, -1]) / np.sqrt(2)
-identity = pk.formulas.pera(b[:, None], a[None, :], np.array([2.0]))
-assert np.allclose(identity, np.eye(2))
-print(
-    "u + h u² is 0 at u = 0 and u = -1/h. With b = a = (1, -1)/√2 the entries of u are 1/2 and"
-    " -1/2; h = 2 does it:"
-)
-print(abs(identity.round(12)))
+with pk.classroom.folded():
+    b = a = np.array([1, -1]) / np.sqrt(2)
+    identity = pk.formulas.pera(b[:, None], a[None, :], np.array([2.0]))
+    assert np.allclose(identity, np.eye(2))
+    print(
+        "u + h u² is 0 at u = 0 and u = -1/h. With b = a = (1, -1)/√2 the entries of u are 1/2 and"
+        " -1/2; h = 2 does it:"
+    )
+    print(abs(identity.round(12)))
 
 # %% [markdown]
 # ## Counting
@@ -316,14 +317,15 @@ answer_2 = ...
 pk.classroom.self_check("02.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-by_degree = [3] + [block.shape[1] for block in pk.formulas.monomials(3, degree=3)]
-assert by_degree == [3, 6, 10]
-assert sum(by_degree) == pk.formulas.rank_bound(3, degree=3) == 19
-print("degree 1, 2, 3:", by_degree, "sum:", sum(by_degree), "= C(6, 3) - 1 = 20 - 1")
-print(
-    "the last block, as index triples:",
-    [tuple(map(int, row)) for row in pk.formulas.monomials(3, degree=3)[1].T],
-)
+with pk.classroom.folded():
+    by_degree = [3] + [block.shape[1] for block in pk.formulas.monomials(3, degree=3)]
+    assert by_degree == [3, 6, 10]
+    assert sum(by_degree) == pk.formulas.rank_bound(3, degree=3) == 19
+    print("degree 1, 2, 3:", by_degree, "sum:", sum(by_degree), "= C(6, 3) - 1 = 20 - 1")
+    print(
+        "the last block, as index triples:",
+        [tuple(map(int, row)) for row in pk.formulas.monomials(3, degree=3)[1].T],
+    )
 
 # %% [markdown]
 # ## Polynomial in what?

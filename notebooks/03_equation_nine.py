@@ -383,14 +383,15 @@ def lower(B, A, h):
     return B @ A + (B[:, i] * B[:, j]) @ (h[:, None] * A[i] * A[j])
 
 
-holds = [symbolic.expansion(1, 1, rank, formula=lower).holds for rank in (1, 2, 3, 4)]
-assert holds == [True, True, False, False]
-print("ranks 1, 2, 3, 4:", holds)
-print(
-    "r = 2: (1,1), (1,2), (2,2) in both orders. r = 3: the third pair is (1,3) in one and (2,2) in"
-    " the other."
-)
-print("A test at rank 2 alone would have let it pass.")
+with pk.classroom.folded():
+    holds = [symbolic.expansion(1, 1, rank, formula=lower).holds for rank in (1, 2, 3, 4)]
+    assert holds == [True, True, False, False]
+    print("ranks 1, 2, 3, 4:", holds)
+    print(
+        "r = 2: (1,1), (1,2), (2,2) in both orders. r = 3: the third pair is (1,3) in one and (2,2)"
+        " in the other."
+    )
+    print("A test at rank 2 alone would have let it pass.")
 
 # %% [markdown]
 # ## What is proved, and for which sizes
@@ -488,13 +489,14 @@ def best_h(B, A, E):
     return np.linalg.lstsq(columns, (E - B @ A).ravel(), rcond=None)[0]
 
 
-rng = np.random.default_rng(0)
-some_B, some_A, wanted = (rng.normal(size=shape) for shape in ((6, 2), (2, 7), (6, 7)))
-found = best_h(some_B, some_A, wanted)
-left_over = formulas.pera(some_B, some_A, found) - wanted  # the gradient of half its square
-slope = theory.pera_gradients(left_over, some_B, some_A, found)["h"]
-print("h =", found.round(4), " gradient by h there:", abs(slope).max())
-assert np.allclose(slope, 0, atol=1e-10)
+with pk.classroom.folded():
+    rng = np.random.default_rng(0)
+    some_B, some_A, wanted = (rng.normal(size=shape) for shape in ((6, 2), (2, 7), (6, 7)))
+    found = best_h(some_B, some_A, wanted)
+    left_over = formulas.pera(some_B, some_A, found) - wanted  # the gradient of half its square
+    slope = theory.pera_gradients(left_over, some_B, some_A, found)["h"]
+    print("h =", found.round(4), " gradient by h there:", abs(slope).max())
+    assert np.allclose(slope, 0, atol=1e-10)
 
 # %% [markdown]
 # ## Where to go next

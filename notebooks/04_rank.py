@@ -554,14 +554,15 @@ answer_1 = ...
 pk.classroom.self_check("04.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-r = next(r for r in range(1, 768) if r * (r + 3) // 2 >= 768)
-parameters = formulas.parameter_count(768, 768, r, "pera")
-print(
-    f"r = {r}: K = {formulas.rank_bound(r)}, {parameters:,} parameters, {parameters / 768**2:.1%}"
-    " of the layer"
-)
-assert (r, formulas.rank_bound(r - 1), formulas.rank_bound(r)) == (38, 740, 779)
-assert parameters == 38 * 2 * 768 + 38 * 39 // 2
+with pk.classroom.folded():
+    r = next(r for r in range(1, 768) if r * (r + 3) // 2 >= 768)
+    parameters = formulas.parameter_count(768, 768, r, "pera")
+    print(
+        f"r = {r}: K = {formulas.rank_bound(r)}, {parameters:,} parameters,"
+        f" {parameters / 768**2:.1%} of the layer"
+    )
+    assert (r, formulas.rank_bound(r - 1), formulas.rank_bound(r)) == (38, 740, 779)
+    assert parameters == 38 * 2 * 768 + 38 * 39 // 2
 
 # %% [markdown]
 # ### Exercise 2
@@ -596,16 +597,17 @@ answer_2 = ...
 pk.classroom.self_check("04.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-# One 1 in each row: b_i∘b_j = 0 for i ≠ j, and b_i∘b_i = b_i
-B = np.eye(3, dtype=int)[[0, 0, 1, 1, 1, 2, 2, 2]]
-rng = np.random.default_rng(3)
-found = [
-    theory.exact_rank(formulas.pera(B, rng.integers(-9, 10, (3, 9)), rng.integers(-9, 10, 6)))
-    for _ in range(50)
-]
-print("largest rank in 50 draws of A and h:", max(found))
-assert max(found) == 3
-# Proof: ΔW = Σ b_i (a_i + h_ii a_i∘a_i)ᵀ, which has three terms.
+with pk.classroom.folded():
+    # One 1 in each row: b_i∘b_j = 0 for i ≠ j, and b_i∘b_i = b_i
+    B = np.eye(3, dtype=int)[[0, 0, 1, 1, 1, 2, 2, 2]]
+    rng = np.random.default_rng(3)
+    found = [
+        theory.exact_rank(formulas.pera(B, rng.integers(-9, 10, (3, 9)), rng.integers(-9, 10, 6)))
+        for _ in range(50)
+    ]
+    print("largest rank in 50 draws of A and h:", max(found))
+    assert max(found) == 3
+    # Proof: ΔW = Σ b_i (a_i + h_ii a_i∘a_i)ᵀ, which has three terms.
 
 # %% [markdown]
 # ### Exercise 3
@@ -651,9 +653,10 @@ pk.classroom.self_check("04.3", answer_3)
 # </details>
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-both = theory.dimension(64, 48, 14, "none"), theory.dimension(64, 48, 4)
-print("dimensions on a 64 x 48 layer, LoRA of rank 14 and PERA of rank 4:", both)
-assert both == (1372, 454)
+with pk.classroom.folded():
+    both = theory.dimension(64, 48, 14, "none"), theory.dimension(64, 48, 4)
+    print("dimensions on a 64 x 48 layer, LoRA of rank 14 and PERA of rank 4:", both)
+    assert both == (1372, 454)
 
 # %% [markdown]
 # ## Where to go next

@@ -682,10 +682,11 @@ answer_2 = ...
 pk.classroom.self_check("05.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-b, a = np.array([Fraction(1), Fraction(-1)]), np.array([Fraction(1, 2), Fraction(-1, 2)])
-u = np.outer(b, a)  # [[1/2, -1/2], [-1/2, 1/2]], and u∘u is 1/4 everywhere
-print((u + 2 * u * u).tolist())
-assert (u + 2 * u * u == np.eye(2, dtype=int)).all()  # 1/2 + 2/4 = 1, and -1/2 + 2/4 = 0
+with pk.classroom.folded():
+    b, a = np.array([Fraction(1), Fraction(-1)]), np.array([Fraction(1, 2), Fraction(-1, 2)])
+    u = np.outer(b, a)  # [[1/2, -1/2], [-1/2, 1/2]], and u∘u is 1/4 everywhere
+    print((u + 2 * u * u).tolist())
+    assert (u + 2 * u * u == np.eye(2, dtype=int)).all()  # 1/2 + 2/4 = 1, and -1/2 + 2/4 = 0
 
 # %% [markdown]
 # ### Exercise 3
@@ -723,25 +724,26 @@ answer_3 = ...
 pk.classroom.self_check("05.3", answer_3)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-rng = np.random.default_rng(4)
-for _ in range(5):
-    another = rng.integers(1, 9, (3, 2)) @ rng.integers(1, 9, (2, 3))
-    print(another.tolist(), "refutes Theorem 1:", theorem1.certificate(another).holds)
+with pk.classroom.folded():
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        another = rng.integers(1, 9, (3, 2)) @ rng.integers(1, 9, (2, 3))
+        print(another.tolist(), "refutes Theorem 1:", theorem1.certificate(another).holds)
 
-family = {
-    "multiple": -3 * E,
-    "transpose": E.T,
-    "order": E[[2, 0, 1]],
-    "diagonal": np.diag([1, 2, 3]) @ E,
-}
-for name, matrix in family.items():
-    print(f"{name:12}", theorem1.certificate(matrix).holds)
-    assert theorem1.certificate(matrix).holds
+    family = {
+        "multiple": -3 * E,
+        "transpose": E.T,
+        "order": E[[2, 0, 1]],
+        "diagonal": np.diag([1, 2, 3]) @ E,
+    }
+    for name, matrix in family.items():
+        print(f"{name:12}", theorem1.certificate(matrix).holds)
+        assert theorem1.certificate(matrix).holds
 
-# Almost every matrix of rank 2 will do, so the first draws are likely to. S(1) goes into itself
-# under multiples (c b, a, h/c), transposition (b and a change places) and reordering: for those it
-# was known. Not so for DE, as D b has the squares D² (b∘b): a fact about E does not carry over, and
-# the certificate has to be asked.
+    # Almost every matrix of rank 2 will do, so the first draws are likely to. S(1) goes into itself
+    # under multiples (c b, a, h/c), transposition (b and a change places) and reordering: for those
+    # it was known. Not so for DE, as D b has the squares D² (b∘b): a fact about E does not carry
+    # over, and the certificate has to be asked.
 
 # %% [markdown]
 # ## Where to go next

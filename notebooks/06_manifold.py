@@ -695,12 +695,14 @@ answer_1 = ...
 pk.classroom.self_check("06.1", answer_1)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-rank = 4
-base = theory.measured_dimension(11, 13, rank, "none")
-for terms, paid in (("square", rank), ("cross", rank * (rank - 1) // 2)):
-    gained = theory.measured_dimension(11, 13, rank, terms) - base
-    print(f"{terms}: gained {gained} = {paid} paid for by h + {gained - paid} from broken symmetry")
-    assert gained == paid + rank**2 - rank  # either kind of product breaks the same symmetries
+with pk.classroom.folded():
+    rank = 4
+    base = theory.measured_dimension(11, 13, rank, "none")
+    for terms, paid in (("square", rank), ("cross", rank * (rank - 1) // 2)):
+        gained = theory.measured_dimension(11, 13, rank, terms) - base
+        free = gained - paid
+        print(f"{terms}: gained {gained} = {paid} paid for by h + {free} from broken symmetry")
+        assert gained == paid + rank**2 - rank  # either kind of product breaks the same symmetries
 
 # %% [markdown]
 # ### Exercise 2
@@ -735,27 +737,28 @@ answer_2 = ...
 pk.classroom.self_check("06.2", answer_2)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-kernel = theory.Formula(
-    lambda B, A, c: B @ A + c * (B @ A) * (B @ A),
-    lambda m, n: {"B": (m, 2), "A": (2, n), "c": (1,)},
-)
-found = theory.measured_dimension(m, n, kernel)
-print(
-    "dimension of the rule:",
-    found,
-    "= LoRA's",
-    rank_lora,
-    "+ 1: it reads B A alone, so it keeps all of GL(2)",
-)
-assert theory.measured_rank(m, n, kernel) == 5
-assert found == rank_lora + 1
-there = theory.exact_rank(jacobian(B, A, np.array([1, 2, 1])))
-print(
-    "PERA's Jacobian at (c, 2c, c): rank",
-    there,
-    "- critical, as at h = 0: mixing columns is a null vector there too",
-)
-assert there == rank_pera - (r**2 - r)
+with pk.classroom.folded():
+    kernel = theory.Formula(
+        lambda B, A, c: B @ A + c * (B @ A) * (B @ A),
+        lambda m, n: {"B": (m, 2), "A": (2, n), "c": (1,)},
+    )
+    found = theory.measured_dimension(m, n, kernel)
+    print(
+        "dimension of the rule:",
+        found,
+        "= LoRA's",
+        rank_lora,
+        "+ 1: it reads B A alone, so it keeps all of GL(2)",
+    )
+    assert theory.measured_rank(m, n, kernel) == 5
+    assert found == rank_lora + 1
+    there = theory.exact_rank(jacobian(B, A, np.array([1, 2, 1])))
+    print(
+        "PERA's Jacobian at (c, 2c, c): rank",
+        there,
+        "- critical, as at h = 0: mixing columns is a null vector there too",
+    )
+    assert there == rank_pera - (r**2 - r)
 
 # %% [markdown]
 # ### Exercise 3
@@ -789,14 +792,15 @@ answer_3 = ...
 pk.classroom.self_check("06.3", answer_3)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-for zero in ("B", "A"):
-    print(f"{zero} = 0, h = 0:", theory.jacobian_rank(m, n, r, at={zero: 0, "h": 0}))
-assert theory.jacobian_rank(m, n, r, at={"A": 0, "h": 0}).rank == n * r
-first = theory.pera_gradients(0 - E, small_B, 0 * small_A, np.zeros(3))
-assert not first["h"].any()
-assert not first["B"].any()
-assert first["A"].any()
-print("A = 0: only A has a gradient; h has none, since a_i∘a_j = 0")
+with pk.classroom.folded():
+    for zero in ("B", "A"):
+        print(f"{zero} = 0, h = 0:", theory.jacobian_rank(m, n, r, at={zero: 0, "h": 0}))
+    assert theory.jacobian_rank(m, n, r, at={"A": 0, "h": 0}).rank == n * r
+    first = theory.pera_gradients(0 - E, small_B, 0 * small_A, np.zeros(3))
+    assert not first["h"].any()
+    assert not first["B"].any()
+    assert first["A"].any()
+    print("A = 0: only A has a gradient; h has none, since a_i∘a_j = 0")
 
 # %% [markdown]
 # ### Exercise 4
@@ -838,16 +842,19 @@ answer_4 = ...
 pk.classroom.self_check("06.4", answer_4)
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-three_B, three_A = rng.integers(-9, 10, (12, 3)), rng.integers(-9, 10, (3, 13))
-answers = {"full": ([1, 2, 2, 1, 2, 1], 9), "square": ([0, 5, 0], 5), "cross": ([4, 4, 4], 3)}
-for terms, (coefficients, expected) in answers.items():
-    found = theory.gauge((three_B, three_A, np.array(coefficients)), terms)
-    orders = len(list(found.permutations()))
-    print(f"{terms:6} classes {found.classes}: {found.kernel} directions, {orders} orders keep h")
-    assert found.kernel == found.dimension == expected
-# full: all entries of H are equal: one class. Square: columns 0 and 2 are LoRA's. Cross: the
-# diagonal of H is zero and the rest is not, so no two rows are equal; but all columns look alike
-assert orders == 6
+with pk.classroom.folded():
+    three_B, three_A = rng.integers(-9, 10, (12, 3)), rng.integers(-9, 10, (3, 13))
+    answers = {"full": ([1, 2, 2, 1, 2, 1], 9), "square": ([0, 5, 0], 5), "cross": ([4, 4, 4], 3)}
+    for terms, (coefficients, expected) in answers.items():
+        found = theory.gauge((three_B, three_A, np.array(coefficients)), terms)
+        orders = len(list(found.permutations()))
+        print(
+            f"{terms:6} classes {found.classes}: {found.kernel} directions, {orders} orders keep h"
+        )
+        assert found.kernel == found.dimension == expected
+    # full: all entries of H are equal: one class. Square: columns 0 and 2 are LoRA's. Cross: the
+    # diagonal of H is zero and the rest is not, so no two rows are equal; but all look alike
+    assert orders == 6
 
 # %% [markdown]
 # ### Exercise 5
@@ -892,9 +899,11 @@ pk.classroom.self_check("06.5", answer_5)
 # </details>
 
 # %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
-by_h = theory.pera_gradients(np.eye(2), np.ones((2, 1)), np.array([[1.0, 2.0]]), np.zeros(1))["h"]
-print("gradient by h, at h = 0:", by_h)
-assert by_h == 5
+with pk.classroom.folded():
+    ours = np.ones((2, 1)), np.array([[1.0, 2.0]]), np.zeros(1)  # b, a, h
+    by_h = theory.pera_gradients(np.eye(2), *ours)["h"]
+    print("gradient by h, at h = 0:", by_h)
+    assert by_h == 5
 
 # %% [markdown]
 # ## Where to go next
