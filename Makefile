@@ -7,8 +7,10 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci
 demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
 	.venv/bin/perakit demo $(DEMO)
 
-notebooks: .venv/notebooks-ready ## open JupyterLab with the thirteen notebooks
-	.venv/bin/jupyter lab --ServerApp.root_dir=notebooks $(LAB)
+# my-notebooks is the student's: no target writes over a file there, or removes one
+notebooks: .venv/notebooks-ready ## open JupyterLab with your own copies of the thirteen notebooks, in my-notebooks
+	.venv/bin/python notebooks/mine.py
+	.venv/bin/jupyter lab --ServerApp.root_dir=. --FileContentsManager.preferred_dir=my-notebooks $(LAB)
 
 # TESTS: files or tests to run, all of their tests: make test TESTS=tests/test_files.py
 test: .venv/test-ready ## every law, method, layer kind and dtype: 6 minutes on 2 cores

@@ -219,19 +219,54 @@ assert np.allclose(to_A, by_moving_A, rtol=1e-6, atol=1e-6)
 # They agree to many digits. What is left is rounding, made larger by the division by a small
 # number.
 #
+# Now it is your turn. Under each exercise there is a cell for your answer, and one that says
+# whether it is right: put something in place of the three dots and run both. The hints open with a
+# click. The closed cell after that is our answer, for afterwards.
+
+# %% [markdown]
 # ### Exercise 1
 #
-# Why is only *one* of the factors zero at the start? Put both to zero, compute `gradients`, and say
-# what training would do from there.
+# *10 minutes · difficulty 2 of 5*
+#
+# Why is only *one* of the factors zero at the start? Put both to zero, compute `gradients` there,
+# and think through what training does from that point: each step subtracts a multiple of the
+# gradients. What is the loss $L$ of the task above after 400 such steps? And after as many as you
+# like? `answer_1` is that loss, a number.
+#
+# <details><summary>Hint 1</summary>
+#
+# Call `gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)` and look at what comes back. Which
+# factor stands in $\partial L/\partial B$, and which in $\partial L/\partial A$?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# What has gradient zero stays where it is. So the factors after the last step are those of the
+# first, and `loss_and_gradient` gives the loss of their $\Delta W$.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-to_B_at_zero, to_A_at_zero = gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)
-assert not to_B_at_zero.any()
-assert not to_A_at_zero.any()
-print(
-    "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step would ever"
-    " leave this point."
-)
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("01.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    to_B_at_zero, to_A_at_zero = gradients(np.zeros((m, r)), np.zeros((r, n)), s, Y)
+    assert not to_B_at_zero.any()
+    assert not to_A_at_zero.any()
+    stuck, _ = loss_and_gradient(np.zeros((m, n)), Y)
+    assert np.isclose(stuck, (3**2 + 1**2) / 2)  # half the squares of the two pieces of E
+    print(
+        "Both gradients are zero: ∂L/∂B has the factor A and ∂L/∂A the factor B. No step ever"
+        f" leaves this point, and the loss stays {stuck:.1f}."
+    )
+    print("Nor would another optimiser: Adam, which steps by gradients too, makes no step either.")
+    print("One factor at zero is enough for ΔW = 0; the other, at random, gives it a gradient.")
 
 # %% [markdown]
 # ## Training
@@ -263,8 +298,9 @@ def train(r, alpha, Y, steps=STEPS, lr=0.05):
 runs = {r: train(r, 2 * r, Y) for r in (1, 2, 4)}
 
 figure, ax = plt.subplots()
-for (r, (_, _, losses)), line in zip(runs.items(), plots.LINES, strict=False):
-    ax.plot(losses, line, label=f"r = {r}")
+# Two of the curves nearly coincide: the one below is wide and pale
+for (r, (_, _, losses)), line, width in zip(runs.items(), "--:", (1.5, 6, 2), strict=True):
+    ax.plot(losses, line, linewidth=width, alpha=0.4 if width > 5 else 1, label=f"r = {r}")
 ax.set(
     yscale="log",
     ylim=(1e-12, 20),
@@ -459,13 +495,38 @@ report
 # %% [markdown]
 # After `unmerge` the answers and the weight are the old ones bit for bit, because $W_0$ was kept
 # and nothing was subtracted.
-#
+
+# %% [markdown]
 # ### Exercise 2
 #
+# *10 minutes · difficulty 2 of 5*
+#
 # Double $\alpha$ and leave everything else. By what factor does the change of $\Delta W$ in the
-# *first* step of gradient descent grow? Predict it from the formulas, then measure it.
+# *first* step of gradient descent grow? Predict it from the formulas, then measure it with
+# `train(2, alpha, Y, steps=1)`. `answer_2` is the factor, a number.
+#
+# <details><summary>Hint 1</summary>
+#
+# $\alpha$ acts through $s = \alpha/r$ alone. The first step moves $B$ only, since the gradient of
+# $A$ is zero there. How often does $s$ stand in the step of $B$?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Once in $\partial L/\partial B = s\, G A^\top$. Then $\Delta W = s\, B A$ is computed from the
+# moved $B$: does $s$ stand anywhere else?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("01.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 
 
 def first_change(alpha):
@@ -473,17 +534,17 @@ def first_change(alpha):
     return alpha / 2 * B @ A
 
 
-growth = np.linalg.norm(first_change(8)) / np.linalg.norm(first_change(4))
-assert np.isclose(growth, 4)
-print(
-    f"By {growth:.0f}. The step of B has a factor s, since ∂L/∂B = s G Aᵀ, and ΔW = s B A has"
-    " another: s² in all."
-)
-print(
-    "So doubling alpha does to this step what a fourfold learning rate would. In the first step of"
-    " Adam, whose"
-)
-print("size does not depend on the gradient's, the factor would be 2.")
+with pk.classroom.folded():
+    growth = np.linalg.norm(first_change(8)) / np.linalg.norm(first_change(4))
+    assert np.isclose(growth, 4)
+    print(
+        f"By {growth:.0f}. The step of B has a factor s, since ∂L/∂B = s G Aᵀ, and ΔW = s B A has"
+        " another: s² in all."
+    )
+    print(
+        "So doubling alpha does to this step what a fourfold learning rate would. In the first step"
+    )
+    print("of Adam, whose size does not depend on the gradient's, the factor would be 2.")
 
 # %% [markdown]
 # ## Where to go next

@@ -181,22 +181,48 @@ for ax, (title, piece) in zip(axes.flat, [*pieces.items(), ("ΔW, their sum", se
 # Squaring ($M_1 \circ M_1$) makes every entry positive before the coefficient is applied, and lets
 # the large entries stand out. The cross product $M_1 \circ M_2$ is strong where *both* pieces are.
 # And each picture but the last has rank one: its rows are multiples of each other.
-#
+
+# %% [markdown]
 # ### Exercise 1
+#
+# *10 minutes · difficulty 3 of 5*
 #
 # LoRA of rank 1 cannot make the $2 \times 2$ identity matrix, which has rank 2. PERA of rank 1 can,
 # exactly. Find $b$, $a$ and $h$ with $u_{pq} + h u_{pq}^2$ equal to 1 on the diagonal and 0
-# elsewhere, where $u_{pq} = b_p a_q$. (Which two values of $u$ does $\varphi_h$ send to 0?)
+# elsewhere, where $u_{pq} = b_p a_q$. `answer_1` is `(b, a, h)`: two lists of two numbers, and a
+# number.
+#
+# <details><summary>Hint 1</summary>
+#
+# Which two values of $u$ does $\varphi_h(u) = u + h u^2$ send to 0? The entries off the diagonal
+# have to be among them, and none of the four entries can be 0 (why?).
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# $u$ has rank one, so $u_{11} u_{22} = u_{12} u_{21}$. That says how large the two entries on the
+# diagonal are, if they are equal. Then ask that $\varphi_h$ sends them to 1.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-b = a = np.array([1, -1]) / np.sqrt(2)
-identity = pk.formulas.pera(b[:, None], a[None, :], np.array([2.0]))
-assert np.allclose(identity, np.eye(2))
-print(
-    "u + h u² is 0 at u = 0 and u = -1/h. With b = a = (1, -1)/√2 the entries of u are 1/2 and"
-    " -1/2; h = 2 does it:"
-)
-print(abs(identity.round(12)))
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("02.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    b = a = np.array([1, -1]) / np.sqrt(2)
+    identity = pk.formulas.pera(b[:, None], a[None, :], np.array([2.0]))
+    assert np.allclose(identity, np.eye(2))
+    print(
+        "u + h u² is 0 at u = 0 and u = -1/h. With b = a = (1, -1)/√2 the entries of u are 1/2 and"
+        " -1/2; h = 2 does it:"
+    )
+    print(abs(identity.round(12)))
 
 # %% [markdown]
 # ## Counting
@@ -260,21 +286,46 @@ assert theory.dimension(m, n, 2) == 29
 # rank 5. The five pieces share their columns and rows. The two printed numbers count in how many
 # independent directions each set extends: 29 against 45. Most matrices of rank 5 are out of reach.
 # [Notebook 05](05_theorem_one.ipynb) tells what this does to a theorem of the paper.
-#
+
+# %% [markdown]
 # ### Exercise 2
 #
+# *5 minutes · difficulty 2 of 5*
+#
 # For $r = 3$ and degree 3, count by hand: how many pieces of degree 1, 2 and 3? Check the sum
-# against $\binom{r+k}{k} - 1$ and against `pk.formulas.monomials`.
+# against $\binom{r+k}{k} - 1$, and your lists against `pk.formulas.monomials`. `answer_2` is the
+# three counts, `(degree 1, degree 2, degree 3)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# A piece of degree 2 is a pair $i \le j$ of columns, the pairs of a column with itself included.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A piece of degree 3 is a triple $i \le j \le k$. Count those with three equal columns, those with
+# two, and those with none, one after the other.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-by_degree = [3] + [block.shape[1] for block in pk.formulas.monomials(3, degree=3)]
-assert by_degree == [3, 6, 10]
-assert sum(by_degree) == pk.formulas.rank_bound(3, degree=3) == 19
-print("degree 1, 2, 3:", by_degree, "sum:", sum(by_degree), "= C(6, 3) - 1 = 20 - 1")
-print(
-    "the last block, as index triples:",
-    [tuple(map(int, row)) for row in pk.formulas.monomials(3, degree=3)[1].T],
-)
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("02.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    by_degree = [3] + [block.shape[1] for block in pk.formulas.monomials(3, degree=3)]
+    assert by_degree == [3, 6, 10]
+    assert sum(by_degree) == pk.formulas.rank_bound(3, degree=3) == 19
+    print("degree 1, 2, 3:", by_degree, "sum:", sum(by_degree), "= C(6, 3) - 1 = 20 - 1")
+    print(
+        "the last block, as index triples:",
+        [tuple(map(int, row)) for row in pk.formulas.monomials(3, degree=3)[1].T],
+    )
 
 # %% [markdown]
 # ## Polynomial in what?
@@ -353,11 +404,38 @@ assert "not a matrix" in refusal
 
 # %% [markdown]
 # It refuses and gives the reason: there is no matrix to add.
-#
+
+# %% [markdown]
 # ### Exercise 3
 #
+# *10 minutes · difficulty 2 of 5*
+#
 # A friend says: "PERA makes the layers nonlinear, so a stack of adapted linear layers without
-# activation functions in between can learn the exclusive-or of two inputs." Is that so?
+# activation functions in between can learn the exclusive-or of two inputs." Is that so? Look at
+# $f(0,0) + f(1,1) - f(0,1) - f(1,0)$. What is this number if $f$ is such a stack with one output,
+# whatever its parameters are? And what is it for the exclusive-or, which is 1 if exactly one of its
+# inputs is 1, and else 0? `answer_3` is the pair `(for every stack, for the exclusive-or)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# Once $B$, $A$ and $h$ are fixed, what does one adapted layer do to its input? And what do two of
+# them do, one after the other?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Such a stack is $f(x) = w^\top x + c$ with some $w$ and $c$. Put in the four inputs and see what
+# cancels.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("02.3", answer_3)
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -37,6 +37,7 @@ import numpy as np
 import sympy as sp
 from IPython.display import Math, display
 
+import perakit as pk
 from perakit import formulas, plots, theory
 from perakit.theory import symbolic
 
@@ -334,8 +335,11 @@ assert not evidence.holds
 # Each claim sees what it asks for. With $h = 0$ the mistake has no effect, so "without coefficients
 # PERA is LoRA" holds. The degree and the Hadamard series give it away. And the numbers at the end
 # can be checked in one's head: a $1 \times 1$ layer in which $a^2$ and $a$ differ.
-#
+
+# %% [markdown]
 # ### Exercise 1
+#
+# *10 minutes · difficulty 2 of 5*
 #
 # Here is a mistake that is harder to see: the pairs in another order, those of the *lower*
 # triangle.
@@ -347,9 +351,31 @@ assert not evidence.holds
 # ```
 #
 # Write down the pairs for $r = 2$ and for $r = 3$, in this order and in that of `np.triu_indices`.
-# At which ranks does `symbolic.expansion(1, 1, rank, formula=lower)` hold?
+# At which of the ranks 1, 2, 3 and 4 does `symbolic.expansion(1, 1, rank, formula=lower)` hold?
+# `answer_1` is the set of these ranks, such as `{4}`.
+#
+# <details><summary>Hint 1</summary>
+#
+# `list(zip(*np.tril_indices(2)))` shows the pairs. The pair $(1, 0)$ is the same two columns as
+# $(0, 1)$, and their product is the same.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The coefficient number $k$ goes to the pair number $k$. So the formula is right as long as the
+# pair number $k$ is made of the same two columns in both orders, for every $k$.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("03.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
 
 
 def lower(B, A, h):
@@ -357,14 +383,15 @@ def lower(B, A, h):
     return B @ A + (B[:, i] * B[:, j]) @ (h[:, None] * A[i] * A[j])
 
 
-holds = [symbolic.expansion(1, 1, rank, formula=lower).holds for rank in (1, 2, 3)]
-assert holds == [True, True, False]
-print("ranks 1, 2, 3:", holds)
-print(
-    "r = 2: (1,1), (1,2), (2,2) in both orders. r = 3: the third pair is (1,3) in one and (2,2) in"
-    " the other."
-)
-print("A test at rank 2 alone would have let it pass.")
+with pk.classroom.folded():
+    holds = [symbolic.expansion(1, 1, rank, formula=lower).holds for rank in (1, 2, 3, 4)]
+    assert holds == [True, True, False, False]
+    print("ranks 1, 2, 3, 4:", holds)
+    print(
+        "r = 2: (1,1), (1,2), (2,2) in both orders. r = 3: the third pair is (1,3) in one and (2,2)"
+        " in the other."
+    )
+    print("A test at rank 2 alone would have let it pass.")
 
 # %% [markdown]
 # ## What is proved, and for which sizes
@@ -407,22 +434,69 @@ for rank in (7, 13):
 # *proved* claim has an argument that covers all sizes, or those that it names; but the argument
 # speaks of the definition. That your code *is* the definition is checked at the sizes in the
 # summary, and beyond them it is for a reader to see.
-#
+
+# %% [markdown]
 # ### Exercise 2
+#
+# *15 minutes · difficulty 3 of 5*
 #
 # $\Delta W$ has degree 1 in $h$. What does that say about the second derivatives $\partial^2 \Delta
 # W_{pq} / \partial h_{ij} \partial h_{kl}$? If $B$ and $A$ were frozen and only $h$ trained with a
-# squared-error loss, what kind of problem would that be?
+# squared-error loss, what kind of problem would that be? Solve it, in numbers: `answer_2` is a
+# function of `(B, A, E)`, arrays of the shapes $(m, r)$, $(r, n)$ and $(m, n)$, that returns the
+# $h$ for which $\lVert \Delta W - E \rVert_F$ is least, its entries in the order of
+# `np.triu_indices(r)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# For fixed $B$ and $A$ the update is $BA + \sum_k h_k M_k$, with matrices $M_k$ that are known.
+# What should the sum come near to?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Make a column of length $mn$ of each $M_k$ and of what the sum should come near to. Then it is a
+# system of linear equations, more of them than unknowns, and NumPy has a function for that.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("03.2", answer_2)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # They are all zero: for fixed $B$ and $A$ the update is $BA$ plus a *linear* function of $h$. A
 # squared-error loss of one linear layer is then a quadratic function of $h$, so training $h$ alone
-# is linear least squares. It has no local minima besides the global ones and could be solved with
-# `np.linalg.lstsq`. It is $B$ and $A$ that make the joint problem hard.
+# is linear least squares. It has no local minima besides the global ones, and `np.linalg.lstsq`
+# solves it. It is $B$ and $A$ that make the joint problem hard.
 #
 # </details>
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+
+
+def best_h(B, A, E):
+    """The h of the nearest update with these factors: least squares, a column for each pair."""
+    i, j = np.triu_indices(A.shape[0])
+    products = [np.outer(B[:, p] * B[:, q], A[p] * A[q]) for p, q in zip(i, j, strict=True)]
+    columns = np.stack([product.ravel() for product in products], axis=1)  # (mn, pairs)
+    return np.linalg.lstsq(columns, (E - B @ A).ravel(), rcond=None)[0]
+
+
+with pk.classroom.folded():
+    rng = np.random.default_rng(0)
+    some_B, some_A, wanted = (rng.normal(size=shape) for shape in ((6, 2), (2, 7), (6, 7)))
+    found = best_h(some_B, some_A, wanted)
+    left_over = formulas.pera(some_B, some_A, found) - wanted  # the gradient of half its square
+    slope = theory.pera_gradients(left_over, some_B, some_A, found)["h"]
+    print("h =", found.round(4), " gradient by h there:", abs(slope).max())
+    assert np.allclose(slope, 0, atol=1e-10)
 
 # %% [markdown]
 # ## Where to go next

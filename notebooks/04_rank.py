@@ -171,8 +171,11 @@ assert measured["cross only"] == [r + r * (r - 1) // 2 for r in ranks]
 _, ax = plt.subplots()
 ax.axhline(min(m, n), color="0.45", linewidth=1)
 ax.text(1, min(m, n) + 0.7, f"min(m, n) = {min(m, n)}", color="0.35")
-for name, marker, line in zip(families, "osD^v", ("-", "--", ":", "-", "-."), strict=True):
-    ax.plot(ranks, measured[name], marker=marker, linestyle=line, label=name)
+# Open markers of different sizes: where two curves meet, both are seen
+markers = zip(families, "osD^v", ("-", "--", ":", "-", "-."), (5, 9, 6, 8, 11), strict=True)
+for name, marker, line, size in markers:
+    style = {"marker": marker, "markersize": size, "fillstyle": "none", "linestyle": line}
+    ax.plot(ranks, measured[name], **style, label=name)
 ax.set(
     xlabel="rank setting r",
     ylabel="rank of the update ΔW",
@@ -428,8 +431,10 @@ shown = {
     "small": spectra["small"],
     "diag(1, 0.1, 0.01, …)": np.diag(staircase),
 }
-for (name, s), line in zip(shown.items(), ("-", "--", ":"), strict=True):
-    ax.step(tolerances, [(s > t * s[0]).sum() for t in tolerances], line, label=name)
+for (name, s), line, width in zip(shown.items(), ("-", "--", ":"), (6, 1.8, 1.8), strict=True):
+    above = [(s > t * s[0]).sum() for t in tolerances]
+    # The first two coincide at 14: the one below is wide and pale
+    ax.step(tolerances, above, line, linewidth=width, alpha=0.4 if width > 5 else 1, label=name)
 for epsilon, name in ((1.2e-7, "float32"), (2.2e-16, "float64")):
     ax.axvline(64 * epsilon, color="0.45", linewidth=1)
     ax.text(64 * epsilon, 18.5, f" {name}'s default", color="0.35")
@@ -517,48 +522,123 @@ assert table == {"LoRA(2)": (2, 44), "kernel": (5, 45), "PERA(2)": (5, 49), "LoR
 # PERA's extra dimensions come from, is the subject of [notebook 06](06_manifold.ipynb).
 #
 # ## Exercises
-#
+
+# %% [markdown]
 # ### Exercise 1
+#
+# *5 minutes · difficulty 2 of 5*
 #
 # The hidden state of a model is 768 wide, so a layer is $768 \times 768$. From which $r$ on is $K
 # \ge 768$, so that the bound no longer limits the rank? How many trainable parameters does PERA
-# have there, as a share of the layer's own $768^2$?
+# have there, as a share of the layer's own $768^2$? `answer_1` is the pair `(r, share)`, the share
+# a number between 0 and 1.
+#
+# <details><summary>Hint 1</summary>
+#
+# $K = r(r+3)/2$ is about $r^2/2$. Try a few values of $r$ by hand, or all of them in a loop.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The factors have $2 \cdot 768\, r$ numbers, and there is one coefficient for each pair $i \le j$.
+# `formulas.parameter_count` counts both.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-r = next(r for r in range(1, 768) if r * (r + 3) // 2 >= 768)
-parameters = formulas.parameter_count(768, 768, r, "pera")
-print(
-    f"r = {r}: K = {formulas.rank_bound(r)}, {parameters:,} parameters, {parameters / 768**2:.1%}"
-    " of the layer"
-)
-assert (r, formulas.rank_bound(r - 1), formulas.rank_bound(r)) == (38, 740, 779)
-assert parameters == 38 * 2 * 768 + 38 * 39 // 2
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("04.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    r = next(r for r in range(1, 768) if r * (r + 3) // 2 >= 768)
+    parameters = formulas.parameter_count(768, 768, r, "pera")
+    print(
+        f"r = {r}: K = {formulas.rank_bound(r)}, {parameters:,} parameters,"
+        f" {parameters / 768**2:.1%} of the layer"
+    )
+    assert (r, formulas.rank_bound(r - 1), formulas.rank_bound(r)) == (38, 740, 779)
+    assert parameters == 38 * 2 * 768 + 38 * 39 // 2
 
 # %% [markdown]
 # ### Exercise 2
 #
-# Sign factors lose $r - 1$ of the $K$ terms. Find a matrix $B$ at $r = 3$, without a zero row or
-# column, for which the update never leaves rank $r$, whatever $A$ and $h$ are. (Hint: what would
-# make $b_i \circ b_j$ vanish, and $b_i \circ b_i$ nothing new?)
+# *15 minutes · difficulty 4 of 5*
+#
+# Sign factors lose $r - 1$ of the $K$ terms. Find a matrix $B$ at $r = 3$, with at least four rows,
+# for which the rank of the update is at most 3, whatever $A$ and $h$ are. To make it worth the
+# effort: the three columns of $B$ are linearly independent, and no row is zero. `answer_2` is such
+# a matrix.
+#
+# <details><summary>Hint 1</summary>
+#
+# The columns of the update are mixtures of the columns $b_i$ and of their products $b_i \circ b_j$.
+# So the products must bring nothing new. When is $b_i \circ b_j$ zero, and when is $b_i \circ b_i$
+# no new column?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Zeros and ones are enough. What is $b \circ b$ for a column of zeros and ones? And where must the
+# ones of two columns not meet?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-# One 1 in each row: b_i∘b_j = 0 for i ≠ j, and b_i∘b_i = b_i
-B = np.eye(3, dtype=int)[[0, 0, 1, 1, 1, 2, 2, 2]]
-rng = np.random.default_rng(3)
-found = [
-    theory.exact_rank(formulas.pera(B, rng.integers(-9, 10, (3, 9)), rng.integers(-9, 10, 6)))
-    for _ in range(50)
-]
-print("largest rank in 50 draws of A and h:", max(found))
-assert max(found) == 3
-# Proof: ΔW = Σ b_i (a_i + h_ii a_i∘a_i)ᵀ, which has three terms.
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("04.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    # One 1 in each row: b_i∘b_j = 0 for i ≠ j, and b_i∘b_i = b_i
+    B = np.eye(3, dtype=int)[[0, 0, 1, 1, 1, 2, 2, 2]]
+    rng = np.random.default_rng(3)
+    found = [
+        theory.exact_rank(formulas.pera(B, rng.integers(-9, 10, (3, 9)), rng.integers(-9, 10, 6)))
+        for _ in range(50)
+    ]
+    print("largest rank in 50 draws of A and h:", max(found))
+    assert max(found) == 3
+    # Proof: ΔW = Σ b_i (a_i + h_ii a_i∘a_i)ᵀ, which has three terms.
 
 # %% [markdown]
 # ### Exercise 3
 #
+# *10 minutes · difficulty 3 of 5*
+#
 # A colleague says: "PERA of rank 4 has rank 14, so it can do what LoRA of rank 14 does, with fewer
-# parameters." Which half of this is right, and which number from this notebook answers the other
-# half?
+# parameters." Which half of this is right, and which kind of number from this notebook answers the
+# other half? `answer_3` is the pair of these numbers on a $64 \times 48$ layer, `(LoRA of rank 14,
+# PERA of rank 4)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# One half is about how complicated *one* update can be, the other about how many *different*
+# updates there are.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# *Rank is not dimension*, says a heading above. `theory.measured_dimension` was used there;
+# `theory.dimension` has the closed form, of LoRA with `"none"` as the kind of terms.
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("04.3", answer_3)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -571,6 +651,12 @@ assert max(found) == 3
 # task is another question, which neither number answers.
 #
 # </details>
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    both = theory.dimension(64, 48, 14, "none"), theory.dimension(64, 48, 4)
+    print("dimensions on a 64 x 48 layer, LoRA of rank 14 and PERA of rank 4:", both)
+    assert both == (1372, 454)
 
 # %% [markdown]
 # ## Where to go next

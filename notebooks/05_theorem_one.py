@@ -462,8 +462,9 @@ for k in exponents:
     factor.append(np.abs(B).max())
 
 _, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
-left.plot(10.0**-exponents, exact, "o-", label="fractions")
-left.plot(10.0**-exponents, rounded, "s--", label="floats")
+# They coincide at first: the line below is wide and pale
+left.plot(10.0**-exponents, exact, "o-", linewidth=6, alpha=0.4, label="fractions")
+left.plot(10.0**-exponents, rounded, "s--", markersize=4, label="floats")
 left.set(ylabel=r"distance $\|\Delta W - E_2\|_F$", title="Nearer and nearer, until floats give up")
 left.legend()
 right.plot(10.0**-exponents, factor, "o-", label="largest entry of b")
@@ -581,13 +582,14 @@ ax = plots.plot_sandwich(np.linalg.svd(target, compute_uv=False), ranks, errors)
 #
 # ## Proved, verified, found
 #
-# Three words for three kinds of knowledge, all of which appeared above:
+# Three words for three kinds of knowledge, all of which appeared above. (The sandwich was verified
+# before we trusted its proof; and the stops for $E_2$ are upper bounds of an infimum that is 0.)
 #
 # | word | what it means | here |
 # |:--|:--|:--|
-# | *proved* | an exact argument, in the range it names | the resultants; the dimensions; the limit; the sandwich |
-# | *verified* | no counterexample in $N$ examples | the sandwich over 300 targets, before one trusts its proof |
-# | *found* | where an optimiser stopped: an upper bound | the diamond for $E$; the stops for $E_2$, whose infimum is 0 |
+# | *proved* | an exact argument, in its range | resultants; dimensions; the limit; the sandwich |
+# | *verified* | no counterexample in $N$ examples | the sandwich over 300 targets |
+# | *found* | where an optimiser stopped: an upper bound | the diamond for $E$; stops for $E_2$ |
 #
 # perakit keeps its claims under such verdicts, each with a check that runs:
 
@@ -599,8 +601,11 @@ for name in ("theorem-1", "infimum-not-attained", "sandwich"):
 
 # %% [markdown]
 # ## Exercises
-#
+
+# %% [markdown]
 # ### Exercise 1
+#
+# *5 minutes · difficulty 2 of 5*
 #
 # Here is a proof of Theorem 1 in four steps. Each but one is right. Which one is wrong, and what
 # would make it right?
@@ -610,6 +615,30 @@ for name in ("theorem-1", "infimum-not-attained", "sandwich"):
 #    $\sigma_{K+1}(E)$.
 # 3. So the best approximation of $E$ in $S(r)$ has at most the error $\sigma_{K+1}(E)$.
 # 4. If the error in $S(r)$ is at most $\sigma_{K+1}(E)$, so is the infimum.
+#
+# `answer_1` is the number of the wrong step, and the sign that belongs between its two errors, best
+# in $S(r)$ on the left and $\sigma_{K+1}(E)$ on the right: `"<="`, `">="` or `"=="`. As a pair:
+# `(2, "==")`, if you think that it is step 2.
+#
+# <details><summary>Hint 1</summary>
+#
+# Who has more to choose from comes at least as near. Which of the two sets is the larger one?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Go back to the sketch above: $E$ lies in the grey area, and the curve is somewhere else. Which of
+# the four steps says that this cannot be?
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("05.1", answer_1)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -625,40 +654,96 @@ for name in ("theorem-1", "infimum-not-attained", "sandwich"):
 # %% [markdown]
 # ### Exercise 2
 #
+# *10 minutes · difficulty 3 of 5*
+#
 # On a $2 \times 2$ layer the count of dimensions says nothing. Find fractions $b$, $a$, $h$ of a
-# PERA update of rank setting 1 which is exactly the identity, a matrix of rank $2 = K$. (Hint: $u$
-# has rank one and should be positive on the diagonal and negative off it, $u \circ u$ a multiple of
-# the all-ones matrix.)
+# PERA update of rank setting 1 which is exactly the identity, a matrix of rank $2 = K$. `answer_2`
+# is `(b, a, h)`: two lists of two numbers and a number, whole numbers or `Fraction`s.
+#
+# <details><summary>Hint 1</summary>
+#
+# $u = b a^\top$ has rank one and should be positive on the diagonal and negative off it. What signs
+# have $b$ and $a$ then?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# If all entries of $u$ have the same size, $u \circ u$ is a multiple of the all-ones matrix. Then
+# $h$ has to cancel the entries off the diagonal, and to make 1 of those on it.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-b, a = np.array([Fraction(1), Fraction(-1)]), np.array([Fraction(1, 2), Fraction(-1, 2)])
-u = np.outer(b, a)  # [[1/2, -1/2], [-1/2, 1/2]], and u∘u is 1/4 everywhere
-print((u + 2 * u * u).tolist())
-assert (u + 2 * u * u == np.eye(2, dtype=int)).all()  # 1/2 + 2/4 = 1, and -1/2 + 2/4 = 0
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("05.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    b, a = np.array([Fraction(1), Fraction(-1)]), np.array([Fraction(1, 2), Fraction(-1, 2)])
+    u = np.outer(b, a)  # [[1/2, -1/2], [-1/2, 1/2]], and u∘u is 1/4 everywhere
+    print((u + 2 * u * u).tolist())
+    assert (u + 2 * u * u == np.eye(2, dtype=int)).all()  # 1/2 + 2/4 = 1, and -1/2 + 2/4 = 0
 
 # %% [markdown]
 # ### Exercise 3
 #
-# Find another $3 \times 3$ matrix of rank 2 that refutes Theorem 1. Does the count of dimensions
-# say how long you have to look? Then find out which of these are counterexamples as well: $-3E$,
-# $E^\top$, $E$ with its rows in another order, $DE$ with $D = \operatorname{diag}(1, 2, 3)$. For
-# which of them could you have known without a calculation?
+# *20 minutes · difficulty 3 of 5*
+#
+# Find another $3 \times 3$ matrix of whole numbers and of rank 2 that refutes Theorem 1. Does the
+# count of dimensions say how long you have to look? Then find out which of these are
+# counterexamples as well: $-3E$ (call it `"multiple"`), $E^\top$ (`"transpose"`), $E$ with its rows
+# in another order (`"order"`), $DE$ with $D = \operatorname{diag}(1, 2, 3)$ (`"diagonal"`). For
+# which of them could you have known without a calculation, because the change of $E$ is one that
+# $S(1)$ goes into itself under? `answer_3` is the pair `(matrix, names)`, with the set of those
+# names.
+#
+# <details><summary>Hint 1</summary>
+#
+# A product of a whole $3 \times 2$ and a whole $2 \times 3$ matrix has rank at most 2. Draw one and
+# ask `theorem1.certificate(...).holds`.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Take a member $u + h\, u \circ u$ and change it in each of the four ways. Can you say, with
+# letters, which $b$, $a$ and $h$ make the changed matrix? Where you can, for every member, it was
+# known.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-rng = np.random.default_rng(4)
-for _ in range(5):
-    another = rng.integers(1, 9, (3, 2)) @ rng.integers(1, 9, (2, 3))
-    print(another.tolist(), "refutes Theorem 1:", theorem1.certificate(another).holds)
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...
 
-family = {"-3E": -3 * E, "Eᵀ": E.T, "other order": E[[2, 0, 1]], "DE": np.diag([1, 2, 3]) @ E}
-for name, matrix in family.items():
-    print(f"{name:12}", theorem1.certificate(matrix).holds)
-    assert theorem1.certificate(matrix).holds
+# %% tags=["self-check"]
+pk.classroom.self_check("05.3", answer_3)
 
-# Almost every matrix of rank 2 will do, so the first draws are likely to. S(1) goes into itself
-# under multiples (c b, a, h/c), transposition (b and a change places) and reordering: for those it
-# was known. Not so for DE, as D b has the squares D² (b∘b): a fact about E does not carry over, and
-# the certificate has to be asked.
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        another = rng.integers(1, 9, (3, 2)) @ rng.integers(1, 9, (2, 3))
+        print(another.tolist(), "refutes Theorem 1:", theorem1.certificate(another).holds)
+
+    family = {
+        "multiple": -3 * E,
+        "transpose": E.T,
+        "order": E[[2, 0, 1]],
+        "diagonal": np.diag([1, 2, 3]) @ E,
+    }
+    for name, matrix in family.items():
+        print(f"{name:12}", theorem1.certificate(matrix).holds)
+        assert theorem1.certificate(matrix).holds
+
+    # Almost every matrix of rank 2 will do, so the first draws are likely to. S(1) goes into itself
+    # under multiples (c b, a, h/c), transposition (b and a change places) and reordering: for those
+    # it was known. Not so for DE, as D b has the squares D² (b∘b): a fact about E does not carry
+    # over, and the certificate has to be asked.
 
 # %% [markdown]
 # ## Where to go next

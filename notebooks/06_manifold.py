@@ -284,7 +284,9 @@ for ax, X, times in (
         path = theory.gauge_path(small_B, small_A, np.array(coefficients, dtype=float), X, t=times)
         size = np.linalg.norm(formulas.pera(small_B, small_A, np.array(coefficients)))
         walks[name, ax is axes[0]] = path.update / size
-        ax.plot(times, path.update / size, plots.LINES[k], linewidth=3.5 - 0.7 * k, label=name)
+        # Those that stay at zero coincide: the first is wide and pale, the rest thinner each time
+        style = {"linewidth": (8, 4, 2.6, 1.4)[k], "alpha": 1 if k else 0.4}
+        ax.plot(times, path.update / size, plots.LINES[k], **style, label=name)
 axes[0].set(
     xlabel="angle t of the rotation",
     ylabel="update moved by, as a share of ‖ΔW‖",
@@ -660,96 +662,229 @@ assert span == rank_lora + 9 > rank_pera
 
 # %% [markdown]
 # ## Exercises
-#
+
+# %% [markdown]
 # ### Exercise 1
+#
+# *10 minutes · difficulty 3 of 5*
 #
 # PERA with squares only trains $r$ coefficients more than LoRA. How many dimensions does it gain
 # over LoRA of the same rank, how many are paid for by $h$, and how many come from broken symmetry?
-# And with cross terms only? Write down both for $r = 4$, then measure them on an $11\times13$
-# layer.
+# And with cross terms only? Write down both for $r = 4$, then measure the gains on an $11\times13$
+# layer. `answer_1` is `((paid, free), (paid, free))` for $r = 4$: squares first, then cross terms.
+#
+# <details><summary>Hint 1</summary>
+#
+# Paid for is one dimension for each coefficient. How many pairs $i < j$ are there among four
+# columns?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# LoRA has $r^2$ null vectors. The table above says how many are left with squares, and how many
+# with cross terms: the others were broken, and count now.
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-rank = 4
-base = theory.measured_dimension(11, 13, rank, "none")
-for terms, paid in (("square", rank), ("cross", rank * (rank - 1) // 2)):
-    gained = theory.measured_dimension(11, 13, rank, terms) - base
-    print(f"{terms}: gained {gained} = {paid} paid for by h + {gained - paid} from broken symmetry")
-    assert gained == paid + rank**2 - rank  # either kind of product breaks the same symmetries
+# %% tags=["your-turn"]
+# Your turn
+answer_1 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("06.1", answer_1)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    rank = 4
+    base = theory.measured_dimension(11, 13, rank, "none")
+    for terms, paid in (("square", rank), ("cross", rank * (rank - 1) // 2)):
+        gained = theory.measured_dimension(11, 13, rank, terms) - base
+        free = gained - paid
+        print(f"{terms}: gained {gained} = {paid} paid for by h + {free} from broken symmetry")
+        assert gained == paid + rank**2 - rank  # either kind of product breaks the same symmetries
 
 # %% [markdown]
 # ### Exercise 2
 #
+# *15 minutes · difficulty 4 of 5*
+#
 # The rule $\Delta W = BA + c\,(BA)\circ(BA)$ has one coefficient $c$ in place of three at $r = 2$.
 # Its rank is 5, as PERA's is. Which symmetries has it? Predict its dimension on a $5\times7$ layer
 # and measure it with `theory.Formula`. Then predict the rank of *PERA's* Jacobian at the
-# coefficients $(c, 2c, c)$: are the points of LoRA the only critical ones?
+# coefficients $(c, 2c, c)$: are the points of LoRA the only critical ones? `answer_2` is
+# `(dimension of the rule, rank of PERA's Jacobian there)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# The rule reads the product $BA$ and nothing else. Which changes of the factors leave $BA$ as it
+# is? How many parameters has the rule, and how many null vectors?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# At the coefficients $(c, 2c, c)$ PERA's update *is* this rule, so the mixings of columns are null
+# vectors of PERA's Jacobian there. How many of them are none at a generic point?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-kernel = theory.Formula(
-    lambda B, A, c: B @ A + c * (B @ A) * (B @ A),
-    lambda m, n: {"B": (m, 2), "A": (2, n), "c": (1,)},
-)
-found = theory.measured_dimension(m, n, kernel)
-print(
-    "dimension of the rule:",
-    found,
-    "= LoRA's",
-    rank_lora,
-    "+ 1: it reads B A alone, so it keeps all of GL(2)",
-)
-assert theory.measured_rank(m, n, kernel) == 5
-assert found == rank_lora + 1
-there = theory.exact_rank(jacobian(B, A, np.array([1, 2, 1])))
-print(
-    "PERA's Jacobian at (c, 2c, c): rank",
-    there,
-    "- critical, as at h = 0: mixing columns is a null vector there too",
-)
-assert there == rank_pera - (r**2 - r)
+# %% tags=["your-turn"]
+# Your turn
+answer_2 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("06.2", answer_2)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    kernel = theory.Formula(
+        lambda B, A, c: B @ A + c * (B @ A) * (B @ A),
+        lambda m, n: {"B": (m, 2), "A": (2, n), "c": (1,)},
+    )
+    found = theory.measured_dimension(m, n, kernel)
+    print(
+        "dimension of the rule:",
+        found,
+        "= LoRA's",
+        rank_lora,
+        "+ 1: it reads B A alone, so it keeps all of GL(2)",
+    )
+    assert theory.measured_rank(m, n, kernel) == 5
+    assert found == rank_lora + 1
+    there = theory.exact_rank(jacobian(B, A, np.array([1, 2, 1])))
+    print(
+        "PERA's Jacobian at (c, 2c, c): rank",
+        there,
+        "- critical, as at h = 0: mixing columns is a null vector there too",
+    )
+    assert there == rank_pera - (r**2 - r)
 
 # %% [markdown]
 # ### Exercise 3
 #
+# *10 minutes · difficulty 3 of 5*
+#
 # The paper starts with $A = 0$ and a random $B$ (arXiv 2604.11841), the released code with $B = 0$.
-# On a layer with $m = 5$ outputs and $n = 7$ inputs: how many directions does each see at $h = 0$?
-# Does $h$ get a gradient in the first step of either?
+# On a layer with $m = 5$ outputs and $n = 7$ inputs and with $r = 2$: how many directions does each
+# see at $h = 0$? And in how many of these two starts does $h$ get a gradient in the first step?
+# `answer_3` is `(directions at B = 0, directions at A = 0, number of such starts)`.
+#
+# <details><summary>Hint 1</summary>
+#
+# At $B = 0$ the update moves by $\delta B\, A$ and by nothing else. What is it at $A = 0$, and how
+# many numbers are in it?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The derivative by $h_{ij}$ is $(b_i\circ b_j)(a_i\circ a_j)^\top$. What is left of it if one of
+# the factors is zero?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-for zero in ("B", "A"):
-    print(f"{zero} = 0, h = 0:", theory.jacobian_rank(m, n, r, at={zero: 0, "h": 0}))
-assert theory.jacobian_rank(m, n, r, at={"A": 0, "h": 0}).rank == n * r
-first = theory.pera_gradients(0 - E, small_B, 0 * small_A, np.zeros(3))
-assert not first["h"].any()
-assert not first["B"].any()
-assert first["A"].any()
-print("A = 0: only A has a gradient; h has none, since a_i∘a_j = 0")
+# %% tags=["your-turn"]
+# Your turn
+answer_3 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("06.3", answer_3)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    for zero in ("B", "A"):
+        print(f"{zero} = 0, h = 0:", theory.jacobian_rank(m, n, r, at={zero: 0, "h": 0}))
+    assert theory.jacobian_rank(m, n, r, at={"A": 0, "h": 0}).rank == n * r
+    first = theory.pera_gradients(0 - E, small_B, 0 * small_A, np.zeros(3))
+    assert not first["h"].any()
+    assert not first["B"].any()
+    assert first["A"].any()
+    print("A = 0: only A has a gradient; h has none, since a_i∘a_j = 0")
 
 # %% [markdown]
 # ### Exercise 4
 #
-# Three columns. Which classes have the coefficients $h = (1, 2, 2, 1, 2, 1)$ (in the order $h_{11},
-# h_{12}, h_{13}, h_{22}, h_{23}, h_{33}$), squares only with $h = (0, 5, 0)$, and cross terms only
-# with $h = (4, 4, 4)$? How many directions does each update not see, and which of the three allows
-# columns to change places without renumbering $h$, besides those of one class? Write down $H$
-# first.
+# *20 minutes · difficulty 4 of 5*
+#
+# Three columns, so $r = 3$, on a layer that is large enough for the gauge theorem. Three updates:
+#
+# 1. all terms, with $h = (1, 2, 2, 1, 2, 1)$, in the order $h_{11}, h_{12}, h_{13}, h_{22}, h_{23},
+#    h_{33}$;
+# 2. squares only, with $h = (0, 5, 0)$, in the order $h_{11}, h_{22}, h_{33}$;
+# 3. cross terms only, with $h = (4, 4, 4)$, in the order $h_{12}, h_{13}, h_{23}$.
+#
+# Write down $H$ for each, and sort the columns into classes of equal rows. How many directions of
+# the factors does each update not see? And in one of the three, two columns *of different classes*
+# may change places with $h$ left as it is: in which? `answer_4` is `(directions in 1, directions in
+# 2, directions in 3, number of that update)`. Then ask `theory.gauge`, with its argument `terms`.
+#
+# <details><summary>Hint 1</summary>
+#
+# $H$ is symmetric, $H_{kk} = 2h_{kk}$ and $H_{ij} = h_{ij}$ off the diagonal. A coefficient that
+# does not exist is zero.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A class of $r_c$ columns counts $r_c^2$. Columns whose row of $H$ is zero are a class as well:
+# what is the update to them? And for the last number: exchange two columns, so two rows *and* the
+# same two columns of $H$. Is it the same $H$?
+#
+# </details>
 
-# %% tags=["hide-cell"] jupyter={"source_hidden": true}
-three_B, three_A = rng.integers(-9, 10, (12, 3)), rng.integers(-9, 10, (3, 13))
-answers = {"full": ([1, 2, 2, 1, 2, 1], 9), "square": ([0, 5, 0], 5), "cross": ([4, 4, 4], 3)}
-for terms, (coefficients, expected) in answers.items():
-    found = theory.gauge((three_B, three_A, np.array(coefficients)), terms)
-    orders = len(list(found.permutations()))
-    print(f"{terms:6} classes {found.classes}: {found.kernel} directions, {orders} orders keep h")
-    assert found.kernel == found.dimension == expected
-# full: all entries of H are equal: one class. Square: columns 0 and 2 are LoRA's. Cross: the
-# diagonal of H is zero and the rest is not, so no two rows are equal; but all columns look alike
-assert orders == 6
+# %% tags=["your-turn"]
+# Your turn
+answer_4 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("06.4", answer_4)
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    three_B, three_A = rng.integers(-9, 10, (12, 3)), rng.integers(-9, 10, (3, 13))
+    answers = {"full": ([1, 2, 2, 1, 2, 1], 9), "square": ([0, 5, 0], 5), "cross": ([4, 4, 4], 3)}
+    for terms, (coefficients, expected) in answers.items():
+        found = theory.gauge((three_B, three_A, np.array(coefficients)), terms)
+        orders = len(list(found.permutations()))
+        print(
+            f"{terms:6} classes {found.classes}: {found.kernel} directions, {orders} orders keep h"
+        )
+        assert found.kernel == found.dimension == expected
+    # full: all entries of H are equal: one class. Square: columns 0 and 2 are LoRA's. Cross: the
+    # diagonal of H is zero and the rest is not, so no two rows are equal; but all look alike
+    assert orders == 6
 
 # %% [markdown]
 # ### Exercise 5
 #
+# *10 minutes · difficulty 3 of 5*
+#
 # A friend says: "At $h = 0$ the gradient by $h$ vanishes, so $h$ never moves." Where is the
-# mistake?
+# mistake? Show it to them by an example at rank 1 on a $2 \times 2$ layer, with $h = 0$: `answer_5`
+# is `(b, a, G)`, two lists of two numbers and a $2 \times 2$ matrix $G = \partial L/\partial\Delta
+# W$, for which the gradient by $h$ is *not* zero.
+#
+# <details><summary>Hint 1</summary>
+#
+# The gradient by $h$ is the sum of $G_{pq}$ times the derivative of $\Delta W_{pq}$ by $h$. Does
+# $h$ itself stand in it?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# At rank 1 it is $(b \circ b)^\top G\, (a \circ a)$. When is that zero, and does it have to be?
+#
+# </details>
+
+# %% tags=["your-turn"]
+# Your turn
+answer_5 = ...
+
+# %% tags=["self-check"]
+pk.classroom.self_check("06.5", answer_5)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -759,7 +894,16 @@ assert orders == 6
 # both factors nonzero it is in general not zero: $h$ moves from the second step on, as the table of
 # steps above shows. What is lost at $h = 0$ are the $r^2 - r$ directions that mix columns.
 #
+# An example: $b = (1, 1)$, $a = (1, 2)$ and $G$ the identity give $1 \cdot 1 + 1 \cdot 4 = 5$.
+#
 # </details>
+
+# %% tags=["hide-cell"] jupyter={"source_hidden": true, "outputs_hidden": true}
+with pk.classroom.folded():
+    ours = np.ones((2, 1)), np.array([[1.0, 2.0]]), np.zeros(1)  # b, a, h
+    by_h = theory.pera_gradients(np.eye(2), *ours)["h"]
+    print("gradient by h, at h = 0:", by_h)
+    assert by_h == 5
 
 # %% [markdown]
 # ## Where to go next

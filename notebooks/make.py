@@ -3,13 +3,16 @@
     python notebooks/make.py                     # writes every NN_name.ipynb, without outputs
     python notebooks/make.py --execute FOLDER    # runs them; FOLDER gets copies with outputs
 
-The notebooks that are written are the same bytes every time; two are run at a time.
+The notebooks that are written are the same bytes every time; two are run at a time. Each carries a
+hash of itself: one that somebody has changed by hand no longer fits its hash, and is not
+overwritten. Running writes into FOLDER only.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -24,9 +27,22 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-__all__ = ["SOURCES", "CellExecutionError", "execute", "is_fresh", "notebook", "text", "write"]
+from perakit.errors import PerakitError
+from perakit.files import write_atomically
 
-HERE = Path(__file__).parent
+__all__ = [
+    "SOURCES",
+    "CellExecutionError",
+    "execute",
+    "is_fresh",
+    "is_made",
+    "lesson",
+    "notebook",
+    "text",
+    "write",
+]
+
+HERE = Path(__file__).resolve().parent
 SOURCES = sorted(HERE.glob("[0-9][0-9]_*.py"))
 KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -51,6 +67,7 @@ def notebook(source: Path) -> NotebookNode:
     for i, cell in enumerate(made.cells):
         # a script has blank lines around its functions
         cell["id"], cell.source = f"cell-{i}", cell.source.strip("\n")
+    made.metadata["perakit"] = {"lesson": signature(made)}
     return made
 
 
@@ -59,10 +76,46 @@ def text(made: NotebookNode) -> str:
     return nbformat.writes(made).rstrip("\n") + "\n"
 
 
+def signature(made: NotebookNode) -> str:
+    """A hash of the cells: another cell, an output or a letter changes it."""
+    return hashlib.sha256(json.dumps(made.cells, sort_keys=True).encode()).hexdigest()
+
+
+def lesson(data: bytes) -> str | None:
+    """Which lesson the bytes of a notebook began as, however they were changed since.
+
+    None for a notebook of somebody else, or for what is no notebook.
+    """
+    try:
+        found = json.loads(data)["metadata"]["perakit"]["lesson"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def is_made(path: Path) -> bool:
+    """Whether the file is as some source made it, and holds nothing that somebody added."""
+    data = path.read_bytes()
+    try:
+        return lesson(data) is not None and lesson(data) == signature(
+            nbformat.reads(data.decode(), 4)
+        )
+    except Exception:  # whatever nbformat says of half a notebook: nobody's source made this
+        return False
+
+
 def write(source: Path) -> Path:
-    """Write the .ipynb beside its source."""
+    """Write the .ipynb beside its source.
+
+    Raises PerakitError where one lies there that somebody has changed by hand.
+    """
     path = source.with_suffix(".ipynb")
-    path.write_text(text(notebook(source)), encoding="utf-8")
+    if path.exists() and not is_made(path):
+        raise PerakitError(
+            f"{path.name} is not as make.py wrote it, so it is left as it is: move it out of"
+            f" {path.parent.name}/ if you want to keep it, delete it if not, and run this again"
+        )
+    write_atomically(path, text(notebook(source)).encode())
     return path
 
 
@@ -84,8 +137,7 @@ def execute(source: Path, folder: Path) -> float:
     for cell in made.cells:
         cell.metadata.pop("execution", None)  # when each cell ran: of no use to a reader
     made.metadata["perakit"] = {"sha256": fingerprint(source), "seconds": round(seconds, 1)}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{source.stem}.ipynb").write_text(text(made), encoding="utf-8")
+    write_atomically(folder / f"{source.stem}.ipynb", text(made).encode())
     return seconds
 
 
@@ -100,8 +152,8 @@ def fingerprint(source: Path) -> str:
 
 def is_fresh(source: Path, folder: Path) -> bool:
     """Whether the folder has an executed copy of this source, made with this package."""
-    copy = folder / f"{source.stem}.ipynb"
-    return copy.exists() and nbformat.read(copy, 4).metadata.get("perakit", {}).get(
+    ran = folder / f"{source.stem}.ipynb"
+    return ran.exists() and nbformat.read(ran, 4).metadata.get("perakit", {}).get(
         "sha256"
     ) == fingerprint(source)
 
@@ -119,16 +171,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         for source in SOURCES
         if not arguments.names or any(name in source.stem for name in arguments.names)
     ]
-    for source in wanted:
-        write(source)
     if arguments.execute:
+        if arguments.execute.resolve() in (HERE, HERE.parent / "my-notebooks"):
+            parser.error(
+                "what lies in FOLDER is written over: name another one, such as build/runs"
+            )
         stale = [source for source in wanted if not is_fresh(source, arguments.execute)]
         with ThreadPoolExecutor(2) as pool:
             for source, seconds in zip(
                 stale, pool.map(lambda s: execute(s, arguments.execute), stale), strict=True
             ):
                 print(f"{source.stem}: {seconds:.0f} s", file=sys.stderr)
-    return 0
+        return 0
+    refused = 0
+    for source in wanted:
+        try:
+            write(source)
+        except PerakitError as error:
+            print(f"make.py: {error}", file=sys.stderr)
+            refused = 1
+    return refused
 
 
 if __name__ == "__main__":

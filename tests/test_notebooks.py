@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_a_notebook_runs_without_complaint(source):
     copy = nbformat.read(folder / f"{source.stem}.ipynb", 4)
     assert copy.metadata["perakit"]["seconds"] < 2 * LIMIT
     outputs = [output for cell in copy.cells for output in cell.get("outputs", [])]
+    checked = [cell.outputs for cell in copy.cells if "self-check" in cell.metadata.get("tags", [])]
+    assert all(output.text.endswith(": not answered yet.\n") for [output] in checked)
     assert [
         output.text
         for output in outputs
@@ -68,7 +71,7 @@ def test_a_notebook_runs_without_complaint(source):
 
 
 @pytest.mark.parametrize("source", make.SOURCES, ids=lambda source: source.stem)
-def test_a_notebook_has_a_title_exercises_with_answers_and_a_way_on(source):
+def test_a_notebook_has_a_title_and_a_way_on(source):
     cells = make.notebook(source).cells
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     headings = re.findall(r"^(#+) (.*)$", prose, flags=re.MULTILINE)
@@ -79,16 +82,76 @@ def test_a_notebook_has_a_title_exercises_with_answers_and_a_way_on(source):
     assert all(after - before <= 1 for before, after in pairwise(levels)), (
         "no level of headings is skipped"
     )
-    assert "Exercise" in prose
-    hidden = [cell for cell in cells if "hide-cell" in cell.metadata.get("tags", [])]
-    assert hidden or "<details>" in prose
-    assert all(cell.metadata.get("jupyter", {}).get("source_hidden") for cell in hidden), (
-        "closed in JupyterLab as on the site"
-    )
     assert "assert" in "\n".join(cell.source for cell in cells if cell.cell_type == "code"), (
         "what it says is held to"
     )
     assert "Where to go next" in cells[-1].source
+
+
+# --- exercises ------------------------------------------------------------------------------------
+
+HINT = r"<details><summary>Hint %d</summary>\n\n.+?\n\n</details>"
+EXERCISE = re.compile(
+    r"^### Exercise (?P<number>\d+)(: [^\n]+)?\n\n"
+    r"\*(?P<minutes>\d+) minutes · difficulty [1-5] of 5\*\n\n"
+    rf"(?P<question>.+?)\n\n{HINT % 1}\n\n{HINT % 2}(\n\n{HINT % 3})?\Z",
+    flags=re.DOTALL | re.MULTILINE,
+)
+HIDDEN = {"source_hidden": True, "outputs_hidden": True}
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def is_answer(cell):
+    """Closed until a student opens it: code with what it prints, or prose."""
+    prose = cell.source.startswith("<details><summary>Answer</summary>\n\n")
+    return prose if cell.cell_type == "markdown" else tags(cell) == ["hide-cell"]
+
+
+def exercises(cells):
+    """(where it begins, number) of all that call themselves an exercise, however they look."""
+    return [
+        (k, int(number))
+        for k, cell in enumerate(cells)
+        if cell.cell_type == "markdown"
+        for number in re.findall(r"^#+ Exercise (\d+)", cell.source, flags=re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("source", make.SOURCES, ids=lambda source: source.stem)
+def test_an_exercise_has_minutes_hints_a_cell_of_the_students_and_a_closed_answer(source):
+    cells, lesson = make.notebook(source).cells, source.stem[:2]
+    found = exercises(cells)
+    assert [number for _, number in found] == list(range(1, len(found) + 1)) != []
+    for k, number in found:
+        question, mine, check, answer = cells[k : k + 4]
+        name, form = f"answer_{number}", EXERCISE.search(question.source)
+        assert form, f"exercise {number} is not in the form of the others"
+        assert 1 <= int(form["minutes"]) <= 60
+        assert f"`{name}`" in form["question"], "it says what the answer is to be"
+        assert tags(mine) == ["your-turn"]
+        assert re.fullmatch(rf"# Your turn\n{name} = \.\.\.( *#.*)?", mine.source)
+        call = f'pk.classroom.self_check("{lesson}.{number}", {name})'
+        assert (tags(check), check.source) == (["self-check"], call)
+        assert is_answer(answer), f"exercise {number} has no answer"
+    asked = {k + offset for k, _ in found for offset in (1, 2)}
+    for k, cell in enumerate(cells):
+        if k not in asked:
+            assert not {"your-turn", "self-check"} & set(tags(cell))
+            assert cell.cell_type == "markdown" or not re.search(r"\banswer_\d", cell.source), (
+                "a cell of ours needs a student's answer"
+            )
+        if "hide-cell" in tags(cell):
+            assert cell.metadata["jupyter"] == HIDDEN, "closed in JupyterLab as on the site"
+            assert "assert" in cell.source
+
+
+@pytest.mark.parametrize("source", make.SOURCES, ids=lambda source: source.stem)
+def test_each_exercise_has_its_self_check_and_each_check_its_exercise(source):
+    lesson = import_module(f"perakit.classroom.exercises.lesson{source.stem[:2]}")
+    assert list(lesson.CHECKS) == [number for _, number in exercises(make.notebook(source).cells)]
 
 
 def anchors(path):
