@@ -447,7 +447,7 @@ def weights(f):
 
 
 def diagnosis(f):
-    """What is wrong with a sum of pairs, as the end of a sentence; nothing where that is unclear."""
+    """What is wrong with a sum of pairs, as the end of a sentence; nothing if that is unclear."""
     try:
         table = weights(f)
     except (TypeError, ValueError):
