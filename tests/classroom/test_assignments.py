@@ -153,6 +153,7 @@ def test_the_twenty_commonest_mistakes_are_there_and_each_costs_one_check(id):
     assert len({mutant[1:4] for mutant in MUTANTS if mutant[0] == id}) == len(costs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("id", ["lora", "polynomial"])
 def test_a_function_that_returns_nothing_gets_nothing_for_its_answer(id, graded):
     """Its checks say so; only those on its arguments and its precision can still hold."""

@@ -566,6 +566,7 @@ square = {"B": "k k", "A": "k k", "G": "k k"}
     "each factor moves by -lr times its gradient",
     "first_step",
     examples=arrays(**factors, G="m n", lr=rates),
+    count=40,
     hint="∂L/∂B = G Aᵀ and ∂L/∂A = Bᵀ G; downhill is against the gradient",
 )
 def step(work, B, A, G, lr):
@@ -587,6 +588,7 @@ def step(work, B, A, G, lr):
     "with G = 0 the factors come back, as (B, A)",
     "first_step",
     examples=arrays(**square, lr=rates),
+    count=10,
     hint="the new factors are the old ones and a change",
 )
 def step_base(work, B, A, G, lr):
@@ -600,6 +602,7 @@ def step_base(work, B, A, G, lr):
     "both gradients are those of the old factors",
     "first_step",
     examples=arrays(**square, lr=rates),
+    count=30,
     hint="what is in `B`, or in `A`, at the moment when you use it?",
 )
 def step_old(work, B, A, G, lr):
@@ -631,6 +634,7 @@ def zeros_stay(work, m, n, rank):
     "else each factor moves if its gradient is not zero",
     "who_moves",
     examples=arrays(**factors).filter(lambda example: example["B"].any() or example["A"].any()),
+    count=30,
     hint="which factor is in the gradient of B, and which in that of A?",
 )
 def movers(work, B, A):
@@ -657,6 +661,7 @@ def product_is_right(work):
     "with B = 0 the frozen layer answers",
     "forward",
     examples=arrays(x="T k", W0="k k", A="k k", alpha=alphas),
+    count=30,
     hint="look at the transpose of W0, and at what you multiply by the scale",
 )
 def forward_frozen(work, x, W0, A, alpha):
@@ -740,6 +745,7 @@ def cost(work, m, n, rank, tokens):
     "merging adds",
     "merge",
     examples=arrays(**matrices),
+    count=40,
     hint="entry by entry",
 )
 def merged(work, W0, delta):
@@ -806,6 +812,7 @@ def restored(work, W0, delta, merges):
     "merging twice is merging once",
     "Layer",
     examples=arrays(**matrices),
+    count=30,
     hint="to what do you add delta the second time?",
 )
 def twice(work, W0, delta):
@@ -821,6 +828,7 @@ def twice(work, W0, delta):
     "the weight is W0, and after merge W0 + delta",
     "Layer",
     examples=arrays(**matrices),
+    count=30,
     hint="`.weight` is what the layer computes with: who sets it, and when?",
 )
 def layer_merges(work, W0, delta):
@@ -835,6 +843,7 @@ def layer_merges(work, W0, delta):
     "the layer rounds once, to the dtype of W0",
     "Layer",
     examples=arrays(**matrices),
+    count=40,
     hint="as in section 6",
 )
 def layer_rounds(work, W0, delta):

@@ -447,7 +447,7 @@ def weights(f):
 
 
 def diagnosis(f):
-    """What is wrong with a sum of pairs, as the end of a sentence; nothing if that is unclear."""
+    """What is wrong with a sum of pairs, as the end of a sentence; nothing where it is unclear."""
     try:
         table = weights(f)
     except (TypeError, ValueError):
@@ -626,6 +626,7 @@ def sums_right(work):
     "linear features first, then the pairs in order",
     "expand",
     examples=arrays(B="m r", A="r n"),
+    count=30,
     hint="which columns are those of B itself, and in which order do the others come?",
 )
 def expand_order(work, B, A):
@@ -646,6 +647,7 @@ def expand_order(work, B, A):
     "h stands in the second factor only",
     "expand",
     examples=layers(),
+    count=30,
     hint="Eq. 2: is there an h in Poly2(B)?",
 )
 def expand_h(work, B, A, h):
@@ -815,6 +817,7 @@ def central_step(work, c, x):
     "they change one entry at a time",
     "central",
     examples=arrays(x="m n", c="m n"),
+    count=30,
     hint="the result has the shape of x, and its entry k comes from moving the entry k alone",
 )
 def central_entries(work, x, c):
@@ -909,6 +912,7 @@ def without_squares(work, which):
     "what squares add to the gradients by A and B",
     "gradients",
     examples=layers("square", G="m k"),
+    count=40,
     hint="what is the derivative of u² by u?",
 )
 def gradient_squares(work, B, A, h, G):
@@ -956,6 +960,7 @@ def turned(work):
     "PERA's answer is linear in x",
     "answers",
     examples=arrays(x="T k", y="T k", B="k k", A="k k"),
+    count=30,
     hint="may entries of x be multiplied by one another?",
 )
 def answer_linear(work, x, y, B, A):
@@ -976,6 +981,7 @@ def answer_linear(work, x, y, B, A):
     "PERA's answer comes first, and reads off ΔW",
     "answers",
     examples=layers(),
+    count=40,
     hint="what is x ΔWᵀ, if x has a single 1?",
 )
 def answer_delta(work, B, A, h):
@@ -994,6 +1000,7 @@ def answer_delta(work, B, A, h):
     "the contrast squares z",
     "answers",
     examples=arrays(x="T k", B="k k", A="k k"),
+    count=30,
     hint="z = x Aᵀ: what is squared, and what is multiplied by Bᵀ?",
 )
 def answer_contrast(work, x, B, A):

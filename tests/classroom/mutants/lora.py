@@ -276,16 +276,16 @@ MUTANTS = [
     # "Gradients are never zero"
     ("zeros_stay", MOVES, "return bool(A.any() or not B.any()), bool(B.any())", "B = 0 and A = 0"),
     # The factor itself, not the other one
-    ("movers", MOVES, "return bool(B.any()), bool(A.any())", "expected (False, True) got"),
+    ("movers", MOVES, "return bool(B.any()), bool(A.any())", ") got ("),
     # Both or none
     (
         "movers",
         MOVES,
         "both = bool(A.any() or B.any())\n    return both, both",
-        "expected (False, True) got (True, True)",
+        ") got (True, True)",
     ),
     # all for any
-    ("movers", MOVES, "return bool(A.all()), bool(B.all())", "expected (False, True) got"),
+    ("movers", MOVES, "return bool(A.all()), bool(B.all())", ") got ("),
     # A missing return
     (("zeros_stay", "movers"), MOVES, MOVES.removeprefix("return "), "is a `return` missing?"),
     # --- the forward pass
