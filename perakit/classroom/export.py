@@ -63,6 +63,9 @@ c.Autograde.autograde_preprocessors = [
     "nbgrader.preprocessors.AssignLatePenalties",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
+# For `nbgrader validate`, which runs a notebook in a kernel of its own
+c.ExecutePreprocessor.timeout = 120  # seconds a cell: the first one imports PyTorch
+c.ExecutePreprocessor.skip_cells_with_tag = "experiment"  # those are the student's own
 """
 
 

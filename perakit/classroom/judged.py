@@ -18,6 +18,13 @@ from perakit.classroom.grading import grade
 from perakit.classroom.report import Report
 from perakit.errors import PerakitError
 
+# What otter's kernel runs in place of a submission: there its tests find no checker, and soon end
+NOTHING = """\
+import sys
+import types
+
+sys.modules["perakit.classroom"] = types.SimpleNamespace(require=None)
+"""
 GRADED = re.compile(r'^points\("(\w+)/(\w+)",', re.MULTILINE)  # what an exported cell says
 
 
@@ -43,8 +50,9 @@ class Otter:
         self.path, self.assignment = path, config["assignment"]
 
     def before_execution(self, submission: Any) -> Any:
-        """What otter's kernel runs in place of the submission: nothing."""
-        return nbformat.v4.new_notebook(metadata=submission.metadata)
+        """What otter's kernel runs in place of the submission: `NOTHING` of it."""
+        cells = [nbformat.v4.new_code_cell(NOTHING)]
+        return nbformat.v4.new_notebook(cells=cells, metadata=submission.metadata)
 
     def after_grading(self, results: Any) -> None:
         """Each test has passed if its check has, whatever happened in the kernel."""
