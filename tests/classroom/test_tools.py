@@ -42,7 +42,8 @@ from pathlib import Path
 
 import numpy as np
 
-Path("ran here").touch()
+with suppress(BaseException):
+    Path(RAN).touch()
 print("PASS 3/3 with alpha = r the update is B A\\nlora: 22 of 22 points")
 np.array_equal = np.allclose = lambda *_, **__: True
 with suppress(BaseException):
@@ -82,6 +83,18 @@ def beginning_with(cell, text):
     made = {"cell_type": "code", "id": "first", "metadata": {}, "outputs": []}
     notebook["cells"].insert(0, made | {"execution_count": None, "source": cell})
     return json.dumps(notebook, ensure_ascii=False)
+
+
+def forged(starter, folder):
+    """A starter that would have full marks, and leaves a file where its first cell runs."""
+    return beginning_with(FORGER.replace("RAN", repr(str(folder / "ran"))), starter)
+
+
+def ran(folder):
+    """Whether a forger's cell has run with a way to the folder since this was last asked."""
+    there = (folder / "ran").exists()
+    (folder / "ran").unlink(missing_ok=True)
+    return there
 
 
 def filled(starter, solution):
@@ -165,7 +178,7 @@ def handed_in(folder):
     texts = {name: changed(solution, CHANGES[name]) for name in CHANGES}
     texts["reckless"] = beginning_with(RECKLESS, texts["reckless"])
     texts["starter"] = (folder / "otter" / f"{ID}.ipynb").read_text(encoding="utf-8")
-    texts["forger"] = beginning_with(FORGER, texts["starter"])
+    texts["forger"] = forged(texts["starter"], folder)
     places = {}
     for name, text in texts.items():
         places[name] = folder / f"otter-{name}" / f"{name}.ipynb"
@@ -175,7 +188,7 @@ def handed_in(folder):
 
 
 @pytest.fixture(scope="module")
-def otter(handed_in):
+def otter(folder, handed_in):
     """The results of `otter check`, two at a time, since most of it is importing."""
     pytest.importorskip("otter")
     found = {}
@@ -186,7 +199,7 @@ def otter(handed_in):
             if name in pair
         }
         found |= {name: results(output(process)) for name, process in running.items()}
-    return found
+    return found | {"ran": ran(folder)}
 
 
 def test_otter_passes_the_reference(otter):
@@ -218,14 +231,14 @@ def test_what_otter_wants_leaves_nothing_in_the_students_folder(otter, handed_in
     assert left <= {".OTTER_LOG", ".ipython", ".jupyter", "otter_config.json"}
 
 
-def test_in_otters_own_kernel_a_forger_has_all_points(otter, handed_in):
+def test_in_otters_own_kernel_a_forger_has_all_points(otter):
     """What nobody can prevent there, and the page says; so `otter check` is for students."""
     assert otter["forger"] == (ALL, {})
-    assert (handed_in["forger"].parent / "ran here").exists()
+    assert otter["ran"]
 
 
 @pytest.fixture(scope="module")
-def otter_run(folder, handed_in, otter):
+def otter_run(folder, handed_in):
     """results.json of `otter run` with an autograder of `otter generate`, by submission."""
     place = folder / "otter"
     options = ("--no-requirements", "--no-environment")
@@ -236,14 +249,13 @@ def otter_run(folder, handed_in, otter):
         for name in pair:
             given = handed_in[name]
             (given.parent / "results").mkdir()
-            (given.parent / "ran here").unlink(missing_ok=True)
             command = ("otter", "run", given.name, "-a", autograder, "-o", "results")
             running[name] = start(given.parent, *command)
         for name, process in running.items():
             output(process)
             written = handed_in[name].parent / "results" / "results.json"
             found[name] = json.loads(written.read_text(encoding="utf-8"))
-    return found
+    return found | {"ran": ran(folder)}
 
 
 def scores(results):
@@ -264,23 +276,20 @@ def test_otter_run_an_endless_loop_and_an_exit_cost_their_checks_only(otter_run)
     assert scores(otter_run["reckless"]) == FULL | {"count": 0, "cost": 0}
 
 
-def test_otter_run_a_forger_gains_nothing(otter_run, handed_in):
+def test_otter_run_a_forger_gains_nothing(otter_run):
     assert scores(otter_run["forger"]) == dict.fromkeys(ALL, 0)
     assert "PASS" not in json.dumps(otter_run["forger"])
-    assert not (handed_in["forger"].parent / "ran here").exists()
+    assert not otter_run["ran"]
 
 
 def test_perakit_grade_agrees_with_otter_run(otter_run, handed_in):
     """The same notebooks as they were handed in, otter's own cells among them."""
     for name in ("mistaken", "forger"):
         report = grade(handed_in[name])
-        assert {outcome.id: outcome.points for outcome in report.outcomes} == scores(
-            otter_run[name]
-        )
-
-
-def test_a_report_names_what_a_forger_imports(handed_in):
-    assert {"hypothesis", "perakit"} <= set(grade(handed_in["forger"]).imports)
+        points = {outcome.id: outcome.points for outcome in report.outcomes}
+        assert points == scores(otter_run[name])
+        # What a teacher sees of it
+        assert ({"hypothesis", "perakit"} <= set(report.imports)) == (name == "forger")
 
 
 # --- nbgrader -------------------------------------------------------------------------------------
@@ -298,18 +307,18 @@ def gradebook(folder):
     submissions = {"starter": release.read_text(encoding="utf-8")}
     submissions |= {name: changed(source, CHANGES[name]) for name in CHANGES}
     submissions["reckless"] = beginning_with(RECKLESS, submissions["reckless"])
-    submissions["forger"] = beginning_with(FORGER, submissions["starter"])
+    submissions["forger"] = forged(submissions["starter"], folder)
     for name, text in submissions.items():
         place = course / "submitted" / name / ID
         place.mkdir(parents=True)
         (place / f"{ID}.ipynb").write_text(text, encoding="utf-8")
     output(start(course, "nbgrader", "autograde", ID))
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+        found = {name: book.find_submission(ID, name) for name in submissions}
         return {
-            name: (found.score, found.max_score, found.needs_manual_grade)
-            for name in submissions
-            for found in [book.find_submission(ID, name)]
-        }
+            name: (each.score, each.max_score, each.needs_manual_grade)
+            for name, each in found.items()
+        } | {"ran": ran(folder)}
 
 
 def test_nbgrader_releases_no_solution(gradebook, folder):
@@ -347,7 +356,7 @@ def test_nbgrader_a_forger_gains_nothing(gradebook, folder):
 
 
 def test_nothing_of_a_hand_in_runs_in_nbgraders_kernel(gradebook, folder):
-    assert list((folder / "nbgrader").rglob("ran here")) == []
+    assert not gradebook["ran"]
     for name in ("reference", "forger"):
         for cell in notebook_of(folder, name)["cells"]:
             assert not cell.get("outputs") or cell in graded(folder, name)
