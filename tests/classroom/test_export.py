@@ -1,4 +1,4 @@
-"""What students install: a wheel with the checks, without reference solutions and notes."""
+"""What a teacher exports, and what students install: a wheel with the checks, no solutions."""
 
 import base64
 import csv
@@ -18,7 +18,7 @@ import pytest
 import perakit as pk
 from perakit import cli
 from perakit.classroom import Assignment, assignments, export
-from perakit.classroom.assignment import FOLDER, SOLUTION, STUB
+from perakit.classroom.assignment import FOLDER, SOLUTION, STUB, hidden_checks
 from perakit.classroom.student import imports
 from perakit.classroom.submission import parse_percent, to_notebook, to_percent
 from perakit.classroom.without_solutions import export_without_solutions, without_solutions
@@ -26,6 +26,40 @@ from perakit.classroom.without_solutions import export_without_solutions, withou
 ABOUT = f"perakit-{version('perakit')}.dist-info"
 LORA = assignments()["lora"]
 TRAINABLE = "return rank * (m + n)"
+
+
+# --- for a teacher ---------------------------------------------------------------------------------
+
+
+def test_the_list_and_the_export_have_everything(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["assignment", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert [task.title for task in assignments().values() if task.title not in listed] == []
+    assert cli.main(["assignment", "export", "lora"]) == 0
+    names = {
+        str(path.relative_to(tmp_path / "lora-teacher"))
+        for path in (tmp_path / "lora-teacher").rglob("*")
+        if path.is_file()
+    }
+    checks = {f"otter/tests/{check.id}.py" for check in LORA.checks}
+    files = {
+        "lora_solution.py",
+        "lora_solution.ipynb",
+        "lora_teacher.md",
+        "lora_hidden.py",
+        "otter/lora.ipynb",
+        "otter/otter_config.json",
+    }
+    assert names == checks | files | {
+        "nbgrader/nbgrader_config.py",
+        "nbgrader/source/lora/lora.ipynb",
+    }
+    assert "## Rubric" in (tmp_path / "lora-teacher" / "lora_teacher.md").read_text()
+    assert len(hidden_checks(tmp_path / "lora-teacher" / "lora_hidden.py")) == 1
+
+
+# --- for students ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
