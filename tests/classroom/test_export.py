@@ -28,7 +28,7 @@ LORA = assignments()["lora"]
 TRAINABLE = "return rank * (m + n)"
 
 
-# --- for a teacher ---------------------------------------------------------------------------------
+# --- for a teacher --------------------------------------------------------------------------------
 
 
 def test_the_list_and_the_export_have_everything(tmp_path, capsys, monkeypatch):
