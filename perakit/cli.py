@@ -26,6 +26,7 @@ from perakit import __version__, classroom
 from perakit.adapters import PERA, LoRA, Method
 from perakit.bench import command as bench
 from perakit.bench.settings import LOW_RANK, check_memory
+from perakit.classroom.without_solutions import export_without_solutions
 from perakit.errors import PerakitError, printable, short
 from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments.report import findings_table
@@ -366,6 +367,19 @@ def _assignment_new(arguments: argparse.Namespace) -> None:
 
 
 def _assignment_export(arguments: argparse.Namespace) -> None:
+    if arguments.without_solutions:
+        if arguments.id is not None:
+            raise PerakitError(
+                "--without-solutions writes one wheel with all assignments: leave out"
+                f" {short(arguments.id)}"
+            )
+        wheel = export_without_solutions(arguments.out or Path("perakit-students"))
+        _show(f"{wheel}\n\nStudents install it: pip install {wheel.name}")
+        return
+    if arguments.id is None:
+        raise PerakitError(
+            "say which assignment (see `perakit assignment list`), or --without-solutions"
+        )
     written = classroom.export(arguments.id, arguments.out or Path(f"{arguments.id}-teacher"))
     _show("\n".join(map(str, written)))
 
@@ -889,12 +903,18 @@ def _parser() -> argparse.ArgumentParser:
         "export",
         help=(
             "write what a teacher needs: solution, notes, rubric; folders for otter-grader,"
-            " nbgrader"
+            " nbgrader; or what students install"
         ),
     )
+    give.add_argument(
+        "--without-solutions",
+        action="store_true",
+        help="write a wheel of perakit for students: the checks of all assignments, no solutions",
+    )
     give.set_defaults(run=_assignment_export)
+    begin.add_argument("id", metavar="ID", help="of the assignment")
+    give.add_argument("id", metavar="ID", nargs="?", help="of the assignment")
     for action in (begin, give):
-        action.add_argument("id", metavar="ID", help="of the assignment")
         action.add_argument(
             "-o",
             "--out",

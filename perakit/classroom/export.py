@@ -5,13 +5,14 @@ Starters, solutions, and the folders that otter-grader and nbgrader read.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perakit.classroom.assignment import Assignment
+from perakit.classroom.assignment import STUB, Assignment
 from perakit.classroom.cells import OTHERS, Cell
 from perakit.classroom.checks import Check
 from perakit.classroom.submission import to_notebook, to_percent
@@ -52,6 +53,17 @@ c = get_config()
 c.CourseDirectory.course_id = "perakit"
 c.ClearSolutions.begin_solution_delimeter = "BEGIN SOLUTION"
 c.ClearSolutions.end_solution_delimeter = "END SOLUTION"
+# As nbgrader's own, but that perakit's grader runs a hand-in, apart from what marks it
+c.Autograde.autograde_preprocessors = [
+    "perakit.classroom.judged.in_nbgrader",  # in place of nbgrader.preprocessors.Execute
+    "nbgrader.preprocessors.IgnorePattern",
+    "nbconvert.preprocessors.ClearMetadataPreprocessor",
+    "nbgrader.preprocessors.LimitOutput",
+    "nbgrader.preprocessors.SaveAutoGrades",
+    "nbgrader.preprocessors.AssignLatePenalties",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
+# For `nbgrader validate`, which runs a notebook in a kernel of its own
 c.ExecutePreprocessor.timeout = 120  # seconds a cell: the first one imports PyTorch
 c.ExecutePreprocessor.skip_cells_with_tag = "experiment"  # those are the student's own
 """
@@ -63,7 +75,7 @@ def new(id: str, folder: str | Path) -> list[Path]:
     A file that is there is never overwritten.
     """
     task = Assignment.load(id)
-    return _write(
+    return write(
         Path(folder),
         {f"{id}.py": to_percent(task.starter()), f"{id}.ipynb": to_notebook(task.starter())},
     )
@@ -74,15 +86,21 @@ def export(id: str, folder: str | Path) -> list[Path]:
 
     solution.py and .ipynb; teacher.md with notes, rubric and points; a file for hidden checks;
     otter/ with the starter and its test files; nbgrader/ with a course folder, whose source has
-    solutions and points. Returns the paths written.
+    solutions and points. Returns the paths written. PerakitError where perakit was installed from a
+    wheel without solutions.
     """
     task = Assignment.load(id)
+    if any(STUB in cell.source for cell in task.cells):
+        raise PerakitError(
+            "this installation has no reference solutions: export from the one that a teacher has"
+        )
     files = {
         f"{id}_solution.py": to_percent(task.solution()),
         f"{id}_solution.ipynb": to_notebook(task.solution()),
         f"{id}_teacher.md": _teacher(task),
         f"{id}_hidden.py": HIDDEN.format(id=id, function=task.checks[0].functions[0]),
         f"otter/{id}.ipynb": to_notebook(_with_otter(task)),
+        "otter/otter_config.json": _otter_config(task),
         "nbgrader/nbgrader_config.py": NBGRADER,
         f"nbgrader/source/{id}/{id}.ipynb": _nbgrader(task),
     }
@@ -92,19 +110,23 @@ def export(id: str, folder: str | Path) -> list[Path]:
             id=check.id, points=check.points, arguments=arguments, check=f"{id}/{check.id}"
         )
         files[f"otter/tests/{check.id}.py"] = test
-    return _write(Path(folder), files)
+    return write(Path(folder), files)
 
 
-def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:
-    paths = {folder / name: text for name, text in files.items()}
+def write(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files by their names in `folder`, each of them whole; their paths.
+
+    PerakitError where one of them is there already, and then nothing is written.
+    """
+    paths = {folder / name: data for name, data in files.items()}
     there = [str(path) for path in paths if os.path.lexists(path)]
     if there:
         raise PerakitError(
             f"{there[0]!r} is there already: choose another folder, or move your work away; nothing"
             " was written"
         )
-    for path, text in paths.items():
-        write_atomically(path, text.encode())
+    for path, data in paths.items():
+        write_atomically(path, data if isinstance(data, bytes) else data.encode())
     return list(paths)
 
 
@@ -140,6 +162,12 @@ def _with_otter(task: Assignment) -> list[Cell]:
         *task.starter(),
         *(Cell("code", f'grader.check("{check.id}")', (OTHERS,)) for check in task.checks),
     ]
+
+
+def _otter_config(task: Assignment) -> str:
+    """For `otter generate`: perakit's grader runs a hand-in, apart from what marks it."""
+    plugin = {"perakit.classroom.judged.Otter": {"assignment": task.id}}
+    return json.dumps({"plugins": [plugin]}, indent=2) + "\n"
 
 
 def _nbgrader(task: Assignment) -> str:

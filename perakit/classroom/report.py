@@ -147,6 +147,7 @@ class Report:
         return {
             "score": self.points,
             "output": "\n".join(map(one_line, said)),
+            "output_format": "text",  # by default it is read as HTML
             "visibility": "visible",
             "tests": tests,
         }

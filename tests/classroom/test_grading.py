@@ -778,33 +778,6 @@ def test_nothing_is_overwritten(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "lora" / "lora.ipynb").exists()
 
 
-def test_the_list_and_the_export_have_everything(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["assignment", "list"]) == 0
-    listed = capsys.readouterr().out
-    assert [task.title for task in assignments().values() if task.title not in listed] == []
-    assert cli.main(["assignment", "export", "lora"]) == 0
-    names = {
-        str(path.relative_to(tmp_path / "lora-teacher"))
-        for path in (tmp_path / "lora-teacher").rglob("*")
-        if path.is_file()
-    }
-    checks = {f"otter/tests/{check.id}.py" for check in LORA.checks}
-    files = {
-        "lora_solution.py",
-        "lora_solution.ipynb",
-        "lora_teacher.md",
-        "lora_hidden.py",
-        "otter/lora.ipynb",
-    }
-    assert names == checks | files | {
-        "nbgrader/nbgrader_config.py",
-        "nbgrader/source/lora/lora.ipynb",
-    }
-    assert "## Rubric" in (tmp_path / "lora-teacher" / "lora_teacher.md").read_text()
-    assert len(hidden_checks(tmp_path / "lora-teacher" / "lora_hidden.py")) == 1
-
-
 def test_the_notebooks_of_other_graders_are_graded_too(tmp_path, grader):
     cli.main(["assignment", "export", "lora", "-o", str(tmp_path / "teacher")])
     report = grader.grade(tmp_path / "teacher" / "nbgrader" / "source" / "lora" / "lora.ipynb")
