@@ -78,32 +78,33 @@ class Functions:
             reply = self._answer(request, self._asked)
         except EndedError as error:
             raise Stopped(Finding(str(error))) from error
-        self._refused = self._refused or str(reply.get("refused", ""))[:400]
+        self._refused = self._refused or _text(reply.get("refused"), 400)
         if reply.get("late"):
             late = (
                 f"it did not finish within {self._check.seconds:g} s: an endless loop, or a sleep?"
             )
             raise Stopped(Finding(late))
         if "unwritten" in reply:
-            raise Stopped(Finding(self._unwritten(str(reply["unwritten"])), begun=False), False)
+            said = self._unwritten(_text(reply["unwritten"], 80))
+            raise Stopped(Finding(said, begun=False), False)
         if "raised" in reply:
-            fail(str(reply["raised"])[:2000])
+            fail(_text(reply["raised"], 2000) or "it raises something, and does not say what")
         try:
             value = decode(reply["value"], self._refer)
             if "changed" in reply and self._check.alone:
                 place, name, after = reply["changed"]
                 fail(
-                    f"{str(name)[:80]} changes its argument {show(given[place])} in place, to"
+                    f"{_text(name, 80)} changes its argument {show(given[place])} in place, to"
                     f" {show(decode(after, self._refer))}: copy it first"
                 )
         except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
             raise Stopped(Finding("what it sent to the grader is no value")) from error
-        self._last = show(value)
+        self._last = show(value)[:2000]
         return value
 
     def _unwritten(self, name: str) -> str:
         if name:
-            return f"{name[:80]} is not written yet: it still raises NotImplementedError"
+            return f"{name} is not written yet: it still raises NotImplementedError"
         functions = ", ".join(self._check.functions)
         return f"{functions} is not written yet: a part still raises NotImplementedError"
 
@@ -177,7 +178,7 @@ def _searched(check: Check, functions: Functions) -> Finding:
         try:
             check.test(functions, **example)
         except Wrong as error:
-            wrong["said"] = str(error)
+            wrong["said"] = str(error) or "it does not hold"
         except Exception as error:  # in a line of the check, on what the function returned
             wrong["said"] = (
                 f"the check itself stopped with {type(error).__name__}: {str(error)[:200]}, on what"
@@ -204,6 +205,11 @@ def _searched(check: Check, functions: Functions) -> Finding:
             " between calls?"
         )
     return Finding() if found is None else Finding(_said(found, wrong["said"]))
+
+
+def _text(value: Any, most: int) -> str:
+    """What a submission's process says, if it is text."""
+    return value[:most] if isinstance(value, str) else ""
 
 
 def _said(
