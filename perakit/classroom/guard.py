@@ -187,8 +187,8 @@ class Guard:
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def limit_memory(more: int, statm: int | None) -> None:
-    """No more than `more` bytes above what is taken now.
+def limit_memory(more: int, statm: int | None, later: int = 0) -> None:
+    """No more than `more` bytes above what is taken now, for ever but for `later` bytes.
 
     statm: the open file /proc/self/statm, or None where there is none, and no limit then.
     """
@@ -197,8 +197,11 @@ def limit_memory(more: int, statm: int | None) -> None:
 
         used = int(os.pread(statm, 100, 0).split()[0]) * resource.getpagesize()
         _, most = resource.getrlimit(resource.RLIMIT_AS)
-        wanted = used + more if most == resource.RLIM_INFINITY else min(used + more, most)
-        resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+        wanted, last = (
+            limit if most == resource.RLIM_INFINITY else min(limit, most)
+            for limit in (used + more, used + more + later)
+        )
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, last))
 
 
 def limit_writing() -> None:
@@ -298,7 +301,7 @@ def guard(places: Places, forks: bool) -> Guard:
     statm = "/proc/self/statm"
     made = Guard(places, os.open(statm, os.O_RDONLY) if os.path.exists(statm) else None)
     limit_writing()
-    limit_memory(LIBRARIES, made.statm)
+    limit_memory(LIBRARIES, made.statm, MEMORY)
     if sys.platform == "linux":  # what it starts stays below it, where the judge finds it
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     drop_privileges()

@@ -115,12 +115,14 @@ class Process:
             self._send(answered)
 
     def end(self) -> None:
-        """End the check."""
+        """End the check; what comes now and is no end was written by the submission itself."""
         if self._open:
             self._open = False
-            with suppress(EndedError):
+            try:
                 self._send({"do": "end"})
                 self._receive(self._begun)
+            except EndedError as error:
+                self.refused = self.refused or (FORGED if str(error) == FORGED else "")
 
     # --- the line ---------------------------------------------------------------------------------
 

@@ -91,11 +91,11 @@ class Encoder:
                 raise NotPlainError(f"it is a dict of more than {KEYS:,} entries")
             pairs = [[self._encode(part, depth - 1) for part in pair] for pair in value.items()]
             return {"dict": pairs}
-        if isinstance(value, np.ndarray | np.generic) or hasattr(kind, "__array__"):
+        if issubclass(kind, np.ndarray | np.generic) or hasattr(kind, "__array__"):
             return self._array(value, depth)
         plain: Any
         for plain in (int, float, str, list, tuple, dict):  # an IntEnum, a namedtuple, ...
-            if isinstance(value, plain):
+            if issubclass(kind, plain):
                 return self._encode(plain(value), depth)
         text = repr(value)[:SHOWN]
         return {"object": [self.keep(value), kind.__name__, text, callable(value)]}
@@ -107,7 +107,7 @@ class Encoder:
         if NUMBERS.fullmatch(array.dtype.str):
             self._count(array.nbytes)
             data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
-            what = "scalar" if isinstance(value, np.generic) else "array"
+            what = "scalar" if issubclass(type(value), np.generic) else "array"
             return {what: [array.dtype.str, list(array.shape), data]}
         if isinstance(value, np.generic):
             return self._encode(value.item(), depth - 1)
