@@ -79,22 +79,23 @@ class Functions:
             reply = self._answer(request, self._asked)
         except EndedError as error:
             raise Stopped(Finding(str(error))) from error
-        self._refused = self._refused or str(reply.get("refused", ""))[:400]
+        self._refused = self._refused or _text(reply.get("refused"), 400)
         if reply.get("late"):
             late = (
                 f"it did not finish within {self._check.seconds:g} s: an endless loop, or a sleep?"
             )
             raise Stopped(Finding(late))
         if "unwritten" in reply:
-            raise Stopped(Finding(self._unwritten(str(reply["unwritten"])), begun=False), False)
+            said = self._unwritten(_text(reply["unwritten"], 80))
+            raise Stopped(Finding(said, begun=False), False)
         if "raised" in reply:
-            fail(str(reply["raised"])[:2000])
+            fail(_text(reply["raised"], 2000) or "it raises something, and does not say what")
         try:
             value = decode(reply["value"], self._refer)
             if "changed" in reply and self._check.alone:
                 place, name, after = reply["changed"]
                 fail(
-                    f"{str(name)[:80]} changes its argument {show(given[place])} in place, to"
+                    f"{_text(name, 80)} changes its argument {show(given[place])} in place, to"
                     f" {show(decode(after, self._refer))}: copy it first"
                 )
         except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
@@ -104,7 +105,7 @@ class Functions:
 
     def _unwritten(self, name: str) -> str:
         if name:
-            return f"{name[:80]} is not written yet: it still raises NotImplementedError"
+            return f"{name} is not written yet: it still raises NotImplementedError"
         functions = ", ".join(self._check.functions)
         return f"{functions} is not written yet: a part still raises NotImplementedError"
 
@@ -137,7 +138,8 @@ class Remote:
         self._functions, self._reference = functions, reference
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # NumPy asks for such names; a student's object has no say
+        # NumPy asks for such names; a student's object has no say, and an array crosses as one
+        if name.startswith("__") or name == "dtype":
             raise AttributeError(name)
         if name == "kind":  # of its type, as `checks.kind` asks
             return self._reference.kind
@@ -178,11 +180,11 @@ def _searched(check: Check, functions: Functions) -> Finding:
         try:
             check.test(functions, **example)
         except Wrong as error:
-            wrong["said"] = str(error)
+            wrong["said"] = str(error) or "it does not hold"
         except Exception as error:  # in a line of the check, on what the function returned
             wrong["said"] = (
                 f"the check itself stopped with {type(error).__name__}: {str(error)[:200]}, on what"
-                f" it got: {show(functions._last)}"
+                f" it got: {show(functions._last)[:2000]}"
             )
         if "said" in wrong:
             wrong["last"] = _said(example, wrong["said"], "an input that breaks it")
@@ -205,6 +207,11 @@ def _searched(check: Check, functions: Functions) -> Finding:
             " between calls?"
         )
     return Finding() if found is None else Finding(_said(found, wrong["said"]))
+
+
+def _text(value: Any, most: int) -> str:
+    """What a submission's process says, if it is text."""
+    return value[:most] if isinstance(value, str) else ""
 
 
 def _said(

@@ -1,10 +1,11 @@
 """What keeps student code to computing: limits, refused events, and, under Linux, the kernel.
 
-Three nets, each behind the other. Limits of memory, writing and processes end an accident. An audit
-hook refuses what Python itself would do to other files, programs and the network, and says so in a
+Nets, each behind the other. Limits of memory, writing and processes end an accident. An audit hook
+refuses what Python itself would do to other files, programs and the network, and says so in a
 sentence. Landlock (Linux 5.13 and later) refuses in the kernel what goes past Python: reading and
-changing files outside the submission's folder, programs, TCP, signals to and memory of other
-processes. What none of them stops is listed in docs/teaching.md.
+changing files outside the submission's folder, TCP, signals to and memory of other processes. A
+filter of system calls (calls.py) refuses what Landlock has no say over. What none of them stops is
+listed in docs/teaching.md.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from perakit.classroom.calls import drop_privileges, refuse
+
 MEMORY = 2 * 2**30  # bytes above what the submission's own libraries take
 LIBRARIES = 8 * 2**30  # bytes above Python's while its cells run: an import of torch maps much
 WRITTEN = 16 * 2**20  # bytes that it may print, or write to a file
+OPEN = 256  # files at a time: one that is open takes room on the disk even without a name
 PROCESSES = 64  # threads and processes above those that the user has, where that can be counted
 
 # What a submission has no reason to do, by CPython's audit events.
@@ -34,11 +38,17 @@ FORBIDDEN = {
     "subprocess.Popen": "it starts another program (subprocess)",
     "os.kill": "it sends a signal to a process (os.kill)",
     "os.killpg": "it sends a signal to processes (os.killpg)",
+    "signal.pthread_kill": "it sends a signal to a thread (signal.pthread_kill)",
     "socket.connect": "it uses the network",
     "socket.bind": "it uses the network",
     "socket.sendto": "it uses the network",
     "socket.sendmsg": "it uses the network",
 }
+# Of /etc, what libraries look at
+SETTINGS = [
+    f"/etc/{name}"
+    for name in ("fonts", "ld.so.cache", "localtime", "mime.types", "os-release", "passwd")
+]
 # What changes files, and in how many places.
 CHANGES = dict.fromkeys(
     (
@@ -57,6 +67,8 @@ CHANGES = dict.fromkeys(
     1,
 )
 CHANGES |= {"os.rename": 2, "os.link": 2, "os.symlink": 2}
+# Families of sockets: one for asyncio's own pair, which leads nowhere, and one by number
+LOCAL = (-1, 1)
 
 
 class ForbiddenError(PermissionError):
@@ -71,7 +83,7 @@ class Places:
 
     def __init__(self, folder: str, secret: str) -> None:
         self.folder, self.secret = os.path.realpath(folder), os.path.realpath(secret)
-        system = ["/usr", "/lib", "/lib64", "/etc", "/proc/cpuinfo", "/proc/meminfo", "/sys"]
+        system = ["/usr", "/lib", "/lib64", "/proc/cpuinfo", "/proc/meminfo", "/sys", *SETTINGS]
         libraries = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)]
         self.roots = sorted({os.path.realpath(path) for path in [*system, *libraries]})
         for path in map(os.path.realpath, sys.path):  # of an editable installation, say
@@ -136,6 +148,10 @@ class Guard:
         said = FORBIDDEN.get(event, "")
         if event == "open":
             said = self._opened(*arguments)
+        if event == "socket.__new__" and arguments[1] not in LOCAL:
+            said = "it uses the network"
+        if event == "resource.prlimit" and arguments[0] not in (0, os.getpid()):
+            said = "it changes the limits of another process (resource.prlimit)"
         for path in arguments[: CHANGES.get(event, 0)]:
             said = said or self._changed(path)
         if said:
@@ -171,8 +187,8 @@ class Guard:
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def limit_memory(more: int, statm: int | None) -> None:
-    """No more than `more` bytes above what is taken now.
+def limit_memory(more: int, statm: int | None, later: int = 0) -> None:
+    """No more than `more` bytes above what is taken now, for ever but for `later` bytes.
 
     statm: the open file /proc/self/statm, or None where there is none, and no limit then.
     """
@@ -181,17 +197,23 @@ def limit_memory(more: int, statm: int | None) -> None:
 
         used = int(os.pread(statm, 100, 0).split()[0]) * resource.getpagesize()
         _, most = resource.getrlimit(resource.RLIMIT_AS)
-        wanted = used + more if most == resource.RLIM_INFINITY else min(used + more, most)
-        resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+        wanted, last = (
+            limit if most == resource.RLIM_INFINITY else min(limit, most)
+            for limit in (used + more, used + more + later)
+        )
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, last))
 
 
 def limit_writing() -> None:
-    """Files of no more than `WRITTEN` bytes, no core dumps, and so many processes."""
+    """Files of no more than `WRITTEN` bytes, no core dumps, and so many files and processes."""
     with suppress(ImportError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN, WRITTEN))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OPEN if most == resource.RLIM_INFINITY else min(OPEN, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
         if (others := _processes()) is not None:
             _, most = resource.getrlimit(resource.RLIMIT_NPROC)
             wanted = others + PROCESSES
@@ -243,7 +265,6 @@ def landlock(places: Places) -> bool:
     for path, access in _rules(places, files):
         _allow(call, ruleset, path, access)
     control = ctypes.CDLL(None).prctl
-    control(SUBREAPER, 1, 0, 0, 0)  # what it starts stays below it, where the judge finds it
     done = control(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and call(RESTRICT, ruleset, 0) == 0
     os.close(ruleset)
     return bool(done)
@@ -271,13 +292,20 @@ def _allow(call: Any, ruleset: int, path: str, access: int) -> None:
     os.close(place)
 
 
-def guard(places: Places) -> Guard:
-    """Put all three up in this process; they stay."""
+def guard(places: Places, forks: bool) -> Guard:
+    """Put all of them up in this process; they stay.
+
+    forks: whether the process itself starts copies of itself.
+    """
     # Opened now, since later nothing of /proc can be
     statm = "/proc/self/statm"
     made = Guard(places, os.open(statm, os.O_RDONLY) if os.path.exists(statm) else None)
     limit_writing()
-    limit_memory(LIBRARIES, made.statm)
+    limit_memory(LIBRARIES, made.statm, MEMORY)
+    if sys.platform == "linux":  # what it starts stays below it, where the judge finds it
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    drop_privileges()
     landlock(places)
+    refuse(forks)
     sys.addaudithook(made)
     return made

@@ -1,7 +1,8 @@
 """A student's process as the judge sees it: started, asked, limited, ended.
 
 The judge sends a call and waits for the reply that carries the call's own nonce. Whatever else
-comes along that line was written by the submission itself: it is noticed, and ends the process.
+comes along that line was written by the submission itself: it is noticed, and ends the process. Nothing
+that comes is taken for more than it may be, and nothing is waited for without an end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from typing import Any
 
 from perakit.classroom.cells import Cell
 from perakit.classroom.clock import PATIENCE
+from perakit.classroom.folder import FILES, ROOM, Folder
 from perakit.classroom.wire import LARGEST
 
 Message = dict[str, Any]
@@ -31,6 +32,10 @@ Message = dict[str, Any]
 RUNNING = 30.0  # seconds of computing for all cells, an import of PyTorch among them
 GRACE = 2.0  # seconds on the clock after a limit of time, before the process is killed
 STARTING = 60.0  # seconds on the clock until Python and NumPy have come from a slow disk
+STARTS = 2  # times as long may all starts take together, where each check ends the process
+LOOKS = 0.5  # seconds between two looks at the folder while the judge waits
+ROUNDS = 50  # of killing what still runs
+ASKED = 2**16  # bytes with which a student's function may call one of the check's
 FORK = hasattr(os, "fork")
 # A start without the `__init__` of perakit and of its classroom, which import the checks
 BOOT = """\
@@ -67,6 +72,8 @@ class Process:
         self.refused, self.failed, self.printed = "", "", 0
         self._process: subprocess.Popen[bytes] | None = None
         self._left = 0.0  # seconds that this check may still keep the judge waiting
+        self._starting = STARTS * (STARTING + PATIENCE * RUNNING)  # and all starts
+        self._size = 0  # bytes of the message that came last
         self._begun, self._open = "", False  # the nonce of the check, and whether it has not ended
 
     def __enter__(self) -> Process:
@@ -89,7 +96,7 @@ class Process:
         self._left = PATIENCE * seconds + GRACE
         request = {"do": "begin", "functions": list(functions), "seconds": seconds}
         self._begun = self._send(request)
-        said = str(self._receive(self._begun).get("missing", ""))[:2000]
+        said = _text(self._receive(self._begun).get("missing"), 2000)
         self._open = True
         return said
 
@@ -100,71 +107,85 @@ class Process:
             reply = self._receive(nonce)
             if "ask" not in reply:
                 return reply
-            self._send(ask(reply))
+            if self._size > ASKED:
+                raise self._ended("it calls a function that it was given with a very large value")
+            start = time.monotonic()
+            answered = ask(reply)
+            self._left -= time.monotonic() - start  # else it might ask for ever
+            self._send(answered)
 
     def end(self) -> None:
-        """End the check."""
+        """End the check; what comes now and is no end was written by the submission itself."""
         if self._open:
             self._open = False
-            with suppress(EndedError):
+            try:
                 self._send({"do": "end"})
                 self._receive(self._begun)
+            except EndedError as error:
+                self.refused = self.refused or (FORGED if str(error) == FORGED else "")
 
     # --- the line ---------------------------------------------------------------------------------
 
     def _send(self, request: Message) -> str:
         nonce = secrets.token_hex(8)
         if self._process is None:
-            raise EndedError("it ended the process that runs it")
-        assert self._process.stdin is not None
+            raise EndedError(ENDED)
+        data = json.dumps(request | {"nonce": nonce}).encode() + b"\n"
         try:
-            self._process.stdin.write(json.dumps(request | {"nonce": nonce}).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise self._ended("it ended the process that runs it") from error
+            self._requests.put(data, timeout=max(self._left, 0.0))
+        except queue.Full as error:
+            raise self._ended(LATE) from error
         return nonce
 
     def _receive(self, nonce: str) -> Message:
         """The next message, which has to carry this nonce, or to say that a check's copy ended."""
-        start = time.monotonic()
-        try:
-            line = self._lines.get(timeout=max(self._left, 0.0))
-        except queue.Empty as error:
-            raise self._ended(
-                "it did not finish in time and could not be interrupted: an endless loop that"
-                " catches every exception?"
-            ) from error
-        self._left -= time.monotonic() - start
+        line = self._line()
         if not line:
-            raise self._ended("it ended the process that runs it")
+            raise self._ended(ENDED)
+        self._size = len(line)
         try:
-            message = json.loads(line)
-            theirs = dict(message).pop("nonce")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            message = dict(json.loads(line))
+            theirs = message.pop("nonce")
+        except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
             raise self._ended(FORGED) from error
         if theirs == self._begun and nonce != theirs and "ended" in message:
             self._open = False
-            raise EndedError(str(message["ended"])[:400] or "it ended the process that runs it")
+            raise EndedError(_text(message["ended"]) or ENDED)
         if theirs != nonce:
             raise self._ended(FORGED)
-        return dict(message)
+        return message
 
-    def _listen(self, process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
-        assert process.stdout is not None
-        with process.stdout as stream:
-            while line := stream.readline(LARGEST):
-                lines.put(line if line.endswith(b"\n") else b"too long")
-        lines.put(b"")
+    def _line(self) -> bytes:
+        """The next line, empty at the end. Meanwhile the folder is looked at now and then."""
+        end = time.monotonic() + self._left
+        while True:
+            self._left = end - time.monotonic()
+            try:
+                line = self._lines.get(timeout=min(max(self._left, 0.0), LOOKS))
+            except queue.Empty as error:
+                if self._left <= 0:
+                    raise self._ended(LATE) from error
+                self._look()
+                continue
+            self._left = end - time.monotonic()
+            return line
+
+    def _look(self) -> None:
+        if self._folder.full:
+            raise self._ended(
+                f"it fills its folder: more than {ROOM // 2**20} MiB, or than {FILES:,} files"
+            )
 
     # --- the process ------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True)
+        self._folder = Folder()
+        folder = self._folder.path
         classroom = Path(__file__).parent
         environment = {name: os.environ[name] for name in PASSED if name in os.environ} | {
-            "HOME": self._folder.name,
-            "TMPDIR": self._folder.name,
-            "MPLCONFIGDIR": self._folder.name,
+            "HOME": folder,
+            "TMPDIR": folder,
+            "MPLCONFIGDIR": folder,
             "MPLBACKEND": "Agg",
             "OMP_NUM_THREADS": "1",  # a process with one thread can be forked safely
             "MKL_NUM_THREADS": "1",
@@ -175,19 +196,23 @@ class Process:
         }
         self._process = subprocess.Popen(
             # -P: else a file beside the submission may be taken for a library
-            [sys.executable, "-P", "-c", BOOT, self._folder.name, classroom.parent, classroom],
+            [sys.executable, "-P", "-c", BOOT, folder, classroom.parent, classroom],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=self._folder.name,
+            cwd=folder,
             env=environment,
             start_new_session=True,
         )
+        # What a pipe does not take, or brings, waits in a queue and keeps a thread, not the judge
         self._lines: queue.Queue[bytes] = queue.Queue(maxsize=4)
-        threading.Thread(
-            target=self._listen, args=(self._process, self._lines), daemon=True
-        ).start()
-        self._begun, self._left = "", STARTING + PATIENCE * RUNNING
+        self._requests: queue.Queue[bytes] = queue.Queue(maxsize=4)
+        self._closed = threading.Event()
+        given = (self._process, self._lines, self._requests, self._closed)
+        for work in (_listen, _speak):
+            threading.Thread(target=work, args=given, daemon=True).start()
+        start = time.monotonic()
+        self._begun, self._left = "", min(STARTING + PATIENCE * RUNNING, self._starting)
         request = {
             "do": "run",
             "cells": [asdict(cell) for cell in self.cells],
@@ -195,13 +220,18 @@ class Process:
             "fork": self.fork,
         }
         try:
-            reply = self._receive(self._send(request))
+            nonce = self._send(request)
+            about = self._receive(nonce)  # sent before any of the cells has run
+            self.imports = [_text(name, 80) for name in _listed(about.get("imports"))]
+            reply = self._receive(nonce)
+            self._look()
         except EndedError as error:
             self.failed = f"while its cells ran, {error}"
             raise EndedError(self.failed) from error
-        self.imports = [str(name)[:80] for name in _listed(reply.get("imports"))]
-        self.problems = [str(text)[:400] for text in _listed(reply.get("problems"))]
-        self.refused = str(reply.get("refused", ""))[:400]
+        finally:
+            self._starting -= time.monotonic() - start
+        self.problems = [_text(text) for text in _listed(reply.get("problems"))]
+        self.refused = _text(reply.get("refused"))
         if reply.get("late"):
             self.failed = (
                 f"your file did not finish within {RUNNING:g} s: an endless loop, or a sleep,"
@@ -220,44 +250,95 @@ class Process:
         if self._process is None:
             return
         process, self._process, self._open = self._process, None, False
+        self._closed.set()
         _kill(process.pid)
         process.kill()
         process.wait()
+        with suppress(queue.Full):  # then the thread is writing, and finds the pipe broken
+            self._requests.put_nowait(b"")
         with suppress(OSError):
-            self.printed += os.stat(os.path.join(self._folder.name, "printed")).st_size
-        with suppress(OSError):
-            assert process.stdin is not None
-            process.stdin.close()
-        with suppress(queue.Empty):  # so that nothing holds the thread that listens
-            while self._lines.get(timeout=1):
-                pass
-        self._folder.cleanup()
+            self.printed += os.lstat(os.path.join(self._folder.path, "printed")).st_size
+        self._folder.remove()
 
 
+ENDED = "it ended the process that runs it"
+LATE = (
+    "it did not finish in time and could not be interrupted: an endless loop that catches every"
+    " exception?"
+)
 FORGED = "it wrote on the line to the grader itself: what a function returns goes there by itself"
 
 
+def _text(value: Any, most: int = 400) -> str:
+    return value[:most] if isinstance(value, str) else ""
+
+
 def _listed(value: Any) -> list[Any]:
-    return list(value)[:40] if isinstance(value, list) else []
+    return value[:40] if isinstance(value, list) else []
+
+
+def _listen(
+    process: subprocess.Popen[bytes],
+    lines: queue.Queue[bytes],
+    _: queue.Queue[bytes],
+    closed: threading.Event,
+) -> None:
+    """What the process writes, line by line, until it ends; at the end an empty one."""
+    assert process.stdout is not None
+    with process.stdout as stream:
+        line = b"\n"
+        while line and not closed.is_set():
+            line = stream.readline(LARGEST)
+            whole = line if line.endswith(b"\n") or not line else b"too long"
+            while not closed.is_set():
+                with suppress(queue.Full):
+                    lines.put(whole, timeout=LOOKS)
+                    break
+
+
+def _speak(
+    process: subprocess.Popen[bytes],
+    _: queue.Queue[bytes],
+    requests: queue.Queue[bytes],
+    closed: threading.Event,
+) -> None:
+    """Write the requests to the process, which may read them or not."""
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin as stream:
+        while (request := requests.get()) and not closed.is_set():
+            stream.write(request)
+            stream.flush()
 
 
 def _kill(leader: int) -> None:
-    """Kill the leader's group, and what the leader's children have started outside of it."""
-    if hasattr(os, "killpg"):
-        for process in _descendants(leader):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, signal.SIGKILL)
+    """Kill the leader, its group, and what else is below it.
+
+    Where the kernel refuses a new session or group (calls.py), the group is all there is.
+    """
+    if not hasattr(os, "killpg"):
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(leader, signal.SIGSTOP)  # it starts no more, and inherits what its children started
+        for _ in range(ROUNDS):
+            below = _descendants(leader)
+            for process in below:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGKILL)
+            if not below:
+                break
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _descendants(leader: int) -> list[int]:
-    """The processes below this one, where /proc lists them."""
+    """The processes below this one that still run, where /proc lists them."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):
-            # After the name, which may have brackets of its own: state, parent
-            parents[int(entry.parent.name)] = int(entry.read_bytes().rpartition(b")")[2].split()[1])
+            # After the name, which may have brackets of its own
+            state, parent, *_ = entry.read_bytes().rpartition(b")")[2].split()
+            if state not in b"ZX":
+                parents[int(entry.parent.name)] = int(parent)
     found = [leader]
     for process in found:
         found += [child for child, parent in parents.items() if parent == process]

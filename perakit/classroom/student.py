@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from perakit.classroom.calls import refuse
 from perakit.classroom.cells import Cell
 from perakit.classroom.clock import PATIENCE, OutOfTime, limited
 from perakit.classroom.guard import MEMORY, ForbiddenError, Guard, Places, guard, limit_memory
@@ -139,7 +140,7 @@ def imports(cells: Iterable[Cell]) -> list[str]:
     for cell in cells:
         nodes: Iterable[ast.AST] = ()
         if cell.graded:
-            with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            with suppress(Exception):  # whatever the text may be: running it says what is wrong
                 nodes = ast.walk(ast.parse(python(cell.source)))
         for node in nodes:
             if isinstance(node, ast.Import):
@@ -184,7 +185,10 @@ def _left_out(error: BaseException, work: Work) -> str:
 
 def sentence(error: BaseException) -> str:
     """An exception as a student should read it."""
-    message = str(error)
+    try:
+        message = str(error)
+    except Exception:  # its text is the student's, too
+        message = ""
     if isinstance(error, ForbiddenError):
         return message
     if isinstance(error, SystemExit):
@@ -351,6 +355,12 @@ class Line:
             raise EOFError
         return dict(json.loads(text))
 
+    def forget(self) -> None:
+        """Make room for what the next check prints; a byte stays, to say that something was."""
+        with suppress(OSError, ValueError):
+            os.ftruncate(1, min(os.fstat(1).st_size, 1))
+            sys.stdout.flush()
+
     def write(self, nonce: str, reply: Message) -> None:
         """Send a reply to the request that had this nonce."""
         data = json.dumps({"nonce": nonce} | reply).encode("ascii") + b"\n"
@@ -383,6 +393,7 @@ def _in_a_copy(room: Room, line: Line) -> str:
         code = 1
         try:
             limit_memory(MEMORY, guard.statm)
+            refuse(forks=False)
             serve(room, line)
             with suppress(BaseException):
                 sys.stdout.flush()
@@ -405,12 +416,14 @@ def main(folder: str) -> None:
     with suppress(EOFError):  # the judge has ended
         first = line.read()
         cells = [Cell(**cell | {"tags": tuple(cell["tags"])}) for cell in first["cells"]]
-        reply: Message = {"imports": imports(cells), "late": False}
-        watch = guard(Places(folder, os.path.dirname(__file__)))
+        # Sent while nothing of the submission has run that could change it
+        line.write(first["nonce"], {"imports": imports(cells)})
+        watch = guard(Places(folder, os.path.dirname(__file__)), first["fork"])
         # So that a submission's own `import perakit` finds the library, and none of its classroom
         for name in [name for name in sys.modules if name.partition(".")[0] == "perakit"]:
             del sys.modules[name]
         work = Work({})
+        reply: Message = {"late": False}
         try:
             with limited(first["seconds"]):
                 work = run(cells)
@@ -419,9 +432,15 @@ def main(folder: str) -> None:
         reply |= {"problems": [text[:400] for text in work.problems[:5]], "refused": watch.seen}
         watch.seen = ""
         line.write(first["nonce"], reply)
+        if not first["fork"]:  # else each copy has its own limit
+            limit_memory(MEMORY, watch.statm)
         while True:
             request = line.read()
+            if request["do"] != "begin":  # to a copy that has just ended
+                continue
             room = Room(work, request["seconds"], watch)
             line.write(request["nonce"], {"missing": missing(request["functions"], work)})
             answered = _in_a_copy if first["fork"] else serve
-            line.write(request["nonce"], {"ended": answered(room, line)})
+            ended = answered(room, line)
+            line.forget()
+            line.write(request["nonce"], {"ended": ended})

@@ -20,6 +20,9 @@ import numpy as np
 
 DEEPEST, MOST = 40, 200_000  # levels of nesting, and values in one message
 LARGEST = 16 * 2**20  # bytes of one message
+# What takes a time that grows with the square: a fraction in lowest terms, keys of equal hashes.
+# And Python writes no integer of more than 4300 decimal digits
+DIGITS, KEYS = 3500, 1000  # of an integer, in base 16; of a dict
 NUMBERS = re.compile(r"[<>|=][biufc]\d{1,2}")  # the dtypes whose bytes are numbers
 SHOWN = 200  # characters that are sent of what another object prints
 
@@ -72,7 +75,8 @@ class Encoder:
         if kind is int:
             if value.bit_length() < 64:
                 return value
-            self._count(value.bit_length() // 4)
+            if value.bit_length() > 4 * DIGITS:
+                raise NotPlainError(f"it has an integer of more than {4 * DIGITS:,} bits")
             return {"integer": hex(value)}
         if kind is complex:
             return {"complex": [value.real, value.imag]}
@@ -83,13 +87,15 @@ class Encoder:
             items = [self._encode(item, depth - 1) for item in value]
             return {"tuple" if kind is tuple else "list": items}
         if kind is dict:
+            if len(value) > KEYS:
+                raise NotPlainError(f"it is a dict of more than {KEYS:,} entries")
             pairs = [[self._encode(part, depth - 1) for part in pair] for pair in value.items()]
             return {"dict": pairs}
-        if isinstance(value, np.ndarray | np.generic) or hasattr(kind, "__array__"):
+        if issubclass(kind, np.ndarray | np.generic) or hasattr(kind, "__array__"):
             return self._array(value, depth)
         plain: Any
         for plain in (int, float, str, list, tuple, dict):  # an IntEnum, a namedtuple, ...
-            if isinstance(value, plain):
+            if issubclass(kind, plain):
                 return self._encode(plain(value), depth)
         text = repr(value)[:SHOWN]
         return {"object": [self.keep(value), kind.__name__, text, callable(value)]}
@@ -101,7 +107,7 @@ class Encoder:
         if NUMBERS.fullmatch(array.dtype.str):
             self._count(array.nbytes)
             data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
-            what = "scalar" if isinstance(value, np.generic) else "array"
+            what = "scalar" if issubclass(type(value), np.generic) else "array"
             return {what: [array.dtype.str, list(array.shape), data]}
         if isinstance(value, np.generic):
             return self._encode(value.item(), depth - 1)
@@ -122,63 +128,103 @@ def decode(message: Any, refer: Callable[[Reference], Any]) -> Any:
 
     refer: what to put in the place of a `Reference`.
     """
-    if message is None or isinstance(message, bool | int | float | str):
-        return message
-    if not isinstance(message, dict) or len(message) != 1:
-        raise NotPlainError("a value is one of the kinds that this file names")
-    (kind, content), *_ = message.items()
-    try:
-        return _DECODERS[kind](content, refer)
-    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
-        raise NotPlainError(f"{str(kind)[:40]!r} with other contents") from error
+    return _Decoder(refer).decode(message, DEEPEST)
 
 
-def _array(content: Any, refer: object) -> np.ndarray:
-    dtype, shape, data = content
-    if not NUMBERS.fullmatch(dtype):
-        raise ValueError("a dtype that is no number")
-    flat = np.frombuffer(base64.b64decode(data, validate=True), dtype=np.dtype(dtype))
-    return flat.reshape(_shape(shape)).copy()
+class _Decoder:
+    """The way back; it has the same limits, since nobody knows who wrote the message."""
+
+    def __init__(self, refer: Callable[[Reference], Any]) -> None:
+        self.refer, self.left = refer, MOST
+
+    def decode(self, message: Any, depth: int) -> Any:
+        self.left -= 1
+        if depth == 0 or self.left < 0:
+            raise NotPlainError("more values or levels than an `Encoder` writes")
+        if message is None or isinstance(message, bool | int | float | str):
+            return message
+        if not isinstance(message, dict) or len(message) != 1:
+            raise NotPlainError("a value is one of the kinds that this file names")
+        (kind, content), *_ = message.items()
+        try:
+            return _DECODERS[kind](self, content, depth - 1)
+        except NotPlainError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+            raise NotPlainError(f"{kind[:40]!r} with other contents") from error
+
+    def items(self, contents: Any, depth: int) -> list[Any]:
+        if not isinstance(contents, list):
+            raise TypeError("a list")
+        return [self.decode(item, depth) for item in contents]
+
+    def integer(self, text: Any, _: int) -> int:
+        if len(text) > DIGITS + 3:  # and -0x
+            raise ValueError("an integer with so many digits")
+        return int(text, 16)
+
+    def complex(self, both: Any, _: int) -> complex:
+        real, imaginary = map(float, both)
+        return complex(real, imaginary)
+
+    def fraction(self, both: Any, depth: int) -> Fraction:
+        numerator, denominator = self.items(both, depth)
+        if type(numerator) is not int or type(denominator) is not int:
+            raise TypeError("a fraction of integers")
+        return Fraction(numerator, denominator)
+
+    def dict(self, pairs: Any, depth: int) -> Any:
+        if len(pairs) > KEYS:
+            raise ValueError("a dict of so many entries")
+        return {self.decode(key, depth): self.decode(item, depth) for key, item in pairs}
+
+    def array(self, content: Any, _: int) -> np.ndarray:
+        dtype, shape, data = content
+        if not NUMBERS.fullmatch(dtype):
+            raise ValueError("a dtype that is no number")
+        raw = base64.b64decode(data, validate=True)
+        if dtype[1] == "b":  # whose bytes are 0 or 1, or NumPy calls equal what is not
+            flat = np.frombuffer(raw, np.uint8) != 0
+        else:
+            flat = np.frombuffer(raw, np.dtype(dtype))
+        return flat.reshape(_shape(shape)).copy()
+
+    def scalar(self, content: Any, depth: int) -> Any:
+        return self.array(content, depth)[()]
+
+    def objects(self, content: Any, depth: int) -> np.ndarray:
+        shape, items = content
+        shape = _shape(shape)
+        made = np.empty(len(items), dtype=object)
+        for k, item in enumerate(self.items(items, depth)):
+            made[k] = item
+        return made.reshape(shape)
+
+    def reference(self, content: Any, _: int) -> Any:
+        number, kind, text, function = content
+        if type(number) is not int or type(kind) is not str or type(text) is not str:
+            raise ValueError("a number and two texts")
+        return self.refer(Reference(number, kind[:SHOWN], text[:SHOWN], bool(function)))
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
     if not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError("a shape of whole numbers")
+    # Also of an empty array: (10**12, 0) times a matrix would be enormous
+    if math.prod(max(size, 1) for size in shape) > LARGEST:
+        raise ValueError("a shape that large")
     return tuple(shape)
 
 
-def _objects(content: Any, refer: Callable[[Reference], Any]) -> np.ndarray:
-    shape, items = content
-    if math.prod(_shape(shape)) != len(items):
-        raise ValueError("as many items as the shape says")
-    made = np.empty(len(items), dtype=object)
-    for k, item in enumerate(items):
-        made[k] = decode(item, refer)
-    return made.reshape(_shape(shape))
-
-
-def _reference(content: Any, refer: Callable[[Reference], Any]) -> Any:
-    number, kind, text, function = content
-    if type(number) is not int or type(kind) is not str or type(text) is not str:
-        raise ValueError("a number and two texts")
-    return refer(Reference(number, kind[:SHOWN], text[:SHOWN], bool(function)))
-
-
-_DECODERS: dict[str, Callable[[Any, Callable[[Reference], Any]], Any]] = {
-    "integer": lambda text, _: int(text, 16),
-    "complex": lambda both, _: complex(float(both[0]), float(both[1])),
-    "fraction": lambda both, refer: Fraction(*(decode(part, refer) for part in both)),
-    "list": lambda items, refer: [decode(item, refer) for item in items],
-    "tuple": lambda items, refer: tuple(decode(item, refer) for item in items),
-    "dict": lambda pairs, refer: {_key(key, refer): decode(item, refer) for key, item in pairs},
-    "array": _array,
-    "scalar": lambda content, refer: _array(content, refer)[()],
-    "objects": _objects,
-    "object": _reference,
+_DECODERS: dict[str, Callable[[_Decoder, Any, int], Any]] = {
+    "integer": _Decoder.integer,
+    "complex": _Decoder.complex,
+    "fraction": _Decoder.fraction,
+    "list": _Decoder.items,
+    "tuple": lambda decoder, items, depth: tuple(decoder.items(items, depth)),
+    "dict": _Decoder.dict,
+    "array": _Decoder.array,
+    "scalar": _Decoder.scalar,
+    "objects": _Decoder.objects,
+    "object": _Decoder.reference,
 }
-
-
-def _key(message: Any, refer: Callable[[Reference], Any]) -> Any:
-    key = decode(message, refer)
-    hash(key)  # TypeError for a list
-    return key
