@@ -526,6 +526,7 @@ from perakit.theory import exact_rank as true_rank
 drawn = st.fixed_dictionaries
 LARGEST_SIDE = 40
 SMALL = 24  # entries of an array that a message shows in full
+FEW = 25  # examples where a few inputs say it all
 
 # --- what a student returned ----------------------------------------------------------------------
 
@@ -560,6 +561,12 @@ def exact(value, what, *axes):
             else Fraction(float(entry)).limit_denominator(10**9)
         )
     return found.reshape(array.shape)
+
+
+def number(got):
+    """One number, whatever it is."""
+    expect(isinstance(got, Real), f"expected a whole number got {show(got)}")
+    return got
 
 
 def no_floats(got, *axes_of):
@@ -712,7 +719,7 @@ def rank_small(work, M):
     hint="where in your function does a number become a float, or is compared with a tolerance?",
 )
 def rank_exact(work, power, d):
-    found = [work.exact_rank(M) for M in ([[0]], [[1]], [[1, 0], [0, 1]])]
+    found = [number(work.exact_rank(M)) for M in ([[0]], [[1]], [[1, 0], [0, 1]])]
     expect(
         not found[0] == found[1] == found[2],
         f"[[0]], [[1]] and [[1, 0], [0, 1]] have the ranks 0, 1 and 2, and you say {show(found[0])}"
@@ -723,9 +730,9 @@ def rank_exact(work, power, d):
         (f"[[1, N], [N, N² + {d}]]", lambda N: [[1, N], [N, N * N + d]]),
         (f"[[1/3, 1], [1, 3 + {d}/N]]", lambda N: [[third, 1], [1, 3 + Fraction(d, N)]]),
     ):
-        small, got = work.exact_rank(matrix(2)), work.exact_rank(matrix(10**power))
+        small, got = (number(work.exact_rank(matrix(N))) for N in (2, 10**power))
         expect(
-            isinstance(got, Real) and got == small,
+            got == small,
             f"{said} has the same rank for every N > 1: you say {show(small)} at N = 2, and"
             f" {show(got)} at N = 10^{power}",
         )
@@ -874,6 +881,7 @@ def two_dimensions(work, m, n, rank):
     "dimensions",
     examples=layers,
     hint="how many parameters are there, each h counted once, and how many of them are wasted?",
+    count=FEW,
 )
 def pera_dimension(work, m, n, rank):
     expected = rank * (m + n) + sum(range(rank + 1)) - rank
@@ -886,6 +894,7 @@ def pera_dimension(work, m, n, rank):
     "dimensions",
     examples=layers,
     hint="(PERA, LoRA), in this order; how many entries has the matrix that can be undone?",
+    count=FEW,
 )
 def lora_dimension(work, m, n, rank):
     expect_equal(two_dimensions(work, m, n, rank)[1], rank * (m + n - rank), what="LoRA")
@@ -1053,8 +1062,9 @@ def classes(work, h, rank):
 )
 def shared(work, c, rank):
     pairs = [(i, j) for i in range(rank) for j in range(i, rank)]
-    one, all_different = work.unseen([0] * len(pairs), rank), of_squares(range(1, rank + 1))
-    many = work.unseen(all_different, rank)
+    all_different = of_squares(range(1, rank + 1))
+    one = number(work.unseen([0] * len(pairs), rank))
+    many = number(work.unseen(all_different, rank))
     expect(
         one != many,
         f"you say {show(one)} for h = 0, where all rows of H are equal, and for h ="
@@ -1064,9 +1074,9 @@ def shared(work, c, rank):
         ([c if i == j else 2 * c for i, j in pairs], one, "equal"),
         ([c for _ in pairs], many, "different"),
     ):
-        got = work.unseen(h, rank)
+        got = number(work.unseen(h, rank))
         expect(
-            isinstance(got, Real) and got == expected,
+            got == expected,
             f"h = {h}: all rows of H are {rows}, and for such rows your own answer is"
             f" {show(expected)}; here it is {show(got)}",
         )
@@ -1151,6 +1161,7 @@ def harmless(work, b, a, h, more):
     "recover",
     examples=drawn({"b": st.just([1, 2]), "a": st.just([1, 3]), "h": st.integers(1, 3)}),
     hint="Fraction / Fraction is exact: where does a float come in?",
+    count=FEW,
 )
 def found_exact(work, b, a, h):
     no_floats(work.recover(*merged(b, a, h)), "a n", "h")
@@ -1277,6 +1288,7 @@ def limit(work, x, y):
     "near",
     examples=arrays(x="m", y="n"),
     hint="an array of whole numbers times a Fraction is exact; float(...) and 1e-4 are not",
+    count=FEW,
 )
 def near_exact(work, x, y):
     no_floats(work.near(x.astype(int), y.astype(int), Fraction(1, 10**4)), "b m", "a n", "h")

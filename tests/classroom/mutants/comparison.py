@@ -406,7 +406,7 @@ MUTANTS = [
         "all_pairs",
         PAIRS,
         "pairs = [intervals[both] for both in zip(method_rates, baseline_rates)]",
-        "ou say 'no difference shown'. It is 0.001 against 0.01: you say 'better'",
+        "you say 'better'",
     ),
     # Equal rates only
     (
@@ -414,7 +414,7 @@ MUTANTS = [
         PAIRS,
         "shared = [rate for rate in method_rates if rate in baseline_rates]\n"
         "    pairs = [intervals[rate, rate] for rate in shared]",
-        "ou say 'no difference shown'. It is 0.001 against 0.01: you say 'better'",
+        "you say 'better'",
     ),
     # All intervals there are
     (
