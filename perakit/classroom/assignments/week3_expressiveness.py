@@ -1292,3 +1292,26 @@ def limit(work, x, y):
 )
 def near_exact(work, x, y):
     no_floats(work.near(x.astype(int), y.astype(int), Fraction(1, 10**4)), "b m", "a n", "h")
+
+
+# The grader sees whether an argument was changed, and says so in the check of this name alone.
+@check(
+    1,
+    "no function changes its arguments",
+    "exact_rank",
+    "other_factors",
+    "unseen",
+    "recover",
+    "near",
+    hint="rows that are exchanged or divided are the caller's: make a copy first",
+    alone=True,
+)
+def untouched(work):
+    work.exact_rank([[0, 2, 1], [3, 1, 2], [3, 3, 3]])
+    B, A = np.array([[1, 2], [3, 4], [5, 7]]), np.array([[2, 3, 5], [7, 11, 13]])
+    for keep in ("PERA", "LoRA"):
+        work.other_factors(B, A, np.array([2, 3, 5]), keep)
+    work.unseen([1, 2, 3], 2)
+    b, a = (np.array([Fraction(k) for k in entries]) for entries in ((0, 2, 3, 5), (1, 4)))
+    work.recover(*merged(b, a, Fraction(1, 2)))
+    work.near(np.array([1, 2]), np.array([3, 4]), Fraction(1, 10**4))

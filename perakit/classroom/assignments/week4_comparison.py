@@ -1500,3 +1500,30 @@ def seeds(work, trainable, scores, share):
 def mean_score(work, trainable, scores, share):
     got = value_of(work, "mean", trainable, scores, share)
     expect_equal(got, statistics.fmean(scores), what="'mean', for the seeds 7 and 3")
+
+
+# The grader sees whether an argument was changed, and says so in the check of this name alone.
+@check(
+    1,
+    "no function changes its arguments",
+    "numbers",
+    "matched_rank",
+    "at_best_rate",
+    "possible_rates",
+    "paired",
+    "robust_verdict",
+    "order_share",
+    "report",
+    hint="`.pop`, `.sort`, `del` and `+=` change what the caller has: work on a copy",
+    alone=True,
+)
+def untouched(work):
+    shapes, rows = [(3, 2), (1, 4)], table("LoRA", [[3, 1], [2, 4]])
+    work.numbers(shapes, 2)
+    work.matched_rank(shapes, 40)
+    work.at_best_rate(rows, "LoRA")
+    work.possible_rates(rows, "LoRA")
+    work.paired({1: 2.0, 0: 3.0}, {0: 1.0, 1: 4.0})
+    work.robust_verdict({(0.1, 0.1): (1.0, 2.0), (0.2, 0.1): (-2.0, -1.0)}, [0.2, 0.1], [0.1])
+    work.order_share(np.ones((2, 2)), np.ones((2, 2)), np.array([1.0, -2.0, 3.0]))
+    work.report("LoRA", 5, {7: 2.0, 3: 1.0}, (0.5, 0.25, 0.75), 0.1)

@@ -518,4 +518,18 @@ MUTANTS = [
     ("mean_score", "np.mean(list(scores.values()))", "mean", "expected 0 got -0.5"),
     # The best seed
     ("mean_score", "np.mean(list(scores.values()))", "min(scores.values())", "expected 0.5 got 0"),
+    # The baseline's scores are taken out
+    (
+        "untouched",
+        D,
+        "d = np.array([method[seed] - baseline.pop(seed) for seed in method])",
+        "paired changes its argument {0: 1, 1: 4} in place, to {}: copy it first",
+    ),
+    # The rates are sorted in place
+    (
+        "untouched",
+        PAIRS,
+        f"method_rates.sort()\n    {PAIRS}",
+        "robust_verdict changes its argument [0.2, 0.1] in place, to [0.1, 0.2]",
+    ),
 ]

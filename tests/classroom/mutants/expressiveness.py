@@ -488,4 +488,18 @@ MUTANTS = [
     ),
     # All is
     ("near_exact", NEAR, f"epsilon = float(epsilon)\n    {NEAR}", "b has the float 10000.0"),
+    # Fractions are put into the caller's rows
+    (
+        "untouched",
+        "rows = [[Fraction(entry) for entry in row] for row in M]",
+        "rows = M\n    for row in rows:\n        row[:] = map(Fraction, row)",
+        "exact_rank changes its argument [[0, 2, 1], [3, 1, 2], [3, 3, 3]] in place",
+    ),
+    # One of the other factors is made in the caller's array
+    (
+        "untouched",
+        "return B @ M, inverse @ A, h",
+        "B[:] = B @ M\n    return B, inverse @ A, h",
+        "other_factors changes its argument [[1,2],[3,4],[5,7]] in place, to [[1,3],[3,7],[5,12]]",
+    ),
 ]
