@@ -150,6 +150,8 @@ class Report:
             "output_format": "text",  # by default it is read as HTML
             "visibility": "visible",
             "tests": tests,
+            # For the teacher alone
+            "extra_data": {"imports": list(self.imports), "refused": one_line(self.refused)},
         }
 
 

@@ -28,8 +28,8 @@ BLOCKS = dict(
 UPDATE = "return alpha / A.shape[0] * (B @ A)"
 MERGE = "return (W0.astype(np.float64) + delta).astype(W0.dtype)"
 STUDENTS = [
-    ("return alpha / B.shape[0] * (B @ A)", MERGE, "W0 += delta\n    return W0", 15, 22),
-    ("return (alpha / A.shape[0]) ** 2 * (B @ A)", "", "", 20, 24),
+    ("return alpha / B.shape[0] * (B @ A)", MERGE, "W0 += delta\n    return W0", 30, 33),
+    ("return (alpha / A.shape[0]) ** 2 * (B @ A)", "", "", 31, 35),
 ]
 
 
@@ -43,7 +43,7 @@ def test_the_page_shows_what_the_grader_says(update, old, new, points, of, tmp_p
         text.replace(UPDATE, update).replace(old or "\0", new), encoding="utf-8"
     )
     (tmp_path / "hidden.py").write_text(BLOCKS["hidden"], encoding="utf-8")
-    report = grade(tmp_path / "work.py", hidden=tmp_path / "hidden.py" if of == 24 else None)
+    report = grade(tmp_path / "work.py", hidden=tmp_path / "hidden.py" if of == 35 else None)
     shown = [line for line in str(report).splitlines() if line in PAGE.splitlines()]
     assert (report.points, report.of) == (points, of)
     assert shown[-1] == f"{ID}: {points} of {of} points"
@@ -70,7 +70,7 @@ def test_the_assignment_on_the_page_is_one(tmp_path, monkeypatch):
     try:
         task = assignments()["traces"]
         assert (task.title, task.points) == ("Traces", 2)
-        assert len(export("traces", tmp_path / "teacher")) == 8
+        assert len(export("traces", tmp_path / "teacher")) == 9
         require("traces/trace", lambda B, A: np.sum(B * A.T))
         with pytest.raises(AssertionError, match="smallest input that breaks it: B="):
             require("traces/trace", lambda B, A: np.sum(B * A.T) + A[0, 0])
