@@ -1,8 +1,8 @@
 """A student's process as the judge sees it: started, asked, limited, ended.
 
 The judge sends a call and waits for the reply that carries the call's own nonce. Whatever else
-comes along that line was written by the submission itself: it is noticed, and ends the process. Nothing
-that comes is taken for more than it may be, and nothing is waited for without an end.
+comes along that line was written by the submission itself: it is noticed, and ends the process.
+Nothing that comes is taken for more than it may be, and nothing is waited for without an end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Attacks on the grader: none raises a mark, ends the run, or changes what another gets or has.
 
-Each is graded between two honest submissions, by a judge in a process of its own (attacks/judge.py).
+Each is graded between two honest submissions, by a judge in a process of its own, attacks/judge.py.
 Once with all that the kernel can refuse, and once without: what then remains is in the table.
 """
 
