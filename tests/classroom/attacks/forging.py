@@ -120,8 +120,7 @@ ATTACKS = {
         "said": "expected",
     },
     "a thread that writes all the time": {
-        "cell": LINE
-        + "def babble():\n    while True:\n        say(nonce='', value=2)\n"
+        "cell": LINE + "def babble():\n    while True:\n        say(nonce='', value=2)\n"
         "        time.sleep(0.01)\n"
         "threading.Thread(target=babble, daemon=True).start()\n",
         "body": "return -1",
