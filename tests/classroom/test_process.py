@@ -143,7 +143,6 @@ def once(_, holds, *__):
 @example([line(CHECKS, ended="")] * 20)
 @example([line(CHECKS, ended=[])])
 @example([line(value=2.5, refused="x")])
-@example([line(value=2.5, changed=[])])
 def test_whatever_a_process_says_the_check_fails_in_a_sentence(said):
     with patch("perakit.classroom.examination.search", once):
         finding = examine(two, Puppet(said).answer)
