@@ -1,6 +1,6 @@
 """Attacks on the grader: none raises a mark, ends the run, or changes what another gets or has.
 
-Each is graded between two honest submissions, by a judge in a process of its own (attacks/judge.py).
+Each is graded between two honest submissions, by a judge in a process of its own, attacks/judge.py.
 Once with all that the kernel can refuse, and once without: what then remains is in the table.
 """
 
@@ -226,3 +226,72 @@ def remaining(kind, folder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_remains_without_the_kernel_is_what_the_table_says(kind, tmp_path):
     assert remaining(kind, tmp_path) == REMAINS.get(kind, {})
+
+
+def table():
+    """What holds where, as docs/teaching.md shows it."""
+    rows = [
+        "| what a submission tries | attacks | Linux 5.13 or later: prevented, noticed, not |"
+        " elsewhere: prevented, noticed, not |",
+        "|:--|--:|:--|:--|",
+    ]
+    left = []
+    for kind, words in KINDS.items():
+        outcomes = list(REMAINS.get(kind, {}).values())
+        noticed, silent = outcomes.count("noticed"), outcomes.count("not")
+        all = len(ATTACKS[kind])
+        rows.append(
+            f"| {words} | {all} | {all}, 0, 0 | {all - noticed - silent}, {noticed}, {silent} |"
+        )
+        if REMAINS.get(kind):
+            left.append(f"- {words}: {'; '.join(sorted(REMAINS[kind]))}")
+    said = "What is not prevented where the kernel has neither Landlock nor seccomp:"
+    return "\n".join([*rows, "", said, "", *left, ""])
+
+
+def test_the_table_says_what_was_seen():
+    known = {kind: set(ATTACKS[kind]) for kind in KINDS}
+    assert all(set(REMAINS[kind]) <= known[kind] for kind in REMAINS)
+    assert sum(map(len, known.values())) >= 60
+    assert (HERE / "table.md").read_text() == table()
+
+
+# --- in a box -------------------------------------------------------------------------------------
+
+BOXED = {
+    "reading": "the hidden checks, past Python",
+    "writing": "past Python: another's mode",
+    "processes": "processes that leave while its cells run",
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not LINUX, reason="namespaces of Linux")
+def test_the_limits_of_a_container_are_no_obstacle_to_grading(tmp_path):
+    """The recipe of docs/teaching.md, by unshare, prlimit and setpriv."""
+    places = {name: tmp_path / name for name in ("submissions", "hidden", "out", "scratch")}
+    for place in places.values():
+        place.mkdir()
+    (places["hidden"] / "hidden.py").write_text(HIDDEN)
+    (places["hidden"] / "other.py").write_text(REFERENCE)
+    (places["submissions"] / "reference.py").write_text(REFERENCE)
+    for kind, name in BOXED.items():
+        attack = ATTACKS[kind][name] | {"name": f"{kind}.py"}
+        written(attack, places["submissions"], places["hidden"])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.py")}
+    hidden = places["hidden"] / "hidden.py"
+    given = [sys.executable, places["submissions"], hidden, places["out"], places["scratch"]]
+    done = subprocess.run(
+        ["sh", HERE / "box.sh", *given], capture_output=True, text=True, check=False, timeout=300
+    )
+    if "unshare" in done.stderr or "Operation not permitted" in done.stderr:
+        pytest.skip(f"no namespaces here: {done.stderr.splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+    marks = json.loads((places["out"] / "marks.json").read_text())
+    lost = {
+        Path(report["file"]).stem: [one["id"] for one in report["checks"] if not one["points"]]
+        for report in marks
+    }
+    assert lost == {"reference": [], **{kind: ["count", "large"] for kind in BOXED}}
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.py")}
+    assert list(places["scratch"].iterdir()) == []

@@ -120,15 +120,15 @@ ATTACKS = {
         "said": "expected",
     },
     "a thread that writes all the time": {
-        "cell": LINE
-        + "def babble():\n    while True:\n        say(nonce='', value=2)\n        time.sleep(0.01)\n"
+        "cell": LINE + "def babble():\n    while True:\n        say(nonce='', value=2)\n"
+        "        time.sleep(0.01)\n"
         "threading.Thread(target=babble, daemon=True).start()\n",
         "body": "return -1",
         "said": WROTE,
     },
     "every answer is changed on its way": {
         "cell": LINE + "write = line().write\n"
-        "line().write = lambda nonce, reply: write(nonce, reply | {'value': True, 'missing': ''})\n",
+        "line().write = lambda nonce, reply: write(nonce, {**reply, 'value': True})\n",
         "body": "return -1",
         "said": "got True",
     },
