@@ -39,7 +39,7 @@ from perakit.classroom import check, expect_equal
 def large(work):
     expect_equal(work.trainable(4096, 4096, 16), 131072)
 """
-HONEST = {"seeded": 1, "count": 1, "forward_factored": 1, "merged": 2, "large": 3}
+HONEST = {"seeded": 1, "count": 1, "forward_factored": 1, "merged": 1, "large": 3}
 LINUX = sys.platform == "linux"
 
 

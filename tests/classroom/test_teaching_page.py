@@ -76,3 +76,11 @@ def test_the_assignment_on_the_page_is_one(tmp_path, monkeypatch):
             require("traces/trace", lambda B, A: np.sum(B * A.T) + A[0, 0])
     finally:
         Assignment.load.cache_clear()
+
+
+def test_the_page_has_the_table_of_the_attacks():
+    table = (Path(__file__).with_name("attacks") / "table.md").read_text(encoding="utf-8")
+    missing = [line for line in table.splitlines() if line[:1] in ("|", "-") and line not in PAGE]
+    assert missing == []
+    counts = [int(line.split("|")[2]) for line in table.splitlines()[2:] if line[:1] == "|"]
+    assert f"We have tried {sum(counts)} attacks" in PAGE
