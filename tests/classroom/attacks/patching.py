@@ -9,8 +9,9 @@ def guard():
 READ = """
 def read(path):
     place = C.open(os.fsencode(path), 0)
-    data = ctypes.create_string_buffer(4096)
-    return data.raw[:C.read(place, data, 4096)] if place >= 0 else b""
+    data = ctypes.create_string_buffer(2**20)
+    size = C.read(place, data, 2**20) if place >= 0 else 0
+    return data.raw[:max(size, 0)]
 """
 WRONG = "got -1"
 

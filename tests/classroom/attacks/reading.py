@@ -19,8 +19,9 @@ def reads(expression, said=OUTSIDE, cell="", **more):
 SYSTEM = """
 def read(path, where=-100):
     place = C.openat(where, os.fsencode(path), 0)
-    data = ctypes.create_string_buffer(4096)
-    return data.raw[:C.read(place, data, 4096)] if place >= 0 else b""
+    data = ctypes.create_string_buffer(2**20)
+    size = C.read(place, data, 2**20) if place >= 0 else 0
+    return data.raw[:max(size, 0)]
 
 def parent(name):
     return f"/proc/{os.getppid()}/{name}"
@@ -33,6 +34,8 @@ def judge(name):
 def copied(pid):
     here = ctypes.create_string_buffer(64)
     for line in read(f"/proc/{pid}/maps").decode(errors="replace").splitlines():
+        if " r" not in line:
+            continue
         start = int(line.split("-")[0], 16)
         local = (ctypes.c_void_p * 2)(ctypes.addressof(here), 64)
         remote = (ctypes.c_void_p * 2)(start, 64)
