@@ -14,10 +14,10 @@ notebooks: .venv/notebooks-ready ## open JupyterLab with your own copies of the 
 
 # TESTS: files or tests to run, all of their tests: make test TESTS=tests/test_files.py
 test: .venv/test-ready ## every law, method, layer kind and dtype: 6 minutes on 2 cores
-	.venv/bin/python -m pytest $(if $(TESTS),$(TESTS),-m "not thorough")
+	.venv/bin/python -m pytest $(if $(TESTS),$(TESTS),-m "not thorough and not long")
 
 test-rest: .venv/test-ready ## what `make test` leaves out: other graders, the site, whole notebooks and experiments: 9 minutes on 2 cores
-	.venv/bin/python -m pytest -m thorough $(TESTS)
+	.venv/bin/python -m pytest -m "thorough and not long" $(TESTS)
 
 test-thorough: .venv/test-ready ## everything, 500 examples a property in place of 25: hours
 	PERAKIT_HYPOTHESIS=thorough .venv/bin/python -m pytest $(TESTS)

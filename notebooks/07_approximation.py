@@ -780,7 +780,8 @@ with pk.classroom.folded():
     assert np.isclose(h_again, h_one[0])
     assert np.ptp(b_again / b[:, 0]) < 1e-9
     # A factor of b is taken back by a, and h stays as it is: the merged weight gives away h
-    # exactly, and b and a up to one number. A LoRA of rank 1 gives away as much; one of rank 2 does not.
+    # exactly, and b and a up to one number. A LoRA of rank 1 gives away as much, and one of rank 2
+    # does not.
 
 # %% [markdown]
 # ### Exercise 5

@@ -184,6 +184,9 @@ def _report(grader: Grader, path: str | Path) -> Report:
         return grader.grade(path)
     except PerakitError as error:
         return Report(Path(path).as_posix(), error=str(error))
+    except Exception as error:  # a fault of the grader's own: the class goes on
+        fault = f"the grader itself stopped with {type(error).__name__}: {error}; please report it"
+        return Report(Path(path).as_posix(), error=str(PerakitError(fault)))
 
 
 _hired: list[Grader] = []  # in a process of the pool: its grader

@@ -151,7 +151,10 @@ class Report:
             "visibility": "visible",
             "tests": tests,
             # For the teacher alone
-            "extra_data": {"imports": list(self.imports), "refused": one_line(self.refused)},
+            "extra_data": {
+                "imports": list(map(one_line, self.imports)),
+                "refused": one_line(self.refused),
+            },
         }
 
 

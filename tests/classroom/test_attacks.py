@@ -184,6 +184,16 @@ def test_attacks_of_each_kind_come_to_nothing(tmp_path):
 @pytest.mark.thorough
 @pytest.mark.skipif(not LINUX, reason="what holds elsewhere is in the table")
 @pytest.mark.parametrize("kind", KINDS)
+def test_sixty_attacks_come_to_nothing(kind, tmp_path):
+    """Every third of those that wait for no limit."""
+    swift = {name: attack for name, attack in ATTACKS[kind].items() if not attack.get("waits")}
+    check_all(dict(list(swift.items())[::3]), tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.thorough
+@pytest.mark.skipif(not LINUX, reason="what holds elsewhere is in the table")
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_attack_comes_to_nothing(kind, tmp_path):
     check_all(ATTACKS[kind], tmp_path)
 
@@ -221,6 +231,7 @@ def remaining(kind, folder):
     return {name: result for name, result in outcomes.items() if result != "prevented"}
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.skipif(not LINUX, reason="what holds elsewhere is in the table")
 @pytest.mark.parametrize("kind", KINDS)

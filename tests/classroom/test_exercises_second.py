@@ -725,6 +725,7 @@ def test_answers_are_hidden_with_their_output(source):
         assert cell.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_a_notebook_runs_with_right_answers_in_it(source, tmp_path):

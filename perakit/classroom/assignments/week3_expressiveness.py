@@ -1312,6 +1312,6 @@ def untouched(work):
     for keep in ("PERA", "LoRA"):
         work.other_factors(B, A, np.array([2, 3, 5]), keep)
     work.unseen([1, 2, 3], 2)
-    b, a = (np.array([Fraction(k) for k in entries]) for entries in ((0, 2, 3, 5), (1, 4)))
+    b, a = (np.array([Fraction(k) for k in entries]) for entries in ((1, 2, 3, 5), (1, 4)))
     work.recover(*merged(b, a, Fraction(1, 2)))
     work.near(np.array([1, 2]), np.array([3, 4]), Fraction(1, 10**4))

@@ -61,6 +61,7 @@ ATTACKS = {
         "body": "for k in range(1800):\n    os.mkdir('d')\n    os.chdir('d')\nreturn -1",
         "cell": LIBC,
         "said": FULL,
+        "or": WRONG,  # where it has ended before the judge looks
         "quick": True,
     },
     "folders that none may enter": {
