@@ -47,7 +47,11 @@ def export_without_solutions(folder: str | Path) -> Path:
 
 
 def without_solutions(text: str) -> str:
-    """An assignment's file with a stub in place of each solution, and no cells for the teacher."""
+    r"""An assignment's file with a stub in place of each solution, and no cells for the teacher.
+
+    >>> without_solutions("# %%\n# BEGIN SOLUTION\n1 + 1\n# END SOLUTION\n").splitlines()[-1]
+    'raise NotImplementedError  # your code here'
+    """
     return to_percent(
         replace(cell, source=SOLUTION.sub(rf"\1{STUB}", cell.source))
         for cell in parse_percent(text)
