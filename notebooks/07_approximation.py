@@ -646,8 +646,8 @@ with pk.classroom.folded():
 #
 # <details><summary>Hint 1</summary>
 #
-# The formula is in the section on the first order: it takes $b\circ b$, $a\circ a$ and $G = ba^\top
-# - E$.
+# The formula is in the section on the first order: it takes $b\circ b$, $a\circ a$ and
+# $G = ba^\top - E$.
 #
 # </details>
 #

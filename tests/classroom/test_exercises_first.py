@@ -1,7 +1,6 @@
 """The self-checks of notebooks 01 to 06: right answers, wrong ones, none, and what they tell."""
 
 import re
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -175,9 +174,7 @@ CASES = {
 
 @pytest.mark.parametrize(("exercise", "answer"), CASES["right"])
 def test_any_right_answer_is_right(exercise, answer, capsys):
-    start = time.perf_counter()
     assert said(capsys, exercise, answer) == "right."
-    assert time.perf_counter() - start < 5, "a student waits for it"
 
 
 @pytest.mark.parametrize(("exercise", "answer"), CASES["wrong"])

@@ -276,6 +276,7 @@ def installed(wheel, tmp_path_factory):
     return place, said
 
 
+@pytest.mark.thorough
 def test_installed_it_grades_as_the_teachers_does(installed):
     place, said = installed
     assert said["grade"][0] == 0
@@ -286,6 +287,7 @@ def test_installed_it_grades_as_the_teachers_does(installed):
     assert "m=1 n=1 rank=1 · expected 2 got 1" in failed[0]["said"]
 
 
+@pytest.mark.thorough
 def test_installed_it_begins_an_assignment(installed):
     place, said = installed
     assert said["new"][0] == 0
@@ -294,6 +296,7 @@ def test_installed_it_begins_an_assignment(installed):
     assert said["starter"][1].splitlines()[-1] == f"lora: 0 of {LORA.points:g} points"
 
 
+@pytest.mark.thorough
 def test_installed_it_has_no_solutions_to_export(installed):
     place, said = installed
     code, out, err = said["export"]
@@ -302,6 +305,7 @@ def test_installed_it_has_no_solutions_to_export(installed):
     assert not (place / "teacher").exists()
 
 
+@pytest.mark.thorough
 def test_installed_it_makes_the_same_wheel_again(installed, wheel):
     place, said = installed
     assert said["again"][0] == 0

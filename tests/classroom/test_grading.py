@@ -48,7 +48,7 @@ def grader():
 BESIDE = ("seeded", "count", "forward_factored")
 
 
-@pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.thorough)])
+@pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.long)])
 def graded(request, grader, tmp_path, only):
     """Grade the reference with another body for `trainable`; its file is read, never written.
 
@@ -281,7 +281,7 @@ def test_a_start_that_returns_something_else_is_told_what_is_expected(graded):
     ):
         starts = ["shapes", "can_move", "spread", "seeded"]
         said = failures(graded(COUNT, REFERENCE.replace(start, wrong), also=starts))
-        assert list(said) == starts
+        assert set(starts) <= set(said) <= {*starts, "no_change"}
         assert all(shown in sentence and "library" not in sentence for sentence in said.values())
 
 
@@ -344,7 +344,7 @@ def test_a_missing_function_and_one_that_is_none(graded):
     )
     named = ["forward_product", "forward_scale", "forward_factored", "cost"]
     said = failures(graded(COUNT, text, also=named))
-    assert list(said) == named
+    assert set(named) <= set(said)
     assert said["cost"] == "your file does not define `multiplications`"
     assert said["forward_scale"] == "`forward` is no function: define it with `def`"
 

@@ -40,7 +40,7 @@ UNIX = hasattr(os, "fork")
             accident,
             marks=[]
             if accident in ("hard exit", "exception", "print storm")
-            else [pytest.mark.thorough],
+            else [pytest.mark.thorough, pytest.mark.long],
         )
         for accident in ACCIDENTS
     ],

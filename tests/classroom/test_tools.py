@@ -217,8 +217,8 @@ def test_otter_shows_the_smallest_input_that_breaks_a_function(otter):
     passed, failed = otter["mistaken"]
     assert passed == ALL - {"count"}
     assert (
-        "smallest input that breaks it: m=1 n=1 rank=1 · expected 2 got 1 · hint: B has m r entries"
-        in failed["count"]
+        "smallest input that breaks it: m=1 n=1 rank=1 · expected 2 got 1 · hint: what are the"
+        " shapes of B and of A?" in failed["count"]
     )
 
 
@@ -341,7 +341,7 @@ def test_nbgrader_gives_the_reference_all_points_and_the_starter_none(gradebook)
 def test_nbgrader_a_mistake_costs_its_check(gradebook, folder):
     assert gradebook["mistaken"][0] == TASK.points - 1
     said = "".join(streams(graded(folder, "mistaken"))["stdout"])
-    assert "m=1 n=1 rank=1 · expected 2 got 1 · hint: B has m r entries" in said
+    assert "m=1 n=1 rank=1 · expected 2 got 1 · hint: what are the shapes of B and of A?" in said
 
 
 def test_nbgrader_an_endless_loop_and_an_exit_cost_their_checks_only(gradebook):
