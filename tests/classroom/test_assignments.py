@@ -162,7 +162,7 @@ def test_the_twenty_commonest_mistakes_are_there_and_each_costs_one_check(id):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("id", ["lora", "polynomial"])
+@pytest.mark.parametrize("id", ["lora", pytest.param("polynomial", marks=pytest.mark.long)])
 def test_a_function_that_returns_nothing_gets_nothing_for_its_answer(id, graded):
     """Its checks say so; only those on its arguments and its precision can still hold."""
     text = to_percent(assignments()[id].starter())

@@ -184,9 +184,9 @@ def test_attacks_of_each_kind_come_to_nothing(tmp_path):
 @pytest.mark.thorough
 @pytest.mark.skipif(not LINUX, reason="what holds elsewhere is in the table")
 @pytest.mark.parametrize("kind", KINDS)
-def test_sixty_attacks_come_to_nothing(kind, tmp_path):
-    """Every fifth; with those above there are sixty."""
-    check_all(dict(list(ATTACKS[kind].items())[::5]), tmp_path)
+def test_some_attacks_of_a_kind_come_to_nothing(kind, tmp_path):
+    """Every tenth; `make test-thorough` runs all."""
+    check_all(dict(list(ATTACKS[kind].items())[::10]), tmp_path)
 
 
 @pytest.mark.long

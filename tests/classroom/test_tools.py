@@ -265,25 +265,18 @@ def scores(results):
 FULL = {check.id: check.points for check in TASK.checks}
 
 
-def test_otter_run_gives_the_reference_all_points_and_a_mistake_costs_its_check(otter_run):
+def test_otter_run_marks_as_perakit_does_and_a_forger_gains_nothing(otter_run, handed_in):
+    """One test, so that two workers do not both have otter run everything."""
     assert scores(otter_run["reference"]) == FULL
     assert scores(otter_run["mistaken"]) == FULL | {"count": 0}
     said = {test["name"]: test["output"] for test in otter_run["mistaken"]["tests"]}["count"]
     assert "smallest input that breaks it: m=1 n=1 rank=1 · expected 2 got 1" in said
-
-
-def test_otter_run_an_endless_loop_and_an_exit_cost_their_checks_only(otter_run):
+    # An endless loop and an exit
     assert scores(otter_run["reckless"]) == FULL | {"count": 0, "cost": 0}
-
-
-def test_otter_run_a_forger_gains_nothing(otter_run):
     assert scores(otter_run["forger"]) == dict.fromkeys(ALL, 0)
     assert "PASS" not in json.dumps(otter_run["forger"])
     assert not otter_run["ran"]
-
-
-def test_perakit_grade_agrees_with_otter_run(otter_run, handed_in):
-    """The same notebooks as they were handed in, otter's own cells among them."""
+    # The same notebooks as they were handed in, otter's own cells among them
     for name in ("mistaken", "forger"):
         report = grade(handed_in[name])
         points = {outcome.id: outcome.points for outcome in report.outcomes}
