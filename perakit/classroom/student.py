@@ -115,7 +115,7 @@ def run(cells: Iterable[Cell]) -> Work:
         def execute(text: str, file: str = file) -> None:
             flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
             code = compile(text, file, "exec", flags, dont_inherit=True)
-            waiting = eval(code, work.names)
+            waiting = eval(code, work.names)  # running it is what this process is for
             if inspect.iscoroutine(waiting):
                 asyncio.run(waiting)
 
