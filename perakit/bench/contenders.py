@@ -17,12 +17,12 @@ from perakit import formulas
 from perakit.adapters import PERA, LoRA, Method
 from perakit.adapters.pera import PERAAdapter
 from perakit.bench.timing import Step
+from perakit.fast.expanded import Expanded
 from perakit.fast.plans import PLANS, Plan, choose, flop, use_plan
 from perakit.fast.product import ONEDNN
 from perakit.fast.seam import RULES
 from perakit.fast.seam import forward as fast_forward
 from perakit.fast.sources import Factors as Sides
-from perakit.fast.windows import Expanded
 from perakit.models import adapters, attach, merge
 from perakit.models.layers import Conv1D, kind_of
 

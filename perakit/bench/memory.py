@@ -16,8 +16,7 @@ from tqdm import tqdm
 from perakit import formulas
 from perakit.adapters import PERA, DeLoRA, DoRA, HiRA, LoHa, LoRA, Method, MoRA
 from perakit.bench.contenders import BUILDERS, draw
-from perakit.fast import windows
-from perakit.fast.plans import choose
+from perakit.fast import plans, windows
 from perakit.models import attach
 from perakit.models.catalogue import Architecture
 
@@ -87,7 +86,8 @@ def predicted(name: str, case: Case) -> dict[str, int]:
     They are 4 P, 4 P, 8 P + 4 a tensor (AdamW), and
 
         saved = T n (x) + 4 T K (z, where the plan makes it in the forward pass and needs it again)
-        + `kept`.
+        + `kept`, and on the lean way where it keeps them 4 (K (m + n) + K + T K): PERA's features,
+        their weights and z with the weights.
     """
     method = Method.registry["lora" if name == PLAIN else name](case.rank)
     shapes = method.shapes(case.m, case.n)
@@ -95,12 +95,18 @@ def predicted(name: str, case: Case) -> dict[str, int]:
     # Where autograd keeps what it multiplied, it keeps it in float32
     x, z = WIDE * case.tokens * case.n, WIDE * case.tokens * K
     if name != PLAIN and K:
-        plan = choose(case.tokens, case.m, case.n, K, fused=case.wide)
+        way = plans.way(case.tokens, case.m, case.n, K, fused=case.wide)
+        lean, plan = way.lean and case.wide, way.plan
         # Where perakit multiplies by factors, x is kept in the base's dtype
         x = case.dtype.itemsize * case.tokens * case.n
-        # PERA's z has K columns, or up to 15 more
-        columns = windows.count(case.rank, method.terms) if isinstance(method, PERA) else K
+        if lean and name == "mora":  # one of its factors is no parameter: autograd needs no x
+            x = 0
+        # PERA's z has K columns, or in windows up to 15 more
+        windowed = isinstance(method, PERA) and not lean
+        columns = windows.count(case.rank, "full") if windowed else K
         z = 0 if plan.output or plan.factors else WIDE * case.tokens * columns
+        if isinstance(method, PERA) and lean and way.keep:
+            z += WIDE * (K * (case.m + case.n) + K + case.tokens * K)
     return {
         "parameters": WIDE * count,
         "gradients": WIDE * count,

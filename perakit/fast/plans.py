@@ -16,6 +16,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
 
+import torch
+
 from perakit.errors import PerakitError, short
 
 
@@ -59,24 +61,71 @@ def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
     return best
 
 
+# --- where calls take longer than arithmetic ------------------------------------------------------
+
+# Numbers in a matrix from which it is large: 1 MiB of float32, about what a core's cache holds.
+# Doubt it where the cache per core is much larger.
+LARGE = 2**18
+
+# Operations of a step, forward and backward, below which its calls take longer than its arithmetic:
+# a call takes 1 to 3 µs on a CPU, and on a GPU 5 to 50 (of one H200, in 2026, a step of 10 calls
+# took 0.6 ms or more, whatever it computed, up to 2³³ operations in float32).
+FEW, FEW_ON_GPU = 2**24, 2**34
+
+
+class Way(NamedTuple):
+    """How the products of an adapted layer are made.
+
+    plan: which of them are dense; lean: by the fewest calls (`perakit.fast.lean`), all factored;
+    keep: the lean way keeps PERA's features for the backward pass.
+    """
+
+    plan: Plan
+    lean: bool = False
+    keep: bool = False
+
+
+def way(T: int, m: int, n: int, K: int, fused: bool = True, device: str = "cpu") -> Way:
+    """The lean way where calls decide, else the plan with the fewest operations.
+
+    T, m, n, K, fused: as in `flop`; device: its type. Calls decide where a step of the layer has
+    few operations, on a CPU only where W0 is not large, since that takes longer to read. The K
+    (m + n) features are kept where they are small: a quarter of x, or 2 MiB.
+    """
+    few = FEW if device == "cpu" else FEW_ON_GPU
+    if (4 * m * n + 6 * K * (m + n)) * T < few and (device != "cpu" or m * n < LARGE):
+        plan = PLANS[0] if device != "cpu" else choose(T, m, n, K, fused)
+        if plan == PLANS[0]:
+            features = K * (m + n)
+            return Way(plan, lean=True, keep=features <= max(T * n // 4, 2 * LARGE))
+    return Way(choose(T, m, n, K, fused))
+
+
 # For those who ask again and again; torch.compile follows no cache. 1,024: lengths of batches vary
 # without end, and what is kept must not.
-chosen = lru_cache(1024)(choose)
+chosen = lru_cache(1024)(way)
+
+
+def asked(T: int, m: int, n: int, K: int, fused: bool, device: str) -> Way:
+    """The way that `use_plan` asks for, or else the counted one."""
+    if wanted is None:
+        return (way if torch.compiler.is_compiling() else chosen)(T, m, n, K, fused, device)
+    return Way(wanted) if isinstance(wanted, Plan) else Way(PLANS[0], lean=True, keep=True)
 
 
 # What `use_plan` asks for here. Module attributes, since every forward pass reads them.
-wanted: Plan | None = None
+wanted: Plan | Literal["lean"] | None = None
 switched_off = False
 
 
 @contextmanager
-def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
+def use_plan(plan: Plan | Literal["reference", "lean"] | None) -> Iterator[None]:
     """Every adapted layer that is called within the block follows `plan`, in both passes.
 
-    plan: a `Plan`; "reference": the formula as it stands, differentiated by autograd; None: the
-    counted choice, as without the block. For comparing and for teaching; results differ by rounding
-    only. It holds for the whole process, all threads; where activations are checkpointed, the
-    backward pass must run inside the block too.
+    plan: a `Plan`; "reference": the formula as it stands, differentiated by autograd; "lean": by
+    the fewest calls, as on a GPU; None: the counted choice, as without the block. For comparing and
+    for teaching; results differ by rounding only. It holds for the whole process, all threads;
+    where activations are checkpointed, the backward pass must run inside the block too.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     >>> report, x = pk.attach(model, pk.PERA(rank=2), ["0"]), torch.ones(4, 3)
@@ -86,13 +135,19 @@ def use_plan(plan: Plan | Literal["reference"] | None) -> Iterator[None]:
     True
     """
     global wanted, switched_off
+    asked: Plan | Literal["lean"] | None = None
     plain = isinstance(plan, str) and plan == "reference"
-    if not (plain or plan is None or (isinstance(plan, Plan) and plan in PLANS)):
+    if isinstance(plan, str) and plan == "lean":
+        asked = "lean"
+    elif isinstance(plan, Plan) and plan in PLANS:
+        asked = plan
+    elif not plain and plan is not None:
         raise PerakitError(
-            f"plan={short(plan)} is none: pass one of perakit.fast.plans.PLANS, 'reference' or None"
+            f"plan={short(plan)} is none: pass one of perakit.fast.plans.PLANS, 'reference', 'lean'"
+            " or None"
         )
     before = wanted, switched_off
-    wanted, switched_off = plan if isinstance(plan, Plan) else None, plain
+    wanted, switched_off = asked, plain
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perakit.fast.plans import Plan
+from perakit.fast.plans import LARGE, Plan
 from perakit.fast.sources import Factors, Source
 
 
@@ -45,7 +45,7 @@ class AdaptedProduct(torch.autograd.Function):
         # Someone wants the gradient's gradient, or many gradients at once: torch finds them in the
         # formula.
         if torch.is_grad_enabled() or (not torch.compiler.is_compiling() and batched(g)):
-            return None, None, *_by_autograd(ctx.source, needs, g, *tensors)
+            return None, None, *by_autograd(ctx.source, needs, g, *tensors)
         # Autocast may be on now, and not have been in the forward pass.
         with torch.autocast(g.device.type, enabled=False) if autocasts(g) else nullcontext():
             return None, None, *_by_hand(ctx.source, ctx.plan, needs, g, z, *tensors)
@@ -148,7 +148,7 @@ def _to_factors(
     return to_left.mul_(column), to_right.mul_(column), to_weight
 
 
-def _by_autograd(
+def by_autograd(
     source: Source, needs: Sequence[bool], g: Tensor, *tensors: Tensor
 ) -> tuple[Tensor | None, ...]:
     """As `_by_hand`, by operations that can be differentiated again."""
@@ -218,10 +218,6 @@ def _onednn(processor: str) -> bool:
 # torch that is built on another BLAS.
 ONEDNN = _onednn(_processor())
 
-# Numbers in the largest matrix of a product from which oneDNN is asked: 1 MiB of float32, about
-# what a core's cache holds. Doubt it where the cache per core is much larger.
-LARGE = 2**18
-
 # Of products that sum over tokens, (K, T) @ (T, n), oneDNN is asked where n is at least this many
 # times K: on the same AMD EPYC it was quicker from there on. Doubt it together with ONEDNN.
 NARROW = 4
@@ -233,11 +229,11 @@ def matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     out (M, N): where the product is written, if given. oneDNN or MKL is chosen by size, dtype and
     device, so that the same product is rounded in the same way every time.
     """
-    mine = ONEDNN and torch.backends.mkldnn.enabled and not recorded()
-    if not mine or left.dtype != torch.float32 or left.device.type != "cpu":
-        return torch.mm(left, right, out=out)
     (M, L), N = left.shape, right.shape[1]
-    if L == 0 or max(M * L, L * N, M * N) < LARGE:
+    if not ONEDNN or L == 0 or max(M * L, L * N, M * N) < LARGE:
+        return torch.mm(left, right, out=out)
+    mine = torch.backends.mkldnn.enabled and not recorded()
+    if not mine or left.dtype != torch.float32 or left.device.type != "cpu":
         return torch.mm(left, right, out=out)
     weight = right.T
     # Rows that lie apart make it a hundred times slower.

@@ -16,9 +16,10 @@ from perakit import formulas
 from perakit.adapters.base import Adapter, Additive
 from perakit.adapters.lora import LoRAAdapter
 from perakit.fast import kept, plans
-from perakit.fast.product import AdaptedProduct, merged, multiply
+from perakit.fast.expanded import Expanded, Gathered
+from perakit.fast.lean import LeanProduct, by_graph
+from perakit.fast.product import AdaptedProduct, autocasts, merged, multiply
 from perakit.fast.sources import Dense, Given, Source
-from perakit.fast.windows import Expanded
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, W0, bias) -> W0 x + b
 
@@ -51,21 +52,71 @@ def forward(
         if type(adapter).forward not in PLAIN or hooked:
             return None  # a forward of its own is meant, and a hook waits for the call
     first, *rest = adapters
+    source, parameters = _source(first, W0)
     # Of strided rows, or of one alone, torch rounds otherwise than of flat ones: there the base
     # multiplies x as it came.
     flat = x.ndim == 2 or (x.ndim > 2 and x.is_contiguous())
     dropping = first.training and first.method.dropout > 0
-    alone = linear is F.linear and flat and not rest and not dropping
-    if alone and x.dtype == W0.dtype == next(first.parameters(), W0).dtype and _exact(x):
-        source, parameters = _source(first, W0)
-        if parameters[-1].dtype == x.dtype:  # a method may make its factors wider
+    if linear is F.linear and flat and not rest and not dropping and x.dtype == W0.dtype:
+        y = _lean(x, W0, bias, first, source, parameters)
+        if y is not None:
+            return y
+        if x.dtype == parameters[-1].dtype and _exact(x):  # a method may make its factors wider
             return _multiplied(x, W0, bias, first, source, parameters)
     base, updates = linear(x, W0, bias), []
     for adapter in adapters:
+        if adapter is not first:
+            source, parameters = _source(adapter, W0)
         dropout = adapter.method.dropout
         seen = F.dropout(x, dropout) if adapter.training and dropout > 0 else x
-        updates.append(_multiplied(seen, None, None, adapter, *_source(adapter, W0)))
+        updates.append(_multiplied(seen, None, None, adapter, source, parameters))
     return (base + reduce(operator.add, updates)).to(base.dtype)
+
+
+def _lean(
+    x: Tensor,
+    W0: Tensor,
+    bias: Tensor | None,
+    adapter: Adapter,
+    source: Source | Dense,
+    parameters: tuple[Tensor, ...],
+) -> Tensor | None:
+    """x W0ᵀ + b + x ΔWᵀ (..., m) by the fewest calls, or None where that is not the way.
+
+    source, parameters: as `_source` finds them for the adapter.
+    """
+    if isinstance(source, Dense):
+        return None
+    (m, K), n, dtype = source.shape(*parameters), x.shape[-1], parameters[-1].dtype
+    way = plans.asked(x.numel() // max(1, n), m, n, K, x.dtype == dtype, x.device.type)
+    given = isinstance(source, Given)
+    if not (way.lean if x.dtype == dtype else _in_low_precision(x, given)):
+        return None
+    rows = x if x.ndim == 2 else x.flatten(0, -2)
+    if isinstance(source, Given):
+        B, A = parameters
+        y = by_graph(rows, W0, bias, source.scale, B, A)
+    elif type(source) is not Expanded or source.degree > 2 or torch.compiler.is_compiling():
+        return None  # a compiler finds out by itself what is fast
+    elif W0.requires_grad or (bias is not None and bias.requires_grad):
+        return None
+    elif torch.is_grad_enabled() or x.dtype != dtype:
+        if adapter.training:
+            kept.last.pop(adapter, None)  # it trains: the memory is free again
+        y = LeanProduct.apply(source, way.keep, rows, W0, bias, *parameters)
+    else:
+        gathered = Gathered(source.scale, source.terms)
+        y, _ = multiply(False, rows, W0, bias, kept.factors(adapter, gathered, parameters))
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], m)
+
+
+def _in_low_precision(x: Tensor, given: bool) -> bool:
+    """Whether an adapter multiplies as its less precise base does: on a GPU, on its tensor cores.
+
+    given: its factors are no products; PERA's are, for which float16 has too small a range.
+    """
+    on_gpu = x.device.type != "cpu" or plans.wanted == "lean"
+    return on_gpu and (x.dtype == torch.bfloat16 or (given and x.dtype == torch.float16))
 
 
 def _multiplied(
@@ -86,9 +137,10 @@ def _multiplied(
             return F.linear(x, merged(W0, delta), bias)
         update = F.linear(x.to(delta.dtype), delta)
         return update if W0 is None else F.linear(x, W0, bias) + update
-    (m, K), n = source.shape(*parameters), x.shape[-1]
-    choose = plans.choose if torch.compiler.is_compiling() else plans.chosen
-    plan = plans.wanted or choose(x.numel() // max(1, n), m, n, K, W0 is not None)
+    (m, K), n, device = source.shape(*parameters), x.shape[-1], x.device.type
+    plan = plans.asked(x.numel() // max(1, n), m, n, K, W0 is not None, device).plan
+    if device != "cpu" and type(source) is Expanded and source.degree == 2:
+        source = Gathered(source.scale, source.terms)
     # Rows and back again out here: a function that returns a view forbids `y += 1`
     rows = x.flatten(0, -2) if x.ndim > 1 else x[None]
     if torch.is_grad_enabled():
@@ -117,20 +169,28 @@ def _source(adapter: Adapter, W0: Tensor) -> tuple[Source | Dense, tuple[Tensor,
     return (Given() if len(product) == 2 else Dense()), product
 
 
+def _low(x: Tensor, source: Source) -> bool:
+    """Whether an adapter multiplies as its less precise base does: on a GPU, on its tensor cores.
+
+    Not in float16, whose range is too small for a product of two small numbers; there only factors
+    that are none do.
+    """
+    gpu = x.device.type not in ("cpu", "meta") or plans.wanted == "lean"
+    half = x.dtype == torch.bfloat16 or (x.dtype == torch.float16 and isinstance(source, Given))
+    return gpu and half
+
+
 def _watched(x: Tensor) -> bool:
     """Whether the formula itself must run.
 
     That is where operations are recorded or transformed, by torch.export, tracing, torch.func and
     forward mode; and under autocast, which would round W0 + ΔW before it multiplies.
     """
-    kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    if torch.compiler.is_exporting() or autocast:
-        return True
     if torch.compiler.is_compiling():
-        return False
+        return torch.compiler.is_exporting() or autocasts(x)
     return (
-        torch._C._get_tracing_state() is not None  # torch.jit.trace
+        (torch._C._is_any_autocast_enabled() and autocasts(x))
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )

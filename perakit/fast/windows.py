@@ -5,14 +5,12 @@ of d = r/2, where r is even, only the first half is needed. Write the rows twice
 other: then the rows i + d lie together for every d. So one multiplication makes the products of all
 d, and in the backward pass each d goes back to its rows in two additions.
 
-The rule is `formulas.expand`. This is the same where nobody asks for a derivative, with h left
-apart and the products in the order of `circle`.
+The rule is `formulas.expand`, with h left apart and the products in the order of `circle`. Few
+numbers are copied, and calls are made for each d: `gathered` makes fewer, and copies more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -20,69 +18,11 @@ import torch
 from torch import Tensor
 
 from perakit import formulas
-from perakit.fast import rows
 from perakit.fast.product import recorded
-from perakit.fast.sources import Factors
 
 # Columns that a product takes at once with AVX-512: MKL took 103-120 µs for 44 columns and 77 for
 # 48 (256 tokens, 768 x 768, Intel Xeon, 2026). Doubt it on processors with shorter vectors.
 TILE = 16
-
-
-@dataclass(frozen=True)
-class Expanded:
-    """The factors of `formulas.expand`, times `scale`, of the parameters B, A and h."""
-
-    scale: float
-    terms: str = "full"
-    degree: int = 2
-
-    def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        B, A, h = parameters
-        B_hat, A_hat = formulas.expand(B, A, h, self.terms, self.degree)
-        return self.scale * B_hat, A_hat
-
-    def value(self, *parameters: Tensor) -> Factors:
-        B, A, h = parameters
-        # Windows are of products of two; and a compiler finds out by itself what is fast.
-        if self.degree > 2 or torch.compiler.is_compiling():
-            B_hat, A_hat = rows.factors(B, A, h, self.terms, self.degree)
-            return Factors(self.scale * B_hat, A_hat)
-        (m, r), n = B.shape, A.shape[1]
-        room, made = features(B, A, self.terms)
-        left, right = made.split_with_sizes((m, n), 1)
-        order = (_order if recorded() else _remembered_order)(h.device, r, self.terms)
-        again = made.shape[0] - r - h.shape[0]  # pairs that are there already have no weight
-        weight = torch.cat((h.new_ones(r), h.index_select(0, order), h.new_zeros(again)))
-        if self.scale != 1:
-            weight = self.scale * weight
-        return Factors(left.T, right, weight, room)
-
-    def shape(self, *parameters: Tensor) -> tuple[int, int]:
-        B, _, h = parameters
-        return B.shape[0], B.shape[1] + h.shape[0]
-
-    def gradients(
-        self,
-        parameters: Sequence[Tensor],
-        factors: Factors,
-        to_left: Tensor,
-        to_right: Tensor,
-        to_weight: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        B, A, h = parameters
-        room = factors.room
-        if room is None or to_weight is None:
-            to_B_hat = self.scale * to_left.T
-            return rows.gradients(B, A, h, to_B_hat, to_right, self.terms, self.degree)
-        if to_right is not factors.A_hat:  # they are not written over the features yet
-            factors.B_hat.T.copy_(to_left)
-            factors.A_hat.copy_(to_right)
-        m, r = B.shape
-        order = (_order if recorded() else _remembered_order)(h.device, r, self.terms)
-        by_place = self.scale * to_weight[r : r + h.shape[0]]
-        to_h = torch.empty_like(h).index_copy_(0, order, by_place)
-        return *gradients(room, r, m, self.terms), to_h
 
 
 def circle(rank: int, terms: str) -> np.ndarray:
@@ -117,14 +57,17 @@ def count(rank: int, terms: str) -> int:
     return min(made * rank + rank, -(-K // TILE) * TILE)
 
 
-def _order(device: torch.device, rank: int, terms: str) -> Tensor:
+def order(device: torch.device, rank: int, terms: str) -> Tensor:
     """`circle` as a tensor on a device."""
+    # One that was made under torch's modes must not be found by others
+    return (_order if recorded() else _remembered)(device, rank, terms)
+
+
+def _order(device: torch.device, rank: int, terms: str) -> Tensor:
     return torch.as_tensor(circle(rank, terms), device=device)
 
 
-# Only where nothing is recorded: torch.compile follows no cache, and a tensor that was made under
-# one of torch's modes must not be found by others.
-_remembered_order = cache(_order)
+_remembered = cache(_order)
 
 
 def features(B: Tensor, A: Tensor, terms: str) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 import perakit as pk
 from perakit.bench import memory
 from perakit.bench.memory import KINDS, METHODS, PLAIN, Case
-from perakit.fast.plans import choose, use_plan
+from perakit.fast.plans import choose, use_plan, way
 from perakit.models import catalogue
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -47,7 +47,7 @@ def test_measured_is_predicted(name, dtype):
 @pytest.mark.parametrize("rank", [4, 8, 16, 32])
 def test_pera_keeps_at_most_a_tenth_more_than_lora_and_z(rank, dtype):
     """1.1 times (what plain LoRA keeps and T K floats), K = r(r+3)/2, on layers, also long and wide
-    ones, and one token.
+    ones, and one token. Where calls decide what a step takes, it keeps 2 MiB of features besides.
     """
     K = rank * (rank + 3) // 2
     for T, m, n in ((256, 768, 768), (1, 768, 768), (1024, 128, 96), (16, 97, 211), (300, 512, 64)):
@@ -55,7 +55,9 @@ def test_pera_keeps_at_most_a_tenth_more_than_lora_and_z(rank, dtype):
         pera, plain = (
             memory.row(name, case, seed=0)["measured"]["saved"] for name in ("pera", PLAIN)
         )
-        assert pera <= 1.1 * (plain + 4 * T * K), case
+        lean = dtype == torch.float32 and way(T, m, n, K).lean
+        most = 1.1 * (plain + 4 * T * K)
+        assert pera <= (most + 2 * 2**20 if lean else most), case
 
 
 def test_the_formula_by_autograd_keeps_more():

@@ -15,12 +15,12 @@ from perakit import fast, formulas, strategies, testing
 from perakit.adapters import Adapter, Additive, Method, Quadratic
 from perakit.adapters.pera import PERAAdapter
 from perakit.fast import seam, use_plan
+from perakit.fast.expanded import Expanded
 from perakit.fast.plans import PLANS
 from perakit.fast.sources import Given
-from perakit.fast.windows import Expanded
 from perakit.models.adapted import names
 
-WAYS = (*PLANS, None)
+WAYS = (*PLANS, "lean", None)
 NAMES = sorted(
     name for name, cls in Method.registry.items() if cls.__module__.startswith("perakit.")
 )
@@ -272,7 +272,8 @@ def test_a_method_of_a_users_own_goes_the_way_that_it_says(adapter, kind, source
     for dtype in (torch.float64, torch.float32):
         model = of_a_user(adapter, kind, dtype)
         x = random(5, 11, dtype=dtype, seed=1).requires_grad_()
-        model(x)
+        with use_plan(PLANS[0]):
+            model(x)
         source = OWN[adapter]
         assert sources == ([] if source is None else [source])
         for training in (True, False):
@@ -285,7 +286,8 @@ def test_the_settings_of_the_rule_are_the_methods_own(sources):
     for terms, degree in itertools.product(formulas.TERMS, (2, 3)):
         method = pk.PERA(rank=3, alpha=6, terms=terms, degree=degree, feature_scale=2.0)
         model = testing.adapted(method, strategies.make_layer("Linear", 7, 11)).train()
-        model(torch.ones(2, 11))
+        with use_plan(PLANS[0]):
+            model(torch.ones(2, 11))
         assert sources.pop() == Expanded(2.0, terms, degree)
 
 
@@ -297,7 +299,8 @@ def test_one_adapter_with_a_forward_of_its_own_makes_the_sum_plain(sources):
     model(x)
     assert not sources
     pk.activate(model, "default")
-    model(x)
+    with use_plan(PLANS[0]):
+        model(x)
     assert sources == [Expanded(1.5, "full", 2)]
 
 

@@ -18,11 +18,17 @@ from torch.utils._pytree import tree_leaves
 import perakit as pk
 from perakit import formulas, strategies, testing
 from perakit.adapters import Additive
-from perakit.fast import kept, rows, seam, windows
+from perakit.fast import expanded, gathered, kept, rows, seam, windows
 
 METHOD = pk.PERA(rank=2, alpha=3)
 # By the adapter itself, by the formula again, and where nobody asks for a derivative
-EXPANSIONS = ((Additive, "factors"), (formulas, "expand"), (rows, "factors"), (windows, "features"))
+EXPANSIONS = (
+    (Additive, "factors"),
+    (formulas, "expand"),
+    (rows, "factors"),
+    (windows, "features"),
+    (gathered, "features"),
+)
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def test_the_second_call_expands_nothing(mode, made):
         answers = [model(x_for(model)) for _ in range(3)]
     assert len(made) == 1
     with mode():
-        model(x_for(model, 64))  # of the same parameters, however many inputs
+        model(x_for(model, 6))  # of the same parameters, however many inputs
     assert len(made) == 1
     assert all(torch.equal(answer, unkept(model, x_for(model))) for answer in answers)
 
@@ -213,9 +219,11 @@ def test_training_and_copies_start_with_nothing_kept():
     model(x_for(model))
     keys = model.state_dict().keys()
     r, K = 2, 5
-    # The expansion and what is around it in memory; B and A, of which it was made
+    # The expansion; B and A, of which it was made; h, twice: in the weight, and by itself
+    assert kept_bytes(model) == 4 * ((K + r) * (7 + 11) + K + 3)
+    model(x_for(model, 12))  # so many go another way
+    # What is around the expansion in memory, and a pair that is there twice
     rows = (K + 1 + 3 * r) + r
-    # And h, twice: as a weight, and by itself
     assert kept_bytes(model) == 4 * (rows * (7 + 11) + (K + 1) + 3)
     assert keys == model_of().state_dict().keys()
     assert [name for name, _ in model.named_buffers()] == [
@@ -354,7 +362,7 @@ def test_a_thread_that_asks_while_another_expands_is_not_given_the_last_expansio
     x, answers = x_for(model), []
     model(x)
     strategies.move(model, 7)
-    right, value = unkept(model, x), windows.Expanded.value
+    right, value = unkept(model, x), expanded.Gathered.value
 
     def interrupted(self, *parameters):
         if not answers:
@@ -364,6 +372,6 @@ def test_a_thread_that_asks_while_another_expands_is_not_given_the_last_expansio
             model.eval()
         return value(self, *parameters)
 
-    monkeypatch.setattr(windows.Expanded, "value", interrupted)
+    monkeypatch.setattr(expanded.Gathered, "value", interrupted)
     assert torch.equal(model(x), right)
     assert torch.equal(answers[0], right)
