@@ -369,9 +369,11 @@ def training_step(
             y = layer(x)
         y.backward(g)
 
+    leaves = [x, *(one for one in layer.parameters() if one.requires_grad)]
+
     def reset() -> None:
-        x.grad = None
-        layer.zero_grad()
+        for leaf in leaves:
+            leaf.grad = None
 
     # A block around nothing is a twentieth of the smallest step
     return Step(planned if plan else run, reset)
