@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 
 def operations(step: Step) -> int:
-    """How many of torch's operations that are no views a step makes, each a launch on a GPU.
+    """How many of torch's operations that are no views a step makes: on a GPU, its launches.
 
     step: one that has run before, so that what is kept from step to step is there.
     """

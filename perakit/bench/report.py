@@ -268,7 +268,7 @@ def operations(cells: Sequence[Cell]) -> Table:
         for cell in cells
         for rank in ranks(cell)
     ]
-    foot = "Of one step, forward and backward: on a GPU each is a launch at least."
+    foot = "Of one step, forward and backward: on a GPU each is a launch, but for an empty tensor."
     return Table([*PLACE, *(TITLES[name] for name in names)], rows, foot)
 
 
