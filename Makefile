@@ -39,7 +39,7 @@ methods: .venv/demo-ready ## try every method with every use and draw its pictur
 	.venv/bin/python docs/making/peers.py docs/methods
 	.venv/bin/python docs/making/support.py --markdown --into docs/methods.md
 
-performance: .venv/test-ready ## measure speed and memory, on a quiet machine: docs/performance.md, 30 to 50 minutes on 2 cores
+performance: .venv/test-ready ## measure speed and memory, on a quiet machine: the CPU part of docs/performance.md, 30 to 50 minutes on 2 cores
 	.venv/bin/perakit bench --docs docs
 
 EXPERIMENTS = components share loss rank data placement forgetting interaction function teacher cost

@@ -435,12 +435,10 @@ def _bench(arguments: argparse.Namespace) -> None:
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     if arguments.layers:
         given["layers"] = tuple(map(bench.layer, arguments.layers))
-    usual = bench.usual(arguments.device)
-    if arguments.docs:  # a page has all parts, and many rounds, unless somebody names others
-        usual = replace(usual, parts=bench.PARTS, models=bench.MODELS, repeats=33)
+    usual = bench.usual(arguments.device, page=bool(arguments.docs))
     settings = replace(usual, **given)
-    if arguments.docs:
-        bench.page(arguments.docs)  # refused now, and not after all has been measured
+    if arguments.docs:  # refused now, and not after all has been measured
+        bench.page(arguments.docs, settings.device)
     document = bench.run(settings, arguments.out)
     _show(bench.table(document))
     bench.publish(document, arguments.docs or arguments.out, onto_page=bool(arguments.docs))
@@ -741,52 +739,56 @@ def _parser() -> argparse.ArgumentParser:
         "--docs",
         type=_path,
         help=(
-            "the folder of performance.md, which is renewed there with its numbers and figures;"
-            " measures all parts and models"
+            "the folder of performance.md, whose part of this --device is renewed with its numbers"
+            " and figures; on a CPU measures all parts and models"
         ),
     )
     speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     speed.add_argument(
-        "--dtype", nargs="+", help="of the base: float32, bfloat16 (default: float32)"
+        "--dtype",
+        nargs="+",
+        help="of the base: float32, bfloat16 (default: float32, on CUDA both)",
     )
     speed.add_argument(
         "--layers",
         nargs="+",
         metavar="MxN",
-        help="outputs x inputs (default: 768x768 3072x768, on CUDA also 4096x4096)",
+        help="outputs x inputs (default: 768x768 3072x768, on CUDA 768x768 4096x4096)",
     )
     speed.add_argument(
         "--tokens",
         nargs="+",
         type=_whole,
-        help="a step (default: 256 1024 4096, on CUDA also 16384)",
+        help="a step (default: 256 1024 4096, on CUDA 256 4096 16384)",
     )
     speed.add_argument(
         "--ranks",
         nargs="+",
         type=_whole,
-        help="of the adapters on single layers (default: 4 8 16 32)",
+        help="of the adapters on single layers (default: 4 8 16 32, on CUDA 8 32)",
     )
     speed.add_argument(
         "--repeats",
         type=_whole,
         help=(
             "rounds that count, of inference twice, of plans a third as many (default: 9; with"
-            " --docs 33)"
+            " --docs on a CPU 33)"
         ),
     )
     speed.add_argument(
         "--parts",
         nargs="+",
         help=(
-            "of layers, plans, inference, models, memory (default: all but plans; with --docs all)"
+            "of layers, plans, inference, host, models, memory (default: all but plans; with --docs"
+            " all; on CUDA layers, inference, models)"
         ),
     )
     speed.add_argument(
         "--models",
         nargs="+",
         help=(
-            "whose training step is timed: tiny, 124M (default: tiny; on CUDA and with --docs both)"
+            "whose training step is timed: tiny, 124M (default: tiny; with --docs both; on CUDA"
+            " 124M)"
         ),
     )
     speed.add_argument(

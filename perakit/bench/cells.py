@@ -8,7 +8,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from perakit.bench import contenders, models
+from perakit.bench import contenders, host, models
 from perakit.bench.contenders import Contender
 from perakit.bench.ratios import place
 from perakit.bench.settings import DTYPES, LAYER_PARTS, Settings
@@ -42,7 +42,9 @@ def tasks(settings: Settings) -> list[Task]:
     """All cells, in the order of the parts. Memory has none: it is counted and not timed."""
     found = []
     for part, dtype in product(settings.parts, settings.dtype):
-        if part in LAYER_PARTS:
+        if part == "host" and dtype == settings.dtype[0]:  # it has its own
+            found.append(_of_host(settings))
+        elif part in LAYER_PARTS:
             found += [
                 _of_layer(part, settings, dtype, m, n, tokens)
                 for (m, n), tokens in product(settings.layers, settings.tokens)
@@ -66,6 +68,14 @@ def _of_layer(part: str, settings: Settings, dtype: str, m: int, n: int, tokens:
     cell = {"device": device, "dtype": dtype, "m": m, "n": n, "tokens": tokens}
     shape = (m, n, tokens, DTYPES[dtype], device, settings.seed, training)
     return Task(part, cell, flop, partial(contenders.steps, who, *shape))
+
+
+def _of_host(settings: Settings) -> Task:
+    who, m, n, tokens = host.who(), host.SIZE, host.SIZE, host.TOKENS
+    cell = {"device": "cpu", "dtype": "float32", "m": m, "n": n, "tokens": tokens}
+    flop = {one: 4 * m * n * tokens + one.flop(tokens, m, n, True) for one in who}
+    shape = (m, n, tokens, DTYPES["float32"], "cpu", settings.seed)
+    return Task("host", cell, flop, partial(contenders.steps, who, *shape))
 
 
 def _of_model(settings: Settings, dtype: str, name: str, rank: int) -> Task:

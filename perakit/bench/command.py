@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from perakit import formulas
-from perakit.bench import memory, report, timing
+from perakit.bench import host, memory, report, timing
 from perakit.bench.cells import Task, tasks
 from perakit.bench.contenders import Contender
 from perakit.bench.measured import as_json, machine, plain, renewed
@@ -37,11 +38,11 @@ from perakit.rows import LIMIT, read_rows, sealed
 
 __all__ = ["MODELS", "PARTS", "Settings", "layer", "page", "publish", "run", "table", "usual"]
 
-CELLS, DOCUMENT, PAGE = "cells.jsonl", "performance.json", "performance.md"
+CELLS, PAGE = "cells.jsonl", "performance.md"
 REMOVE = "remove it, or choose another --out"
 PACKAGE = Path(formulas.__file__).parent
 # The code whose change makes a time another one: of this room, and whole rooms
-TIMED = ("timing.py", "contenders.py", "models.py")
+TIMED = ("timing.py", "contenders.py", "models.py", "host.py")
 ROOMS = ("adapters", "fast", "models")
 
 
@@ -96,13 +97,18 @@ def _measured(settings: Settings, path: Path) -> dict[str, Any]:
 def _visited(task: Task, settings: Settings, update: Callable[[int], object]) -> dict[str, Any]:
     """A cell as one visit measures it; update: told the counted operations after each round."""
     steps, seconds = task.steps(), dict[Contender, list[float]]()
-    # Only contenders of one rank are compared: they take turns, with no other in between
-    for rank in dict.fromkeys(one.rank for one in steps):
-        beside = {one: step for one, step in steps.items() if one.rank == rank}
-        advance = partial(update, sum(task.flop[one] for one in beside))
-        seconds |= interleave(beside, settings.rounds(task.part), settings.device, advance)
+    of_host = task.part == "host"
+    with host.one_thread() if of_host else nullcontext():
+        # Only contenders of one rank are compared: they take turns, with no other in between
+        for rank in dict.fromkeys(one.rank for one in steps):
+            beside = {one: step for one, step in steps.items() if one.rank == rank}
+            advance = partial(update, sum(task.flop[one] for one in beside))
+            how = (settings.rounds(task.part), task.cell["device"], advance)
+            seconds |= interleave(beside, *how, 0.0 if of_host else None)
     results = [
-        one.to_dict() | {"flop": task.flop[one], "seconds": plain(seconds[one])}
+        one.to_dict()
+        | {"flop": task.flop[one], "seconds": plain(seconds[one])}
+        | ({"operations": host.operations(steps[one])} if of_host else {})
         for one in task.flop
     ]
     return task.cell | {"results": results}
@@ -120,23 +126,25 @@ def _joined(visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def publish(document: Mapping[str, Any], out: Path, onto_page: bool = False) -> None:
-    """Write performance.json and the figures into `out`.
+    """Write the numbers and the figures into `out`, under the names of the document's device.
 
-    onto_page: also write the tables into the performance.md that stands there now.
+    onto_page: also write the tables into the performance.md that stands there now, into the part of
+    that device.
     """
-    files = {DOCUMENT: as_json(document)}
+    device = report.device_of(document)
+    files = {report.NUMBERS[device]: as_json(document)}
     files |= {name: png(figure) for name, figure in report.figures(dict(document)).items()}
     # Read when it is written: somebody may have worked at its prose while this was measured
     if onto_page:
-        files[PAGE] = report.page(dict(document), page(out)).encode()
+        files[PAGE] = report.page(dict(document), page(out, device)).encode()
     for name, data in files.items():
         write_atomically(out / name, data)
 
 
-def page(folder: Path) -> str:
+def page(folder: Path, device: str) -> str:
     """The text of performance.md in `folder`.
 
-    Raises PerakitError where there is none, or none with a part to renew.
+    Raises PerakitError where there is none, or none with a part to renew for that device.
     """
     path, remedy = folder / PAGE, "choose the folder that holds it, or leave --docs out"
     if not os.path.lexists(path):
@@ -145,7 +153,7 @@ def page(folder: Path) -> str:
         text = read_plain(path, LIMIT, remedy).decode()
     except UnicodeDecodeError as error:
         raise PerakitError(f"page {str(path)!r} is no text in UTF-8: {remedy}") from error
-    renewed(text, report.COMMAND, "")
+    renewed(text, report.COMMANDS[device], "")
     return text
 
 
@@ -229,12 +237,14 @@ def _is_cell(cell: Any) -> bool:
 
 def _is_of(task: Task, settings: Settings, cell: dict[str, Any]) -> bool:
     """Whether a cell, read again, has times of this task's contenders, as many as rounds."""
+    measured = {"seconds": list} | ({"operations": int} if task.part == "host" else {})
     results = cell["results"]
-    times = [one["seconds"] for one in results]
-    rest = [{name: value for name, value in one.items() if name != "seconds"} for one in results]
+    rest = [{key: value for key, value in one.items() if key not in measured} for one in results]
     who = [one.to_dict() | {"flop": task.flop[one]} for one in task.flop]
     return cell | {"results": rest} == task.cell | {"results": who} and all(
-        len(seconds) == settings.rounds(task.part) for seconds in times
+        len(one["seconds"]) == settings.rounds(task.part)
+        and all(type(one.get(key)) is kind for key, kind in measured.items())
+        for one in results
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,11 @@ class Contender:
             return 0
         linear = self.name in ("plain lora", "lora", "peft r")
         return self.rank if linear else formulas.rank_bound(self.rank)
+
+    @property
+    def forced(self) -> Plan | Literal["reference"] | None:
+        """What its step is told to follow."""
+        return "reference" if self.name == "pera plain" else self.plan
 
     def build(self, base: nn.Module, factors: Factors) -> nn.Module:
         """The adapted layer. It shares `base`, which is frozen and may carry any number of them."""
@@ -267,6 +272,8 @@ BUILDERS: dict[str, Callable[[nn.Module, Factors], nn.Module]] = {
     "pera": lambda base, factors: _attached(PERA, base, factors)[0],
     # And `by_mkl` for its steps
     "pera mkl": lambda base, factors: _attached(PERA, base, factors)[0],
+    # And under use_plan("reference")
+    "pera plain": lambda base, factors: _attached(PERA, base, factors)[0],
     "prototype": lambda base, factors: Prototype(base, *factors),
     "authors": lambda base, factors: Authors(base, *factors),
     "peft r": lambda base, factors: _peft(base, factors.B, factors.A),
@@ -283,7 +290,7 @@ OURS = ("lora", "pera", "pera mkl", "prototype", "pera cached", "pera expanded")
 def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Contender]:
     """Who takes part in a measurement of layers.
 
-    part: "layers", "plans" or "inference". PEFT's LoRA takes part where PEFT is installed.
+    part: "layers", "plans", "inference" or "host". PEFT's LoRA takes part where PEFT is installed.
     mkl: part "layers" also has PERA by MKL's products alone, which shows what oneDNN's save; not
     where torch has no oneDNN to choose.
     """
@@ -298,6 +305,7 @@ def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Conte
     names = {
         "layers": ("base", "plain lora", *ours, "prototype", "authors", *PEFT),
         "inference": ("base", "merged", "pera cached", "pera expanded", "plain lora"),
+        "host": ("base", "plain lora", "lora", "pera", "pera plain", "authors", "peft r"),
     }
     return [Contender(name, rank) for rank in ranks for name in installed(names[part])]
 
@@ -342,25 +350,33 @@ def steps(
     layers = {one: one.build(base, factors[one.rank]) for one in contenders}
     if training:
         x.requires_grad_()
-        steps = {one: training_step(layer, one.plan, x, g) for one, layer in layers.items()}
+        steps = {one: training_step(layer, one.forced, x, g) for one, layer in layers.items()}
         mkl = {one: by_mkl(step) for one, step in steps.items() if one.name == "pera mkl"}
         return steps | mkl
     return {one: Step(torch.no_grad()(partial(layer, x))) for one, layer in layers.items()}
 
 
-def training_step(layer: nn.Module, plan: Plan | None, x: Tensor, g: Tensor) -> Step:
+def training_step(
+    layer: nn.Module, plan: Plan | Literal["reference"] | None, x: Tensor, g: Tensor
+) -> Step:
     """Forward and backward of one layer; the gradients are left in x and in its parameters."""
 
     def run() -> None:
+        layer(x).backward(g)
+
+    def planned() -> None:
         with use_plan(plan):
             y = layer(x)
         y.backward(g)
 
-    def reset() -> None:
-        x.grad = None
-        layer.zero_grad()
+    leaves = [x, *(one for one in layer.parameters() if one.requires_grad)]
 
-    return Step(run, reset)
+    def reset() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+
+    # A block around nothing is a twentieth of the smallest step
+    return Step(planned if plan else run, reset)
 
 
 def by_mkl(step: Step) -> Step:

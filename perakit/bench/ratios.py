@@ -19,6 +19,7 @@ TITLES = {  # of contenders
     "lora": "LoRA",
     "pera": "PERA",
     "pera mkl": "PERA, MKL",
+    "pera plain": "PERA, plain way",
     "prototype": "prototype",
     "authors": "authors",
     "peft r": "PEFT r",

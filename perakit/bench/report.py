@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from perakit.adapters import Method
 from perakit.bench.figures import drawings, figures, floor_of
 from perakit.bench.measured import renewed
 from perakit.bench.memory import KINDS, METHODS, PLAIN, of_model
+from perakit.bench.promises import ROUNDS, verdicts
 from perakit.bench.ratios import (
     TITLES,
     Cell,
@@ -21,22 +22,34 @@ from perakit.bench.ratios import (
     place,
     ranks,
 )
-from perakit.bench.verdicts import ROUNDS, case_of, choices, verdicts, where
+from perakit.bench.verdicts import case_of, choices, where
 from perakit.models.catalogue import describe
 from perakit.table import Table
 
 __all__ = ["figures", "page", "table"]
 
-COMMAND = "perakit bench --docs docs"
+# Of each device, what renews its part of the page, and the file of its numbers
+COMMANDS = {"cpu": "perakit bench --docs docs", "cuda": "perakit bench --docs docs --device cuda"}
+NUMBERS = {"cpu": "performance.json", "cuda": "performance-cuda.json"}
 STEP = (
     ("pera", "authors"),
     ("pera mkl", "authors"),
     ("prototype", "authors"),
     ("prototype", PLAIN),
     ("pera", PLAIN),
+    ("lora", PLAIN),
     ("lora", "peft r"),
+    ("pera", "lora"),
     ("pera", "peft r"),
     ("pera", "peft K"),
+)
+HOST = (
+    ("lora", PLAIN),
+    ("peft r", PLAIN),
+    ("pera", PLAIN),
+    ("pera plain", PLAIN),
+    ("authors", PLAIN),
+    ("pera", "authors"),
 )
 INFERENCE = (
     ("merged", "base"),
@@ -66,9 +79,9 @@ def table(document: dict[str, Any]) -> str:
 
 
 def page(document: dict[str, Any], before: str) -> str:
-    """docs/performance.md with its measured part renewed; before: the page as it is.
+    """docs/performance.md with the measured part of the document's device renewed.
 
-    Raises PerakitError where that has no such part.
+    before: the page as it is. Raises PerakitError where that has no such part.
     """
     pictures = [
         f"![{name.removesuffix('.png').replace('-', ' ')}]({name})" for name in drawings(document)
@@ -84,12 +97,22 @@ def page(document: dict[str, Any], before: str) -> str:
         *pictures,
         *parts,
     ]
-    return renewed(before, COMMAND, "\n\n".join(text))
+    return renewed(before, COMMANDS[device_of(document)], "\n\n".join(text))
 
 
 def promises(document: dict[str, Any]) -> list[str]:
-    """Each verdict in a line, numbered."""
-    return [f"{number}. {verdict}" for number, verdict in enumerate(verdicts(document), start=1)]
+    """Each verdict in a line, numbered, but for those about other devices."""
+    here = device_of(document)
+    return [
+        f"{number}. {verdict}"
+        for number, verdict in enumerate(verdicts(document), start=1)
+        if verdict.findings or here in verdict.devices
+    ]
+
+
+def device_of(document: Mapping[str, Any]) -> str:
+    """ "cpu", or "cuda" of whatever name."""
+    return "cpu" if document["made_from"]["machine"]["device"] == "cpu" else "cuda"
 
 
 def made_from(document: dict[str, Any]) -> str:
@@ -98,16 +121,15 @@ def made_from(document: dict[str, Any]) -> str:
     machine = about["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
-        (
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, load"
-            f" {machine['load']:g}; device {machine['device']};"
-        ),
+        f"{_host(machine)}; device {machine['device']};",
         (
             f"{versions}; seed {about['seed']}; formulas {about['formulas_sha256'][:12]};"
             f" {about['repeats']} rounds, of inference twice, of plans a third as many."
         ),
-        f"Measured by `{about['command']}`; numbers: `performance.json`.",
+        f"Measured by `{about['command']}`; numbers: `{NUMBERS[device_of(document)]}`.",
     ]
+    if "note" in about:  # where somebody had more to say of a run than the command knows
+        lines.append(about["note"])
     if about["repeats"] < ROUNDS:
         lines.append(f"Fewer than {ROUNDS} rounds are a glance: nothing follows from them.")
     if "peft" not in machine["versions"]:
@@ -115,17 +137,31 @@ def made_from(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _host(machine: dict[str, Any]) -> str:
+    """The processor, or that it was not written down: an older document may lack it."""
+    if "cpu" not in machine:
+        return "The processor was not recorded"
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, load"
+        f" {machine['load']:g}"
+    )
+
+
 def sections(document: dict[str, Any]) -> Iterator[Section]:
     """The tables of all parts that were measured."""
     for part, title, pairs in (
         ("layers", "One layer, forward and backward", STEP),
+        ("host", "A tiny layer, one thread", HOST),
         ("models", "A whole training step, AdamW included", STEP),
         ("inference", "Inference, one layer", INFERENCE),
     ):
         for cells in groups(document.get(part, [])):
             dtype, device = cells[0]["dtype"], cells[0]["device"]
-            yield Section(f"{title}: milliseconds, {dtype} on {device}", times(cells))
+            words = f"{title}: milliseconds, {dtype} on {device}"
+            yield Section(words, times(cells, floor=part != "host"))
             yield Section(f"{title}: ratios, {dtype} on {device}", ratios(cells, pairs))
+            if part == "host":
+                yield Section(f"{title}: operations that are no views", operations(cells))
     if document.get("plans"):
         yield Section("The counted plan against the best of all", plans(document["plans"]))
     if document.get("memory"):
@@ -140,7 +176,7 @@ def sections(document: dict[str, Any]) -> Iterator[Section]:
 def misses(document: dict[str, Any]) -> Iterator[Section]:
     """Every cell that breaks a promise, the worst of each first; no table where there is none."""
     rows = [
-        [f"{number}", miss.where, f"{miss.ratio:.3f}", f"{miss.limit:.3f}"]
+        [f"{number}", miss.where, *miss.numbers]
         for number, verdict in enumerate(verdicts(document), start=1)
         for miss in verdict.misses
     ]
@@ -181,15 +217,18 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
     ]
 
 
-def times(cells: Sequence[Cell]) -> Table:
-    """Median milliseconds of each contender, and the floor of PERA's counted operations."""
+def times(cells: Sequence[Cell], floor: bool = True) -> Table:
+    """Median milliseconds of each contender, and the floor of PERA's counted operations.
+
+    floor: False leaves that out, where operations are not what takes time.
+    """
     names = list(dict.fromkeys(result["contender"] for cell in cells for result in cell["results"]))
     rows = []
     for cell in cells:
         for rank in ranks(cell):
-            floor = floor_of(cell, rank)
+            least = floor_of(cell, rank) if floor else None
             row = [_milliseconds(find(cell, name, rank)) for name in names]
-            row.append(_short(1e3 * floor) if floor else "")
+            row.append(_short(1e3 * least) if least else "")
             rows.append([place(cell), f"{cell['tokens']}", f"{rank}", *row])
     foot = "Median ± half the distance of the quartiles."
     if any(row[-1] for row in rows):
@@ -218,6 +257,19 @@ def ratios(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]) -> Table:
             columns.append("counted")
     foot = "Median (lower ... upper quartile) of the ratios taken round by round."
     return _without_empty(Table(columns, rows, foot))
+
+
+def operations(cells: Sequence[Cell]) -> Table:
+    """How many of torch's operations each contender's step makes, without views."""
+    names = list(dict.fromkeys(result["contender"] for cell in cells for result in cell["results"]))
+    rows = [
+        [place(cell), f"{cell['tokens']}", f"{rank}"]
+        + [f"{found['operations']}" if (found := find(cell, name, rank)) else "" for name in names]
+        for cell in cells
+        for rank in ranks(cell)
+    ]
+    foot = "Of one step, forward and backward: on a GPU each is a launch, but for an empty tensor."
+    return Table([*PLACE, *(TITLES[name] for name in names)], rows, foot)
 
 
 def plans(cells: Sequence[Cell]) -> Table:

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from perakit.bench import models
+from perakit.bench import host, models
 from perakit.errors import PerakitError, short
 from perakit.formulas import LARGEST_RANK, check_count, rank_bound
 
 LAYER_PARTS = ("layers", "plans", "inference")
-PARTS = (*LAYER_PARTS, "models", "memory")
+PARTS = (*LAYER_PARTS, "host", "models", "memory")
 MODELS = tuple(models.MODELS)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Each cell is visited so often, with the other cells in between: each visit finds other memory and
@@ -112,8 +112,11 @@ class Settings:
         """How many rounds one visit to a cell of that part has.
 
         Inference has twice as many, as its promise has the narrowest limit. Plans have a third, as
-        they measure nine variants of each contender.
+        they measure nine variants of each contender. A round of the host is one step, and their
+        number is its own.
         """
+        if part == "host":
+            return math.ceil(host.STEPS / VISITS)
         share = {"inference": 2.0, "plans": 1 / 3}.get(part, 1.0)
         return math.ceil(share * self.repeats / VISITS)
 
@@ -125,20 +128,32 @@ class Settings:
         return " ".join(["perakit bench", *options])
 
 
-def usual(device: str) -> Settings:
+def usual(device: str, page: bool = False) -> Settings:
     """What is measured where nothing is said: some minutes on 2 cores.
 
-    On CUDA large layers, many tokens and the 124M GPT-2 are measured too.
+    On CUDA fewer layers, of two dtypes and up to many tokens, and the 124M GPT-2: some minutes on a
+    large GPU. page: for docs/performance.md; on a CPU every part and model, and many rounds.
     """
-    parts = tuple(
-        part
-        for part in PARTS
-        if part != "plans" and (part != "models" or find_spec("transformers"))
-    )
     if device == "cuda":
-        layers, tokens = (*Settings.layers, (4096, 4096)), (*Settings.tokens, 16384)
-        return Settings(device, layers=layers, tokens=tokens, parts=parts)
-    return Settings(device, parts=parts, models=("tiny",))
+        return Settings(
+            device,
+            ("float32", "bfloat16"),
+            layers=((768, 768), (4096, 4096)),
+            tokens=(256, 4096, 16384),
+            ranks=(8, 32),
+            parts=_possible("layers", "inference", "models"),
+            models=("124M",),
+        )
+    if page:
+        return Settings(device, repeats=33)
+    return Settings(
+        device, parts=_possible(*(part for part in PARTS if part != "plans")), models=("tiny",)
+    )
+
+
+def _possible(*parts: str) -> tuple[str, ...]:
+    """Of these parts those that can be measured with what is installed."""
+    return tuple(part for part in parts if part != "models" or find_spec("transformers"))
 
 
 def layer(text: str) -> tuple[int, int]:

@@ -29,29 +29,29 @@ def interleave(
     repeats: int,
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
+    fill: float | None = None,
 ) -> dict[Key, list[float]]:
     """Seconds of every step in each of `repeats` rounds.
 
     Entry k of every list comes from round k, so ratios are taken entry by entry.
 
-    device: "cuda" waits for the GPU before the clock starts and before it stops; progress: called
-    after every round, warm-up included.
+    device: on "cuda" a turn is a burst of steps, see `_burst`; progress: called after every round,
+    warm-up included; fill: seconds of a turn, 0: one step, None: TURN.
     """
+    fill = TURN if fill is None else fill
     loops, seconds = dict.fromkeys(steps, 1), dict[Key, list[float]]()
+    mean = _burst if torch.device(device).type == "cuda" else _mean
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
         for turn in range(-WARM_UP, repeats):
             if turn == 0:
-                loops = {key: max(1, round(TURN / times[-1])) for key, times in seconds.items()}
+                loops = {key: max(1, round(fill / times[-1])) for key, times in seconds.items()}
             if turn <= 0:
                 seconds = {key: [] for key in steps}
             for key in order(list(steps), turn):
-                seconds[key].append(
-                    sum(_clocked(steps[key], torch.device(device)) for _ in range(loops[key]))
-                    / loops[key]
-                )
+                seconds[key].append(mean(steps[key], loops[key]))
             progress()
     finally:
         if enabled:
@@ -81,15 +81,31 @@ def speed(device: torch.device | str, dtype: torch.dtype) -> float:
     return 2 * 1024**3 / min(interleave({"product": Step(lambda: X @ X)}, 3, device)["product"])
 
 
-def _clocked(step: Step, device: torch.device) -> float:
+def _mean(step: Step, loops: int) -> float:
+    """Seconds of a step, the mean of `loops`."""
+    return sum(_clocked(step) for _ in range(loops)) / loops
+
+
+def _clocked(step: Step) -> float:
     step.reset()
-    _wait(device)
     start = time.perf_counter()
     step.run()
-    _wait(device)
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _burst(step: Step, loops: int) -> float:
+    """Seconds of a step as whoever trains on a GPU sees them: `loops` steps, then one wait.
+
+    The host runs ahead of the GPU, and is in the time as far as the GPU waits for it. So are the
+    microseconds of the resets between, the same for everybody.
+    """
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    step.reset()
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(loops):
+        step.run()
+        step.reset()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000 / loops

@@ -150,7 +150,7 @@ class Bench:
 
     def result(self, folder: Path) -> Any:
         files = sorted(path.name for path in folder.iterdir())
-        document = json.loads((folder / bench.DOCUMENT).read_text())
+        document = json.loads((folder / bench.report.NUMBERS["cpu"]).read_text())
         parts = {part: document[part] for part in bench.PARTS}
         return [files, len(bench._read(folder / bench.CELLS)), parts]
 

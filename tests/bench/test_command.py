@@ -8,11 +8,12 @@ from pathlib import Path
 
 import damage
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perakit import PerakitError, cli
 from perakit.bench import command as bench
-from perakit.bench import contenders, models, settings, timing
+from perakit.bench import contenders, host, models, settings, timing
 from perakit.cli import main
 from perakit.fast.plans import PLANS
 from perakit.files import alone
@@ -34,8 +35,8 @@ SMALL = [
     "2",
 ]
 EMPTY = (
-    f"# Performance\n\n<!-- measured: {bench.report.COMMAND} -->\nnothing yet\n<!-- end of measured"
-    " -->\n\nafter\n"
+    f"# Performance\n\n<!-- measured: {bench.report.COMMANDS['cpu']} -->\nnothing yet\n"
+    "<!-- end of measured -->\n\nafter\n"
 )
 
 
@@ -47,6 +48,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(timing, "TURN", 0.0)
     monkeypatch.setattr(timing.gc, "collect", lambda: 0)
     monkeypatch.setattr(timing, "speed", lambda device, dtype: 1e9)
+    monkeypatch.setattr(host, "STEPS", 3)
     monkeypatch.setattr(bench, "png", lambda figure: b"a picture")
     config = Config(vocab_size=31, n_positions=16, n_embd=12, n_layer=1, n_head=2)
     monkeypatch.setitem(models.MODELS, "tiny", models.Model(config, 2, 16))
@@ -116,6 +118,22 @@ def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
                 assert len(result["seconds"]) == {"inference": 6}.get(part, 3)
                 assert min(result["seconds"]) > 0
                 assert result["flop"] > 0
+    (tiny,) = found["host"]
+    assert (tiny["device"], tiny["dtype"], tiny["m"], tiny["n"], tiny["tokens"]) == (
+        "cpu",
+        "float32",
+        64,
+        64,
+        8,
+    )
+    assert [(one["contender"], one["rank"]) for one in tiny["results"]] == [
+        (name, rank)
+        for rank in (8, 32, 64)
+        for name in ("base", "plain lora", "lora", "pera", "pera plain", "authors", "peft r")
+    ]
+    counted = {one["contender"]: one["operations"] for one in tiny["results"]}
+    assert (counted["base"], counted["plain lora"]) == (2, 10)
+    assert {len(one["seconds"]) for one in tiny["results"]} == {3}
     names = {
         part: [one["contender"] for one in found[part][0]["results"]]
         for part in ("layers", "inference", "models")
@@ -139,7 +157,7 @@ def test_every_part_is_measured_and_written(tmp_path, capsys, monkeypatch):
     ]
     assert printed.out.strip() == bench.table(found)
     assert (
-        "42 visits to cells, at least 1 min: their FLOP at 1 GFLOP/s in float32, 1 GFLOP/s in"
+        "45 visits to cells, at least 1 min: their FLOP at 1 GFLOP/s in float32, 1 GFLOP/s in"
         " bfloat16" in printed.err
     )
     assert "FLOP/s]" in printed.err
@@ -259,6 +277,30 @@ def test_docs_are_renewed(tmp_path):
     assert str(tmp_path) not in json.dumps(found)
 
 
+def test_a_gpu_renews_its_part_of_the_page_alone(tmp_path, monkeypatch):
+    """Its numbers and figures too have names of their own."""
+    path = tmp_path / "performance.md"
+    path.write_text(EMPTY + EMPTY.replace(" -->\nnothing", " --device cuda -->\nnothing"))
+    assert run(tmp_path / "out", "--parts", "layers", "--docs", str(tmp_path)) == 0
+    first = path.read_text()
+    assert first.count("nothing yet") == 1
+    found = document(tmp_path)
+    for cell in found["layers"]:
+        cell["device"] = "cuda"
+    found["made_from"]["machine"]["device"] = "NVIDIA H200"
+    bench.publish(found, tmp_path, onto_page=True)
+    assert path.read_text() == bench.report.page(found, first)
+    assert path.read_text().startswith(first.partition("nothing yet")[0])
+    assert "device NVIDIA H200" in path.read_text()
+    assert "numbers: `performance-cuda.json`" in path.read_text()
+    names = {each.name for each in tmp_path.iterdir()} - {"out", "performance.md"}
+    for part in ("json", "step-time", "ratios"):
+        assert len([name for name in names if part in name]) == 2
+    path.write_text(EMPTY)
+    with pytest.raises(PerakitError, match=r"the page has no measured part: .*--device cuda -->"):
+        bench.page(tmp_path, "cuda")
+
+
 def test_prose_written_while_it_measures_is_kept(tmp_path, monkeypatch):
     page, whole = tmp_path / "performance.md", bench.interleave
     page.write_text(EMPTY)
@@ -288,6 +330,35 @@ def test_a_cell_is_visited_with_the_others_in_between(tmp_path, measured):
                 one for visit in visits[k::2] for one in visit[place]["seconds"]
             ]
             assert len(result["seconds"]) == 6, "two of each visit: four at least"
+
+
+def test_the_host_is_timed_step_by_step_on_one_thread(tmp_path, monkeypatch):
+    seen, whole, threads = [], bench.interleave, [2]
+
+    def interleave(steps, repeats, device, progress, fill):
+        seen.append((repeats, device, fill, torch.get_num_threads()))
+        return whole(steps, repeats, device, progress, fill)
+
+    monkeypatch.setattr(bench, "interleave", interleave)
+    monkeypatch.setattr(host, "STEPS", 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    dtypes = ("--dtype", "bfloat16", "float32")
+    assert run(tmp_path, "--parts", "host", "layers", "--tokens", "4", *dtypes) == 0
+    assert threads[-1] == 2, "as before"
+    one_visit = [*3 * [(2, "cpu", 0.0, 1)], *2 * [(1, "cpu", None, 2)]]
+    assert seen == 3 * one_visit, "once, whatever dtypes are asked for"
+
+
+def test_a_host_without_a_count_is_refused(tmp_path, capsys):
+    assert run(tmp_path, "--parts", "host") == 0
+    cells = bench._read(tmp_path / "cells.jsonl")
+    for wrong in (None, 2.0, True):
+        next(iter(cells.values()))["results"][0]["operations"] = wrong
+        lines = [sealed({"key": k, "cell": c}) for k, c in cells.items()]
+        (tmp_path / "cells.jsonl").write_bytes(b"".join(lines))
+        assert run(tmp_path, "--parts", "host") == 2
+        assert "has no times of host: 64 x 64, T=8, float32, as it says" in capsys.readouterr().err
 
 
 def test_only_those_of_one_rank_take_turns(tmp_path, monkeypatch):
@@ -339,9 +410,14 @@ def test_a_step_is_forward_and_backward_and_an_answer_forward_alone():
 def test_what_is_measured_where_nothing_is_said(monkeypatch):
     monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
     here, gpu = bench.usual("cpu"), bench.usual("cuda")
-    assert here.parts == gpu.parts == ("layers", "inference", "models", "memory")
+    assert here.parts == ("layers", "inference", "host", "models", "memory")
     assert (here.layers[-1], here.tokens[-1], here.models) == ((3072, 768), 4096, ("tiny",))
-    assert (gpu.layers[-1], gpu.tokens[-1], gpu.models) == ((4096, 4096), 16384, ("tiny", "124M"))
+    assert gpu.parts == ("layers", "inference", "models")
+    assert (gpu.layers[-1], gpu.tokens[-1], gpu.models) == ((4096, 4096), 16384, ("124M",))
+    assert (gpu.dtype, gpu.ranks, len(bench.tasks(gpu))) == (("float32", "bfloat16"), (8, 32), 26)
+    page = bench.usual("cpu", page=True)
+    assert (page.parts, page.models, page.repeats) == (bench.PARTS, bench.MODELS, 33)
+    assert bench.usual("cuda", page=True) == gpu
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
     assert "models" not in bench.usual("cpu").parts
 
@@ -350,6 +426,7 @@ def test_without_peft_and_transformers_the_rest_is_measured(tmp_path, monkeypatc
     monkeypatch.setattr(contenders, "ONEDNN", True)
     for module in (bench, settings, contenders):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert "models" not in bench.usual("cpu").parts
     assert main(["bench", "--out", str(tmp_path), *SMALL[:-2]]) == 0
     found = document(tmp_path)
     assert found["models"] == []
@@ -373,7 +450,7 @@ def test_without_peft_and_transformers_the_rest_is_measured(tmp_path, monkeypatc
 MISTAKES = [
     (
         ["--parts", "layer"],
-        "parts: 'layer' is unknown, choose from layers, plans, inference, models, memory",
+        "parts: 'layer' is unknown, choose from layers, plans, inference, host, models, memory",
     ),
     (["--models", "7B"], "models: '7B' is unknown, choose from tiny, 124M"),
     (["--dtype", "float16"], "dtype: 'float16' is unknown, choose from float32, bfloat16"),
@@ -505,7 +582,7 @@ def test_what_is_no_page_is_refused_at_once(tmp_path, what):
     else:
         damage.put_in_place(path, what)
     with pytest.raises(PerakitError, match=r"or leave --docs out|pass a file"):
-        bench.page(tmp_path)
+        bench.page(tmp_path, "cpu")
 
 
 def test_two_cells_of_one_visit_are_refused(kept):

@@ -20,6 +20,7 @@ LINEAR = ("plain lora", "lora", "peft r")
 QUADRATIC = (
     "pera",
     "pera mkl",
+    "pera plain",
     "prototype",
     "authors",
     "peft K",

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from perakit import PerakitError
-from perakit.bench import figures, report, verdicts
+from perakit.bench import figures, promises, report, verdicts
 from perakit.bench.ratios import Spread, find, paired
 from perakit.fast.plans import PLANS
 from perakit.plots.pictures import png
@@ -114,8 +114,23 @@ def make(peft=True, device="cpu", dtypes=("float32",)):
         "models": [
             model
             | {
-                "model": "124M",
+                "model": name,
                 "results": [one for one in step if one["rank"] == 8 and one["contender"] != "base"],
+            }
+            for name in ("124M", "tiny")
+        ],
+        "host": [
+            places[0]
+            | {
+                "m": 64,
+                "n": 64,
+                "tokens": 8,
+                "results": [
+                    one
+                    | {"operations": {"base": 2, "lora": 12, "pera": 27}.get(one["contender"], 10)}
+                    for one in step
+                    if one["rank"] in (8, 32)
+                ],
             }
         ],
         "memory": [
@@ -132,6 +147,19 @@ def make(peft=True, device="cpu", dtypes=("float32",)):
             for name, size in sizes.items()
         ],
     }
+
+
+def gpu():
+    """What is measured on a GPU: both dtypes, and the layer with many tokens."""
+    document = make(device="cuda", dtypes=("float32", "bfloat16"))
+    document["made_from"]["machine"]["device"] = "NVIDIA H200"
+    for part in ("layers", "inference"):
+        many = [one for one in document[part] if (one["m"], one["tokens"]) == (768, 4096)]
+        document[part] += [cell | {"m": 4096, "n": 4096, "tokens": 16384} for cell in many]
+    document["models"] = [
+        cell | {"dtype": t} for cell in document["models"][:1] for t in ("float32", "bfloat16")
+    ]
+    return document | {"plans": [], "host": [], "memory": []}
 
 
 # --- ratios ---------------------------------------------------------------------------------------
@@ -165,7 +193,7 @@ def test_the_library_s_own_choice_is_found_and_the_base_beside_every_rank():
 
 
 def by_words(document, words):
-    (found,) = (verdict for verdict in verdicts.verdicts(document) if words in verdict.statement)
+    (found,) = (one for one in promises.verdicts(document) if words in one.statement)
     return found
 
 
@@ -178,10 +206,17 @@ def by_words(document, words):
         ("beyond the counted ratio", 6, 1.25 / 1.2, (1.25 + 1.2) / 2, True),
         ("never slower than PEFT's of its rank", 16, 1.1 / 1.4, 1.05, True),
         ("of the time of PEFT's", 8, 1.1 / 1.4, 0.9, True),
-        ("124M", 1, 1.25 / 1.4, 1.05, True),
+        ("of the 124M GPT-2 with PERA of rank 8 is no slower", 1, 1.25 / 1.4, 1.05, True),
         ("within 5 % of the best plan", 32, 1.01, 1.05, True),
         ("merged inference", 16, 1.01, 1.02, True),
         ("T K floats", 1, 300 / (100 + 4 * 10 * 5 / 1024), 1.1, False),
+        ("one thread, LoRA", 2, 1.1 / 1.2, 1.3, True),
+        ("one thread, PERA over plain LoRA", 2, 1.25 / 1.2, 2.3, True),
+        ("one thread, PERA takes less time than the authors'", 2, 1.25 / 1.5, 1.0, True),
+        ("operations that are no views", 4, 27, 26, False),
+        ("tiny GPT-2 with PERA of rank 8", 1, 1.25 / 1.1, 1.15, True),
+        ("tiny GPT-2 with LoRA", 1, 1.1 / 1.4, 1.05, True),
+        ("a step with LoRA takes", 16, 1.1 / 1.2, 1.05, True),
     ],
 )
 def test_each_promise_has_the_cells_the_number_and_the_limit_worked_out_by_hand(
@@ -193,8 +228,38 @@ def test_each_promise_has_the_cells_the_number_and_the_limit_worked_out_by_hand(
     assert (worst.ratio, worst.limit) == (pytest.approx(ratio), pytest.approx(limit))
 
 
-def test_all_promises_are_in_that_list():
-    assert len(verdicts.verdicts(make())) == 10
+@pytest.mark.parametrize(
+    ("words", "count", "ratio", "limit"),
+    [
+        ("never slower than with the authors", 40, 1.25 / 1.5, 1.05),
+        ("never slower than PEFT's of its rank", 40, 1.1 / 1.4, 1.05),
+        ("merged inference", 40, 1.01, 1.02),
+        ("124M GPT-2 with PERA of rank 8 takes at most 1.2", 2, 1.25 / 1.4, 1.2),
+        ("124M GPT-2 with LoRA is no slower", 2, 1.1 / 1.4, 1.05),
+        ("at 4096 x 4096 and 16384 tokens in bfloat16", 1, 1.25 / 1.2, 2.0),
+    ],
+)
+def test_so_has_each_promise_of_a_gpu(words, count, ratio, limit):
+    document = gpu()
+    verdict = by_words(document, words)
+    assert len(verdict.findings) == count
+    assert verdict.findings[0].ratio == pytest.approx(ratio)
+    assert (verdict.findings[0].limit, verdict.holds) == (limit, True)
+    numbers = [line.split(".")[0] for line in report.promises(document)]
+    assert numbers == ["1", "5", "9", "18", "19", "20"], "no other promise is said of a GPU"
+
+
+def test_a_gpu_s_cells_are_no_cells_of_a_cpu_s_promises():
+    document = gpu()
+    for verdict in promises.verdicts(document):
+        assert not verdict.findings or "cuda" in verdict.devices
+    assert [line.split(".")[0] for line in report.promises(make())] == [
+        str(number) for number in range(1, 18)
+    ]
+
+
+def test_all_promises_are_in_those_lists():
+    assert len(promises.verdicts(make())) == 20
 
 
 def test_one_slow_cell_breaks_a_promise_and_is_named():
@@ -237,17 +302,17 @@ def test_a_share_of_the_plans_may_miss_and_no_more():
     assert verdict.holds is False  # 7 of 8 are less than 90 %
     # 9 of 10 are enough
     assert verdicts.Verdict(
-        "", verdict.findings + 2 * verdict.findings[:1], verdicts.PLAN_SHARE
+        "", verdict.findings + 2 * verdict.findings[:1], share=promises.PLAN_SHARE
     ).holds
 
 
 def test_what_was_not_measured_is_said():
-    empty = make() | {"layers": [], "models": [], "plans": [], "inference": [], "memory": []}
-    found = verdicts.verdicts(empty)
-    assert [verdict.holds for verdict in found] == [None] * 10
+    found = promises.verdicts({"made_from": make()["made_from"]})
+    assert [verdict.holds for verdict in found] == [None] * 20
     assert str(found[0]).startswith("not measured: a step with PERA")
-    for verdict in verdicts.verdicts(make(peft=False)):
-        assert (verdict.holds is None) == ("PEFT" in verdict.statement)
+    for verdict in promises.verdicts(make(peft=False)):
+        if "cpu" in verdict.devices:
+            assert (verdict.holds is None) == ("PEFT" in verdict.statement)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -272,8 +337,18 @@ def test_tables_have_the_medians_and_the_paired_ratios():
     assert (found["PERA / plain LoRA"], found["counted"]) == ("1.04 (1.04 ... 1.04)", "1.20")
     assert found["LoRA / PEFT r"] == "0.79 (0.79 ... 0.79)"
     assert found["PERA / PEFT K"] == "0.78 (0.78 ... 0.78)"
-    columns, only, _ = rows_of(text, "A whole training step, AdamW included: ratios")
-    assert dict(zip(columns, only, strict=True))["where"] == "124M"
+    columns, first, *_ = rows_of(text, "A whole training step, AdamW included: ratios")
+    assert dict(zip(columns, first, strict=True))["where"] == "124M"
+    columns, first, *_ = rows_of(text, "A tiny layer, one thread: operations that are no views")
+    found = dict(zip(columns, first, strict=True))
+    assert (found["where"], found["rank"], found["LoRA"], found["PERA"]) == (
+        "64 x 64",
+        "8",
+        "12",
+        "27",
+    )
+    columns, *_ = rows_of(text, "A tiny layer, one thread: milliseconds, float32 on cpu")
+    assert "PERA, counted" not in columns
     columns, first, *_ = rows_of(text, "Inference, one layer: ratios")
     assert dict(zip(columns, first, strict=True))["merged / frozen base"] == "1.01 (1.01 ... 1.01)"
     _, first, *_ = rows_of(text, "The counted plan against the best of all")
@@ -291,6 +366,14 @@ def test_what_it_was_made_from_is_said():
     assert "a processor, 2 cores, 2 threads, load 0.5; device cpu" in text
     assert "python 3.11.7, torch 2.13.0, peft 0.21; seed 3; formulas 0123456789ab; 3 rounds" in text
     assert "Measured by `perakit bench`" in text
+
+
+def test_a_run_with_a_note_and_without_a_processor_says_so():
+    document = make()
+    document["made_from"]["note"] = "Measured on a Sunday."
+    assert "numbers: `performance.json`.\nMeasured on a Sunday.\n" in report.table(document)
+    del document["made_from"]["machine"]["cpu"]
+    assert "\nThe processor was not recorded; device cpu;\n" in report.table(document)
 
 
 def test_a_glance_and_a_missing_peft_are_said():
@@ -315,6 +398,7 @@ def test_a_glance_and_a_missing_peft_are_said():
         ["models"],
         ["plans"],
         ["inference"],
+        ["host"],
         ["memory"],
         ["layers", "memory", "inference"],
     ],
@@ -323,15 +407,18 @@ def test_any_parts_make_a_page(parts):
     document = make(device="cuda", dtypes=("float32", "bfloat16"))
     some = document | {
         part: []
-        for part in ("layers", "plans", "inference", "models", "memory")
+        for part in ("layers", "plans", "inference", "host", "models", "memory")
         if part not in parts
     }
-    page = report.page(some, PAGE.read_text())
-    assert page.startswith(PAGE.read_text().partition("<!-- measured")[0])
-    assert page.endswith(PAGE.read_text().partition("<!-- end of measured -->")[2])
+    page, end = report.page(some, PAGE.read_text()), "<!-- end of measured -->"
+    on_cpu, on_gpu = ([*text.split(end)] for text in (PAGE.read_text(), page))
+    assert on_gpu[0] == on_cpu[0], "the CPU's part stays"
+    assert on_gpu[1].startswith(on_cpu[1].partition("<!-- measured")[0])
+    assert on_gpu[2] == on_cpu[2]
+    page = on_gpu[1]
     assert page.count("](performance-") == (4 if "layers" in parts else 0)
     assert len(page.splitlines()) > len(report.table(some).splitlines()) / 2
-    assert report.page(some, page) == page
+    assert report.page(some, end.join(on_gpu)) == end.join(on_gpu)
 
 
 def test_a_page_without_a_measured_part():
@@ -339,13 +426,11 @@ def test_a_page_without_a_measured_part():
         report.page(make(), "# Something else")
 
 
-def test_the_page_is_that_of_its_json():
-    """Where performance.json is there: every number and verdict of the page comes from it."""
-    file = PAGE.with_name("performance.json")
-    if not file.exists():
-        assert "Not measured yet" in PAGE.read_text()
-        return
-    document = json.loads(file.read_text())
+@pytest.mark.parametrize("device", report.NUMBERS)
+def test_the_page_is_that_of_its_json(device):
+    """Every number and verdict of the device's part comes from its file."""
+    document = json.loads(PAGE.with_name(report.NUMBERS[device]).read_text())
+    assert report.device_of(document) == device
     assert report.page(document, PAGE.read_text()) == PAGE.read_text()
     assert all(PAGE.with_name(name).exists() for name in report.figures(document))
 

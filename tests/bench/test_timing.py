@@ -74,6 +74,12 @@ def test_a_short_step_fills_its_turn_and_its_mean_is_kept(clock):
     assert found["short"] == [pytest.approx(TURN / 5)] * 4
 
 
+def test_a_turn_may_be_one_step_however_short(clock):
+    count = []
+    found = interleave({"one": Step(lambda: (count.append(1), clock.advance(1e-6)))}, 4, fill=0.0)
+    assert (len(count), found) == (WARM_UP + 4, {"one": [pytest.approx(1e-6)] * 4})
+
+
 def test_rounds_are_reported_and_rounds_hold_everybody_once(clock):
     seen, rounds = [], []
 
@@ -121,16 +127,32 @@ def test_the_garbage_collector_rests_meanwhile_and_is_put_back(clock):
         gc.enable()
 
 
-def test_a_gpu_is_waited_for_on_both_sides_of_the_clock(monkeypatch):
-    events = []
-    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda device: events.append("wait"))
-    monkeypatch.setattr(
-        timing.time, "perf_counter", lambda: events.append("clock") or float(len(events))
-    )
-    interleave(
-        {"one": Step(lambda: events.append("run"), lambda: events.append("reset"))}, 1, "cuda"
-    )
-    assert events[:6] == ["reset", "wait", "clock", "run", "wait", "clock"]
+def test_on_a_gpu_a_turn_is_a_burst_between_two_events(monkeypatch):
+    """The queue is empty when it starts, and nobody waits before it ends."""
+    seen = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.place = len(seen)
+            seen.append("event")
+
+        def synchronize(self):
+            seen.append("wait for it")
+
+        def elapsed_time(self, end):
+            return 4.0 * seen[self.place : end.place].count("run")  # milliseconds
+
+    monkeypatch.setattr(timing.torch.cuda, "Event", Event)
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: seen.append("wait"))
+    step = Step(lambda: seen.append("run"), lambda: seen.append("reset"))
+    found = interleave({"one": step}, 2, "cuda")
+    assert found == {"one": [pytest.approx(0.004)] * 2}
+    one = ["reset", "wait", "event", "run", "reset", "event", "wait for it"]
+    burst = ["reset", "wait", "event", *5 * ["run", "reset"], "event", "wait for it"]
+    assert seen == 2 * one + 2 * burst
 
 
 def test_speed_is_operations_over_the_quickest_round(clock, monkeypatch):
