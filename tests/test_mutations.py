@@ -24,8 +24,8 @@ from perakit.adapters.mora import MoRAAdapter
 from perakit.adapters.pera import PERAAdapter
 from perakit.adapters.quadratic import QuadraticAdapter
 from perakit.fast import kept, product, seam, windows
+from perakit.fast.expanded import Expanded
 from perakit.fast.plans import PLANS, use_plan
-from perakit.fast.windows import Expanded
 from perakit.models.adapted import AdaptedLayer, adapted_layers
 from perakit.models.stand_in import Block
 

@@ -89,8 +89,7 @@ def _lean(
         return None
     (m, K), n, dtype = source.shape(*parameters), x.shape[-1], parameters[-1].dtype
     way = plans.asked(x.numel() // max(1, n), m, n, K, x.dtype == dtype, x.device.type)
-    given = isinstance(source, Given)
-    if not (way.lean if x.dtype == dtype else _in_low_precision(x, given)):
+    if not (way.lean if x.dtype == dtype else _in_low_precision(x)):
         return None
     rows = x if x.ndim == 2 else x.flatten(0, -2)
     if isinstance(source, Given):
@@ -110,13 +109,12 @@ def _lean(
     return y if x.ndim == 2 else y.view(*x.shape[:-1], m)
 
 
-def _in_low_precision(x: Tensor, given: bool) -> bool:
+def _in_low_precision(x: Tensor) -> bool:
     """Whether an adapter multiplies as its less precise base does: on a GPU, on its tensor cores.
 
-    given: its factors are no products; PERA's are, for which float16 has too small a range.
+    Not in float16: small numbers, as gradients are and products of two entries, are zero there.
     """
-    on_gpu = x.device.type != "cpu" or plans.wanted == "lean"
-    return on_gpu and (x.dtype == torch.bfloat16 or (given and x.dtype == torch.float16))
+    return x.dtype == torch.bfloat16 and (x.device.type != "cpu" or plans.wanted == "lean")
 
 
 def _multiplied(
