@@ -55,11 +55,11 @@ def adapted_layer(model: nn.Sequential) -> AdaptedLayer:
 
 
 def inputs(layer: nn.Module, seed: int, leading: tuple[int, ...] = (4,)) -> Tensor:
-    """Standard normal x (*leading, n) in the layer's dtype, from `seed`."""
+    """Standard normal x (*leading, n) in the layer's dtype, where it is, from `seed`."""
     W0 = weight(layer)
     # Not `seed` itself: the factors are drawn from that
     generator = torch.Generator().manual_seed(seed + 1)
-    return torch.randn(*leading, W0.shape[1], generator=generator).to(W0.dtype)
+    return torch.randn(*leading, W0.shape[1], generator=generator).to(W0)
 
 
 def weight(layer: nn.Module) -> Tensor:

@@ -16,7 +16,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, to
 
 def wide(tensor: Tensor) -> np.ndarray:
     """The tensor as float64 NumPy: a copy, since what training moves must not move it."""
-    return tensor.detach().to(torch.float64, copy=True).numpy()
+    return tensor.detach().to("cpu", torch.float64, copy=True).numpy()
 
 
 def largest(array: np.ndarray) -> float:

@@ -27,7 +27,8 @@ def law_dropout(method: Method, layer: nn.Module, seed: int = 0) -> None:
     # The identity as input, 40 times: a row has one entry that can be dropped, so its output is
     # W0 x + b and either nothing or the whole update of x / (1 - p).
     # (40 n, n): that all are kept has chance 2^-40 at n = 1
-    x = torch.eye(adapted_layer(model).W0.shape[1], dtype=torch.float64).repeat(40, 1)
+    W0 = adapted_layer(model).W0
+    x = torch.eye(W0.shape[1]).to(W0).repeat(40, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         same_bits(start.train()(x), start.eval()(x), "dropout: the base sees dropped inputs")

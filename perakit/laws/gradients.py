@@ -37,7 +37,7 @@ def _check_against_the_formula(
     """Gradients of one random sum of the outputs: with weights 1 a mistake could cancel."""
     m = adapted_layer(model).W0.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(2, m, generator=generator, dtype=torch.float64)
+    weights = torch.randn(2, m, generator=generator, dtype=torch.float64).to(x.device)
     names, parameters = zip(*adapted_layer(model).adapter.named_parameters(), strict=True)
     expected, actual = (
         torch.autograd.grad((y * weights).sum(), (x, *parameters), allow_unused=True)

@@ -67,5 +67,5 @@ def _exact_rank(layer: AdaptedLayer, generator: np.random.Generator) -> int:
         rational = np.vectorize(Fraction, otypes=[object])
         B_hat, A_hat = (rational(wide(factor)) for factor in adapter.factors())
         return exact_rank(B_hat @ A_hat)
-    x = torch.as_tensor(generator.integers(-9, 10, (24, layer.W0.shape[1]))).double()
+    x = torch.as_tensor(generator.integers(-9, 10, (24, layer.W0.shape[1]))).to(layer.W0)
     return exact_rank(wide(added(adapter, x, layer.W0)))  # whole numbers, far below 2^53

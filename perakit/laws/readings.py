@@ -28,7 +28,7 @@ def law_10_readings(
     model = adapted(method, layer, seed)
     formula = formula or _rule(method) or ORACLES.get(method.name)
     W0 = adapted_layer(model).W0
-    x = torch.cat([torch.eye(W0.shape[1]), torch.ones(1, W0.shape[1])]).to(W0.dtype)
+    x = torch.cat([torch.eye(W0.shape[1]), torch.ones(1, W0.shape[1])]).to(W0)
     given = wide(W0 if method.mergeable else x)
     for point in ("float", "rational"):
         if point == "rational":
