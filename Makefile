@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: demo notebooks test test-rest test-thorough lint docs claims methods performance evidence tiny clean
+.PHONY: demo notebooks test test-rest test-thorough test-gpu lint docs claims methods performance evidence tiny clean
 
 demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
 	.venv/bin/perakit demo $(DEMO)
@@ -21,6 +21,10 @@ test-rest: .venv/test-ready ## what `make test` leaves out: other graders, the s
 
 test-thorough: .venv/test-ready ## everything, 500 examples a property in place of 25: hours
 	PERAKIT_HYPOTHESIS=thorough .venv/bin/python -m pytest $(TESTS)
+
+# In one process, and with warnings as warnings: torch's own on CUDA must not cost a GPU's minutes. Without make: tests/gpu/README.md
+test-gpu: .venv/test-ready ## what runs on CUDA, on CUDA: a few minutes
+	PERAKIT_DEVICE=cuda .venv/bin/python -m pytest -n 0 -W default $(or $(TESTS),tests/gpu)
 
 lint: .venv/test-ready ## ruff and mypy
 	.venv/bin/ruff check .

@@ -15,7 +15,7 @@ from perakit import models
 from perakit.adapters import Method
 from perakit.errors import PerakitError
 from perakit.laws.cases import INPUTS, adapted, adapted_layer, inputs, merge, scaled, weight
-from perakit.laws.comparing import same_bits, wide
+from perakit.laws.comparing import TOLERANCE, same_bits, wide
 from perakit.laws.dense import check_dense, expected_delta
 from perakit.laws.oracles import Formula
 from perakit.models.adapted import AdaptedLayer
@@ -26,8 +26,8 @@ def law_4_merge(
 ) -> None:
     """Law 4: merged and unmerged outputs agree.
 
-    The merged weight is W0 + ΔW, formed in float64 and rounded once. An update that is no matrix
-    cannot be merged: whatever needs its ΔW is refused.
+    The merged weight is W0 + ΔW, formed in float64 (off the CPU, in float32 at least) and rounded
+    once. An update that is no matrix cannot be merged: whatever needs its ΔW is refused.
     """
     model = adapted(scaled(method), layer, seed)
     if not method.mergeable:
@@ -78,7 +78,10 @@ def law_6_idempotent(method: Method, layer: nn.Module, seed: int = 0) -> None:
 
 
 def _check_rounded_once(model: nn.Sequential, formula: Formula | None) -> None:
-    """No entry of the merged weight is further from W0 + ΔW than one rounding can put it."""
+    """No entry of the merged weight is further from W0 + ΔW than one rounding can put it.
+
+    Off the CPU, where the sum is formed in float32 (`exact_delta`), than two can.
+    """
     layer = adapted_layer(model)
     assert layer.merged is not None, "law 4: merge merged nothing"
     W0, delta = wide(layer.W0), expected_delta(model, formula)
@@ -87,6 +90,9 @@ def _check_rounded_once(model: nn.Sequential, formula: Formula | None) -> None:
     # Half a unit in the last place, or a little more
     half = limits.eps / 2 * np.maximum(total, limits.tiny)
     room = 1e-14 * (np.abs(W0).max() + np.abs(delta).max())  # float64 sums in another order
+    if layer.W0.device.type != "cpu":
+        wider = torch.promote_types(layer.W0.dtype, torch.float32)
+        room = room + TOLERANCE[wider] * (np.abs(W0).max() + np.abs(delta).max())
     if not layer.adapter.method.exact_in_float64:
         # DoRA divides by a row length that is rounded to its magnitude's dtype, also when merging,
         # or a start that the magnitude holds in that dtype would not be a no-op: half an eps of W0

@@ -32,7 +32,7 @@ def layers(device):
     return [(where, layer.to(device)) for where, layer in every]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name}-{method.rank}")
 def test_every_law(method, device):
     for where, layer in layers(device):
         for law in laws.LAWS:
