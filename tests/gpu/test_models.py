@@ -101,11 +101,11 @@ def test_finetune_learns_and_a_cpu_loads_its_adapters(device, tmp_path, monkeypa
     more = ["--method", "lora", "pera", "--device", device, "--out", str(tmp_path)]
     assert main(["finetune", *arguments.split(), *more]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    text = toy.corpus.load("synthetic", limit=20_000)
+    text, model = toy.corpus.load("synthetic", limit=20_000), toy.load("tiny")
     for outcome, name in zip(results["outcomes"], ("lora", "pera"), strict=True):
         assert outcome["new"] < results["before"][0] - 1
         assert outcome["merge_gap_relative"] < 1e-4
-        model = toy.load("tiny")
         pk.load(model, tmp_path / f"{name}-r=2" / "adapter")
         found = toy.bits_per_byte(model, text.heldout, context=32, windows=64)
         assert found == pytest.approx(outcome["new"], rel=1e-4)
+        pk.detach(model)
