@@ -95,9 +95,24 @@ def test_what_is_read_off_a_model_is_what_the_cpu_reads(device, tmp_path):
     torch.testing.assert_close(model(x), y, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_training_is_the_same_whether_or_not_somebody_looks_on(bf16, device):
+    """On CUDA a step is a recorded graph as long as nobody does."""
+    text, losses = toy.corpus.load("synthetic", limit=20_000), []
+    recipe = toy.Recipe(steps=24, batch=4, context=16, bf16=bf16)
+    for after_step in (None, lambda done: None):
+        torch.manual_seed(0)
+        model = toy.GPT2(toy.Config(n_positions=16, n_embd=16, n_layer=1, n_head=2)).to(device)
+        pk.attach(model, pk.PERA(rank=4), "all-linear")
+        run = toy.train(model, text, recipe, after_step=after_step, progress=False)
+        losses.append([loss for _, loss in run.losses])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2 if bf16 else 1e-4)
+    assert losses[0][-1] < losses[0][0] - 0.1
+
+
 def test_finetune_learns_and_a_cpu_loads_its_adapters(device, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("perakit.toy.finetune.SAMPLE_TOKENS", 4)  # they take longer than the steps
-    arguments = "--text synthetic --limit 20000 --steps 12 --context 32 --batch 4 --rank 2"
+    arguments = "--text synthetic --limit 20000 --steps 24 --context 32 --batch 4 --rank 2"
     more = ["--method", "lora", "pera", "--device", device, "--out", str(tmp_path)]
     assert main(["finetune", *arguments.split(), *more]) == 0
     results = json.loads((tmp_path / "results.json").read_text())

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 import perakit as pk
 from perakit import laws, strategies, toy
 
-METHODS = [pk.LoRA(rank=8), pk.PERA(rank=8), pk.PERA(rank=24), pk.DoRA(rank=4)]
+METHODS = [  # of PERA, ranks that are expanded in two ways
+    pk.LoRA(rank=8),
+    pk.PERA(rank=8),
+    pk.PERA(rank=40),
+    pk.PERA(rank=41, terms="cross"),
+    pk.PERA(rank=42, terms="square", alpha=20),
+    pk.DoRA(rank=4),
+]
 SMALL = {pk.LoRA(rank=5): 5e-3, pk.PERA(rank=3): 7e-3}  # method: the size of its parameters
 every_method, every_small = (
     pytest.mark.parametrize("method", methods, ids=lambda method: f"{method.name}-{method.rank}")
