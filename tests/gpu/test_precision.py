@@ -112,6 +112,21 @@ def test_a_small_update_is_not_rounded_away(method, kind, dtype, device):
         assert_a_small_update_is_seen(method, kind, torch.float32, tokens, device, autocast=dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@every_small
+def test_a_small_gradient_is_not_rounded_away(method, dtype, device):
+    """Of a mean loss, early: products of g and B are far below float16's least number, 6e-8."""
+    layer = strategies.make_layer("Linear", 64, 48, dtype=dtype, seed=3).to(device)
+    model = laws.adapted(method, layer, start=True).train()
+    with torch.no_grad():
+        model[0].adapter.B.copy_(1e-4 * random(64, method.rank, seed=1))
+    x, g = (scale * random(64, size, seed=size) for size, scale in ((48, 1), (64, 1e-5)))
+    x, g = x.to(device, dtype), g.to(device, dtype)
+    found, right = step(model, x.requires_grad_(), g), exact(model, x, g)
+    for name, tensor in found.items():
+        assert off(tensor, right[name]) < TOLERANCE[dtype], name
+
+
 @every_small
 def test_tf32_is_the_users_to_allow_and_loses_no_update(method, cuda):
     layer = strategies.make_layer("Linear", 768, 512, seed=3).to(cuda)
