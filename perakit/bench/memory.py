@@ -86,8 +86,8 @@ def predicted(name: str, case: Case) -> dict[str, int]:
     They are 4 P, 4 P, 8 P + 4 a tensor (AdamW), and
 
         saved = T n (x) + 4 T K (z, where the plan makes it in the forward pass and needs it again)
-        + `kept`, and on the lean way where it keeps them 4 (K (m + n) + K + T K): PERA's features,
-        their weights and z with the weights.
+        + `kept`, and on the lean way where it keeps them 4 K (m + n + 1): PERA's features and their
+        weights.
     """
     method = Method.registry["lora" if name == PLAIN else name](case.rank)
     shapes = method.shapes(case.m, case.n)
@@ -106,7 +106,7 @@ def predicted(name: str, case: Case) -> dict[str, int]:
         columns = windows.count(case.rank, "full") if windowed else K
         z = 0 if plan.output or plan.factors else WIDE * case.tokens * columns
         if isinstance(method, PERA) and lean and way.keep:
-            z += WIDE * (K * (case.m + case.n) + K + case.tokens * K)
+            z += WIDE * K * (case.m + case.n + 1)
     return {
         "parameters": WIDE * count,
         "gradients": WIDE * count,

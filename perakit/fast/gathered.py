@@ -48,22 +48,15 @@ def features(B: Tensor, A: Tensor, index: Index) -> Tensor:
 
 
 def gradients(
-    features: Tensor, to_features: Tensor, m: int, terms: str, index: Index
+    rows: Tensor, to_features: Tensor, m: int, terms: str, index: Index
 ) -> tuple[Tensor, Tensor]:
-    """The gradients by B (m, r) and A (r, n), from those by the features."""
-    r, width = index.ones.shape[0], features.shape[1]
-    rows = features[:r]
+    """The gradients by B (m, r) and A (r, n), from those by the features; rows (r, m+n): [Bᵀ A]."""
+    r, width = rows.shape
     if r <= SMALL:
         beside = rows.index_select(0, index.pairs).view(2, -1, width).mul_(to_features[r:])
-        to_B, to_A = (
-            torch.addmm(own, index.to_rows, other)
-            for own, other in zip(
-                to_features[:r].split_with_sizes((m, width - m), 1),
-                beside.view(-1, width).split_with_sizes((m, width - m), 1),
-                strict=True,
-            )
-        )
-        return to_B.T, to_A
+        of_B, of_A = beside.view(-1, width).split_with_sizes((m, width - m), 1)
+        to_B, to_A = to_features[:r].split_with_sizes((m, width - m), 1)
+        return torch.addmm(to_B, index.to_rows, of_B).T, torch.addmm(to_A, index.to_rows, of_A)
     if terms == "square":
         to_rows = torch.addcmul(to_features[:r], to_features[r:], rows, value=2)
         to_B, to_A = to_rows.split_with_sizes((m, width - m), 1)

@@ -49,11 +49,10 @@ class LeanProduct(torch.autograd.Function):
         index = gathered.index(x.device, A.dtype, A.shape[0], source.terms)
         features, weight = made = expanded(source, x.dtype, B, A, h, index)
         left, right = features.split_with_sizes(W0.shape, 1)  # (K, m), (K, n)
-        z = x.mm(right.T)
-        weighted = z * weight
+        z = F.linear(x, right)
         ctx.source, ctx.index = source, index
-        ctx.save_for_backward(z, x, W0, bias, B, A, h, *((*made, weighted) if keep else ()))
-        return F.linear(x, W0, bias).addmm_(weighted, left)
+        ctx.save_for_backward(z, x, W0, bias, B, A, h, *(made if keep else ()))
+        return F.linear(x, W0, bias).addmm_(z * weight, left)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -61,23 +60,19 @@ class LeanProduct(torch.autograd.Function):
         source, needs = ctx.source, ctx.needs_input_grad
         if torch.is_grad_enabled() or batched(g):
             return None, None, *by_autograd(source, needs[2:], g, x, W0, bias, B, A, h)
-        if made:
-            features, weight, z_weighted = made
-        else:
-            features, weight = expanded(source, x.dtype, B, A, h, ctx.index)
-            z_weighted = z * weight
+        features, weight = made or expanded(source, x.dtype, B, A, h, ctx.index)
         (m, n), r, g = W0.shape, A.shape[0], g.contiguous()
         left, right = features.split_with_sizes((m, n), 1)
-        u = g.mm(left.T)
-        u_weighted = u * weight
-        to_x = g.mm(W0).addmm_(u_weighted, right) if needs[2] else None
-        to_features = torch.cat((z_weighted.T.mm(g), u_weighted.T.mm(x)), 1)
+        u = F.linear(g, left)
+        weighted = u * weight
+        to_x = g.mm(W0).addmm_(weighted, right) if needs[2] else None
+        to_features = torch.cat(((z * weight).T.mm(g), weighted.T.mm(x)), 1)
         to_h = (z * u).sum(0)[r:]
         if source.scale != 1:
             to_h = source.scale * to_h
-        if features.dtype != A.dtype:
-            to_features, features = to_features.to(A.dtype), torch.cat((B.T, A), 1)
-        to_B, to_A = gathered.gradients(features, to_features, m, source.terms, ctx.index)
+        rows = features[:r] if x.dtype == A.dtype else torch.cat((B.T, A), 1)
+        to_features = to_features.to(A.dtype)
+        to_B, to_A = gathered.gradients(rows, to_features, m, source.terms, ctx.index)
         return None, None, to_x, None, None, to_B, to_A, to_h
 
 
