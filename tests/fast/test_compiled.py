@@ -145,6 +145,14 @@ def test_the_graph_of_a_large_rank_is_no_larger_and_holds_no_numbers():
     assert sizes[4] == sizes[32]
 
 
+def test_what_is_no_cpu_has_one_graph_too():
+    """The meta device goes the way of a GPU."""
+    model, counter = stack(), CompileCounter()
+    pk.attach(model, pk.PERA(rank=3), "all-linear")
+    torch.compile(model.to("meta"), fullgraph=True, backend=counter)(X.to("meta")).sum().backward()
+    assert counter.frame_count == 1
+
+
 # --- what it says ---------------------------------------------------------------------------------
 
 
