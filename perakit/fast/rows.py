@@ -23,7 +23,7 @@ def factors(B: Tensor, A: Tensor, h: Tensor, terms: str, degree: int) -> tuple[T
     (m, r), start = B.shape, 0
     both = torch.cat([B.T, A], 1)  # (r, m+n)
     left, right = [B.T], [A]
-    for monomials in (_index if recorded() else _remembered)(A.device, r, terms, degree):
+    for monomials in _monomials(A.device, r, terms, degree):
         made, stop = _multiplied(both, monomials), start + monomials.shape[1]
         left.append(made[:, :m])
         right.append(h[start:stop, None] * made[:, m:])
@@ -48,7 +48,7 @@ def gradients(
     each of a product's d factors is left out in turn.
     Returns gradients in the shapes of B, A and h. Source: derivative of arXiv 2604.11841, Eq. 2-5.
     """
-    index = (_index if recorded() else _remembered)(A.device, A.shape[0], terms, degree)
+    index = _monomials(A.device, A.shape[0], terms, degree)
     ones = torch.ones_like(h)
     to_B, _ = _through_features(B.T, ones, to_B_hat.T, index)
     to_A, to_h = _through_features(A, h, to_A_hat, index)
@@ -95,6 +95,16 @@ def _index(device: torch.device, rank: int, terms: str, degree: int) -> list[Ten
     ]
 
 
-# Not while recorded: torch.compile follows no cache, and a tensor that was made under one of
-# torch's modes must not be found by others.
+# Not while recorded: a tensor that was made under one of torch's modes must not be found by others.
 _remembered = cache(_index)
+# torch.compile follows no cache, and would follow a loop over all monomials: it is handed them, on
+# their device, so that the graph of rank 64 is as small as that of rank 2 and copies nothing.
+_constant = torch.compiler.assume_constant_result(_index)
+
+
+def _monomials(device: torch.device, rank: int, terms: str, degree: int) -> list[Tensor]:
+    """`_index`, made again only where it must be."""
+    if torch.compiler.is_compiling():
+        found: list[Tensor] = _constant(device, int(rank), terms, degree)
+        return found
+    return (_index if recorded() else _remembered)(device, rank, terms, degree)

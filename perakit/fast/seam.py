@@ -56,7 +56,7 @@ def forward(
     # Of strided rows, or of one alone, torch rounds otherwise than of flat ones: there the base
     # multiplies x as it came.
     flat = x.ndim == 2 or (x.ndim > 2 and x.is_contiguous())
-    dropping = first.training and first.method.dropout > 0
+    dropping = first.method.dropout > 0 and first.training
     if linear is F.linear and flat and not rest and not dropping and x.dtype == W0.dtype:
         y = _lean(x, W0, bias, first, source, parameters)
         if y is not None:
@@ -68,7 +68,7 @@ def forward(
         if adapter is not first:
             source, parameters = _source(adapter, W0)
         dropout = adapter.method.dropout
-        seen = F.dropout(x, dropout) if adapter.training and dropout > 0 else x
+        seen = F.dropout(x, dropout) if dropout > 0 and adapter.training else x
         updates.append(_multiplied(seen, None, None, adapter, source, parameters))
     return (base + reduce(operator.add, updates)).to(base.dtype)
 
@@ -137,12 +137,14 @@ def _multiplied(
         return update if W0 is None else F.linear(x, W0, bias) + update
     (m, K), n, device = source.shape(*parameters), x.shape[-1], x.device.type
     plan = plans.asked(x.numel() // max(1, n), m, n, K, W0 is not None, device).plan
-    if device != "cpu" and type(source) is Expanded and source.degree == 2:
+    # Not for a compiler, which finds out by itself what is fast, and writes no product into a view
+    gathers = device != "cpu" and not torch.compiler.is_compiling()
+    if gathers and type(source) is Expanded and source.degree == 2:
         source = Gathered(source.scale, source.terms)
     # Rows and back again out here: a function that returns a view forbids `y += 1`
     rows = x.flatten(0, -2) if x.ndim > 1 else x[None]
     if torch.is_grad_enabled():
-        if adapter.training and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and adapter.training:
             kept.last.pop(adapter, None)  # it trains: the memory is free again
         y = AdaptedProduct.apply(source, plan, rows, W0, bias, *parameters)
         assert isinstance(y, Tensor)

@@ -79,10 +79,11 @@ class AdaptedLayer(StandIn):
         """y = W0 x + b + Σ ΔW x over the active adapters: (..., n) -> (..., m)."""
         # The module's own tables: an attribute that is in none of them would be asked of the base.
         modules: dict[str, Any] = self._modules
-        merged, base, adapters = self.merged, modules["base"], modules["adapters"]
+        base, adapters = modules["base"], modules["adapters"]
         for block in self.blocks:
             if block.on:
                 return base(x)
+        merged = self.merged
         if merged is not None:  # and an adapter is active, since nothing may change a merged sum
             return F.linear(x, merged.to(x.device), base.bias)  # a replica's x is on another GPU
         active = []

@@ -496,6 +496,9 @@ def disabled(model: nn.Module) -> Iterator[None]:
             block.on = False
     finally:  # an interrupt may have come before that line
         block.on = False
+        # Forgotten, or what was compiled before the block would be compiled again after it
+        for module in stand_ins(model).values():
+            module.blocks = tuple(other for other in module.blocks if other is not block)
 
 
 def report(model: nn.Module) -> AttachReport:

@@ -31,7 +31,7 @@ from perakit.errors import PerakitError
 from perakit.files import alone
 from perakit.formulas import check_count
 from perakit.models.adapted import adapted_layers
-from perakit.toy import distributed
+from perakit.toy import captured, distributed
 from perakit.toy.corpus import Corpus
 from perakit.toy.log import ADAM_STATE, Log
 from perakit.toy.memory import peak_bytes, reset_peak
@@ -303,6 +303,18 @@ def _train(
     )
     reset_peak(device)
     parallel = distributed.parallel(model)
+
+    def passes(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """The loss, and the norm of the gradients that it writes."""
+        # No cache: a recording must not use casts that were made before it
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16, cache_enabled=False):
+            loss = F.cross_entropy(_logits(parallel, x).float().flatten(0, 1), y.flatten())
+        loss.backward()
+        return loss.detach(), nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
+
+    # Who looks on may change the model, and processes that wait for each other are not recorded
+    steps = recipe.steps - start if after_step is None and distributed.size() == 1 else 0
+    both_passes = captured.Captured(passes, optimizer.zero_grad, model, device, steps)
     with torch.random.fork_rng(), bar, _mode(model, training=True):
         if start == 0:
             distributed.on_main(partial(evaluate, 0))
@@ -311,12 +323,8 @@ def _train(
             x, y = _batch(ids, recipe, step, device)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-                loss = F.cross_entropy(_logits(parallel, x).float().flatten(0, 1), y.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
-            cost = distributed.mean(loss.detach()).item()
+            loss, norm = both_passes(x, y)
+            cost = distributed.mean(loss).item()
             if not math.isfinite(cost) or not math.isfinite(norm.item()):
                 raise DivergedError(
                     f"loss {cost:g}, gradient norm {norm.item():g} at step {step}: lower"
