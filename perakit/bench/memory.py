@@ -162,12 +162,12 @@ def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tens
 
     Each storage counts whole and once; those of `held` do not count.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in held}
+    own = set(map(_storage, held))
     # The tensors are held: freed memory could be given out again at the same address
     found: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor
+        found[_storage(tensor)] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -175,6 +175,12 @@ def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tens
     return y, sum(
         tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own
     )
+
+
+def _storage(tensor: Tensor) -> int:
+    """Where its numbers are; on the meta device, where there are none, which storage it has."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr() or storage._cdata
 
 
 def measure(seed: int) -> list[dict[str, Any]]:

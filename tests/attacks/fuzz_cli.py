@@ -135,6 +135,7 @@ BASE = {
     "verify": {"claims": "identity", "examples": "1"},
     "bench": dict.fromkeys(("ranks", "repeats", "tokens"), "1")
     | {"parts": "layers", "layers": "8x8", "out": "out"},
+    "explain": {"model": "checkpoint", "rank": "1", "tokens": "8"},
     "experiment": {"name": "function", "device": "tpu", "small": True, "out": "out"},
     "grade": {"files": "work.py"},
     "assignment list": {},
