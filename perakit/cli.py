@@ -462,9 +462,9 @@ def _explain(arguments: argparse.Namespace) -> None:
     explanation = explain(model.train(), arguments.tokens, dtype, arguments.device)
     if arguments.measure:
         explanation = measure(explanation, model, seed=arguments.seed)
-    _show(explanation)
-    if arguments.json:
+    if arguments.json:  # first: after a mistake stdout has nothing
         write_atomically(arguments.json, as_json(explanation.to_dict(arguments.seed)))
+    _show(explanation)
 
 
 def _experiment(arguments: argparse.Namespace) -> None:

@@ -32,8 +32,8 @@ from perakit.table import Table
 LORA = "plain LoRA"
 ROUNDS = 9  # of a measurement
 LEGEND = (
-    "a way of three letters is a plan: output / input gradient / factor gradients, each by the"
-    " factors (f) or dense (d), by an (m, n) matrix\nkept: for the backward pass of one layer"
+    "a plan, as f/d/f: output / input gradient / factor gradients, by the factors (f) or dense (d)"
+    "\nkept: bytes of one layer for the backward pass, its parameters left out"
 )
 
 
@@ -73,9 +73,10 @@ class Group:
             for name in self.layers
         ]
         names = ", ".join(f"{name} x {count}" for name, count in Counter(ends).items())
+        size, unit = _unit(self.place.base, 1000, FLOP)
         return (
             f"{names if len(ends) > 1 else self.layers[0]}: {m} x {n}, T = {T:,},"
-            f" {in_words(dtype)} on {device}, base {_flop(self.place.base)}"
+            f" {in_words(dtype)} on {device}, base {self.place.base / size:,.3f} {unit}"
         )
 
     def blocks(self) -> list[str | Table]:
@@ -85,17 +86,22 @@ class Group:
             several = f"adapter {one.adapter!r}: " if len(self.parts) > 1 else ""
             K = "" if one.inner is None else f", K = {one.inner}"
             shown.append(f"{several}{_method(one.method)} r = {one.method.rank}{K}")
+            ways = (*one.ways, self.lora)
+            (flop, name), (size, names) = (
+                _unit(self.place.base, 1000, FLOP),
+                _unit(max(way.kept for way in ways), 1024, BYTES),
+            )
             rows = [
                 [
                     way.name + " <- chosen" * (way is one.chosen),
-                    _flop(way.flop),
+                    f"{way.flop / flop:,.3f}",
                     f"{1 + way.flop / self.place.base:.2f}",
-                    _bytes(way.kept),
+                    f"{way.kept / size:,.2f}",
                 ]
-                for way in (*one.ways, self.lora)
+                for way in ways
             ]
             foot = [f"chosen: {one.why}", *(self._measured() if one is self.parts[-1] else ())]
-            columns = ("way", "beside the base", "step / base", "kept")
+            columns = ("way", f"{name} beside the base", "step / base", f"{names} kept")
             shown.append(Table(columns, rows, "\n".join(foot)))
         return shown
 
@@ -155,11 +161,12 @@ class Explanation:
     def blocks(self) -> list[str | Table]:
         """What is shown: the sums, then each group."""
         total, tokens = self.flop(), self.groups[0].place.tokens
-        rows = [[name, _flop(n), f"{n / total['frozen base']:.2f}"] for name, n in total.items()]
+        base = total["frozen base"]
+        size, unit = _unit(base, 1000, FLOP)
+        rows = [[name, f"{n / size:,.3f}", f"{n / base:.2f}"] for name, n in total.items()]
         layers = sum(len(group.layers) for group in self.groups)
-        head = Table(
-            (f"{layers} adapted layers, {tokens:,} tokens", "one step", "step / base"), rows, LEGEND
-        )
+        title = f"{layers} adapted layer{'s' * (layers > 1)}, {tokens:,} tokens"
+        head = Table((title, f"{unit} a step", "step / base"), rows, LEGEND)
         return [head, *(block for group in self.groups for block in group.blocks())]
 
     def to_dict(self, seed: int = 0) -> dict[str, Any]:
@@ -229,7 +236,8 @@ def explain(
     for here, names in alike.items():
         layer = layers[names[0]]
         named = zip(layer.active, layer.active_adapters, strict=True)
-        parts = () if here.idle else tuple(part(here, *one) for one in named)
+        with torch.inference_mode(False), torch.enable_grad():
+            parts = () if here.idle else tuple(part(here, *one) for one in named)
         groups.append(Group(tuple(names), here.place, parts, here.idle))
     return Explanation(tuple(groups))
 
@@ -326,16 +334,11 @@ def _way(way: Way) -> dict[str, Any]:
     return {"way": way.name, "flop": way.flop, "kept": way.kept}
 
 
-def _flop(count: int) -> str:
-    return _scaled(count, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))
+FLOP = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP")
+BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def _bytes(count: int) -> str:
-    return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
-
-
-def _scaled(count: int, step: int, units: tuple[str, ...]) -> str:
-    """Three digits and a unit."""
-    power = next((k for k in range(len(units)) if count < step ** (k + 1)), len(units) - 1)
-    value = count / step**power
-    return f"{value:.3g} {units[power]}" if value < 999.5 else f"{value:,.0f} {units[power]}"
+def _unit(largest: int, step: int, names: tuple[str, ...]) -> tuple[int, str]:
+    """The largest unit that `largest` has one of: how many it is, and its name."""
+    power = next((k for k in range(len(names)) if largest < step ** (k + 1)), len(names) - 1)
+    return step**power, names[power]

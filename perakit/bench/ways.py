@@ -7,7 +7,7 @@ run on tensors without numbers (torch's meta device): products, and what autogra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -178,9 +178,7 @@ def part(here: Situation, name: str, like: Adapter) -> Part:
         return Part(name, method, None, (way, plain), way, why)
     (_, K), fused = source.shape(*parameters), not apart
     ways = {
-        plan: replace(
-            _by_running(adapter, here, str(plan), plan), flop=plans.flop(plan, T, m, n, K, fused)
-        )
+        plan: _by_running(adapter, here, str(plan), plan, plans.flop(plan, T, m, n, K, fused))
         for plan in PLANS
     }
     chosen = plans.wanted or plans.choose(T, m, n, K, fused)
@@ -196,10 +194,12 @@ def _without_numbers(like: Adapter, place: Place) -> Adapter:
     return adapter.train(like.training)
 
 
-def _by_running(adapter: Adapter, here: Situation, name: str, plan: Any = None) -> Way:
-    """A way's products and bytes, as a step on the meta device has them.
+def _by_running(
+    adapter: Adapter, here: Situation, name: str, plan: Any = None, flop: int | None = None
+) -> Way:
+    """A way's bytes and products, as a step on the meta device has them.
 
-    plan: what `use_plan` takes.
+    plan: what `use_plan` takes; flop: its products where they are known, None: they are counted.
     """
     T, m, n, dtype, _ = here.place
     W0 = torch.empty(m, n, dtype=dtype, device="meta")
@@ -213,7 +213,9 @@ def _by_running(adapter: Adapter, here: Situation, name: str, plan: Any = None) 
 
     held = [W0, *adapter.parameters(), *adapter.buffers()]
     try:
-        with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as by:
+        if flop is not None:
+            return Way(name, flop, saved_bytes(run, held)[1])
+        with FlopCounterMode(display=False) as counter:
             y, kept = saved_bytes(run, held)
             y.backward(torch.ones_like(y))
     except (RuntimeError, NotImplementedError) as error:
@@ -221,7 +223,7 @@ def _by_running(adapter: Adapter, here: Situation, name: str, plan: Any = None) 
             f"{adapter.method.name} reads numbers while it multiplies, and cannot be counted"
             f" without them: {error}"
         ) from error
-    return Way(name, by.get_total_flops() - here.place.base, kept)
+    return Way(name, counter.get_total_flops() - here.place.base, kept)
 
 
 def _base(x: Tensor, W0: Tensor, bias: Tensor | None) -> Tensor:

@@ -72,8 +72,10 @@ def test_bytes_are_those_of_the_closed_forms(name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["pera", "lora", "quadratic", "dora"])
-def test_bytes_are_what_autograd_keeps_whatever_the_way(name, dtype):
-    T, model = 19, model_with(pk.Method.registry[name](rank=3), dtype=dtype)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_bytes_are_what_autograd_keeps_whatever_the_way(name, dropout, dtype):
+    T, method = 19, pk.Method.registry[name](rank=3, dropout=dropout)
+    model = model_with(method, dtype=dtype)
     _, part = only(model, T)
     asked = {str(plan): plan for plan in PLANS} | {PLAIN_WAY: "reference", DENSE: None}
     held = [*model.parameters(), *model.buffers()]
@@ -273,7 +275,9 @@ def test_layers_on_different_devices_are_apart():
         (("0", "2"), "cpu"),
         (("1",), "meta"),
     ]
-    with pytest.raises(pk.PerakitError, match="float32 on meta, base 300 FLOP: nothing takes time"):
+    with pytest.raises(
+        pk.PerakitError, match=r"float32 on meta, base 300.000 FLOP: nothing takes time"
+    ):
         measure(pk.explain(model, 3), model, rounds=1)
 
 
@@ -305,13 +309,13 @@ def test_sums_are_those_of_every_layer(gpt2):
 def test_it_prints_as_tables(gpt2):
     text = str(pk.explain(gpt2, 100))
     lines = text.splitlines()
-    assert " ".join(lines[0].split()) == "8 adapted layers, 100 tokens one step step / base"
-    assert "c_attn x 4: 576 x 192, T = 100, float32 on cpu, base 44.2 MFLOP" in lines
+    assert " ".join(lines[0].split()) == "8 adapted layers, 100 tokens MFLOP a step step / base"
+    assert "c_attn x 4: 576 x 192, T = 100, float32 on cpu, base 44.237 MFLOP" in lines
     assert "pera on q, v, each r = 2, K = 10" in lines
     assert "pera r = 2, K = 5" in lines
     chosen = [line for line in lines if "<- chosen" in line]
     assert [line.split()[0] for line in chosen] == ["f/f/f", "f/f/f"]
-    assert max(map(len, lines)) <= 140
+    assert max(map(len, lines)) <= 100
     assert "<td>frozen base</td>" in pk.explain(gpt2, 100)._repr_html_()
 
 
@@ -324,18 +328,13 @@ def test_several_adapters_have_a_table_each():
     assert "plain LoRA, r = 5" in text
 
 
-COUNTS = {
-    0: "0 FLOP",
-    999: "999 FLOP",
-    4000: "4 kFLOP",
-    12345678: "12.3 MFLOP",
-    999_999: "1,000 kFLOP",
-    10**20: "100,000 PFLOP",
-}
-
-
-def test_large_counts_have_three_digits():
-    assert {count: explaining._flop(count) for count in COUNTS} == COUNTS
+def test_a_table_has_one_unit_in_which_the_largest_number_is_one_at_least():
+    units = {0: "FLOP", 999: "FLOP", 1000: "kFLOP", 999_999_999: "MFLOP", 10**20: "PFLOP"}
+    found = {count: explaining._unit(count, 1000, explaining.FLOP) for count in units}
+    assert {count: name for count, (_, name) in found.items()} == units
+    assert {count: size for count, (size, _) in found.items()} == {
+        0: 1, 999: 1, 1000: 10**3, 999_999_999: 10**6, 10**20: 10**15
+    }  # fmt: skip
 
 
 def test_json_has_all_of_it(gpt2):
@@ -356,7 +355,7 @@ def test_to_explain_and_to_measure_leave_the_model_alone():
     gradients = {name: p.grad for name, p in model.named_parameters()}
     copies = {name: grad.clone() for name, grad in gradients.items() if grad is not None}
     state, modes = torch.get_rng_state(), [module.training for module in model.modules()]
-    with torch.no_grad():
+    with torch.inference_mode():
         explanation = pk.explain(model, 200)
     assert torch.equal(torch.get_rng_state(), state)
     measured = measure(explanation, model, rounds=2)
@@ -443,7 +442,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     words = ["explain", "--targets", "mlp.c_proj", "--rank", "3", "--tokens", "64"]
     assert main([*words, "--dtype", "bfloat16", "--seed", "5", "--json", str(path)]) == 0
     out, err = capsys.readouterr()
-    assert "c_proj x 4: 192 x 768, T = 64, bfloat16 on cpu, base 37.7 MFLOP\npera r = 3, K" in out
+    assert "c_proj x 4: 192 x 768, T = 64, bfloat16 on cpu, base 37.749 MFLOP\npera r = 3, K" in out
     assert err == ""
     document = json.loads(path.read_text())
     assert document["made_from"]["seed"] == 5
