@@ -20,7 +20,7 @@ from perakit.bench.ratios import Spread
 from perakit.bench.settings import LARGEST_SIZE, check_memory
 from perakit.bench.timing import Step, interleave
 from perakit.bench.ways import DENSE, PLAIN, Part, Place, Way, in_words, part, situation
-from perakit.errors import PerakitError, short
+from perakit.errors import PerakitError, printable, short
 from perakit.fast.plans import PLANS
 from perakit.formulas import check_count
 from perakit.models.adapted import AdaptedLayer, require_adapters
@@ -75,7 +75,7 @@ class Group:
         names = ", ".join(f"{name} x {count}" for name, count in Counter(ends).items())
         size, unit = _unit(self.place.base, 1000, FLOP)
         return (
-            f"{names if len(ends) > 1 else self.layers[0]}: {m} x {n}, T = {T:,},"
+            f"{printable(names if len(ends) > 1 else self.layers[0])}: {m} x {n}, T = {T:,},"
             f" {in_words(dtype)} on {device}, base {self.place.base / size:,.3f} {unit}"
         )
 
@@ -87,21 +87,19 @@ class Group:
             K = "" if one.inner is None else f", K = {one.inner}"
             shown.append(f"{several}{_method(one.method)} r = {one.method.rank}{K}")
             ways = (*one.ways, self.lora)
-            (flop, name), (size, names) = (
-                _unit(self.place.base, 1000, FLOP),
-                _unit(max(way.kept for way in ways), 1024, BYTES),
-            )
+            flop, flops = _unit(self.place.base, 1000, FLOP)
+            size, sizes = _unit(max(way.kept for way in ways), 1024, BYTES)
             rows = [
                 [
                     way.name + " <- chosen" * (way is one.chosen),
                     f"{way.flop / flop:,.3f}",
-                    f"{1 + way.flop / self.place.base:.2f}",
+                    f"{1 + way.flop / max(1, self.place.base):.2f}",
                     f"{way.kept / size:,.2f}",
                 ]
                 for way in ways
             ]
             foot = [f"chosen: {one.why}", *(self._measured() if one is self.parts[-1] else ())]
-            columns = ("way", f"{name} beside the base", "step / base", f"{names} kept")
+            columns = ("way", f"{flops} beside the base", "step / base", f"{sizes} kept")
             shown.append(Table(columns, rows, "\n".join(foot)))
         return shown
 
@@ -163,7 +161,7 @@ class Explanation:
         total, tokens = self.flop(), self.groups[0].place.tokens
         base = total["frozen base"]
         size, unit = _unit(base, 1000, FLOP)
-        rows = [[name, f"{n / size:,.3f}", f"{n / base:.2f}"] for name, n in total.items()]
+        rows = [[name, f"{n / size:,.3f}", f"{n / max(1, base):.2f}"] for name, n in total.items()]
         layers = sum(len(group.layers) for group in self.groups)
         title = f"{layers} adapted layer{'s' * (layers > 1)}, {tokens:,} tokens"
         head = Table((title, f"{unit} a step", "step / base"), rows, LEGEND)

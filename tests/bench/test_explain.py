@@ -337,6 +337,16 @@ def test_a_table_has_one_unit_in_which_the_largest_number_is_one_at_least():
     }  # fmt: skip
 
 
+def test_names_and_sizes_may_be_anything():
+    model = nn.Sequential()
+    with pytest.warns(UserWarning, match="zero-element"):
+        model.add_module("a\x1b[2J", nn.Linear(0, 4))
+        pk.attach(model, pk.LoRA(1), "all-linear")
+    text = str(pk.explain(model, 3))
+    assert "a\\x1b[2J: 4 x 0, T = 3, float32 on cpu, base 0.000 FLOP" in text
+    assert "\x1b" not in text
+
+
 def test_json_has_all_of_it(gpt2):
     explanation = pk.explain(gpt2, 100)
     document = json.loads(as_json(explanation.to_dict(seed=3)))
