@@ -19,7 +19,7 @@ from perakit.bench.measured import machine, made_from, plain
 from perakit.bench.ratios import Spread
 from perakit.bench.settings import LARGEST_SIZE, check_memory
 from perakit.bench.timing import Step, interleave
-from perakit.bench.ways import DENSE, PLAIN, Part, Place, Way, in_words, part, situation
+from perakit.bench.ways import DENSE, LEAN, PLAIN, Part, Place, Way, in_words, part, situation
 from perakit.errors import PerakitError, printable, short
 from perakit.fast.plans import PLANS
 from perakit.formulas import check_count
@@ -309,7 +309,7 @@ def _ratios(
 
 def _timed(parts: tuple[Part, ...]) -> dict[str, Any]:
     """What is timed, and what `use_plan` takes for it; of several adapters each chooses itself."""
-    asked = {str(plan): plan for plan in PLANS} | {PLAIN: "reference", DENSE: None}
+    asked = {str(plan): plan for plan in PLANS} | {PLAIN: "reference", LEAN: "lean", DENSE: None}
     if len(parts) > 1:
         return {"as chosen": None, PLAIN: "reference"}
     (one,) = parts

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from tqdm import tqdm
 
 from perakit import formulas
@@ -178,9 +179,9 @@ def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tens
 
 
 def _storage(tensor: Tensor) -> int:
-    """Where its numbers are; on the meta device, where there are none, which storage it has."""
+    """Where its numbers are; of a fake tensor, which has none, which storage it has."""
     storage = tensor.untyped_storage()
-    return storage.data_ptr() or storage._cdata
+    return storage._cdata if is_fake(tensor) else storage.data_ptr()
 
 
 def measure(seed: int) -> list[dict[str, Any]]:

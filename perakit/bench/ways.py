@@ -1,18 +1,20 @@
 """Which way an adapted layer goes, and what each way costs: told without running the layer.
 
-Plans are counted by `perakit.fast.plans`. Everything else is counted while the layer's operations
-run on tensors without numbers (torch's meta device): products, and what autograd keeps.
+Plans are counted by `perakit.fast.plans`. All else is found by running the layer's operations on
+fake tensors, which have a device and no numbers: the way it goes, products, what autograd keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from perakit import fast
@@ -20,12 +22,13 @@ from perakit.adapters import Adapter, Method
 from perakit.bench.memory import saved_bytes
 from perakit.errors import PerakitError
 from perakit.fast import plans, seam
-from perakit.fast.plans import PLANS, use_plan
+from perakit.fast.plans import PLANS, Plan, use_plan
+from perakit.fast.product import AdaptedProduct
 from perakit.fast.sources import Dense
 from perakit.models.adapted import AdaptedLayer
 
 # Names of ways that are no plan
-DENSE, PLAIN = "ΔW formed", "plain way"
+DENSE, LEAN, PLAIN = "ΔW formed", "lean", "plain way"
 
 
 class Place(NamedTuple):
@@ -52,8 +55,8 @@ class Place(NamedTuple):
 class Way:
     """One way through a layer and back.
 
-    name: a plan's, DENSE or PLAIN; flop: counted operations of a step beside the 4 m n T of its
-    base; kept: bytes that autograd keeps for the backward pass, parameters left out.
+    name: a plan's, DENSE, LEAN or PLAIN; flop: counted operations of a step beside the 4 m n T of
+    its base; kept: bytes that autograd keeps for the backward pass, parameters left out.
     """
 
     name: str
@@ -119,7 +122,7 @@ def _formula(active: Sequence[Adapter], x: Tensor) -> str:
     if plans.switched_off:
         return "asked for: the formula by autograd"
     if seam._watched(x):
-        return "autocast, tracing or torch.func needs the formula; bytes are as without it"
+        return "autocast, tracing or torch.func is at work, which need the formula itself"
     for adapter in active:
         name = adapter.method.name
         if type(adapter).forward not in seam.PLAIN:
@@ -161,60 +164,63 @@ def in_words(dtype: torch.dtype) -> str:
 
 def part(here: Situation, name: str, like: Adapter) -> Part:
     """What the adapter `like`, called `name`, does in a situation in which it runs."""
-    place, method = here.place, like.method
-    adapter = _without_numbers(like, place)
-    plain = _by_running(adapter, here, PLAIN, "reference")
-    if here.formula:
-        return Part(name, method, None, (plain,), plain, here.formula)
-    T, m, n, dtype, _ = place
-    source, parameters = seam._source(adapter, torch.empty(m, n, dtype=dtype, device="meta"))
-    apart = here.apart
-    if not apart and parameters[-1].dtype != dtype:
-        apart = f"its factors are {in_words(parameters[-1].dtype)}, wider than W0"
-    if isinstance(source, Dense):
-        way = _by_running(adapter, here, DENSE)
-        more = f"; {apart}, so it is one product more" if apart else ""
-        why = f"{method.name} has no factors: ΔW itself is made, and one product{more}"
-        return Part(name, method, None, (way, plain), way, why)
-    (_, K), fused = source.shape(*parameters), not apart
-    ways = {
-        plan: _by_running(adapter, here, str(plan), plan, plans.flop(plan, T, m, n, K, fused))
-        for plan in PLANS
-    }
-    chosen = plans.wanted or plans.choose(T, m, n, K, fused)
-    why = "asked for" if plans.wanted else "the fewest operations of the eight plans"
+    (T, m, n, dtype, device), method = here.place, like.method
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        W0 = torch.empty(m, n, dtype=dtype, device=device)
+        adapter: Adapter = type(like)(method, W0).train(like.training)
+        plain, _ = _by_running(adapter, here, PLAIN, "reference")
+        if here.formula:
+            return Part(name, method, None, (plain,), plain, here.formula)
+        source, parameters = seam._source(adapter, W0)
+        apart = here.apart
+        if not apart and parameters[-1].dtype != dtype:
+            apart = f"its factors are {in_words(parameters[-1].dtype)}, wider than W0"
+        if isinstance(source, Dense):
+            way, _ = _by_running(adapter, here, DENSE)
+            more = f"; {apart}, so it is one product more" if apart else ""
+            why = f"{method.name} has no factors: ΔW itself is made, and one product{more}"
+            return Part(name, method, None, (way, plain), way, why)
+        (_, K), fused = source.shape(*parameters), not apart
+        ways = {
+            str(plan): _by_running(
+                adapter, here, str(plan), plan, plans.flop(plan, T, m, n, K, fused)
+            )[0]
+            for plan in PLANS
+        }
+        # The seam itself is asked
+        chosen, done = _by_running(adapter, here, LEAN, flop=plans.flop(PLANS[0], T, m, n, K))
+        if done:
+            chosen = ways[str(done[0])]
+    rows = [*ways.values(), *([] if done else [chosen]), plain]
+    why = "the fewest operations of the eight plans" if done else "few operations: calls decide"
     more = f"; {apart}, so a dense product is one more" if apart else ""
-    return Part(name, method, K, (*ways.values(), plain), ways[chosen], why + more)
-
-
-def _without_numbers(like: Adapter, place: Place) -> Adapter:
-    """An adapter of the same method and mode on the meta device."""
-    W0 = torch.empty(place.m, place.n, dtype=place.dtype, device="meta")
-    adapter: Adapter = type(like)(like.method, W0)
-    return adapter.train(like.training)
+    why = "asked for" if plans.wanted else why
+    return Part(name, method, K, tuple(rows), chosen, why + more)
 
 
 def _by_running(
     adapter: Adapter, here: Situation, name: str, plan: Any = None, flop: int | None = None
-) -> Way:
-    """A way's bytes and products, as a step on the meta device has them.
+) -> tuple[Way, list[Plan]]:
+    """A way's bytes and products, as a step of fake tensors has them, and the plans that it took.
 
-    plan: what `use_plan` takes; flop: its products where they are known, None: they are counted.
+    plan: what `use_plan` takes, None: what it takes now; flop: its products where they are known,
+    None: they are counted.
     """
-    T, m, n, dtype, _ = here.place
-    W0 = torch.empty(m, n, dtype=dtype, device="meta")
-    x = torch.empty(T, n, dtype=dtype, device="meta", requires_grad=True)
+    T, m, n, dtype, device = here.place
+    W0 = torch.empty(m, n, dtype=dtype, device=device)
+    x = torch.empty(T, n, dtype=dtype, device=device, requires_grad=True)
     linear = _base if here.apart else F.linear
 
     def run() -> Tensor:
-        with use_plan(plan):
+        with use_plan(plan) if plan else nullcontext():
             y = None if plans.switched_off else fast.forward(x, W0, None, linear, [adapter])
             return (F.linear(x, W0) + adapter(x, W0)).to(dtype) if y is None else y
 
     held = [W0, *adapter.parameters(), *adapter.buffers()]
     try:
         if flop is not None:
-            return Way(name, flop, saved_bytes(run, held)[1])
+            y, kept = saved_bytes(run, held)
+            return Way(name, flop, kept), _plans(y)
         with FlopCounterMode(display=False) as counter:
             y, kept = saved_bytes(run, held)
             y.backward(torch.ones_like(y))
@@ -223,7 +229,19 @@ def _by_running(
             f"{adapter.method.name} reads numbers while it multiplies, and cannot be counted"
             f" without them: {error}"
         ) from error
-    return Way(name, counter.get_total_flops() - here.place.base, kept)
+    return Way(name, counter.get_total_flops() - here.place.base, kept), []
+
+
+def _plans(y: Tensor) -> list[Plan]:
+    """The plans by which y was multiplied."""
+    found, todo = [], [y.grad_fn]
+    while todo:
+        node: Any = todo.pop()
+        if node is not None:
+            todo += [before for before, _ in node.next_functions]
+            if node.name() == f"{AdaptedProduct.__name__}Backward":
+                found.append(node.plan)
+    return found
 
 
 def _base(x: Tensor, W0: Tensor, bias: Tensor | None) -> Tensor:

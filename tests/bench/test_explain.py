@@ -83,8 +83,8 @@ def test_bytes_are_what_autograd_keeps_whatever_the_way(name, dropout, dtype):
     for way in part.ways:
         with use_plan(asked[way.name]):
             _, saved = memory.saved_bytes(lambda: model(x), held)
-        # The formula's four indices of 6 pairs: on a CPU two arrays of NumPy's, with gaps
-        indices = 4 * 48 - 2 * 88 if (name, way.name) == ("pera", PLAIN_WAY) else 0
+        # The formula's indices, two of NumPy's that are used twice, count each time
+        indices = 2 * 88 if (name, way.name) == ("pera", PLAIN_WAY) else 0
         assert way.kept == saved + indices, way.name
 
 
@@ -337,11 +337,11 @@ def test_a_table_has_one_unit_in_which_the_largest_number_is_one_at_least():
     }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 def test_names_and_sizes_may_be_anything():
     model = nn.Sequential()
-    with pytest.warns(UserWarning, match="zero-element"):
-        model.add_module("a\x1b[2J", nn.Linear(0, 4))
-        pk.attach(model, pk.LoRA(1), "all-linear")
+    model.add_module("a\x1b[2J", nn.Linear(0, 4))
+    pk.attach(model, pk.LoRA(1), "all-linear")
     text = str(pk.explain(model, 3))
     assert "a\\x1b[2J: 4 x 0, T = 3, float32 on cpu, base 0.000 FLOP" in text
     assert "\x1b" not in text
