@@ -188,14 +188,16 @@ def part(here: Situation, name: str, like: Adapter) -> Part:
             for plan in PLANS
         }
         # The seam itself is asked
-        chosen, done = _by_running(adapter, here, LEAN, flop=plans.flop(PLANS[0], T, m, n, K))
-        if done:
-            chosen = ways[str(done[0])]
-    rows = [*ways.values(), *([] if done else [chosen]), plain]
-    why = "the fewest operations of the eight plans" if done else "few operations: calls decide"
-    more = f"; {apart}, so a dense product is one more" if apart else ""
-    why = "asked for" if plans.wanted else why
-    return Part(name, method, K, tuple(rows), chosen, why + more)
+        lean, done = _by_running(adapter, here, LEAN, flop=plans.flop(PLANS[0], T, m, n, K))
+    if not done:
+        why = "few operations, so calls decide"
+        if dtype.itemsize < 4:
+            why = f"products in {in_words(dtype)}, as the base's; the update is never added to W0"
+        why = "asked for" if plans.wanted else why
+        return Part(name, method, K, (*ways.values(), lean, plain), lean, why)
+    why = "asked for" if plans.wanted else "the fewest operations of the eight plans"
+    why += f"; {apart}, so a dense product is one more" if apart else ""
+    return Part(name, method, K, (*ways.values(), plain), ways[str(done[0])], why)
 
 
 def _by_running(

@@ -17,7 +17,7 @@ from perakit.bench import memory
 from perakit.bench.explain import measure
 from perakit.bench.measured import as_json
 from perakit.bench.memory import METHODS, PLAIN, Case
-from perakit.bench.ways import DENSE
+from perakit.bench.ways import DENSE, LEAN
 from perakit.bench.ways import PLAIN as PLAIN_WAY
 from perakit.cli import main
 from perakit.fast import plans, seam
@@ -77,7 +77,8 @@ def test_bytes_are_what_autograd_keeps_whatever_the_way(name, dropout, dtype):
     T, method = 19, pk.Method.registry[name](rank=3, dropout=dropout)
     model = model_with(method, dtype=dtype)
     _, part = only(model, T)
-    asked = {str(plan): plan for plan in PLANS} | {PLAIN_WAY: "reference", DENSE: None}
+    asked = {str(plan): plan for plan in PLANS}
+    asked |= {PLAIN_WAY: "reference", DENSE: None, LEAN: None}
     held = [*model.parameters(), *model.buffers()]
     x = torch.randn(T, 37, dtype=dtype, requires_grad=True)
     for way in part.ways:
@@ -212,9 +213,11 @@ def test_the_choice_is_what_the_layer_does(case, tokens, spy):
         group, first = only(model, tokens)
         del spy.plans[:], spy.apart[:], spy.plain[:]
         model(torch.randn(tokens, 37, dtype=dtype, requires_grad=True))
+    if first.chosen.name == LEAN:
+        said = "few operations, so calls decide"
     assert said in first.why
     chosen = [part.chosen.name for part in group.parts]
-    assert [name for name in chosen if name not in (PLAIN_WAY, DENSE)] == spy.plans
+    assert [name for name in chosen if name not in (PLAIN_WAY, DENSE, LEAN)] == spy.plans
     assert all("one more" in part.why for part in group.parts) == all(spy.apart) or not spy.plans
     assert (chosen == [PLAIN_WAY]) == (spy.plain != [False])
 
