@@ -33,7 +33,7 @@ LORA = "plain LoRA"
 ROUNDS = 9  # of a measurement
 LEGEND = (
     "a plan, as f/d/f: output / input gradient / factor gradients, by the factors (f) or dense (d)"
-    "\nkept: bytes of one layer for the backward pass, its parameters left out"
+    "\nlean: by the factors, with the fewest calls; kept: for the backward pass of one layer"
 )
 
 

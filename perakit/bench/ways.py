@@ -84,14 +84,15 @@ class Situation(NamedTuple):
     """All that decides how a layer goes; equal ones go alike.
 
     idle: why no adapter runs, or ""; formula: why the formula itself has to, or ""; apart: why the
-    update is not added to W0, or ""; adapters: name, method in words and dropping of each in
-    effect.
+    update is not added to W0, or ""; beside: because of the base or of other adapters; adapters:
+    name, method in words and dropping of each in effect.
     """
 
     place: Place
     idle: str
     formula: str
     apart: str
+    beside: bool
     adapters: tuple[tuple[str, str, bool], ...]
 
 
@@ -105,8 +106,9 @@ def situation(layer: AdaptedLayer, place: Place) -> Situation:
     )
     idle = _idle(layer)
     if idle:
-        return Situation(place, idle, "", "", told)
-    return Situation(place, "", _formula(active, x), _apart(layer, active, x), told)
+        return Situation(place, idle, "", "", False, told)
+    beside = len(active) > 1 or layer.kind.product(layer.base) is not F.linear
+    return Situation(place, "", _formula(active, x), _apart(layer, active, x), beside, told)
 
 
 def _idle(layer: AdaptedLayer) -> str:
@@ -181,23 +183,26 @@ def part(here: Situation, name: str, like: Adapter) -> Part:
             why = f"{method.name} has no factors: ΔW itself is made, and one product{more}"
             return Part(name, method, None, (way, plain), way, why)
         (_, K), fused = source.shape(*parameters), not apart
-        ways = {
-            str(plan): _by_running(
-                adapter, here, str(plan), plan, plans.flop(plan, T, m, n, K, fused)
-            )[0]
-            for plan in PLANS
-        }
+        ways = {}
+        for plan in PLANS:
+            flop = plans.flop(plan, T, m, n, K, fused)
+            way, took = _by_running(adapter, here, str(plan), plan, flop)
+            if took:  # on a GPU a half-precision base is multiplied in one way
+                ways[way.name] = way
         # The seam itself is asked
-        lean, done = _by_running(adapter, here, LEAN, flop=plans.flop(PLANS[0], T, m, n, K))
-    if not done:
-        why = "few operations, so calls decide"
-        if dtype.itemsize < 4:
-            why = f"products in {in_words(dtype)}, as the base's; the update is never added to W0"
-        why = "asked for" if plans.wanted else why
-        return Part(name, method, K, (*ways.values(), lean, plain), lean, why)
-    why = "asked for" if plans.wanted else "the fewest operations of the eight plans"
-    why += f"; {apart}, so a dense product is one more" if apart else ""
-    return Part(name, method, K, (*ways.values(), plain), ways[str(done[0])], why)
+        factored = plans.flop(PLANS[0], T, m, n, K)
+        lean, took = _by_running(adapter, here, LEAN, flop=factored)
+        chosen = ways[str(took[0])] if took else lean
+        if took:
+            lean, other = _by_running(adapter, here, LEAN, "lean", factored)
+        if not took or not other:
+            ways[LEAN] = lean
+    why = "the fewest operations of the eight plans" if took else "few operations, so calls decide"
+    if not took and dtype.itemsize < 4:
+        why = f"products in {in_words(dtype)}, as the base's; the update is never added to W0"
+    why = "asked for" if plans.wanted else why
+    why += f"; {apart}, so a dense product is one more" if took and apart else ""
+    return Part(name, method, K, (*ways.values(), plain), chosen, why)
 
 
 def _by_running(
@@ -211,7 +216,7 @@ def _by_running(
     T, m, n, dtype, device = here.place
     W0 = torch.empty(m, n, dtype=dtype, device=device)
     x = torch.empty(T, n, dtype=dtype, device=device, requires_grad=True)
-    linear = _base if here.apart else F.linear
+    linear = _base if here.beside else F.linear
 
     def run() -> Tensor:
         with use_plan(plan) if plan else nullcontext():

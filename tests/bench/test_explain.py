@@ -52,9 +52,12 @@ def test_operations_are_those_of_the_plans(dtype):
         assert part.inner == K
         counted = {way.name: way.flop for way in part.ways}
         assert counted == {str(plan): flop(plan, T, m, n, K, fused) for plan in PLANS} | {
-            PLAIN_WAY: 6 * K * (m + n) * T
+            LEAN: 6 * K * (m + n) * T,
+            PLAIN_WAY: 6 * K * (m + n) * T,
         }
-        assert part.chosen.name == str(choose(T, m, n, K, fused))
+        way = plans.way(T, m, n, K, fused)
+        lean = way.lean and fused
+        assert part.chosen.name == (LEAN if lean else str(way.plan))
         assert group.place.base == 4 * m * n * T
         assert group.lora.flop == 6 * r * (m + n) * T
         assert group.flop == group.place.base + part.chosen.flop
@@ -78,7 +81,7 @@ def test_bytes_are_what_autograd_keeps_whatever_the_way(name, dropout, dtype):
     model = model_with(method, dtype=dtype)
     _, part = only(model, T)
     asked = {str(plan): plan for plan in PLANS}
-    asked |= {PLAIN_WAY: "reference", DENSE: None, LEAN: None}
+    asked |= {PLAIN_WAY: "reference", DENSE: None, LEAN: "lean"}
     held = [*model.parameters(), *model.buffers()]
     x = torch.randn(T, 37, dtype=dtype, requires_grad=True)
     for way in part.ways:
@@ -194,6 +197,8 @@ CASES = {
     "two adapters": (pk.PERA(3), two, nullcontext, "2 adapters in effect"),
     "wider": (pk.LoRA(3), wider, nullcontext, "its factors are float64, wider than W0"),
     "asked for": (pk.PERA(3), nothing, lambda: use_plan(PLANS[3]), "asked for"),
+    "lean": (pk.PERA(3), nothing, lambda: use_plan("lean"), "asked for"),
+    "lean LoRA in bfloat16": (pk.LoRA(3), half, lambda: use_plan("lean"), "asked for"),
     "reference": (pk.PERA(3), nothing, fast.off, "asked for: the formula by autograd"),
     "autocast": (pk.PERA(3), nothing, lambda: torch.autocast("cpu"), "autocast, tracing or"),
     "hook": (pk.PERA(3), hooked, nullcontext, "a hook waits for the call of pera"),
@@ -213,7 +218,7 @@ def test_the_choice_is_what_the_layer_does(case, tokens, spy):
         group, first = only(model, tokens)
         del spy.plans[:], spy.apart[:], spy.plain[:]
         model(torch.randn(tokens, 37, dtype=dtype, requires_grad=True))
-    if first.chosen.name == LEAN:
+    if first.chosen.name == LEAN and said != "asked for":
         said = "few operations, so calls decide"
     assert said in first.why
     chosen = [part.chosen.name for part in group.parts]
@@ -358,7 +363,7 @@ def test_json_has_all_of_it(gpt2):
     assert {"versions", "formulas_sha256"} < set(document["made_from"])
     (one, _) = document["groups"]
     assert one["adapters"][0]["method"]["parts"] == ["q", "v"]
-    assert len(one["adapters"][0]["ways"]) == 9
+    assert len(one["adapters"][0]["ways"]) == 10
 
 
 def test_to_explain_and_to_measure_leave_the_model_alone():
