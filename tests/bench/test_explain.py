@@ -240,6 +240,14 @@ def test_float32_by_fewer_bits_keeps_the_update_apart(spy):
     assert "float32 is multiplied by fewer bits here, so a dense product is one more" in part.why
 
 
+def test_a_half_precision_base_on_a_gpu_has_one_way(monkeypatch):
+    monkeypatch.setattr(seam, "_in_low_precision", lambda x, *_: x.dtype == torch.bfloat16)
+    _, part = only(model_with(pk.PERA(3), dtype=torch.bfloat16), 700)
+    assert [way.name for way in part.ways] == [LEAN, PLAIN_WAY]
+    assert part.chosen.name == LEAN
+    assert part.why == "products in bfloat16, as the base's; the update is never added to W0"
+
+
 def test_the_wider_adapter_is_one_of_the_seam():
     assert WiderAdapter.forward is Additive.forward
 
