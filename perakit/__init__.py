@@ -30,6 +30,7 @@ _NAMES = {
         "MoRA",
         "Quadratic",
     ),
+    "perakit.bench.explain": ("explain",),
     "perakit.errors": ("PerakitError",),
     "perakit.fast.plans": ("use_plan",),
     "perakit.models.adapted": ("active", "adapters", "delta_weights"),
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from perakit.adapters import Method as Method
     from perakit.adapters import MoRA as MoRA
     from perakit.adapters import Quadratic as Quadratic
+    from perakit.bench.explain import explain as explain
     from perakit.errors import PerakitError as PerakitError
     from perakit.fast.plans import use_plan as use_plan
     from perakit.models.adapted import active as active

@@ -25,6 +25,8 @@ from tqdm.auto import tqdm
 from perakit import __version__, classroom
 from perakit.adapters import PERA, LoRA, Method
 from perakit.bench import command as bench
+from perakit.bench.explain import explain, measure
+from perakit.bench.measured import as_json
 from perakit.bench.settings import LOW_RANK, check_memory
 from perakit.classroom.without_solutions import export_without_solutions
 from perakit.errors import PerakitError, printable, short
@@ -32,10 +34,10 @@ from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments.report import findings_table
 from perakit.files import write_atomically
 from perakit.formulas import check_count
-from perakit.models import catalogue, fused
+from perakit.models import attach, catalogue, fused
 from perakit.models import load as load_adapter
 from perakit.models.export import export_peft
-from perakit.models.layers import kind_of
+from perakit.models.layers import DTYPES, kind_of
 from perakit.models.targets import Targets
 from perakit.table import Table
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
@@ -200,9 +202,7 @@ def _plan(
 ) -> tuple[list[finetune.Trial], corpus.Corpus, corpus.Corpus | None, Recipe]:
     """What `perakit finetune` was asked to compare."""
     model = load(arguments.model)
-    targets: Targets = "all-linear"
-    if arguments.targets != targets:
-        targets = fused.split(arguments.targets)
+    targets = _targets(arguments.targets)
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
     recipe = Recipe(
         **{name: getattr(arguments, name) for name in names}, checkpoint_every=arguments.eval_every
@@ -216,6 +216,10 @@ def _plan(
     new = corpus.load(arguments.text, arguments.limit)
     old = corpus.load(arguments.old, arguments.limit) if arguments.old else None
     return trials, new, old, recipe
+
+
+def _targets(text: str) -> Targets:
+    return text if text == "all-linear" else fused.split(text)
 
 
 def _check_size(model: GPT2, methods: Sequence[Method], targets: Targets, recipe: Recipe) -> None:
@@ -442,6 +446,25 @@ def _bench(arguments: argparse.Namespace) -> None:
     document = bench.run(settings, arguments.out)
     _show(bench.table(document))
     bench.publish(document, arguments.docs or arguments.out, onto_page=bool(arguments.docs))
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    model = load(arguments.model)
+    if arguments.adapter:
+        load_adapter(model, arguments.adapter)
+    else:
+        method, targets = _method(arguments.method, arguments), _targets(arguments.targets)
+        _check_size(model, [method], targets, Recipe())
+        attach(model, method, targets)
+    named: dict[str, Any] = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+    dtype = named.get(arguments.dtype, arguments.dtype)
+    # In training: dropout changes the way
+    explanation = explain(model.train(), arguments.tokens, dtype, arguments.device)
+    if arguments.measure:
+        explanation = measure(explanation, model, seed=arguments.seed)
+    if arguments.json:  # first: after a mistake stdout has nothing
+        write_atomically(arguments.json, as_json(explanation.to_dict(arguments.seed)))
+    _show(explanation)
 
 
 def _experiment(arguments: argparse.Namespace) -> None:
@@ -796,6 +819,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     speed.add_argument("--seed", type=_whole, help="of weights, factors and inputs (default: 0)")
     speed.set_defaults(run=_bench)
+
+    why = commands.add_parser(
+        "explain",
+        help="which way each adapted layer goes, what the others would cost, and why",
+    )
+    why.add_argument(
+        "--model", type=_text, default="tiny", help="as for finetune (default: %(default)s)"
+    )
+    method = why.add_mutually_exclusive_group()
+    method.add_argument(
+        "--method",
+        default="pera",
+        metavar="NAME",
+        help="NAME or NAME:OPTION=VALUE,... (default: %(default)s)",
+    )
+    method.add_argument(
+        "--adapter",
+        type=_path,
+        metavar="DIR",
+        help="folder that pk.save or `perakit finetune` wrote, in place of a new adapter",
+    )
+    why.add_argument("--alpha", type=_number, help=argparse.SUPPRESS)
+    why.add_argument(
+        "--targets",
+        default="all-linear",
+        help="layer names separated by commas, as for finetune (default: %(default)s)",
+    )
+    why.add_argument(
+        "--tokens",
+        type=_whole,
+        default=recipe.batch * recipe.context,
+        help="rows that a layer is given in a step: batch times context (default: %(default)s)",
+    )
+    why.add_argument("--dtype", help="as if the model were in it: bfloat16 (default: as it is)")
+    why.add_argument(
+        "--measure",
+        action="store_true",
+        help="time one layer of each kind: as chosen, the plain way, plain LoRA; some seconds",
+    )
+    why.add_argument("--json", type=_path, metavar="FILE", help="write all of it, exact")
+    _common(why)
+    why.set_defaults(run=_explain)
 
     usual = Options()
     evidence = commands.add_parser(

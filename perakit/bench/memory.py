@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from tqdm import tqdm
 
 from perakit import formulas
@@ -162,12 +163,12 @@ def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tens
 
     Each storage counts whole and once; those of `held` do not count.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in held}
+    own = set(map(_storage, held))
     # The tensors are held: freed memory could be given out again at the same address
     found: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor
+        found[_storage(tensor)] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -175,6 +176,12 @@ def saved_bytes(run: Callable[[], Tensor], held: Iterable[Tensor]) -> tuple[Tens
     return y, sum(
         tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own
     )
+
+
+def _storage(tensor: Tensor) -> int:
+    """Where its numbers are; of a fake tensor, which has none, which storage it has."""
+    storage = tensor.untyped_storage()
+    return storage._cdata if is_fake(tensor) else storage.data_ptr()
 
 
 def measure(seed: int) -> list[dict[str, Any]]:

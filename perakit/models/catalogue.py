@@ -106,7 +106,7 @@ def table(
         trainable, percent = count(architecture, method, wanted)
         rows.append(
             [
-                _label(method, len(ranks) > 1),
+                label(method, len(ranks) > 1),
                 layers,
                 f"{trainable:,}",
                 f"{architecture.total + trainable:,}",
@@ -120,7 +120,7 @@ def table(
     return Table(("method", "layers", "trainable", "total", "percent"), rows, foot)
 
 
-def _label(method: Method, with_rank: bool) -> str:
+def label(method: Method, with_rank: bool) -> str:
     """`name:option=value,...`, as the command line takes it.
 
     Only the options that are not at their default.

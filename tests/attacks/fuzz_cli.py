@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 
 import perakit as pk
 from perakit import cli
-from perakit.bench import timing
+from perakit.bench import explain, timing
 from perakit.classroom import assignments, grading
 from perakit.classroom.examination import Finding
 from perakit.classroom.process import Process
@@ -135,6 +135,7 @@ BASE = {
     "verify": {"claims": "identity", "examples": "1"},
     "bench": dict.fromkeys(("ranks", "repeats", "tokens"), "1")
     | {"parts": "layers", "layers": "8x8", "out": "out"},
+    "explain": {"model": "checkpoint", "targets": "c_attn", "rank": "1", "tokens": "8"},
     "experiment": {"name": "function", "device": "tpu", "small": True, "out": "out"},
     "grade": {"files": "work.py"},
     "assignment list": {},
@@ -267,6 +268,7 @@ def _shortened() -> None:
     cli.DEMO_LIMIT = 20_000
     timing.speed = lambda *_: 1e9  # it is only for an estimate
     grading._finding = _finding
+    explain.interleave = lambda steps, *_: {name: [1.0] for name in steps}
 
 
 def _finding(check: object, process: Process) -> Finding:
