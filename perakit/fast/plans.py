@@ -68,9 +68,9 @@ def choose(T: int, m: int, n: int, K: int, fused: bool = True) -> Plan:
 LARGE = 2**18
 
 # Operations of a step, forward and backward, below which its calls take longer than its arithmetic:
-# a call takes 1 to 3 µs on a CPU, and on a GPU 5 to 50 (of one H200, in 2026, a step of 10 calls
-# took 0.6 ms or more, whatever it computed, up to 2³³ operations in float32).
-FEW, FEW_ON_GPU = 2**24, 2**34
+# a call takes 1 to 3 µs on a CPU, and on a GPU 5 to 50 (on one H200, in 2026, plain LoRA's step of
+# 10 calls took 0.6 to 0.7 ms in float32, whatever it computed, up to 2³⁴ operations).
+FEW, FEW_ON_GPU = 2**24, 2**35
 
 
 class Way(NamedTuple):
