@@ -99,12 +99,12 @@ def _index(device: torch.device, rank: int, terms: str, degree: int) -> list[Ten
 _remembered = cache(_index)
 # torch.compile follows no cache, and would follow a loop over all monomials: it is handed them, on
 # their device, so that the graph of rank 64 is as small as that of rank 2 and copies nothing.
-_constant = torch.compiler.assume_constant_result(_index)
+# torch.compiler.assume_constant_result says no more than this, and imports sympy to say it.
+_index._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _monomials(device: torch.device, rank: int, terms: str, degree: int) -> list[Tensor]:
     """`_index`, made again only where it must be."""
     if torch.compiler.is_compiling():
-        found: list[Tensor] = _constant(device, int(rank), terms, degree)
-        return found
+        return _index(device, int(rank), terms, degree)
     return (_index if recorded() else _remembered)(device, rank, terms, degree)
