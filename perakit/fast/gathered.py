@@ -43,7 +43,8 @@ def features(B: Tensor, A: Tensor, index: Index) -> Tensor:
     The first r are the rows of [Bᵀ A]; below are their products in the order of `formulas.pairs`.
     """
     rows = torch.cat((B.T, A), 1)
-    one, other = rows.index_select(0, index.pairs).view(2, -1, rows.shape[1]).unbind()
+    both = rows.index_select(0, index.pairs)
+    one, other = both.split_with_sizes((both.shape[0] // 2,) * 2)
     return torch.cat((rows, one * other))
 
 
@@ -54,12 +55,13 @@ def gradients(
     r, width = index.ones.shape[0], features.shape[1]
     rows = features[:r]
     if r <= SMALL:
-        beside = rows.index_select(0, index.pairs).view(2, -1, width).mul_(to_features[r:])
+        beside = rows.index_select(0, index.pairs)
+        beside.view(2, to_features.shape[0] - r, width).mul_(to_features[r:])
         to_B, to_A = (
             torch.addmm(own, index.to_rows, other)
             for own, other in zip(
                 to_features[:r].split_with_sizes((m, width - m), 1),
-                beside.view(-1, width).split_with_sizes((m, width - m), 1),
+                beside.split_with_sizes((m, width - m), 1),
                 strict=True,
             )
         )

@@ -167,17 +167,6 @@ def _source(adapter: Adapter, W0: Tensor) -> tuple[Source | Dense, tuple[Tensor,
     return (Given() if len(product) == 2 else Dense()), product
 
 
-def _low(x: Tensor, source: Source) -> bool:
-    """Whether an adapter multiplies as its less precise base does: on a GPU, on its tensor cores.
-
-    Not in float16, whose range is too small for a product of two small numbers; there only factors
-    that are none do.
-    """
-    gpu = x.device.type not in ("cpu", "meta") or plans.wanted == "lean"
-    half = x.dtype == torch.bfloat16 or (x.dtype == torch.float16 and isinstance(source, Given))
-    return gpu and half
-
-
 def _watched(x: Tensor) -> bool:
     """Whether the formula itself must run.
 
