@@ -8,6 +8,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,9 +24,10 @@ from perakit.adapters.lora import LoRAAdapter
 from perakit.adapters.mora import MoRAAdapter
 from perakit.adapters.pera import PERAAdapter
 from perakit.adapters.quadratic import QuadraticAdapter
-from perakit.fast import kept, product, seam, windows
-from perakit.fast.expanded import Expanded
-from perakit.fast.plans import PLANS, use_plan
+from perakit.fast import gathered, kept, lean, plans, product, seam, windows
+from perakit.fast.expanded import Expanded, Gathered
+from perakit.fast.lean import LeanProduct
+from perakit.fast.plans import PLANS, Way, use_plan
 from perakit.models.adapted import AdaptedLayer, adapted_layers
 from perakit.models.stand_in import Block
 
@@ -44,6 +46,9 @@ merged, multiply, product_gradients, to_factors = (
 )
 FACTORED, DENSE = PLANS[0], PLANS[-1]
 PERA_VALUE, PERA_GRADIENTS = Expanded.value, Expanded.gradients
+LEAN_FORWARD, LEAN_BACKWARD = LeanProduct.forward, LeanProduct.backward
+gathered_index, gathered_gradients = gathered.index, gathered.gradients
+lean_expanded, by_graph, GATHERED_VALUE = lean.expanded, lean.by_graph, Gathered.value
 quick, state_dict = fast.forward, torch.nn.Sequential.state_dict
 # Shadowed by their functions
 attaching, merging = sys.modules["perakit.models.attach"], sys.modules["perakit.models.merge"]
@@ -196,6 +201,179 @@ def gradient_by_the_scaled_h(self):
 def unweighted_sums(factors, *pairs):
     """Where many tokens are summed, or through (m, n)."""
     return to_factors(factors._replace(weight=torch.ones_like(factors.weight)), *pairs)
+
+
+# --- the lean way ---------------------------------------------------------------------------------
+
+
+def leanly(law):
+    return under("lean", law)
+
+
+def made_again(law):
+    """The law where the lean way keeps no features: the backward pass makes them again."""
+
+    def law_made_again(method, layer):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plans, "asked", lambda *_: Way(FACTORED, lean=True, keep=False))
+            law(method, layer)
+
+    law_made_again.__name__ = law.__name__
+    return law_made_again
+
+
+def without_a_graph(law):
+    """The law where nobody asks for a derivative, in eval mode: an expansion is kept there."""
+
+    def law_without_a_graph(method, layer):
+        with torch.no_grad():
+            law(method, layer)
+
+    law_without_a_graph.__name__ = law.__name__
+    return law_without_a_graph
+
+
+def other_pairs(*of):
+    """One place further, in the gather alone: the gradients are of what was asked for."""
+    index = gathered_index(*of)
+    return index._replace(pairs=index.pairs.roll(1))
+
+
+def other_rows_beside(*of):
+    """And the other way round."""
+    index = gathered_index(*of)
+    return index._replace(to_rows=index.to_rows.flip(0))
+
+
+def squares_once(rows, to_features, m, terms, index):
+    """b_i∘b_i has the gradient b_i, not 2 b_i."""
+    i, j = formulas.pairs(len(index.ones), terms)
+    halved = torch.ones(len(to_features), 1, dtype=to_features.dtype)
+    halved[len(index.ones) :][torch.as_tensor(i == j)] = 0.5
+    return gathered_gradients(rows, to_features * halved, m, terms, index)
+
+
+def diagonal_stays(rows, to_features, m, terms, index):
+    """Where there are no squares, something else stands in their place."""
+    return gathered_gradients(rows, to_features, m, "full", index)
+
+
+def parameters_for_features(rows, to_features, m, terms, index):
+    """Of A its rows in another order."""
+    return gathered_gradients(rows.flip(0), to_features, m, terms, index)
+
+
+def expanded_without_h(source, dtype, B, A, h, index):
+    return lean_expanded(source, dtype, B, A, 1 + 0 * h, index)
+
+
+def expanded_without_scale(source, dtype, B, A, h, index):
+    features, weight = lean_expanded(source, dtype, B, A, h, index)
+    return features, weight / source.scale
+
+
+def value_of_another_h_without_a_graph(self, B, A, h):
+    return GATHERED_VALUE(self, B, A, h.flip(0))
+
+
+@staticmethod
+def lean_bias_again(ctx, source, keep, x, W0, bias, *rest):
+    return LEAN_FORWARD(ctx, source, keep, x, W0, bias, *rest) + bias
+
+
+@staticmethod
+def lean_without_base(ctx, source, keep, x, W0, *rest):
+    return LEAN_FORWARD(ctx, source, keep, x, 0 * W0, *rest)
+
+
+def with_gradients(change):
+    """LeanProduct's backward pass, with the gradients by x, B, A and h as `change` says."""
+
+    def backward(ctx, g):
+        source, keep, to_x, W0, bias, *others = LEAN_BACKWARD(ctx, g)
+        return source, keep, *change(ctx, g, to_x, W0, bias, *others)
+
+    return staticmethod(backward)
+
+
+def with_saved(change):
+    """LeanProduct's backward pass, of what `change` makes of the tensors that were saved."""
+
+    def backward(ctx, g):
+        saved = change(*ctx.saved_tensors)
+        return LEAN_BACKWARD(
+            SimpleNamespace(
+                saved_tensors=saved,
+                source=ctx.source,
+                index=ctx.index,
+                needs_input_grad=ctx.needs_input_grad,
+            ),
+            g,
+        )
+
+    return staticmethod(backward)
+
+
+@with_gradients
+def lean_h_without_gradient(ctx, g, *gradients):
+    *others, to_h = gradients
+    return *others, 0 * to_h
+
+
+@with_gradients
+def lean_gradient_of_h_unscaled(ctx, g, *gradients):
+    *others, to_h = gradients
+    return *others, to_h / ctx.source.scale
+
+
+@with_gradients
+def lean_without_input_gradient(ctx, g, to_x, *others):
+    return None, *others
+
+
+@with_gradients
+def lean_base_without_gradient(ctx, g, to_x, *others):
+    return to_x - g @ ctx.saved_tensors[2], *others
+
+
+@with_saved
+def lean_z_of_other_rows(z, *others):
+    return z.flip(0), *others
+
+
+@with_saved
+def lean_z_for_the_weighted(z, *others):
+    """z kept twice: once it has to be with the weights."""
+    return z, *others[:-1], z
+
+
+@with_saved
+def lean_features_of_the_weights(*tensors):
+    """What is kept has the weights already, and gets them once more."""
+    *others, features, weight, weighted = tensors
+    return *others, features * weight[:, None], weight, weighted
+
+
+@with_saved
+def lean_made_again_without_h(z, x, W0, bias, B, A, h):
+    return z, x, W0, bias, B, A, 0 * h
+
+
+def by_graph_unscaled(x, W0, bias, scale, B, A):
+    return by_graph(x, W0, bias, 1, B, A)
+
+
+def by_graph_bias_again(x, W0, bias, *rest):
+    return by_graph(x, W0, bias, *rest) + bias
+
+
+def by_graph_detached(x, W0, bias, scale, B, A):
+    return by_graph(x, W0, bias, scale, B, A.detach())
+
+
+def by_graph_wide(x, W0, bias, scale, B, A):
+    """In the parameters' precision, and back to nobody's."""
+    return torch.nn.functional.linear(x, W0, bias) + scale * (x.to(A.dtype) @ A.T @ B.T)
 
 
 # --- the layer ------------------------------------------------------------------------------------
@@ -471,7 +649,7 @@ DROPPING = pk.PERA(rank=3, dropout=0.3)
 MUTATIONS = [
     Mutation(
         "polynomial part dropped",
-        testing.law_3_dense_forward,
+        under(FACTORED, testing.law_3_dense_forward),
         (Expanded, "value"),
         value_without_polynomial,
     ),
@@ -482,24 +660,32 @@ MUTATIONS = [
         staticmethod(without_polynomial),
     ),
     Mutation(
-        "h is not trained", testing.law_8_gradients, (Expanded, "gradients"), h_without_gradient
+        "h is not trained",
+        under(FACTORED, testing.law_8_gradients),
+        (Expanded, "gradients"),
+        h_without_gradient,
     ),
-    Mutation("h is not used", testing.law_3_dense_forward, (Expanded, "value"), value_without_h),
+    Mutation(
+        "h is not used",
+        under(FACTORED, testing.law_3_dense_forward),
+        (Expanded, "value"),
+        value_without_h,
+    ),
     Mutation(
         "h is not trained, against finite differences",
-        testing.law_9_dense_gradients,
+        under(FACTORED, testing.law_9_dense_gradients),
         (Expanded, "gradients"),
         h_without_gradient,
     ),
     Mutation(
         "squares differentiated as products",
-        testing.law_9_dense_gradients,
+        under(FACTORED, testing.law_9_dense_gradients),
         (windows, "gradients"),
         squares_differentiated_as_products,
     ),
     Mutation(
         "A's gradient without h",
-        testing.law_9_dense_gradients,
+        under(FACTORED, testing.law_9_dense_gradients),
         (Expanded, "gradients"),
         gradient_of_A_without_h,
     ),
@@ -523,7 +709,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the scale forgotten in the gradient",
-        testing.law_9_dense_gradients,
+        under(FACTORED, testing.law_9_dense_gradients),
         (Expanded, "gradients"),
         unscaled_gradient_of_h,
     ),
@@ -582,21 +768,149 @@ MUTATIONS = [
         (kept, "_same"),
         lambda one, other: True,
     ),
-    Mutation("h squared", testing.law_3_dense_forward, (Expanded, "value"), value_of_h_squared),
     Mutation(
-        "h squared, gradient",
-        testing.law_9_dense_gradients,
+        "h squared",
+        under(FACTORED, testing.law_3_dense_forward),
         (Expanded, "value"),
         value_of_h_squared,
     ),
     Mutation(
-        "h in another order", testing.law_3_dense_forward, (Expanded, "value"), value_of_another_h
+        "h squared, gradient",
+        under(FACTORED, testing.law_9_dense_gradients),
+        (Expanded, "value"),
+        value_of_h_squared,
+    ),
+    Mutation(
+        "h in another order",
+        under(FACTORED, testing.law_3_dense_forward),
+        (Expanded, "value"),
+        value_of_another_h,
     ),
     Mutation(
         "pairs in column order",
         under("reference", testing.law_3_dense_forward),
         (formulas, "monomials"),
         column_order,
+    ),
+    Mutation(
+        "other pairs, lean", leanly(testing.law_3_dense_forward), (gathered, "index"), other_pairs
+    ),
+    Mutation(
+        "h is not used, lean",
+        leanly(testing.law_3_dense_forward),
+        (lean, "expanded"),
+        expanded_without_h,
+    ),
+    Mutation(
+        "scale forgotten, lean",
+        leanly(testing.law_3_dense_forward),
+        (lean, "expanded"),
+        expanded_without_scale,
+    ),
+    Mutation(
+        "bias twice, lean",
+        leanly(testing.law_1_no_op_at_init),
+        (LeanProduct, "forward"),
+        lean_bias_again,
+    ),
+    Mutation(
+        "W0 forgotten, lean",
+        leanly(testing.law_3_dense_forward),
+        (LeanProduct, "forward"),
+        lean_without_base,
+    ),
+    Mutation(
+        "h in another order, lean, without a graph",
+        without_a_graph(leanly(testing.law_3_dense_forward)),
+        (Gathered, "value"),
+        value_of_another_h_without_a_graph,
+    ),
+    *(
+        Mutation(
+            f"{name}, rank {rank}, lean",
+            leanly(testing.law_9_dense_gradients),
+            (gathered, where),
+            broken,
+            pk.PERA(rank, alpha=5, terms=terms),
+        )
+        for name, where, broken, terms in (
+            ("squares differentiated as products", "gradients", squares_once, "full"),
+            ("squares alone differentiated as products", "gradients", squares_once, "square"),
+            ("other rows beside", "gradients", parameters_for_features, "full"),
+            ("gradients to other rows", "index", other_rows_beside, "full"),
+        )
+        for rank in (3, 17)
+        if not (where == "index" and rank == 17)
+    ),
+    Mutation(
+        "the diagonal stays, lean",
+        leanly(testing.law_9_dense_gradients),
+        (gathered, "gradients"),
+        diagonal_stays,
+        pk.PERA(rank=17, alpha=5, terms="cross"),
+    ),
+    Mutation(
+        "h is not trained, lean",
+        leanly(testing.law_8_gradients),
+        (LeanProduct, "backward"),
+        lean_h_without_gradient,
+    ),
+    *(
+        Mutation(
+            f"{name}, lean",
+            leanly(testing.law_9_dense_gradients),
+            (LeanProduct, "backward"),
+            broken,
+        )
+        for name, broken in (
+            ("h is not trained, against finite differences", lean_h_without_gradient),
+            ("the scale forgotten in the gradient", lean_gradient_of_h_unscaled),
+            ("W0 forgotten in the gradient", lean_base_without_gradient),
+            ("z of other rows", lean_z_of_other_rows),
+            ("z kept without the weights", lean_z_for_the_weighted),
+            ("features kept with the weights", lean_features_of_the_weights),
+        )
+    ),
+    Mutation(
+        "features made again without h",
+        made_again(testing.law_9_dense_gradients),
+        (LeanProduct, "backward"),
+        lean_made_again_without_h,
+    ),
+    Mutation(
+        "no gradient by the input, lean",
+        leanly(testing.law_8_gradients),
+        (LeanProduct, "backward"),
+        lean_without_input_gradient,
+    ),
+    Mutation(
+        "scale forgotten, by graph",
+        leanly(testing.law_3_dense_forward),
+        (seam, "by_graph"),
+        by_graph_unscaled,
+        LORA,
+    ),
+    Mutation(
+        "bias twice, by graph",
+        leanly(testing.law_1_no_op_at_init),
+        (seam, "by_graph"),
+        by_graph_bias_again,
+        LORA,
+    ),
+    Mutation(
+        "A is not trained, by graph",
+        leanly(testing.law_8_gradients),
+        (seam, "by_graph"),
+        by_graph_detached,
+        LORA,
+    ),
+    Mutation(
+        "output in float32, by graph",
+        leanly(testing.law_3_dense_forward),
+        (seam, "by_graph"),
+        by_graph_wide,
+        LORA,
+        torch.bfloat16,
     ),
     Mutation("PERA read as LoRA", testing.law_10_readings, (PERAAdapter, "factors"), unscaled),
     Mutation("rank bound 2r", testing.law_11_rank, (pk.PERA, "rank_bound"), too_low_bound),

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import perakit as pk
+from perakit.fast.plans import PLANS
 
 HOUSE = Path(pk.__file__).parent
 
@@ -52,11 +53,25 @@ def test_the_plain_way_enters_twelve_functions_in_five_files(method):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_the_quick_way_enters_eighteen_in_seven(method):
-    calls = entered(layer(method), torch.randn(8, 64))
+def test_the_quick_way_by_a_plan_enters_21_in_nine(method):
+    """As layers go where arithmetic takes longer than calls."""
+    with pk.use_plan(PLANS[0]):
+        calls = entered(layer(method), torch.randn(8, 64))
     assert ("fast/product.py", "AdaptedProduct.forward") in calls
-    assert len(set(calls)) <= 18, calls
-    assert len({file for file, _ in calls}) <= 7, calls
+    assert not any(file == "fast/lean.py" for file, _ in calls), calls
+    assert len(set(calls)) <= 21, calls
+    assert len({file for file, _ in calls}) <= 9, calls
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_lean_way_enters_sixteen_in_ten_and_of_lora_eleven_in_seven(method):
+    """As so small a layer goes by itself; each function once, since calls are what it saves."""
+    calls = entered(layer(method), torch.randn(8, 64))
+    pera = isinstance(method, pk.PERA)
+    assert ("fast/lean.py", "LeanProduct.forward" if pera else "by_graph") in calls
+    assert ("fast/product.py", "AdaptedProduct.forward") not in calls
+    assert len(calls) == len(set(calls)) <= (16 if pera else 11), calls
+    assert len({file for file, _ in calls}) <= (10 if pera else 7), calls
 
 
 def test_a_method_is_a_page_and_a_line_is_a_line():

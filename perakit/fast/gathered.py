@@ -43,7 +43,8 @@ def features(B: Tensor, A: Tensor, index: Index) -> Tensor:
     The first r are the rows of [Bᵀ A]; below are their products in the order of `formulas.pairs`.
     """
     rows = torch.cat((B.T, A), 1)
-    one, other = rows.index_select(0, index.pairs).view(2, -1, rows.shape[1]).unbind()
+    both = rows.index_select(0, index.pairs)
+    one, other = both.split_with_sizes((both.shape[0] // 2,) * 2)
     return torch.cat((rows, one * other))
 
 
@@ -53,8 +54,9 @@ def gradients(
     """The gradients by B (m, r) and A (r, n), from those by the features; rows (r, m+n): [Bᵀ A]."""
     r, width = rows.shape
     if r <= SMALL:
-        beside = rows.index_select(0, index.pairs).view(2, -1, width).mul_(to_features[r:])
-        of_B, of_A = beside.view(-1, width).split_with_sizes((m, width - m), 1)
+        beside = rows.index_select(0, index.pairs)
+        beside.view(2, to_features.shape[0] - r, width).mul_(to_features[r:])
+        of_B, of_A = beside.split_with_sizes((m, width - m), 1)
         to_B, to_A = to_features[:r].split_with_sizes((m, width - m), 1)
         return torch.addmm(to_B, index.to_rows, of_B).T, torch.addmm(to_A, index.to_rows, of_A)
     if terms == "square":

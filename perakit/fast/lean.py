@@ -15,7 +15,7 @@ from torch import Tensor
 from perakit.fast import gathered
 from perakit.fast.expanded import Expanded
 from perakit.fast.gathered import Index
-from perakit.fast.product import batched, by_autograd
+from perakit.fast.product import autocasts, batched, by_autograd
 
 
 def by_graph(
@@ -56,6 +56,9 @@ class LeanProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        if autocasts(g):  # now, and not in the forward pass
+            with torch.autocast(g.device.type, enabled=False):
+                return LeanProduct.backward(ctx, g)
         z, x, W0, bias, B, A, h, *made = ctx.saved_tensors
         source, needs = ctx.source, ctx.needs_input_grad
         if torch.is_grad_enabled() or batched(g):

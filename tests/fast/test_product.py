@@ -535,7 +535,7 @@ def _assert_seen(what, found, expected):
 
 
 @every_low
-@pytest.mark.parametrize("way", [None, DENSE, FACTORED, REFERENCE], ids=str)
+@pytest.mark.parametrize("way", [None, "lean", DENSE, FACTORED, REFERENCE], ids=str)
 @pytest.mark.parametrize("method", SMALL, ids=lambda method: method.name)
 def test_a_small_update_is_not_rounded_away(method, kind, dtype, way):
     tokens = 4096
@@ -589,6 +589,24 @@ def test_a_sum_in_the_precision_of_the_base_is_noticed(monkeypatch):
             AssertionError, match=r"^the update is lost in the output: off by 1 of it"
         ):
             assert_a_small_update_is_seen(pk.PERA(rank=3), kind, dtype, tokens=2)
+
+
+def leanly_in_the_precision_of_the_base(x, W0, bias, scale, B, A):
+    return F.linear(x, W0 + (scale * B @ A).to(W0.dtype), bias)
+
+
+def test_so_it_is_on_the_lean_way(monkeypatch):
+    def forward(ctx, source, keep, x, W0, bias, *parameters):
+        return leanly_in_the_precision_of_the_base(x, W0, bias, 1, *source.plain(*parameters))
+
+    monkeypatch.setattr(seam, "by_graph", leanly_in_the_precision_of_the_base)
+    monkeypatch.setattr(seam.LeanProduct, "forward", staticmethod(forward))
+    for method, kind in itertools.product((pk.LoRA(rank=5), pk.PERA(rank=3)), ("Linear", "Conv1D")):
+        with (
+            use_plan("lean"),
+            pytest.raises(AssertionError, match=r"^the update is lost in the output: off by 1 of"),
+        ):
+            assert_a_small_update_is_seen(method, kind, torch.bfloat16, tokens=2)
 
 
 def test_a_sum_under_autocast_is_noticed(monkeypatch):
