@@ -43,7 +43,7 @@ def tasks(settings: Settings) -> list[Task]:
     found = []
     for part, dtype in product(settings.parts, settings.dtype):
         if part == "host" and dtype == settings.dtype[0]:  # it has its own
-            found.append(_of_host(settings))
+            found += [_of_host(settings, pair) for pair in host.pairs()]
         elif part in LAYER_PARTS:
             found += [
                 _of_layer(part, settings, dtype, m, n, tokens)
@@ -70,8 +70,8 @@ def _of_layer(part: str, settings: Settings, dtype: str, m: int, n: int, tokens:
     return Task(part, cell, flop, partial(contenders.steps, who, *shape))
 
 
-def _of_host(settings: Settings) -> Task:
-    who, m, n, tokens = host.who(), host.SIZE, host.SIZE, host.TOKENS
+def _of_host(settings: Settings, who: list[Contender]) -> Task:
+    m, n, tokens = host.SIZE, host.SIZE, host.TOKENS
     cell = {"device": "cpu", "dtype": "float32", "m": m, "n": n, "tokens": tokens}
     flop = {one: 4 * m * n * tokens + one.flop(tokens, m, n, True) for one in who}
     shape = (m, n, tokens, DTYPES["float32"], "cpu", settings.seed)

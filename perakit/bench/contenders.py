@@ -290,7 +290,7 @@ OURS = ("lora", "pera", "pera mkl", "prototype", "pera cached", "pera expanded")
 def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Contender]:
     """Who takes part in a measurement of layers.
 
-    part: "layers", "plans", "inference" or "host". PEFT's LoRA takes part where PEFT is installed.
+    part: "layers", "plans" or "inference". PEFT's LoRA takes part where PEFT is installed.
     mkl: part "layers" also has PERA by MKL's products alone, which shows what oneDNN's save; not
     where torch has no oneDNN to choose.
     """
@@ -305,7 +305,6 @@ def contenders(part: str, ranks: Iterable[int], mkl: bool = False) -> list[Conte
     names = {
         "layers": ("base", "plain lora", *ours, "prototype", "authors", *PEFT),
         "inference": ("base", "merged", "pera cached", "pera expanded", "plain lora"),
-        "host": ("base", "plain lora", "lora", "pera", "pera plain", "authors", "peft r"),
     }
     return [Contender(name, rank) for rank in ranks for name in installed(names[part])]
 

@@ -9,16 +9,29 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perakit.bench.contenders import Contender, contenders
+from perakit.bench.contenders import Contender, installed
 from perakit.bench.timing import Step
 
 SIZE, TOKENS, RANKS = 64, 8, (8, 32, 64)
 STEPS = 400  # of each contender, over all visits; each is timed by itself
+PAIRS = (
+    ("lora", "plain lora"),
+    ("pera", "plain lora"),
+    ("pera plain", "plain lora"),
+    ("peft r", "plain lora"),
+    ("authors", "plain lora"),
+    ("pera", "authors"),
+)
 
 
-def who() -> list[Contender]:
-    """Who takes part."""
-    return contenders("host", RANKS)
+def pairs() -> list[list[Contender]]:
+    """The two of each cell: a model has one kind of adapter, and a third's code empties caches."""
+    return [
+        [Contender(name, rank) for name in pair]
+        for rank in RANKS
+        for pair in PAIRS
+        if installed(pair) == list(pair)
+    ]
 
 
 @contextmanager

@@ -55,6 +55,15 @@ def paired(over: Result, under: Result) -> Spread:
     return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
+def of_medians(over: Result, under: Result) -> float:
+    """The median of over's seconds / that of under's.
+
+    For two whose single steps take turns: a step is quicker after one of its own than after the
+    other's, and each round has one of either kind, so that `paired` compares unlike ones.
+    """
+    return Spread.of(over["seconds"]).median / Spread.of(under["seconds"]).median
+
+
 def find(cell: Cell, contender: str, rank: int) -> Result | None:
     """The contender's result at that rank, with the plan that the library chose, or None."""
     results = (

@@ -18,6 +18,7 @@ from perakit.bench.ratios import (
     counted,
     find,
     group,
+    of_medians,
     paired,
     place,
     ranks,
@@ -42,14 +43,6 @@ STEP = (
     ("pera", "lora"),
     ("pera", "peft r"),
     ("pera", "peft K"),
-)
-HOST = (
-    ("lora", PLAIN),
-    ("peft r", PLAIN),
-    ("pera", PLAIN),
-    ("pera plain", PLAIN),
-    ("authors", PLAIN),
-    ("pera", "authors"),
 )
 INFERENCE = (
     ("merged", "base"),
@@ -151,17 +144,16 @@ def sections(document: dict[str, Any]) -> Iterator[Section]:
     """The tables of all parts that were measured."""
     for part, title, pairs in (
         ("layers", "One layer, forward and backward", STEP),
-        ("host", "A tiny layer, one thread", HOST),
         ("models", "A whole training step, AdamW included", STEP),
         ("inference", "Inference, one layer", INFERENCE),
     ):
         for cells in groups(document.get(part, [])):
             dtype, device = cells[0]["dtype"], cells[0]["device"]
             words = f"{title}: milliseconds, {dtype} on {device}"
-            yield Section(words, times(cells, floor=part != "host"))
+            yield Section(words, times(cells))
             yield Section(f"{title}: ratios, {dtype} on {device}", ratios(cells, pairs))
-            if part == "host":
-                yield Section(f"{title}: operations that are no views", operations(cells))
+    if document.get("host"):
+        yield Section("A tiny layer, one thread, two contenders at a time", host(document["host"]))
     if document.get("plans"):
         yield Section("The counted plan against the best of all", plans(document["plans"]))
     if document.get("memory"):
@@ -217,16 +209,13 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
     ]
 
 
-def times(cells: Sequence[Cell], floor: bool = True) -> Table:
-    """Median milliseconds of each contender, and the floor of PERA's counted operations.
-
-    floor: False leaves that out, where operations are not what takes time.
-    """
+def times(cells: Sequence[Cell]) -> Table:
+    """Median milliseconds of each contender, and the floor of PERA's counted operations."""
     names = list(dict.fromkeys(result["contender"] for cell in cells for result in cell["results"]))
     rows = []
     for cell in cells:
         for rank in ranks(cell):
-            least = floor_of(cell, rank) if floor else None
+            least = floor_of(cell, rank)
             row = [_milliseconds(find(cell, name, rank)) for name in names]
             row.append(_short(1e3 * least) if least else "")
             rows.append([place(cell), f"{cell['tokens']}", f"{rank}", *row])
@@ -259,17 +248,24 @@ def ratios(cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]) -> Table:
     return _without_empty(Table(columns, rows, foot))
 
 
-def operations(cells: Sequence[Cell]) -> Table:
-    """How many of torch's operations each contender's step makes, without views."""
-    names = list(dict.fromkeys(result["contender"] for cell in cells for result in cell["results"]))
-    rows = [
-        [place(cell), f"{cell['tokens']}", f"{rank}"]
-        + [f"{found['operations']}" if (found := find(cell, name, rank)) else "" for name in names]
-        for cell in cells
-        for rank in ranks(cell)
-    ]
-    foot = "Of one step, forward and backward: on a GPU each is a launch, but for an empty tensor."
-    return Table([*PLACE, *(TITLES[name] for name in names)], rows, foot)
+def host(cells: Sequence[Cell]) -> Table:
+    """The two of each cell: median microseconds, their ratio, and the operations of a step."""
+    rows = []
+    for cell in cells:
+        over, under = pair = cell["results"]
+        row = [f"{over['rank']}", *(TITLES[one["contender"]] for one in pair)]
+        row += [_short(1e6 * Spread.of(one["seconds"]).median) for one in pair]
+        row += [f"{of_medians(over, under):.2f}", *(f"{one['operations']}" for one in pair)]
+        rows.append(row)
+    first = cells[0]
+    foot = (
+        f"{place(first)}, {first['tokens']} tokens. Medians of"
+        f" {len(first['results'][0]['seconds'])} single steps each; the two take turns. Ratio: of"
+        " the medians. Operations: of torch, of one step, that are no views; on a GPU each is a"
+        " launch, but for an empty tensor."
+    )
+    columns = ("rank", "over", "under", "µs", "µs", "ratio", "operations", "operations")
+    return Table(columns, rows, foot)
 
 
 def plans(cells: Sequence[Cell]) -> Table:

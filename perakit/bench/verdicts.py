@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from perakit.bench.ratios import Cell, counted, find, paired, place, ranks
+from perakit.bench.ratios import Cell, Result, counted, find, paired, place, ranks
 
 # (cell, rank, counted ratio of the two contenders) -> the most that the measured ratio may be;
 # None: nothing was promised there.
@@ -69,25 +69,32 @@ class Verdict:
         return f"{found}: {self.statement}; worst {ratio}, limit {limit}, at {worst.where}"
 
 
-def compare(cells: Iterable[Cell], over: str, under: str, limit: Limit) -> list[Finding]:
-    """The paired ratio of two contenders wherever both were measured and something was promised."""
+def compare(
+    cells: Iterable[Cell],
+    over: str,
+    under: str,
+    limit: Limit,
+    ratio: Callable[[Result, Result], float] = lambda ours, theirs: paired(ours, theirs).median,
+) -> list[Finding]:
+    """The ratio of two contenders wherever both were measured and something was promised."""
     found = []
     for cell in cells:
         for rank in ranks(cell):
             ours, theirs = find(cell, over, rank), find(cell, under, rank)
             if ours and theirs and (most := limit(cell, rank, counted(ours, theirs))) is not None:
-                found.append(Finding(where(cell, rank), paired(ours, theirs).median, most))
+                found.append(Finding(where(cell, rank), ratio(ours, theirs), most))
     return found
 
 
 def operations(cells: Iterable[Cell], limits: dict[str, int]) -> list[Finding]:
     """The operations of a step of each contender that has a limit, at every rank."""
-    return [
+    found = (
         Finding(f"{where(cell, one['rank'])}, {one['contender']}", one["operations"], most)
         for cell in cells
         for one in cell["results"]
         if (most := limits.get(one["contender"])) is not None
-    ]
+    )
+    return list(dict.fromkeys(found))  # who stands in two pairs is counted once
 
 
 class Choice(NamedTuple):

@@ -13,7 +13,8 @@ from perakit.fast.product import recorded
 @pytest.fixture(scope="module")
 def steps():
     """A step of each contender of rank 8, each made once already."""
-    who = [one for one in host.who() if one.rank == 8]
+    names = dict.fromkeys(["base", *(name for pair in host.PAIRS for name in pair)])
+    who = [contenders.Contender(name, 8) for name in contenders.installed(names)]
     made = contenders.steps(who, host.SIZE, host.SIZE, host.TOKENS, torch.float32, "cpu", 0)
     for step in made.values():
         step.run()
@@ -85,6 +86,21 @@ def test_what_is_counted_does_not_know(steps):
         host.operations(Step(fail))
     assert torch._C._len_torch_dispatch_stack is before
     assert before() == 0
+
+
+def test_a_cell_has_two_of_one_rank_and_no_base():
+    found = [[(one.name, one.rank) for one in pair] for pair in host.pairs()]
+    assert found == [[(one, r), (other, r)] for r in (8, 32, 64) for one, other in host.PAIRS]
+    assert len(set(host.PAIRS)) == 6
+    others = [over for over, under in host.PAIRS if under == "plain lora"]
+    assert others == ["lora", "pera", "pera plain", "peft r", "authors"]
+    assert ("pera", "authors") in host.PAIRS
+
+
+def test_where_peft_is_not_installed_its_pair_is_left_out(monkeypatch):
+    whole = host.pairs()
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    assert host.pairs() == [pair for pair in whole if pair[0].name != "peft r"]
 
 
 def test_threads_are_put_back():

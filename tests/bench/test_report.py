@@ -12,7 +12,7 @@ import pytest
 
 from perakit import PerakitError
 from perakit.bench import figures, promises, report, verdicts
-from perakit.bench.ratios import Spread, find, paired
+from perakit.bench.ratios import Spread, find, of_medians, paired
 from perakit.fast.plans import PLANS
 from perakit.plots.pictures import png
 
@@ -126,12 +126,16 @@ def make(peft=True, device="cpu", dtypes=("float32",)):
                 "n": 64,
                 "tokens": 8,
                 "results": [
-                    one
-                    | {"operations": {"base": 2, "lora": 12, "pera": 27}.get(one["contender"], 10)}
-                    for one in step
-                    if one["rank"] in (8, 32)
+                    result(name, rank, SPEED[name]) | {"operations": count}
+                    for name, count in pair.items()
                 ],
             }
+            for rank in (8, 32)
+            for pair in (
+                {"lora": 12, "plain lora": 10},
+                {"pera": 27, "plain lora": 10},
+                {"pera": 27, "authors": 38},
+            )
         ],
         "memory": [
             {
@@ -180,6 +184,7 @@ def test_ratios_are_taken_within_a_round():
         paired(over, {"contender": "b", "seconds": [2, 40]})
     with pytest.raises(PerakitError, match="a has 0 rounds and b 0"):
         paired({"contender": "a", "seconds": []}, {"contender": "b", "seconds": []})
+    assert of_medians(over, under) == 2 / 3
 
 
 def test_the_library_s_own_choice_is_found_and_the_base_beside_every_rank():
@@ -210,9 +215,9 @@ def by_words(document, words):
         ("within 5 % of the best plan", 32, 1.01, 1.05, True),
         ("merged inference", 16, 1.01, 1.02, True),
         ("T K floats", 1, 300 / (100 + 4 * 10 * 5 / 1024), 1.1, False),
-        ("one thread, LoRA", 2, 1.1 / 1.2, 1.3, True),
-        ("one thread, PERA over plain LoRA", 2, 1.25 / 1.2, 2.3, True),
-        ("one thread, PERA takes less time than the authors'", 2, 1.25 / 1.5, 1.0, True),
+        ("one thread, LoRA's median time", 2, 1.1 / 1.2, 1.3, True),
+        ("one thread, PERA's median time over plain LoRA's", 2, 1.25 / 1.2, 2.3, True),
+        ("one thread, PERA's median time is below", 2, 1.25 / 1.5, 1.0, True),
         ("operations that are no views", 4, 27, 26, False),
         ("tiny GPT-2 with PERA of rank 8", 1, 1.25 / 1.1, 1.15, True),
         ("tiny GPT-2 with LoRA", 1, 1.1 / 1.4, 1.05, True),
@@ -286,6 +291,19 @@ def test_one_slow_cell_breaks_a_promise_and_is_named():
     )
 
 
+def test_ratios_of_the_host_are_of_medians():
+    """Medians of [1, 2, 30] and [2, 40, 3]: 2 / 3; of the paired ratios 1/2."""
+    document = make()
+    for cell in document["host"]:
+        for one, seconds in zip(cell["results"], ([1, 2, 30], [2, 40, 3]), strict=True):
+            one["seconds"] = seconds
+    for words in ("LoRA's median", "PERA's median time over", "PERA's median time is below"):
+        verdict = by_words(document, f"one thread, {words}")
+        assert [finding.ratio for finding in verdict.findings] == [2 / 3, 2 / 3]
+    _, first, *_ = rows_of(report.table(document), "two contenders at a time")
+    assert first[5] == "0.67"
+
+
 def test_a_share_of_the_plans_may_miss_and_no_more():
     document = make()
     document["plans"] = document["plans"][:1]
@@ -339,16 +357,10 @@ def test_tables_have_the_medians_and_the_paired_ratios():
     assert found["PERA / PEFT K"] == "0.78 (0.78 ... 0.78)"
     columns, first, *_ = rows_of(text, "A whole training step, AdamW included: ratios")
     assert dict(zip(columns, first, strict=True))["where"] == "124M"
-    columns, first, *_ = rows_of(text, "A tiny layer, one thread: operations that are no views")
-    found = dict(zip(columns, first, strict=True))
-    assert (found["where"], found["rank"], found["LoRA"], found["PERA"]) == (
-        "64 x 64",
-        "8",
-        "12",
-        "27",
-    )
-    columns, *_ = rows_of(text, "A tiny layer, one thread: milliseconds, float32 on cpu")
-    assert "PERA, counted" not in columns
+    columns, *rows = rows_of(text, "A tiny layer, one thread, two contenders at a time")
+    assert columns == ["rank", "over", "under", "µs", "µs", "ratio", "operations", "operations"]
+    assert rows[1] == ["8", "PERA", "plain LoRA", "15,000", "14,400", "1.04", "27", "10"]
+    assert rows[6][0].startswith("64 x 64, 8 tokens. Medians of 3 single steps each; the two take")
     columns, first, *_ = rows_of(text, "Inference, one layer: ratios")
     assert dict(zip(columns, first, strict=True))["merged / frozen base"] == "1.01 (1.01 ... 1.01)"
     _, first, *_ = rows_of(text, "The counted plan against the best of all")
