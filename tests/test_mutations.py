@@ -222,17 +222,6 @@ def made_again(law):
     return law_made_again
 
 
-def without_a_graph(law):
-    """The law where nobody asks for a derivative, in eval mode: an expansion is kept there."""
-
-    def law_without_a_graph(method, layer):
-        with torch.no_grad():
-            law(method, layer)
-
-    law_without_a_graph.__name__ = law.__name__
-    return law_without_a_graph
-
-
 def other_pairs(*of):
     """One place further, in the gather alone: the gradients are of what was asked for."""
     index = gathered_index(*of)
@@ -821,7 +810,7 @@ MUTATIONS = [
     ),
     Mutation(
         "h in another order, lean, without a graph",
-        without_a_graph(leanly(testing.law_3_dense_forward)),
+        leanly(testing.law_3_dense_forward),
         (Gathered, "value"),
         value_of_another_h_without_a_graph,
     ),

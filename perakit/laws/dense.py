@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from perakit.laws.cases import INPUTS, adapted_layer, added, inputs
@@ -70,15 +71,20 @@ def dense(
 def check_dense(
     model: nn.Sequential, seed: int, formula: Formula | None, law: str, tolerance: float = 0.0
 ) -> None:
-    """The output is that of the dense formula, to `TOLERANCE` or to `tolerance` if that is more."""
+    """The output is that of the dense formula, to `TOLERANCE` or to `tolerance` if that is more.
+
+    With a graph and without one: an adapted layer may multiply in another way then.
+    """
     layer = adapted_layer(model)
     dtype = layer.W0.dtype
     for leading in INPUTS:
         x = inputs(layer, seed, leading)
-        y = model(x)
-        assert y.dtype == dtype, f"{law}: a {dtype} layer answers in {y.dtype}"
         expected, scale = dense(model, x, formula)
-        close(wide(y), expected, scale, max(tolerance, TOLERANCE[dtype]), law)
+        for mode in (torch.enable_grad, torch.no_grad):
+            with mode():
+                y = model(x)
+            assert y.dtype == dtype, f"{law}: a {dtype} layer answers in {y.dtype}"
+            close(wide(y), expected, scale, max(tolerance, TOLERANCE[dtype]), law)
 
 
 def _times(W: np.ndarray, x: np.ndarray) -> np.ndarray:
