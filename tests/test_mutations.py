@@ -331,16 +331,15 @@ def lean_z_of_other_rows(z, *others):
 
 
 @with_saved
-def lean_z_for_the_weighted(z, *others):
-    """z kept twice: once it has to be with the weights."""
-    return z, *others[:-1], z
+def lean_z_with_the_weights(z, *others):
+    """What is kept has the weights already, and gets them once more."""
+    return z * others[-1], *others
 
 
 @with_saved
 def lean_features_of_the_weights(*tensors):
-    """What is kept has the weights already, and gets them once more."""
-    *others, features, weight, weighted = tensors
-    return *others, features * weight[:, None], weight, weighted
+    *others, features, weight = tensors
+    return *others, features * weight[:, None], weight
 
 
 @with_saved
@@ -856,7 +855,7 @@ MUTATIONS = [
             ("the scale forgotten in the gradient", lean_gradient_of_h_unscaled),
             ("W0 forgotten in the gradient", lean_base_without_gradient),
             ("z of other rows", lean_z_of_other_rows),
-            ("z kept without the weights", lean_z_for_the_weighted),
+            ("z kept with the weights", lean_z_with_the_weights),
             ("features kept with the weights", lean_features_of_the_weights),
         )
     ),
