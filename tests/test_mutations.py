@@ -160,8 +160,8 @@ def bias_again(dense, x, W0, bias, *factors):
     return (y if bias is None else y + bias), z
 
 
-def base_without_gradient(rule, plan, needs, g, z, x, W0, *rest):
-    to_x, *others = product_gradients(rule, plan, needs, g, z, x, W0, *rest)
+def base_without_gradient(rule, plan, made, needs, g, z, x, W0, *rest):
+    to_x, *others = product_gradients(rule, plan, made, needs, g, z, x, W0, *rest)
     return to_x - g @ W0, *others
 
 
@@ -170,16 +170,16 @@ def no_input_gradient(*arguments):
     return None, *others
 
 
-def other_rows(rule, plan, needs, g, z, *rest):
+def other_rows(rule, plan, made, needs, g, z, *rest):
     """z kept, and in another order than x."""
-    return product_gradients(rule, plan, needs, g, None if z is None else z.flip(0), *rest)
+    return product_gradients(rule, plan, made, needs, g, None if z is None else z.flip(0), *rest)
 
 
-def other_inputs(rule, plan, needs, g, z, x, *rest):
+def other_inputs(rule, plan, made, needs, g, z, x, *rest):
     """The right gradient by x, and those by the parameters from its rows in another order."""
     return (
-        product_gradients(rule, plan, needs, g, z, x, *rest)[0],
-        *product_gradients(rule, plan, needs, g, z, x.flip(0), *rest)[1:],
+        product_gradients(rule, plan, made, needs, g, z, x, *rest)[0],
+        *product_gradients(rule, plan, made, needs, g, z, x.flip(0), *rest)[1:],
     )
 
 

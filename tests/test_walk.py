@@ -53,13 +53,13 @@ def test_the_plain_way_enters_twelve_functions_in_five_files(method):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_the_quick_way_by_a_plan_enters_21_in_nine(method):
+def test_the_quick_way_by_a_plan_enters_22_in_nine(method):
     """As layers go where arithmetic takes longer than calls."""
     with pk.use_plan(PLANS[0]):
         calls = entered(layer(method), torch.randn(8, 64))
     assert ("fast/product.py", "AdaptedProduct.forward") in calls
     assert not any(file == "fast/lean.py" for file, _ in calls), calls
-    assert len(set(calls)) <= 21, calls
+    assert len(set(calls)) <= 22, calls
     assert len({file for file, _ in calls}) <= 9, calls
 
 

@@ -87,8 +87,7 @@ def predicted(name: str, case: Case) -> dict[str, int]:
     They are 4 P, 4 P, 8 P + 4 a tensor (AdamW), and
 
         saved = T n (x) + 4 T K (z, where the plan makes it in the forward pass and needs it again)
-        + `kept`, and on the lean way where it keeps them 4 K (m + n + 1): PERA's features and their
-        weights.
+        + `kept`, and where they are small 4 K (m + n + 1): PERA's features and their weights.
     """
     method = Method.registry["lora" if name == PLAIN else name](case.rank)
     shapes = method.shapes(case.m, case.n)
@@ -103,10 +102,11 @@ def predicted(name: str, case: Case) -> dict[str, int]:
         if lean and name == "mora":  # one of its factors is no parameter: autograd needs no x
             x = 0
         # PERA's z has K columns, or in windows up to 15 more
-        windowed = isinstance(method, PERA) and not lean
+        gathered = lean or (way.keep and not way.lean)
+        windowed = isinstance(method, PERA) and not gathered
         columns = windows.count(case.rank, "full") if windowed else K
         z = 0 if plan.output or plan.factors else WIDE * case.tokens * columns
-        if isinstance(method, PERA) and lean and way.keep:
+        if isinstance(method, PERA) and gathered and way.keep:
             z += WIDE * K * (case.m + case.n + 1)
     return {
         "parameters": WIDE * count,

@@ -7,7 +7,7 @@ those of any degree.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,11 +19,15 @@ from perakit.fast.sources import Factors
 
 @dataclass(frozen=True)
 class Expanded:
-    """The factors of `formulas.expand`, times `scale`, of the parameters B, A and h."""
+    """The factors of `formulas.expand`, times `scale`, of the parameters B, A and h.
+
+    keep: as in `Source`, for `Gathered` alone.
+    """
 
     scale: float
     terms: str = "full"
     degree: int = 2
+    keep: bool = field(default=False, compare=False)
 
     def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         B, A, h = parameters

@@ -73,11 +73,15 @@ LARGE = 2**18
 FEW, FEW_ON_GPU = 2**24, 2**35
 
 
+# Features that one gather makes quicker than windows do, on a CPU: up to here it was measured
+GATHERED = 2**17
+
+
 class Way(NamedTuple):
     """How the products of an adapted layer are made.
 
     plan: which of them are dense; lean: by the fewest calls (`perakit.fast.lean`), all factored;
-    keep: the lean way keeps PERA's features for the backward pass.
+    keep: PERA's features are gathered, and kept for the backward pass.
     """
 
     plan: Plan
@@ -90,15 +94,20 @@ def way(T: int, m: int, n: int, K: int, fused: bool = True, device: str = "cpu")
 
     T, m, n, K, fused: as in `flop`; device: its type. Calls decide where a step of the layer has
     few operations, on a CPU only where W0 is not large, since that takes longer to read. The K
-    (m + n) features are kept where they are small: a quarter of x, or 2 MiB.
+    (m + n) features are kept where they are small: on the lean way a quarter of x, or 2 MiB; else
+    a tenth of x.
     """
-    few = FEW if device == "cpu" else FEW_ON_GPU
-    if (4 * m * n + 6 * K * (m + n)) * T < few and (device != "cpu" or m * n < LARGE):
+    few, features = FEW if device == "cpu" else FEW_ON_GPU, K * (m + n)
+    if (4 * m * n + 6 * features) * T < few and (device != "cpu" or m * n < LARGE):
         plan = PLANS[0] if device != "cpu" else choose(T, m, n, K, fused)
         if plan == PLANS[0]:
-            features = K * (m + n)
             return Way(plan, lean=True, keep=features <= max(T * n // 4, 2 * LARGE))
-    return Way(choose(T, m, n, K, fused))
+    return Way(choose(T, m, n, K, fused), keep=small(T, m, n, K))
+
+
+def small(T: int, m: int, n: int, K: int) -> bool:
+    """Whether the K (m + n) features are few, and a tenth of x (T, n) at most."""
+    return K * (m + n) <= min(T * n // 10, GATHERED)
 
 
 # For those who ask again and again; torch.compile follows no cache. 1,024: lengths of batches vary
@@ -110,7 +119,9 @@ def asked(T: int, m: int, n: int, K: int, fused: bool, device: str) -> Way:
     """The way that `use_plan` asks for, or else the counted one."""
     if wanted is None:
         return (way if torch.compiler.is_compiling() else chosen)(T, m, n, K, fused, device)
-    return Way(wanted) if isinstance(wanted, Plan) else Way(PLANS[0], lean=True, keep=True)
+    if isinstance(wanted, Plan):
+        return Way(wanted, keep=small(T, m, n, K))
+    return Way(PLANS[0], lean=True, keep=True)
 
 
 # What `use_plan` asks for here. Module attributes, since every forward pass reads them.

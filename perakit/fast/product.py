@@ -19,8 +19,8 @@ from perakit.fast.sources import Factors, Source
 class AdaptedProduct(torch.autograd.Function):
     """x (T, n) -> x W0ᵀ + b + x ΔWᵀ (T, m), by a plan; W0 None: x ΔWᵀ alone, in the factors' dtype.
 
-    Keeps x, the parameters and, where neither the output nor the factor gradients are dense,
-    z = x Âᵀ (T, K).
+    Keeps x, the parameters; where neither the output nor the factor gradients are dense,
+    z = x Âᵀ (T, K); and the factors, if the source says so.
     """
 
     @staticmethod
@@ -33,14 +33,17 @@ class AdaptedProduct(torch.autograd.Function):
         bias: Tensor | None,
         *parameters: Tensor,
     ) -> Tensor:
-        y, z = multiply(plan.output, x, W0, bias, source.value(*parameters))
-        ctx.source, ctx.plan = source, plan
-        ctx.save_for_backward(None if plan.factors else z, x, W0, bias, *parameters)
+        factors = source.value(*parameters)
+        y, z = multiply(plan.output, x, W0, bias, factors)
+        ctx.source, ctx.plan, ctx.count = source, plan, 4 + len(parameters)
+        z = None if plan.factors else z
+        ctx.save_for_backward(z, x, W0, bias, *parameters, *(factors if source.keep else ()))
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        z, *tensors = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        (z, *tensors), kept = saved[: ctx.count], saved[ctx.count :]
         needs = ctx.needs_input_grad[2:]
         # Someone wants the gradient's gradient, or many gradients at once: torch finds them in the
         # formula.
@@ -48,7 +51,8 @@ class AdaptedProduct(torch.autograd.Function):
             return None, None, *by_autograd(ctx.source, needs, g, *tensors)
         # Autocast may be on now, and not have been in the forward pass.
         with torch.autocast(g.device.type, enabled=False) if autocasts(g) else nullcontext():
-            return None, None, *_by_hand(ctx.source, ctx.plan, needs, g, z, *tensors)
+            made = Factors(*kept) if kept else None
+            return None, None, *_by_hand(ctx.source, ctx.plan, made, needs, g, z, *tensors)
 
 
 def multiply(
@@ -88,6 +92,7 @@ def merged(W0: Tensor | None, *factors: Tensor) -> Tensor:
 def _by_hand(
     source: Source,
     plan: Plan,
+    made: Factors | None,
     needs: Sequence[bool],
     g: Tensor,
     z: Tensor | None,
@@ -96,8 +101,11 @@ def _by_hand(
     bias: Tensor | None,
     *parameters: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients by x, W0, bias and the parameters, of those that are needed."""
-    factors = source.value(*parameters)
+    """The gradients by x, W0, bias and the parameters, of those that are needed.
+
+    made: the factors, if they were kept.
+    """
+    factors = made or source.value(*parameters)
     B_hat, A_hat, weight, _ = factors
     wide, g = x.to(A_hat.dtype), g.contiguous()
     to_x = to_W0 = to_bias = weighted = None
@@ -124,12 +132,13 @@ def _by_hand(
         if weight is None or wide.shape[0] >= wide.shape[1]:
             found = _to_factors(factors, z, g, u, wide)
         else:
-            # Few tokens: these take the weight. Nobody needs the factors any more, so their memory
-            # takes the gradients.
+            # Few tokens: these take the weight. Nobody needs factors that were made here any more,
+            # so their memory takes the gradients.
             to_weight = torch.linalg.vecdot(z, u, dim=0)
             weighted = u * weight if weighted is None else weighted
-            to_left = _over_tokens(z * weight, g, B_hat.T)
-            found = to_left, _over_tokens(weighted, wide, A_hat), to_weight
+            places = (None, None) if made else (B_hat.T, A_hat)
+            to_left = _over_tokens(z * weight, g, places[0])
+            found = to_left, _over_tokens(weighted, wide, places[1]), to_weight
         to_parameters = source.gradients(parameters, factors, *found)
     return None if to_x is None else to_x.to(x.dtype), to_W0, to_bias, *to_parameters
 

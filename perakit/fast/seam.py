@@ -136,21 +136,21 @@ def _multiplied(
         update = F.linear(x.to(delta.dtype), delta)
         return update if W0 is None else F.linear(x, W0, bias) + update
     (m, K), n, device = source.shape(*parameters), x.shape[-1], x.device.type
-    plan = plans.asked(x.numel() // max(1, n), m, n, K, W0 is not None, device).plan
+    way = plans.asked(x.numel() // max(1, n), m, n, K, W0 is not None, device)
     # Not for a compiler, which finds out by itself what is fast, and writes no product into a view
-    gathers = device != "cpu" and not torch.compiler.is_compiling()
+    gathers = (device != "cpu" or (way.keep and not way.lean)) and not torch.compiler.is_compiling()
     if gathers and type(source) is Expanded and source.degree == 2:
-        source = Gathered(source.scale, source.terms)
+        source = Gathered(source.scale, source.terms, keep=way.keep)
     # Rows and back again out here: a function that returns a view forbids `y += 1`
     rows = x.flatten(0, -2) if x.ndim > 1 else x[None]
     if torch.is_grad_enabled():
         if not torch.compiler.is_compiling() and adapter.training:
             kept.last.pop(adapter, None)  # it trains: the memory is free again
-        y = AdaptedProduct.apply(source, plan, rows, W0, bias, *parameters)
+        y = AdaptedProduct.apply(source, way.plan, rows, W0, bias, *parameters)
         assert isinstance(y, Tensor)
     else:
         factors = kept.factors(adapter, source, parameters)
-        y, _ = multiply(plan.output, rows, W0, bias, factors)
+        y, _ = multiply(way.plan.output, rows, W0, bias, factors)
     return y if x.ndim == 2 else y.view(*x.shape[:-1], m)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -29,7 +29,13 @@ class Factors(NamedTuple):
 
 
 class Source(Protocol):
-    """How parameters become the factors (B_hat (m, K), A_hat (K, n)), and gradients go back."""
+    """How parameters become the factors (B_hat (m, K), A_hat (K, n)), and gradients go back.
+
+    keep: the factors are kept for the backward pass, and not made again.
+    """
+
+    @property
+    def keep(self) -> bool: ...
 
     def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         """The factors, by operations that autograd can follow."""
@@ -59,6 +65,7 @@ class Given:
     """Two factors: parameters, or made of them by autograd; the first is multiplied by `scale`."""
 
     scale: float = 1.0
+    keep: ClassVar[bool] = False
 
     def plain(self, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         B_hat, A_hat = parameters

@@ -19,7 +19,7 @@ from perakit.bench import host, memory
 from perakit.bench.timing import Step
 from perakit.fast import gathered, seam
 from perakit.fast.lean import LeanProduct
-from perakit.fast.plans import FEW, LARGE, PLANS, Way, use_plan, way
+from perakit.fast.plans import FEW, GATHERED, LARGE, PLANS, Way, small, use_plan, way
 
 LORA, PERA = pk.LoRA(rank=3, alpha=5), pk.PERA(rank=3, alpha=5)
 METHODS = [
@@ -124,7 +124,10 @@ CASES = [  # T, m, n, K, device, way; K: r, or r (r + 3) / 2
     (520, 64, 4096, 128, "cuda", KEPT),
     (519, 64, 4096, 128, "cuda", MADE_AGAIN),
     (16384, 64, 64, 560, "cuda", KEPT),
-    (16384, 768, 768, 8, "cuda", BY_PLAN["d/d/f"]),
+    (16384, 768, 768, 8, "cuda", BY_PLAN["d/d/f"]._replace(keep=True)),  # a thousandth of x
+    (2048, 576, 192, 44, "cpu", BY_PLAN["d/d/f"]._replace(keep=True)),  # a twelfth
+    (1024, 576, 192, 44, "cpu", BY_PLAN["d/d/f"]),  # a sixth
+    (4096, 768, 768, 152, "cpu", BY_PLAN["d/d/f"]),  # a fourteenth, and too many for one gather
 ]
 
 
@@ -157,7 +160,8 @@ def test_on_a_cpu_lean_is_for_a_small_weight_few_operations_and_the_factored_pla
         assert (4 * m * n + 6 * K * (m + n)) * tokens < FEW
         assert found.plan == FFF
         assert on_a_gpu.lean
-    assert not (found.keep and not found.lean)
+    elif found.keep:
+        assert K * (m + n) <= min(tokens * n / 10, GATHERED)
 
 
 @every_method
@@ -519,3 +523,25 @@ def test_the_operations_that_were_promised(rank):
     for alpha, most in ((rank, 26), (2 * rank, 28)):
         assert host.operations(step_of(pk.LoRA(rank, alpha))) <= 12
         assert host.operations(step_of(pk.PERA(rank, alpha))) <= most
+
+
+# --- what a plan keeps ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("T", "m", "n"), [(30, 3, 40), (400, 5, 7)], ids=str)
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_features_that_a_plan_keeps_serve_every_backward_pass(plan, T, m, n):
+    """Fewer tokens than inputs, and more: nothing is written over what is kept."""
+    method = pk.PERA(rank=1, alpha=3)
+    assert small(T, m, n, 2)
+    model, x, g = adapted(method, m, n), random(T, n).requires_grad_(), random(T, m)
+    leaves = [x, *model[0].adapter.parameters()]
+    with pk.fast.off():
+        plain = torch.autograd.grad(model(x), leaves, g)
+    with use_plan(plan):
+        y = model(x)
+        assert y.grad_fn.source.keep
+        first, second = (torch.autograd.grad(y, leaves, g, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    for found, right in zip(first, plain, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-11, atol=1e-11)
