@@ -87,7 +87,7 @@ class Gathered(Expanded):
         if self.scale != 1:
             weight = self.scale * weight
         left, right = made.split_with_sizes((B.shape[0], A.shape[1]), 1)
-        return Factors(left.T, right, weight, made)
+        return Factors(left.T, right, weight)
 
     def gradients(
         self,

@@ -253,7 +253,7 @@ def test_training_and_copies_start_with_nothing_kept():
 def test_what_is_kept_goes_with_its_adapter():
     model = model_of()
     check(model, x_for(model))
-    adapter, made = ref(model[0].adapter), ref(kept.last[model[0].adapter][2].room)
+    adapter, made = ref(model[0].adapter), ref(kept.last[model[0].adapter][2].A_hat)
     assert None not in (adapter(), made())
     del model
     gc.collect()
