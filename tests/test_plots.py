@@ -58,6 +58,12 @@ def test_the_training_figure_needs_no_pyplot_state(runs):
 # --- theory ---------------------------------------------------------------------------------------
 
 
+class Ends(NamedTuple):
+    mean: float
+    low: float
+    high: float
+
+
 class Fit(NamedTuple):
     rank: int
     parameters: int
@@ -93,6 +99,10 @@ ROUNDING = MergeReport(
         ("c", "bfloat16", 0.0, 0.0, 0.0),
     ]
 )
+U = {
+    "LoRA": [(0.003, [2.1, 2.0]), (0.006, [1.9, 1.8]), (0.012, [2.0, 2.0]), (0.024, [3.7, 3.9])],
+    "PERA": [(0.003, [2.1, 2.0]), (0.006, [1.9, 1.8]), (0.012, [2.0, 2.0]), (0.024, [3.7, None])],
+}
 CURVES = {"LoRA": [Fit(1, 7, 0.5), Fit(2, 14, 0.25)], "PERA": [Fit(1, 8, 0.4), Fit(2, 17, 0.1)]}
 DRAWN = {
     "spectra": lambda ax: plots.plot_spectra({"LoRA": [2.0, 1.0, 0.0]}, rank=1, bound=2, ax=ax),
@@ -123,6 +133,10 @@ DRAWN = {
     "gauge": lambda ax: plots.plot_gauge({"LoRA": gauge([0, 0, 0], TURN)}, ax=ax),
     "gauge dimension": lambda ax: plots.plot_gauge_dimension({"h = 0": group([0] * 6)}, ax=ax),
     "rounding": lambda ax: plots.plot_rounding({"bf16": ROUNDING}, ax=ax),
+    "rates": lambda ax: plots.plot_rates(U, best={"LoRA": [0.006]}, ax=ax),
+    "plane": lambda ax: plots.plot_plane(
+        {"LoRA": [(0.003, Ends(0.1, 0.0, 0.2), Ends(0.3, 0.2, 0.4))]}, start=(0, 0), ax=ax
+    ),
     "entry polynomial, rank 1": lambda ax: plots.plot_entry_polynomial([0.5], 1, ax=ax),
 }
 
@@ -650,3 +664,199 @@ def test_intervals_are_drawn_at_their_ends_and_in_their_order():
         plots.plot_intervals({"a": []})
     with pytest.raises(PerakitError, match="gains is empty"):
         plots.plot_gains({})
+
+
+# --- every learning rate --------------------------------------------------------------------------
+
+
+def edge_marks(ax):
+    """(marker, rate, colour) on the upper edge."""
+    return [
+        (line.get_marker(), *line.get_xdata(), line.get_color())
+        for line in ax.lines
+        if not line.get_clip_on()
+    ]
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_rates_are_means_with_a_band_from_the_lowest_to_the_highest_seed():
+    ax = plots.plot_rates({"LoRA": [*U["LoRA"][:3], (0.024, [2.05])]})
+    (line,) = [line for line in ax.lines if line.get_label() == "LoRA"]
+    assert list(line.get_xdata()) == [0.003, 0.006, 0.012, 0.024]
+    assert line.get_ydata() == pytest.approx([2.05, 1.85, 2.0, 2.05])
+    band = {tuple(vertex) for vertex in ax.collections[0].get_paths()[0].vertices}
+    assert {(0.003, 2.0), (0.003, 2.1), (0.006, 1.8), (0.006, 1.9), (0.024, 2.05)} <= band
+    assert ax.get_xscale() == "log"
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [
+        "0.003",
+        "0.006",
+        "0.012",
+        "0.024",
+    ]
+    assert legend(ax) == ["LoRA", "lowest to highest seed"]
+    assert not plots.plot_rates({"LoRA": [(0.003, [2.0]), (0.006, [1.9])]}).collections
+
+
+def test_what_costs_too_much_or_diverged_is_marked_on_the_upper_edge():
+    """Two of four rates are at most 2.0 bits, 0.15 above the best; 2.05 is less than twice that."""
+    ax = plots.plot_rates(U)
+    low, high = ax.get_ylim()
+    assert high == pytest.approx(2.05 + 0.08 * 0.2)
+    assert low < 1.8
+    blue, red = (line.get_color() for line in ax.lines if line.get_label() in U)
+    assert edge_marks(ax) == [("^", 0.024, blue), ("x", 0.024, red)]
+    (lora, pera) = [line.get_ydata() for line in ax.lines if line.get_label() in U]
+    assert lora[-1] == pytest.approx(3.8)
+    assert np.isnan(pera[-1])
+    assert legend(ax) == [
+        "LoRA",
+        "PERA",
+        "above the axis",
+        "a seed diverged",
+        "lowest to highest seed",
+    ]
+    dots = [line for line in ax.lines if line.get_marker() == "."]
+    assert [(dot.get_xdata(), dot.get_ydata()) for dot in dots] == [([0.024], [3.7])]
+
+
+def test_no_mark_of_an_arm_hides_another_on_the_edge():
+    ax = plots.plot_rates({name: [(0.1, [1.0]), (0.2, [9.0])] for name in "abcdefg"})
+    ax.figure.canvas.draw()
+    marks = [line for line in ax.lines if not line.get_clip_on()]
+    at = sorted(line.get_transform().transform((0.2, 1))[0] for line in marks)
+    assert len(at) == 7
+    assert min(right - left for left, right in pairwise(at)) > 6 * ax.figure.dpi / 72
+
+
+def test_everything_is_shown_where_nothing_stands_out_or_top_says_so():
+    flat = plots.plot_rates({"a": [(0.1, [1.0]), (0.2, [1.1]), (0.4, [1.11])]})
+    assert edge_marks(flat) == []
+    assert plots.plot_rates(U, top=4.0).get_ylim()[1] == 4.0
+    assert edge_marks(plots.plot_rates({"LoRA": U["LoRA"]}, top=4.0)) == []
+    assert plots.plot_rates({"a": [(0.1, [2.0])]}).get_ylim()[1] > 2.0
+    nothing = plots.plot_rates({"a": [(0.1, [None]), (0.2, [None, None])]})
+    assert [mark[:2] for mark in edge_marks(nothing)] == [("x", 0.1), ("x", 0.2)]
+    nothing.figure.canvas.draw()
+
+
+def test_possible_rates_are_filled_and_all_others_hollow():
+    ax = plots.plot_rates(U, best={"LoRA": [0.006, 0.012]}, top=4.0)
+    lora, filled, pera, none = [line for line in ax.lines if len(line.get_xdata())][:4]
+    assert lora.get_markerfacecolor() == pera.get_markerfacecolor() == "white"
+    assert list(filled.get_xdata()) == [0.006, 0.012]
+    assert filled.get_markerfacecolor() == lora.get_color()
+    assert "filled: a possible rate" in legend(ax)
+    assert not any(list(line.get_xdata()) == [0.006] for line in (pera, none))
+    usual = plots.plot_rates(U)
+    assert usual.lines[0].get_markerfacecolor() == usual.lines[0].get_color()
+
+
+@pytest.mark.parametrize("plot", [plots.plot_rates, plots.plot_plane])
+def test_arms_beyond_seven_are_grey_and_counted(plot):
+    def values(k):
+        one = Ends(0.1 * k, 0.0, 0.2 * k)
+        return [(0.1, one, one)] if plot is plots.plot_plane else [(0.1, [1.0 + k])]
+
+    arms = {f"arm {k}": values(k + 1) for k in range(20)}
+    ax = plot(arms, shown=["arm 19", "arm 3"])
+    assert "18 others" in legend(ax)
+    assert [name for name in legend(ax) if name.startswith("arm")] == ["arm 19", "arm 3"]
+    assert sum(line.get_color() == "0.75" and len(line.get_xdata()) > 0 for line in ax.lines) >= 18
+    assert [name for name in legend(plot(arms)) if name in arms] == [f"arm {k}" for k in range(7)]
+    assert "1 other" in legend(plot(dict([*arms.items()][:8])))
+    coloured = {line.get_color() for line in plot(arms).lines} - {"0.75", "0.35"}
+    assert len(coloured) == 7
+    with pytest.raises(PerakitError, match=r"^8 arms in colours: one Axes can tell 7 apart, draw"):
+        plot(arms, shown=[f"arm {k}" for k in range(8)])
+    with pytest.raises(PerakitError, match=r"^'PERA' is no arm: choose from \['arm 0', "):
+        plot(arms, shown=["PERA"])
+
+
+PATH = [
+    (0.012, Ends(0.18, 0.17, 0.20), Ends(0.12, 0.10, 0.13)),
+    (0.003, Ends(0.17, 0.16, 0.18), Ends(0.06, 0.05, 0.07)),
+    (0.048, Ends(-1.9, -2.0, -1.8), Ends(2.9, 2.8, 3.0)),
+    (0.096, None, None),
+]
+
+
+def test_the_plane_has_a_point_a_rate_with_both_intervals():
+    ax = plots.plot_plane({"LoRA": PATH}, start=(0, 0))
+    line, across, along = ax.containers[0].lines[0], *ax.containers[0].lines[2]
+    assert line.get_xydata().tolist() == [[0.17, 0.06], [0.18, 0.12], [-1.9, 2.9]]
+    assert np.allclose(across.get_segments()[0], [[0.16, 0.06], [0.18, 0.06]])
+    assert np.allclose(across.get_segments()[1], [[0.17, 0.12], [0.20, 0.12]])
+    assert np.allclose(along.get_segments()[1], [[0.18, 0.10], [0.18, 0.13]])
+    assert {text.get_text(): text.xy for text in ax.texts} == {
+        "0.003": (0.17, 0.06),
+        "0.012": (0.18, 0.12),
+    }
+    assert legend(ax) == ["without an adapter", "LoRA (0.048 outside, 0.096 diverged)"]
+
+
+def test_the_frame_of_the_plane_holds_what_learned_and_the_start():
+    ax = plots.plot_plane({"LoRA": PATH}, start=(0, 0))
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert -0.1 < left < 0 < 0.20 < right < 0.3
+    assert -0.1 < bottom < 0 < 0.13 < top < 0.2
+    close = plots.plot_plane({"LoRA": PATH})
+    assert close.get_xlim()[0] > 0.15
+    assert close.get_ylim()[0] > 0.04
+    assert legend(close) == ["LoRA (0.048 outside, 0.096 diverged)"]
+    lost = plots.plot_plane({"LoRA": PATH[3:]})
+    assert legend(lost) == ["LoRA (0.096 diverged)"]
+    lost.figure.canvas.draw()
+
+
+def test_arms_that_coincide_in_the_plane_have_one_name_a_rate():
+    ax = plots.plot_plane({"LoRA": PATH[:2], "PERA": PATH[:2]})
+    assert sorted(text.get_text() for text in ax.texts) == ["0.003", "0.012"]
+    lora, pera = (bars.lines[0] for bars in ax.containers)
+    assert lora.get_linewidth() > pera.get_linewidth()
+    assert lora.get_linestyle() != pera.get_linestyle()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.plot_rates({}), "^there are no arms: give one at least, with its rates$"),
+        (
+            lambda: plots.plot_rates({"LoRA": []}),
+            "^'LoRA' has no rates: give one at least, or leave it out$",
+        ),
+        (
+            lambda: plots.plot_rates({"LoRA": [(0.0, [1.0])]}),
+            r"^'LoRA' has the learning rate 0\.0: rates are positive$",
+        ),
+        (
+            lambda: plots.plot_rates({"LoRA": [(0.1, [np.inf])]}),
+            (
+                r"^'LoRA' at 0\.1 has \[inf\]: give a finite number a seed, and None for one that"
+                " diverged$"
+            ),
+        ),
+        (
+            lambda: plots.plot_rates({"LoRA": [(0.2, [1.0]), (0.1, [1.0]), (0.2, [None])]}),
+            r"^'LoRA' has a rate twice, of \[0\.1, 0\.2, 0\.2\]: join its seeds$",
+        ),
+        (lambda: plots.plot_rates({"LoRA": [(0.1, [])]}), r"^'LoRA' at 0\.1 has \[\]: give a"),
+        (
+            lambda: plots.plot_rates({"LoRA": [(0.1, [1.0])]}, best={"PERA": [0.1]}),
+            r"^'PERA' is no arm: choose from \['LoRA'\]$",
+        ),
+        (
+            lambda: plots.plot_plane(
+                {"LoRA": [(0.1, Ends(np.nan, 0.0, 1.0), Ends(0.0, 0.0, 0.0))]}
+            ),
+            r"^'LoRA' at 0\.1 has \[nan, 0\.0, 1\.0, 0\.0, 0\.0, 0\.0\]: give",
+        ),
+        (lambda: plots.plot_plane({}), "^there are no arms"),
+    ],
+)
+def test_rates_that_make_no_picture_are_refused(call, message):
+    with pytest.raises(PerakitError, match=message):
+        call()
+    assert plt.get_fignums() == []

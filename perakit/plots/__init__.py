@@ -3,6 +3,7 @@
 from perakit.plots.intervals import plot_gains, plot_intervals
 from perakit.plots.matrices import plot_grid, plot_interaction, plot_matrix
 from perakit.plots.peers import plot_along_input, plot_levels, plot_rounding
+from perakit.plots.plane import plot_plane
 from perakit.plots.products import (
     plot_entry_polynomial,
     plot_gauge,
@@ -10,6 +11,7 @@ from perakit.plots.products import (
     plot_order_share,
     plot_share_of_steps,
 )
+from perakit.plots.rates import plot_rates
 from perakit.plots.sets import (
     SETS,
     Trial,
@@ -46,6 +48,8 @@ __all__ = [
     "plot_loss",
     "plot_matrix",
     "plot_order_share",
+    "plot_plane",
+    "plot_rates",
     "plot_ratio",
     "plot_rounding",
     "plot_sandwich",
