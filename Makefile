@@ -50,6 +50,7 @@ EXPERIMENTS = components share loss rank data placement forgetting interaction f
 evidence: .venv/demo-ready ## run what is missing of the experiments, an hour and a half on 2 cores in all: docs/results, docs/evidence.md
 	set -e; for name in $(EXPERIMENTS); do .venv/bin/perakit experiment $$name --out docs/results > /dev/null; done
 	.venv/bin/python docs/making/evidence.py docs
+	.venv/bin/python docs/making/peft_results.py docs/results
 
 tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
 	.venv/bin/python -m perakit.toy.pretrain build/tiny
