@@ -20,10 +20,11 @@ from perakit.adapters import Additive, Method
 from perakit.bench.memory import saved_bytes
 from perakit.bench.timing import Step, interleave
 from perakit.errors import PerakitError
+from perakit.experiments.in_full import own, unfreeze
 from perakit.files import read_plain, write_atomically
 from perakit.models import adapters
 from perakit.models.adapted import adapted_layers
-from perakit.models.attach import adapt, report
+from perakit.models.attach import adapt
 from perakit.rows import LONGEST, sealed, unsealed
 from perakit.theory import order_share
 from perakit.theory.interaction import layer_interaction
@@ -88,7 +89,13 @@ def text_hash(settings: Mapping[str, Any]) -> str:
 
 
 def methods(settings: Mapping[str, Any], model: GPT2) -> dict[str, Method]:
-    """The method of every adapted layer. PerakitError where the model has no such projection."""
+    """The method of every adapted layer; none where the model itself trains (settings["train"]).
+
+    PerakitError where the model has no such projection, or no such part.
+    """
+    if "train" in settings:
+        own(model, settings["train"])  # or it says why not
+        return {}
     targets = settings["targets"]
     trial = uniform(
         model,
@@ -101,12 +108,18 @@ def methods(settings: Mapping[str, Any], model: GPT2) -> dict[str, Method]:
 def adapted(settings: Mapping[str, Any]) -> GPT2:
     """The model with its adapters at their random start.
 
+    settings["train"], where it is given, names the part of the model that trains instead
+    (`in_full`); no adapter is attached then, and nothing asks for the method or its targets.
+
     The start of a layer is drawn from the seed and the layer's name. So two methods that draw the
     same shape start from the same factors, whatever rank other layers have. settings["h_std"],
     where it is given, draws PERA's coefficients from N(0, h_std²) instead of leaving them at zero;
     ΔW starts at zero either way.
     """
     model = load(settings["model"]).to(settings["device"])
+    if "train" in settings:
+        unfreeze(model, settings["train"])
+        return model
     adapt(model, methods(settings, model))
     for name, layer in adapted_layers(model).items():
         torch.manual_seed(
@@ -124,7 +137,8 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     """Fine-tune and measure; an unfinished run in `folder` goes on.
 
     Costs are in held-out bits per byte. Where settings["judge"] is False, only the validation text
-    is read. Such a run helps to choose a learning rate, and it may diverge.
+    is read: such a run helps to choose a learning rate. A run that diverges is a result as well: it
+    has no costs and says why under "diverged".
     """
     found = texts(settings["text"], settings["old"], settings["limit"])
     recipe = Recipe(**settings["recipe"])
@@ -133,25 +147,29 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
     part = replace(found.train, train=some(found.train.train, settings["fraction"], recipe.seed))
     judge, seen = settings["judge"], folder and folder / "shares.json"
     shares = _seen(seen) if seen else {}  # from before an interruption
-    split = all(
-        isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values()
+    attached = adapters(model).values()
+    split = bool(attached) and all(
+        isinstance(adapter, Additive) and adapter.linear for adapter in attached
     )
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     every = max(recipe.steps // SHARE_POINTS, 1)
     looks = {*range(every, recipe.steps + 1, every), recipe.steps} if judge and split else set()
 
     def look(done: int) -> None:
         if done in looks:
-            shares[done] = order_share(model).overall
+            try:
+                shares[done] = order_share(model).overall
+            except PerakitError as error:  # an update that is not finite, before a loss says it
+                why = f"{error}; after step {done}: lower lr={recipe.lr:g}"
+                raise DivergedError(why) from error
             if seen:
                 write_atomically(seen, sealed({"shares": sorted(shares.items())}))
 
     try:
         run = train(model, part, recipe, folder, tokens, after_step=look, progress=False)
     except DivergedError as error:
-        if judge:
-            raise
-        return {"diverged": str(error), "validation": None}
+        return _diverged(str(error), trainable, settings)
     model.eval()
 
     def cost(text: bytes, windows: int) -> float:
@@ -164,7 +182,7 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
         )
     chunks = np.array_split(np.arange(len(losses)), min(CURVE_POINTS, len(losses)))
     result: dict[str, Any] = {
-        "trainable": report(model).trainable,
+        "trainable": trainable,
         "validation": run.heldout[-1][1],
         "seconds": run.seconds,
         "loss": [[int(chunk[-1]) + 1, float(losses[chunk].mean())] for chunk in chunks],
@@ -175,17 +193,37 @@ def tune(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
             "new": cost(found.test, windows),
             "old": None if found.old is None else cost(found.old, windows // 2),
         }
+        # A text that it was not watched on can find what the validation text has not
+        for what in ("new", "old"):
+            if result[what] is not None and not math.isfinite(result[what]):
+                why = f"cost {result[what]:g} on the {what} text at the end: lower lr={recipe.lr:g}"
+                return _diverged(why, trainable, settings)
         result |= {
             "share": None,
             "shares": [list(one) for one in sorted(shares.items())],
             "share_by_inputs": {},
+            "amplification": None,
+            "amplification_random": None,
         }
         if split:
             share = order_share(model)
             result |= {"share": share.overall, "share_by_inputs": _by_inputs(model, share.layers)}
-        result["amplification"], result["amplification_random"] = amplification(model)
+        if attached:
+            result["amplification"], result["amplification_random"] = amplification(model)
     if settings["interaction"]:
         result["interaction"] = interaction(model, settings, found.test)
+    return result
+
+
+def _diverged(why: str, trainable: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a run that diverged; a judged one has all that others have, without numbers."""
+    result: dict[str, Any] = {"diverged": why, "validation": None}
+    if settings["judge"]:
+        result |= {"trainable": trainable, "seconds": None, "loss": [], "new": None, "old": None}
+        result |= {"share": None, "shares": [], "share_by_inputs": {}}
+        result |= {"amplification": None, "amplification_random": None}
+    if settings["interaction"]:
+        result["interaction"] = None
     return result
 
 

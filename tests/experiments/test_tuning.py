@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from perakit import toy
-from perakit.adapters import PERA, LoRA
+from perakit.adapters import PERA, DoRA, HiRA, LoRA
 from perakit.errors import PerakitError
 from perakit.experiments import tuning
 from perakit.experiments.arms import Options, arm, check
@@ -21,6 +21,7 @@ from perakit.experiments.jobs import Job
 from perakit.experiments.tuning import adapted, amplification, before, pace, some, texts, tune
 from perakit.models import adapters, attach, delta_weights
 from perakit.models.adapted import adapted_layers
+from perakit.models.attach import report
 
 OPTIONS = Options(small=True, text="synthetic", old="synthetic:1")
 
@@ -86,8 +87,9 @@ def test_the_same_settings_give_the_same_numbers():
     assert first == second
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    asked = settings(PERA(3))
+@pytest.mark.parametrize("changes", [{}, {"train": "everything"}, {"train": "biases"}])
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch, changes):
+    asked = settings(PERA(3), **changes)
     asked["recipe"] |= {"checkpoint_every": 2}
     whole = tune(asked)
 
@@ -193,17 +195,101 @@ def test_choosing_a_learning_rate_never_reads_the_test_text(monkeypatch):
         tune(settings(LoRA(2)))
 
 
-def test_a_rate_that_diverges_is_a_result_of_the_search_and_an_error_of_a_comparison():
-    tuning, judging = (
-        settings(PERA(4, feature_scale=1e30), role=role) for role in ("tuning", "judged")
-    )
-    for asked in (tuning, judging):
-        asked["recipe"] |= {"lr": 1e4}
-    found = tune(tuning)
-    assert found["validation"] is None
-    assert "lower lr=10000" in found["diverged"]
-    with pytest.raises(PerakitError, match="lower lr=10000"):
-        tune(judging)
+@pytest.mark.parametrize(
+    ("method", "lr", "why"),
+    [
+        (PERA(4, feature_scale=1e30), 1e4, "gradient norm inf at step 1"),  # a gradient
+        (PERA(4), 1e20, "is inf: every entry must be finite; after step 1"),  # an update
+        (LoRA(4), 1e30, "loss nan"),  # a loss
+    ],
+)
+def test_a_run_that_diverges_is_a_result_of_the_search_and_of_a_comparison(method, lr, why):
+    searching, judging = (settings(method, role=role) for role in ("tuning", "judged"))
+    for asked in (searching, judging):
+        asked["recipe"] |= {"lr": lr}
+    found = tune(searching)
+    assert found.keys() == {"diverged", "validation"}
+    judged = tune(judging)
+    assert found["validation"] is judged["validation"] is judged["new"] is judged["old"] is None
+    assert why in judged["diverged"]
+    for one in (found, judged):
+        assert one["diverged"].endswith(f": lower lr={lr:g}")
+
+
+def test_a_judged_run_that_diverges_has_all_that_others_have():
+    asked = settings(LoRA(2), interaction={"layer": "transformer.h.2.mlp.c_fc", "windows": 2})
+    asked["interaction"] |= {"features": 2}
+    lost = asked | {"recipe": asked["recipe"] | {"lr": 1e30}}
+    whole, lost = tune(asked), tune(lost)
+    assert lost.keys() - whole.keys() == {"diverged"}
+    assert whole.keys() <= lost.keys()
+    assert lost["trainable"] == whole["trainable"]
+
+
+@pytest.mark.parametrize("text", ["new", "old"])
+def test_a_cost_that_is_not_finite_is_a_run_that_diverged(monkeypatch, text):
+    asked = settings(LoRA(2))
+    found = texts(asked["text"], asked["old"], asked["limit"])
+    lost = {"new": found.test, "old": found.old}[text]
+    measure = tuning.bits_per_byte
+
+    def cost(model, text, *more, **options):
+        return float("inf") if text is lost else measure(model, text, *more, **options)
+
+    monkeypatch.setattr(tuning, "bits_per_byte", cost)
+    told = tune(asked)
+    assert told["diverged"] == f"cost inf on the {text} text at the end: lower lr=0.01"
+    assert told["validation"] is told["new"] is told["old"] is None
+
+
+@pytest.mark.parametrize("train", ["everything", "biases", "last block"])
+def test_the_model_itself_trains_in_place_of_an_adapter(train):
+    asked = settings(LoRA(2), train=train)
+    check([arm("x", LoRA(2), train=train)], OPTIONS)
+    model = adapted(asked)
+    own = [p for p in model.parameters() if p.requires_grad]
+    assert adapters(model) == {}
+    found = tune(asked | {"method": None})  # which nothing asks for
+    assert found["trainable"] == sum(p.numel() for p in own)
+    assert found["new"] != before(asked)["new"]
+    assert found["share"] is found["amplification"] is found["amplification_random"] is None
+    assert (found["shares"], found["share_by_inputs"]) == ([], {})
+
+
+@pytest.mark.parametrize("train", ["everything", "biases", "last block"])
+def test_a_part_that_trains_is_all_that_moves(monkeypatch, train):
+    seen, run = [], tuning.train
+
+    def watched(model, *more, **options):
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        start = {name: p.detach().clone() for name, p in model.named_parameters()}
+        done = run(model, *more, **options)
+        moved = [name for name, p in model.named_parameters() if not torch.equal(p, start[name])]
+        seen.append((names, moved))
+        return done
+
+    monkeypatch.setattr(tuning, "train", watched)
+    tune(settings(LoRA(2), role="tuning", train=train))
+    ((asked, moved),) = seen
+    assert asked == moved
+
+
+def test_what_trains_is_counted_as_attach_counts_it():
+    for method in (LoRA(3), PERA(3), DoRA(2), HiRA(2)):
+        model = adapted(settings(method))
+        assert tune(settings(method, role="tuning"))["trainable"] == report(model).trainable
+
+
+def test_a_part_that_the_model_does_not_have_is_refused_before_anything_runs():
+    with pytest.raises(
+        PerakitError, match=r"bare cannot run on 'tiny': train='the head' is no part of a model"
+    ):
+        check([arm("bare", LoRA(2), train="the head")], OPTIONS)
+
+
+def test_nothing_of_a_part_is_in_settings_that_do_not_ask_for_it():
+    assert "train" not in settings(LoRA(2))
+    assert settings(LoRA(2), train="biases")["train"] == "biases"
 
 
 def test_loras_share_is_zero_and_peras_is_what_order_share_says():
