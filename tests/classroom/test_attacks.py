@@ -152,7 +152,7 @@ def faults(attack, lines):
 
 def noticed(attack, lines):
     return lines is not None and any(
-        text in said(lines[0]) for text in (attack["said"], attack.get("or", attack["said"]))
+        text in said(lines[0]) for text in (attack["said"], *attack.get("or", ()))
     )
 
 

@@ -68,7 +68,7 @@ ATTACKS = {
     "more cells than time": {
         "file": MARK + "# %%\nx = 1\n" * 900_000,
         "said": "your file does not define `trainable`",
-        "or": "your file did not finish within 4 s",
+        "or": ("your file did not finish within 4 s",),
     },
     "a header without an end": {
         "file": "# ---\n" + "#\n" * 3_000_000 + MARK,

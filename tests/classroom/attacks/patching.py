@@ -119,7 +119,7 @@ ATTACKS = {
         "cell": LIBC,
         "body": "sys.setrecursionlimit(10**9)\ndef deep(n): return deep(n + 1)\nreturn deep(0)",
         "said": "it did not finish",
-        "or": "it ",
+        "or": ("it ",),
     },
     "path, place and language": {
         "cell": LIBC + "import locale\nsys.path[:] = []\nsys.modules.clear()\nos.environ.clear()\n"

@@ -61,7 +61,8 @@ ATTACKS = {
         "body": "for k in range(1800):\n    os.mkdir('d')\n    os.chdir('d')\nreturn -1",
         "cell": LIBC,
         "said": FULL,
-        "or": WRONG,  # where it has ended before the judge looks
+        # Where it has ended before the judge looks, or meets its folder while that is emptied
+        "or": (WRONG, "it raises PermissionError"),
         "quick": True,
     },
     "folders that none may enter": {
