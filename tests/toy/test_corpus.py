@@ -261,6 +261,26 @@ class TestSynthetic:
         assert corpus.load("synthetic").train.startswith(b"sort ")
         assert hashlib.sha256(corpus.load("synthetic").train).hexdigest()[:16] == "d6c9ef89543ab864"
 
+    @pytest.mark.parametrize(
+        ("task", "answers", "digest"),
+        [
+            ("product", {"++": "+", "+-": "-", "-+": "-", "--": "+"}, "6a0d3d3ed71092b2"),
+            ("sum", {"++": "+", "+-": "+", "-+": "+", "--": "-"}, "583e22d2bb8a607d"),
+        ],
+    )
+    def test_every_third_sign_is_what_the_rule_says(self, task, answers, digest):
+        found = corpus.load(task)
+        assert found.train == corpus.load(f"{task}:0").train != corpus.load(f"{task}:1").train
+        triples = (found.train + found.heldout).decode().split()
+        assert len(triples) == 8 * 6600
+        assert {three[:2]: three[2] for three in triples} == answers
+        assert all(answers[three[:2]] == three[2] for three in triples)
+        # Each of the four pairs as often as the others: half a bit a byte is needed, and is enough
+        counts = [sum(three.startswith(pair) for three in triples) for pair in answers]
+        assert max(counts) < 1.05 * min(counts)
+        assert {len(line) for line in found.train.splitlines()} == {31}
+        assert hashlib.sha256(found.train).hexdigest()[:16] == digest
+
 
 class TestFile:
     def test_the_last_tenth_is_held_out(self, tmp_path):

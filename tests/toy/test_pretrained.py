@@ -331,7 +331,7 @@ class TestDoors:
 
     @pytest.mark.parametrize("source", ["a\0b", 300 * "a", "/dev/zero", None, 3, b"tiny"])
     def test_no_name_of_a_folder(self, source):
-        with pytest.raises(PerakitError, match=r"no model .*: give 'tiny', a checkpoint"):
+        with pytest.raises(PerakitError, match=r"no model .*: give 'tiny', 'small', 'smollm2', a"):
             toy.load(source)
 
     def test_a_long_header_is_not_read(self, model, tmp_path):
@@ -538,7 +538,8 @@ def test_no_such_model(source):
     with pytest.raises(
         PerakitError,
         match=re.escape(
-            f"no model '{source}': give 'tiny', a checkpoint folder, or one of gpt2, gpt2-medium"
+            f"no model '{source}': give 'tiny', 'small', 'smollm2', a checkpoint folder, or one of"
+            " gpt2, gpt2-medium"
         ),
     ):
         toy.load(source)
