@@ -1,8 +1,10 @@
 """The paper's experiments at a size anyone can repeat: `perakit experiment NAME`."""
 
 from perakit.experiments import (
+    batch,
     components,
     cost,
+    curvature,
     data,
     forgetting,
     function,
@@ -11,7 +13,11 @@ from perakit.experiments import (
     placement,
     rank,
     share,
+    small,
+    smollm2,
     teacher,
+    terms,
+    variants,
 )
 from perakit.experiments.arms import Options
 from perakit.experiments.experiment import Experiment
@@ -19,9 +25,13 @@ from perakit.experiments.experiment import Experiment
 # In the order of docs/evidence.md.
 _ALL = (
     components,
+    variants,
     share,
+    terms,
     loss,
     rank,
+    batch,
+    curvature,
     data,
     placement,
     forgetting,
@@ -29,6 +39,8 @@ _ALL = (
     function,
     teacher,
     cost,
+    small,
+    smollm2,
 )
 EXPERIMENTS: dict[str, Experiment] = {one.EXPERIMENT.name: one.EXPERIMENT for one in _ALL}
 

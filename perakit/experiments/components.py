@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 
 from perakit.adapters import PERA, LoRA
 from perakit.experiments import paper
-from perakit.experiments.arms import RANK, Arm, Options, Results, arm, judged, unadapted
+from perakit.experiments.arms import FULL, RANK, Arm, Options, arm, in_full, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.jobs import Job
 from perakit.experiments.lab import Lab
-from perakit.experiments.report import Finding, Report, comparison, margin, verdict
+from perakit.experiments.report import Finding, Report, compared, comparison, margin, recovery
+from perakit.experiments.results import Results
+from perakit.experiments.robust import again, steadiness
 from perakit.experiments.statistics import interval
 from perakit.experiments.tuning import pace, untaught
+from perakit.formulas import rank_bound
 from perakit.plots import plot_gains
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TERMS = {"LoRA + cross": "cross", "LoRA + square": "square", "PERA": "full"}
+K = rank_bound(RANK)
+EXPORTED = f"LoRA, r = {K}"  # what PERA of that rank is when it is exported
 PERA_LORA = {"LoRA": LoRA(RANK), "PERA": PERA(RANK)}
 
 
@@ -50,8 +55,10 @@ def _arms(options: Options, ratio: float) -> list[Arm]:
         arm(
             "LoRA, PERA's time",
             LoRA(RANK),
-            steps=max(round(options.recipe.steps * max(ratio, 1)), options.recipe.steps + 1),
+            {"steps": max(round(options.recipe.steps * max(ratio, 1)), options.recipe.steps + 1)},
         ),
+        arm(EXPORTED, LoRA(K)),
+        *in_full().values(),
         arm("LoRA, A = 0", LoRA(RANK, init="zero_A")),
         arm("PERA, A = 0", PERA(RANK, init="zero_A")),
         *(
@@ -64,23 +71,20 @@ def _arms(options: Options, ratio: float) -> list[Arm]:
 def _collect(lab: Lab, options: Options) -> None:
     found = lab.run([speeds(options), unadapted(options)])[0]["measured"]["training"]
     ratio = median(pera / lora for pera, lora in zip(found["PERA"], found["LoRA"], strict=True))
-    judged(lab, _arms(options, ratio), options)
+    arms = _arms(options, ratio)
+    lab.run(again(arms, options, judged(lab, arms, options)))
 
 
-def _report(results: Results) -> Report:
+def _findings(results: Results) -> list[Finding]:
     least = margin(results, "LoRA")
     numbers = paper.COMPONENTS
 
     def finding(claim: str, label: str, over: str, told: str | None) -> Finding:
-        gain = results.gain(label, over)
-        return Finding(claim, told, f"{gain.signed} bits", verdict(gain, least))
+        return compared(results, claim, label, over, least, told)
 
-    took = results.one("speeds")["training"]
-    ratio = interval([pera / lora for pera, lora in zip(took["PERA"], took["LoRA"], strict=True)])
     scale = f", scale {results.options.waking:g}"
-    longer = results.arm("LoRA, PERA's time")[0]["settings"]["recipe"]["steps"]
     both = f"{numbers['PERA']:.2f} against {numbers['LoRA']:.2f} accuracy, r = 16"
-    findings = [
+    return [
         finding("PERA beats LoRA at equal rank", "PERA", "LoRA", both),
         finding(
             "PERA beats LoRA at equal trainable parameters", "PERA", "LoRA, PERA's parameters", None
@@ -106,6 +110,14 @@ def _report(results: Results) -> Report:
         ),
         finding("A third degree helps further", "PERA of degree 3", "PERA", None),
         finding(
+            f"LoRA of PERA's rank K = {K}, which an exported PERA is, beats PERA",
+            EXPORTED,
+            "PERA",
+            None,
+        ),
+        finding(f"Full fine-tuning beats LoRA of rank {RANK}", FULL, "LoRA", None),
+        finding("Bias-only training beats LoRA", "bias only", "LoRA", None),
+        finding(
             f"With feature scale {results.options.waking:g}: square terms bring more than cross"
             " terms",
             f"LoRA + square{scale}",
@@ -115,6 +127,13 @@ def _report(results: Results) -> Report:
         finding("With that scale: square terms beat LoRA", f"LoRA + square{scale}", "LoRA", None),
         finding("With that scale: cross terms beat LoRA", f"LoRA + cross{scale}", "LoRA", None),
     ]
+
+
+def _report(results: Results) -> Report:
+    least = margin(results, "LoRA")
+    took = results.one("speeds")["training"]
+    ratio = interval([pera / lora for pera, lora in zip(took["PERA"], took["LoRA"], strict=True)])
+    longer = results.arm("LoRA, PERA's time")[0]["settings"]["recipe"]["steps"]
     labels = [label for label in results.labels() if label != "LoRA"]
 
     def draw(figure: Figure) -> None:
@@ -153,7 +172,12 @@ def _report(results: Results) -> Report:
         ),
     ]
     caption = "How much better than LoRA each arm is, seed by seed; grey: too small to count"
-    return Report([("All arms", comparison(results, "LoRA"))], draw, findings, caption, notes)
+    tables = [
+        ("All arms", comparison(results, "LoRA")),
+        ("What of full fine-tuning's gain each recovers", recovery(results)),
+        ("The verdicts under another tuning", steadiness(results, _findings)),
+    ]
+    return Report(tables, draw, _findings(results), caption, notes)
 
 
 EXPERIMENT = Experiment(

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perakit.experiments import paper
-from perakit.experiments.arms import RANK, Options, Results
+from perakit.experiments.arms import RANK, Options
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.jobs import Job
 from perakit.experiments.lab import Lab
 from perakit.experiments.loss import METHODS
 from perakit.experiments.report import INCONCLUSIVE, REPRODUCED, REVERSED, Finding, Report, below
+from perakit.experiments.results import Results
 from perakit.experiments.statistics import Interval, interval
 from perakit.experiments.tuning import pace, untaught
 from perakit.plots import plot_gains

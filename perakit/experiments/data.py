@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from perakit.adapters import PERA, LoRA
 from perakit.experiments import paper
-from perakit.experiments.arms import RANK, Arm, Options, Results, arm, judged, unadapted
+from perakit.experiments.arms import RANK, Arm, Options, arm, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.lab import Lab
-from perakit.experiments.report import Finding, Report, comparison, margin, verdict
+from perakit.experiments.report import Report, compared, comparison, margin
+from perakit.experiments.results import Results
 from perakit.experiments.tuning import PASSAGE
 from perakit.plots import plot_intervals
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PERCENT = (10, 20, 50, 80, 100)
-LOWER = (1.875e-4, 3.75e-4, 7.5e-4, 1.5e-3)  # little text, read many times, wants smaller steps
 WHOLE = 50_000  # bytes, called all the data: a run reads about as many
 
 
@@ -33,36 +33,23 @@ def _arms(options: Options) -> list[Arm]:
 
 def _collect(lab: Lab, options: Options) -> None:
     lab.run([unadapted(options)])
-    judged(lab, _arms(options), options, () if options.small else LOWER)
+    judged(lab, _arms(options), options)
 
 
 def _report(results: Results) -> Report:
     least = margin(results, "LoRA, 100 %")
     findings = []
     for percent in (10, 100):
-        gain = results.gain(f"PERA, {percent} %", f"LoRA, {percent} %")
         # No LoRA with less there
         told = (
             f"{paper.DATA[1.0]:.2f} against {paper.METHODS['LoRA']:.2f}" if percent == 100 else None
         )
-        findings.append(
-            Finding(
-                f"With {percent} % of the data PERA beats LoRA",
-                told,
-                f"{gain.signed} bits",
-                verdict(gain, least),
-            )
-        )
-    more = results.gain("PERA, 10 %", "LoRA, 100 %")
+        claim = f"With {percent} % of the data PERA beats LoRA"
+        pera, lora = f"PERA, {percent} %", f"LoRA, {percent} %"
+        findings.append(compared(results, claim, pera, lora, least, told))
     told = f"{paper.DATA[0.1]:.2f} against {paper.METHODS['LoRA']:.2f}"
-    findings.append(
-        Finding(
-            "PERA with 10 % of the data beats LoRA with all",
-            told,
-            f"{more.signed} bits",
-            verdict(more, least),
-        )
-    )
+    claim = "PERA with 10 % of the data beats LoRA with all"
+    findings.append(compared(results, claim, "PERA, 10 %", "LoRA, 100 %", least, told))
 
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
@@ -80,10 +67,7 @@ def _report(results: Results) -> Report:
         )
 
     notes = [
-        (
-            f"{len(LOWER)} lower learning rates are tried here beside the usual ones: little text,"
-            " read often, wants smaller steps."
-        ),
+        "Little text, read often, wants smaller steps: for the arms with little the grid goes on.",
         (
             f"All the data: {WHOLE:,} bytes, which the same number of steps reads about once; 10 %"
             f" of it, ten times. Each seed draws its own passages of {PASSAGE} bytes from all"

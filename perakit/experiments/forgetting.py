@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perakit.adapters import PERA, LoRA
-from perakit.experiments.arms import RANK, Arm, Options, Results, arm, judged, unadapted
+from perakit.experiments.arms import (
+    FULL,
+    RANK,
+    Arm,
+    Options,
+    arm,
+    in_full,
+    judged,
+    tuning_costs,
+    unadapted,
+)
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.lab import Lab
-from perakit.experiments.loss import HIGHER, METHODS
-from perakit.experiments.report import Finding, Report, comparison, margin, verdict
-from perakit.plots import plot_gains
+from perakit.experiments.loss import METHODS
+from perakit.experiments.rates import Costs
+from perakit.experiments.report import Picture, Report, compared, comparison, margin
+from perakit.experiments.results import Results
+from perakit.experiments.statistics import Interval, interval
+from perakit.plots import plot_gains, plot_plane
 from perakit.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PLANE = (*METHODS, FULL)  # arms whose every rate is a point of the plane
+USELESS = 0.15  # bits; farther from the best an arm has learned next to nothing
 
 PACKAGES = "package:sympy+package:matplotlib"
 
@@ -37,7 +54,23 @@ def _collect(lab: Lab, options: Options) -> None:
             replace(unadapted(options, text=PACKAGES), label="unadapted, packages"),
         ]
     )
-    judged(lab, _arms(options), options, () if options.small else HIGHER)
+    arms = [*_arms(options), in_full()[FULL]]
+    costs = tuning_costs(judged(lab, arms, options))
+    lab.run(
+        [
+            one.job(options, seed, lr, "plane")
+            for one in arms
+            if one.label in PLANE
+            for lr in learning(costs[one.label])
+            for seed in range(min(options.seeds, 3))
+        ]
+    )
+
+
+def learning(costs: Costs) -> list[float]:
+    """The rates at which a run has learned: those not more than USELESS worse than the best."""
+    first = {lr: found[min(found)] for lr, found in costs.items()}
+    return sorted(lr for lr, cost in first.items() if cost <= min(first.values()) + USELESS)
 
 
 def _report(results: Results) -> Report:
@@ -48,25 +81,12 @@ def _report(results: Results) -> Report:
         ("PERA, packages", "LoRA, packages"),
         ("DoRA", "LoRA"),
         ("HiRA", "LoRA"),
+        (FULL, "LoRA"),
     ):
-        gain = results.gain(label, over, "old")
-        findings.append(
-            Finding(
-                f"{label}: forgets less than {over}",
-                None,
-                f"{gain.signed} bits",
-                verdict(gain, least),
-            )
-        )
-    gain = results.gain("PERA, packages", "LoRA, packages")
-    findings.append(
-        Finding(
-            "PERA beats LoRA on the packages' source",
-            None,
-            f"{gain.signed} bits",
-            verdict(gain, least),
-        )
-    )
+        claim = f"{label}: forgets less than {over}"
+        findings.append(compared(results, claim, label, over, least, what="old"))
+    claim = "PERA beats LoRA on the packages' source"
+    findings.append(compared(results, claim, "PERA, packages", "LoRA, packages", least))
     rows = [
         [
             label,
@@ -99,6 +119,10 @@ def _report(results: Results) -> Report:
             " more: read both tables together."
         ),
         (
+            "Who learns less forgets less (LoRA Learns Less and Forgets Less, arXiv 2405.09673):"
+            " the plane below shows both at every rate."
+        ),
+        (
             "The arms on packages learn the source of sympy and matplotlib in place of the standard"
             " library's."
         ),
@@ -115,7 +139,29 @@ def _report(results: Results) -> Report:
             comparison(results, "LoRA, packages", packages, "unadapted, packages"),
         ),
     ]
-    return Report(tables, draw, findings, caption, notes)
+
+    def change(label: str, what: str, lr: float) -> Interval | None:
+        """How much better the new domain got, or how much worse the old one."""
+        before, side = results.one("unadapted")[what], -1 if what == "new" else 1
+        found = [side * (cost - before) for cost in results.scores(label, what, "plane", lr)]
+        return interval(found) if all(map(math.isfinite, found)) else None
+
+    def draw_plane(figure: Figure) -> None:
+        points = {
+            label: [
+                (lr, change(label, "new", lr), change(label, "old", lr))
+                for lr in learning(results.tuning[label])
+            ]
+            for label in PLANE
+        }
+        plot_plane(points, start=(0, 0), ax=figure.subplots())
+
+    said = (
+        "What was learned and what was forgotten, every learning rate a point, 3 seeds; rates at"
+        f" which an arm ends more than {USELESS:g} bits behind its best are left out"
+    )
+    plane = Picture("plane", draw_plane, said, (7.2, 5.6))
+    return Report(tables, draw, findings, caption, notes, more=[plane])
 
 
 EXPERIMENT = Experiment(

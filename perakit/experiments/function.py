@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from perakit.adapters import PERA, LoRA, Method
 from perakit.adapters.quadratic import Quadratic
-from perakit.experiments.arms import Options, Results
+from perakit.experiments.arms import Options, at_possible_rates, tuned
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.jobs import Job
 from perakit.experiments.lab import Lab
-from perakit.experiments.regression import fit
-from perakit.experiments.report import Finding, Report, order_share, verdict
-from perakit.experiments.statistics import Interval, interval, paired
+from perakit.experiments.regression import fit_at
+from perakit.experiments.report import Finding, Report, order_share, span, verdict, weakest
+from perakit.experiments.results import Results
+from perakit.experiments.statistics import Interval
 from perakit.plots import plot_intervals
 from perakit.table import Table
 
@@ -27,42 +30,49 @@ STUDENTS: dict[str, list[Method]] = {
     "PERA": [PERA(M)],
     "polynomial in the input": [LoRA(M), Quadratic(M * N)],
 }
+RATES = (0.01, 0.03, 0.1)
 LEAST = 0.01  # of the variance
 
 
+@dataclass(frozen=True)
+class Student:
+    """A layer that fits functions of one curvature."""
+
+    name: str
+    methods: list[Method]
+    curvature: float
+
+    @property
+    def label(self) -> str:
+        """Its name in the experiment."""
+        return f"{self.name}, {self.curvature:g}"
+
+    def job(self, options: Options, seed: int, lr: float, role: str) -> Job:
+        """One training of it."""
+        steps = 50 if options.small else 1000
+        settings = {
+            "m": M,
+            "n": N,
+            "curvature": self.curvature,
+            "methods": [method.to_dict() for method in self.methods],
+            "recipe": {"lr": lr, "seed": seed, "steps": steps},
+        }
+        return Job(self.label, role, fit_at, settings, steps / 30)
+
+
 def _collect(lab: Lab, options: Options) -> None:
-    effort: dict[str, Any] = (
-        {"rates": [0.03], "steps": 50}
-        if options.small
-        else {"rates": [0.01, 0.03, 0.1], "steps": 1000}
-    )
-    jobs = []
-    for curvature in CURVATURES:
-        for seed in range(options.seeds):
-            for label, parts in STUDENTS.items():
-                settings = effort | {
-                    "m": M,
-                    "n": N,
-                    "curvature": curvature,
-                    "seed": seed,
-                    "methods": [method.to_dict() for method in parts],
-                }
-                jobs.append(
-                    Job(
-                        f"{label}, {curvature:g}",
-                        "measured",
-                        fit,
-                        settings,
-                        effort["steps"] * len(effort["rates"]) / 30,
-                    )
-                )
-    lab.run(jobs)
+    students = [
+        Student(name, methods, curvature)
+        for curvature in CURVATURES
+        for name, methods in STUDENTS.items()
+    ]
+    rows = tuned(lab, students, options, grid=RATES[1:2] if options.small else RATES)
+    at_possible_rates(lab, students, options, rows)
 
 
-def explained(results: Results, label: str, what: str = "explained") -> list[Any]:
-    """One a seed."""
-    rows = [row for row in results.of("measured") if row["label"] == label]
-    return [row["measured"][what] for row in sorted(rows, key=lambda row: row["settings"]["seed"])]
+def unexplained(measured: Mapping[str, Any]) -> float:
+    """Share of the variance of the test samples that a layer does not explain."""
+    return 1 - float(measured["explained"])
 
 
 def _report(results: Results) -> Report:
@@ -76,22 +86,20 @@ def _report(results: Results) -> Report:
             None,
         ),
     ):
-        gain = paired(
-            explained(results, f"{label}, {curved:g}"), explained(results, f"LoRA, {curved:g}")
-        )
-        findings.append(
-            Finding(claim, told, f"{gain.signed} of the variance", verdict(gain, LEAST))
-        )
+        pair = f"{label}, {curved:g}", f"LoRA, {curved:g}"
+        gain, at = results.gain(*pair, unexplained), results.gains(*pair, unexplained)
+        found = weakest(verdict(one, LEAST) for one in at.values())
+        rates = span(at, unit="of the variance")
+        findings.append(Finding(claim, told, f"{gain.signed} of the variance", found, rates=rates))
     means: dict[str, list[tuple[float, Interval]]] = {
         label: [
-            (curvature, interval(explained(results, f"{label}, {curvature:g}")))
+            (curvature, results.mean(f"{label}, {curvature:g}", "explained"))
             for curvature in CURVATURES
         ]
         for label in STUDENTS
     }
     shares = {
-        label: order_share(explained(results, f"{label}, {curved:g}", "share"))
-        for label in STUDENTS
+        label: order_share(results.scores(f"{label}, {curved:g}", "share")) for label in STUDENTS
     }
     rows = [
         [label, *(one.shown(".3f") for _, one in points), shares[label]]
@@ -133,7 +141,8 @@ def _report(results: Results) -> Report:
         ),
     ]
     caption = "How much of a function y = Lx + curvature · (xᵀQ_k x)_k each layer explains"
-    return Report([("Variance explained", table)], draw, findings, caption, notes)
+    cost = "variance that is not explained", "of the variance"
+    return Report([("Variance explained", table)], draw, findings, caption, notes, cost=cost)
 
 
 EXPERIMENT = Experiment(

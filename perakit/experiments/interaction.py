@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perakit.adapters import PERA, LoRA
-from perakit.experiments.arms import RANK, Options, Results, arm, judged, unadapted
+from perakit.experiments.arms import RANK, Options, arm, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.lab import Lab
-from perakit.experiments.report import Finding, Report, order_share, verdict
-from perakit.experiments.statistics import interval
+from perakit.experiments.rates import Pair
+from perakit.experiments.report import Finding, Report, order_share, span, verdict, weakest
+from perakit.experiments.results import Results
+from perakit.experiments.statistics import Interval, interval, unknown
 from perakit.plots import plot_interaction
 from perakit.table import Table
 from perakit.toy.pretrained import load
@@ -26,9 +29,10 @@ LEAST = 5  # % of LoRA's strength: a smaller difference is called none
 
 def probe(options: Options) -> dict[str, Any]:
     """Where to measure: at the input of the middle block's first MLP projection."""
-    layer = f"transformer.h.{load(options.model).config.n_layer // 2}.mlp.c_fc"
+    names = (name for name, _ in load(options.model).named_modules())
+    layers = [name for name in names if name.endswith(("mlp.c_fc", "mlp.up_proj"))]
     return {
-        "layer": layer,
+        "layer": layers[len(layers) // 2],
         "windows": 2 if options.small else 16,
         "features": 4 if options.small else 16,
     }
@@ -55,14 +59,26 @@ def strength(measured: Mapping[str, Any]) -> float:
 
 def _report(results: Results) -> Report:
     plain = strength(results.one("unadapted"))
-    pairs = zip(results.scores("PERA", strength), results.scores("LoRA", strength), strict=True)
-    more = interval([100 * (pera / lora - 1) for pera, lora in pairs])
+
+    def stronger(rates: Pair) -> Interval:
+        both = (
+            results.scores(label, strength, lr=lr)
+            for label, lr in zip(("PERA", "LoRA"), rates, strict=True)
+        )
+        pera, lora = both
+        if math.inf in (*pera, *lora):  # no strength, and so no ratio
+            return unknown(len(pera))
+        return interval([100 * (one / other - 1) for one, other in zip(pera, lora, strict=True)])
+
+    more = stronger((results.lr("PERA"), results.lr("LoRA")))
+    at = {rates: stronger(rates) for rates in results.pairs("PERA", "LoRA")}
     findings = [
         Finding(
             "PERA's features interact more strongly than LoRA's",
             "a figure",
-            f"{more.signed} %",
-            verdict(more, LEAST),
+            more.shown("+.5f", " %"),
+            weakest(verdict(one, LEAST) for one in at.values()),
+            rates=span(at, unit="%"),
         )
     ]
     rows = [
@@ -79,7 +95,12 @@ def _report(results: Results) -> Report:
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 3)
         shown = {"unadapted": np.array(results.one("unadapted")["interaction"])}
-        shown |= {label: np.mean(results.scores(label, "interaction"), axis=0) for label in LABELS}
+        shown |= {
+            label: np.mean(
+                [S for S in results.scores(label, "interaction") if S is not math.inf], axis=0
+            )
+            for label in LABELS
+        }
         for ax, (label, S) in zip(axes, shown.items(), strict=True):
             plot_interaction(S, ax=ax)
             ax.images[0].set_clim(0, max(other.max() for other in shown.values()))

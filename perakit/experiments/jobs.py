@@ -18,6 +18,7 @@ from perakit.errors import PerakitError, short
 from perakit.experiments.tuning import text_hash
 from perakit.files import write_atomically
 from perakit.rows import LIMIT, Row, append, read_rows, sealed
+from perakit.toy import small, smollm2
 from perakit.toy.pretrained import TINY
 
 # The version of our arithmetic. Raise it by one when a change gives any computation other numbers,
@@ -66,14 +67,16 @@ class Job:
 
     @property
     def model(self) -> str:
-        """Hash of the files of its model, the shipped one or a folder.
+        """Hash of the files of its model: the shipped one, "small" or a folder.
 
-        Empty where it reads none, and for a name on the hub.
+        Empty where it reads none, and for a name on the hub. SmolLM2 is one file, installed or not.
         """
         name = self.settings.get("model")
         if name is None:
             return ""
-        folder = TINY if name == "tiny" else Path(name)
+        if name == smollm2.NAME:
+            return smollm2.SHA256
+        folder = {"tiny": TINY, small.NAME: small.folder()}.get(name, Path(name))
         return folder_hash(str(folder)) if folder.is_dir() else ""
 
     @property

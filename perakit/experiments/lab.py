@@ -29,6 +29,8 @@ from perakit.experiments.jobs import Job, Ledger
 
 LIGHT = 0.05  # seconds a unit of work, where no model is trained
 CALIBRATION = 4  # steps; the first is slower than all others and is not counted
+# A small run leaves a GPU idle between its launches, so that several share it
+ON_GPU, ROOM = 14, 8 * 2**30  # runs at most; bytes of its memory that each may take
 
 
 class Lab:
@@ -41,10 +43,18 @@ class Lab:
         if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
             raise PerakitError(f"device {device!r} is not available here: use --device cpu")
         self.ledger = ledger
-        # A GPU is not shared: two processes on it would time each other.
-        self.processes = 1 if device != "cpu" else max(os.cpu_count() or 1, 1)
+        self.processes = _at_a_time(device)  # jobs that are timed run alone all the same
         self.pace: float | None = None
+        self.pool: ProcessPoolExecutor | None = None  # one for all stages: it starts in seconds
         self.plan: list[dict[str, Any]] = []  # all rows that were asked for, in their order
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+            self.pool = None
 
     def run(self, jobs: Sequence[Job], later: float = 0.0) -> list[dict[str, Any]]:
         """The rows of `jobs`; later: the work of stages that follow, for the estimate."""
@@ -70,7 +80,7 @@ class Lab:
 
     def _estimate(self, todo: list[Job], kept: int, later: float) -> None:
         """Say how long it will take, before it starts."""
-        sample = next((job for job in todo if "recipe" in job.settings), None)
+        sample = next((job for job in todo if {"recipe", "model"} <= job.settings.keys()), None)
         if self.pace is None and sample:
             self.pace = _pace(sample)
         seconds = (self.pace or LIGHT) * (sum(job.work for job in todo) + later) / self.processes
@@ -98,8 +108,8 @@ class Lab:
 
     def _parallel(self, todo: dict[str, Job], bar: Any) -> None:
         count = min(self.processes, len(todo))
-        pool = ProcessPoolExecutor(
-            count,
+        self.pool = pool = self.pool or ProcessPoolExecutor(
+            self.processes,
             multiprocessing.get_context("spawn"),
             initializer=_worker,
         )
@@ -118,12 +128,12 @@ class Lab:
                     key, job = running.pop(future)
                     self._keep(key, job, future.result(), bar)
         except BrokenProcessPool as error:
+            self.pool = None
             raise PerakitError(
                 "a process of the experiment was killed: finished runs are kept, run the same"
                 " command again"
             ) from error
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
             del os.environ["OMP_NUM_THREADS"]
             os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
 
@@ -142,6 +152,15 @@ class Lab:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others still run, or none has
             folder.parent.rmdir()
+
+
+def _at_a_time(device: str) -> int:
+    """Runs beside each other: one a core, on a GPU also as many as its free memory has room for."""
+    cores = os.cpu_count() or 1
+    if device == "cpu":
+        return cores
+    free, _ = torch.cuda.mem_get_info()
+    return max(min(cores, free // ROOM, ON_GPU), 1)
 
 
 def _compute(key: str, job: Job, folder: Path | None) -> dict[str, Any]:

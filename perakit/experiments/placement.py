@@ -8,10 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from perakit.adapters import PERA, LoRA
-from perakit.experiments.arms import RANK, Arm, Options, Results, arm, judged, unadapted
+from perakit.experiments.arms import RANK, Arm, Options, arm, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.lab import Lab
-from perakit.experiments.report import Finding, Report, comparison, everywhere, margin, verdict
+from perakit.experiments.report import (
+    Finding,
+    Report,
+    compared,
+    comparison,
+    in_each,
+    margin,
+    span,
+)
+from perakit.experiments.results import Results
 from perakit.plots import plot_gains
 
 if TYPE_CHECKING:
@@ -47,36 +56,41 @@ def _report(results: Results) -> Report:
     least = margin(results, f"LoRA on {USUAL}")
     gains = {place: results.gain(f"PERA on {place}", f"LoRA on {place}") for place in PLACES}
     best = max(gains, key=lambda place: gains[place].mean)
-    every = everywhere(verdict(gain, least) for gain in gains.values())
+    cases = {place: results.gains(f"PERA on {place}", f"LoRA on {place}") for place in PLACES}
+    at = {(place, *rates): gain for place in PLACES for rates, gain in cases[place].items()}
+    every = in_each(cases.values(), least)
     usual, qkv, all_four = (f"PERA on {place}" for place in (USUAL, "qkv", "all"))
-    more, others = results.gain(usual, qkv), results.gain(usual, all_four)
-    lora = results.gain("LoRA on all", "LoRA on qkv")
     size = {label: results.arm(label)[0]["measured"]["trainable"] for label in (usual, qkv)}
     times = f"{size[usual] / size[qkv]:.1f} times the parameters"
     findings = [
-        Finding(
+        compared(
+            results,
             f"PERA is better on q, k, v, up and down than on q, k and v alone, with {times}",
+            usual,
+            qkv,
+            least,
             "Table 3, 10",
-            f"{more.signed} bits",
-            verdict(more, least),
         ),
-        Finding(
+        compared(
+            results,
             "PERA on q, k, v, up and down beats PERA on all projections",
-            None,
-            f"{others.signed} bits",
-            verdict(others, least),
+            usual,
+            all_four,
+            least,
         ),
         Finding(
             "PERA beats LoRA wherever both are placed",
             None,
             f"at most {gains[best].signed} bits, on {best}",
             every,
+            rates=span(at),
         ),
-        Finding(
+        compared(
+            results,
             "LoRA on all projections beats LoRA on q, k and v",
-            None,
-            f"{lora.signed} bits",
-            verdict(lora, least),
+            "LoRA on all",
+            "LoRA on qkv",
+            least,
         ),
     ]
 

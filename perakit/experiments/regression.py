@@ -65,6 +65,26 @@ def imitate(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str
     return {"error": value**0.5, "lr": lr, "share": _share(layer), "trainable": trainable}
 
 
+def imitate_at(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """`imitate` as a run that is tuned: at settings["recipe"]["lr"] and ["seed"].
+
+    The error is the loss, so that it is its own validation cost.
+    """
+    found = imitate(_at_rate(settings))
+    return found | {"validation": found["error"]}
+
+
+def fit_at(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """`fit` as a run that is tuned; its validation cost is what it leaves unexplained."""
+    found = fit(_at_rate(settings))
+    return found | {"validation": 1 - found["explained"]}
+
+
+def _at_rate(settings: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = settings["recipe"]
+    return {**settings, **recipe, "rates": [recipe["lr"]]}
+
+
 def predict(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """What theory says a method can reach on ΔW*.
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from perakit.adapters import PERA, LoRA
-from perakit.experiments.arms import RANK, RATES, Arm, Options, Results, arm, judged, unadapted
+from perakit.experiments.arms import RANK, RATES, Arm, Options, arm, judged, unadapted
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.jobs import Job
 from perakit.experiments.lab import Lab
 from perakit.experiments.regression import imitate
-from perakit.experiments.report import Finding, Report, comparison, margin, order_share, verdict
+from perakit.experiments.report import Report, compared, comparison, margin, order_share
+from perakit.experiments.results import Results
 from perakit.experiments.statistics import Interval, interval
 from perakit.plots import plot_gains, plot_intervals
 from perakit.table import Table
 from perakit.theory import predicted_share
+from perakit.toy.language import sizes
 from perakit.toy.pretrained import load
 from perakit.toy.training import Recipe
 
@@ -35,7 +38,7 @@ def scales(n: int) -> tuple[float, ...]:
 
 
 def _arms(options: Options) -> list[Arm]:
-    n = load(options.model).config.n_embd
+    n = sizes(load(options.model)).width
     found = [
         arm("LoRA", LoRA(RANK)),
         arm("PERA", PERA(RANK)),
@@ -88,9 +91,10 @@ def _collect(lab: Lab, options: Options) -> None:
     pair = "LoRA", best(results)
     lab.run(
         [
-            arms[label].job(options, seed, results.lr(label), "fresh")
+            arms[label].job(options, seed, lr, "fresh")
             for seed in seeds
             for label in pair
+            for lr in results.rates(label)
         ]
     )
 
@@ -103,6 +107,12 @@ def best(results: Results) -> str:
         if label.startswith("PERA") and "r=" not in label and ", lr" not in label
     ]
     return min(labels, key=lambda label: results.mean(label, "validation").mean)
+
+
+def share_of(results: Results, label: str) -> float:
+    """The mean order share of an arm's runs that did not diverge, 0 where all did."""
+    found = [one for one in results.scores(label, "share") if one < math.inf]
+    return sum(found) / len(found) if found else 0.0
 
 
 def mean_rate(recipe: Recipe, done: int) -> float:
@@ -121,7 +131,9 @@ def forecast(results: Results, label: str) -> tuple[float, float] | None:
     if method["method"] != "pera" or method["init"] != "zero_B" or settings.get("h_std"):
         return None
     rate = mean_rate(recipe, recipe.steps)
-    widths = results.arm(label)[0]["measured"]["share_by_inputs"]
+    seen = [row["measured"]["share_by_inputs"] for row in results.arm(label)]
+    if not (widths := next(filter(None, seen), None)):
+        return None  # all of its runs diverged
     found = [
         predicted_share(
             int(n), method["rank"], rate, recipe.steps, method["feature_scale"], method["terms"]
@@ -153,32 +165,36 @@ def _report(results: Results) -> Report:
     )
     table = Table(columns, rows, foot)
     widths = _widths(results)
-    largest = max(same_rank, key=lambda label: results.mean(label, "share").mean)
+    largest = max(same_rank, key=lambda label: share_of(results, label))
     usual, woken = (order_share(results.scores(label, "share")) for label in ("PERA", largest))
-    gain, most = results.gain("PERA", "LoRA"), results.gain(largest, rival[largest])
     chosen = best(results)
     fresh, count = results.gain(chosen, "LoRA", role="fresh"), len(results.arm(chosen, "fresh"))
     parts = order_share(results.scores(chosen, "share", "fresh"))
     claimed = "the paper credits the high-order terms"
     findings = [
-        Finding(
+        compared(
+            results,
             f"PERA as published beats LoRA (share {usual})",
+            "PERA",
+            "LoRA",
+            least,
             claimed,
-            f"{gain.signed} bits",
-            verdict(gain, least),
         ),
-        Finding(
+        compared(
+            results,
             f"PERA beats LoRA where the share is largest ({largest}: {woken})",
-            None,
-            f"{most.signed} bits",
-            verdict(most, least),
+            largest,
+            rival[largest],
+            least,
         ),
-        Finding(
+        compared(
+            results,
             f"PERA beats LoRA in the arm that validation text prefers ({chosen}: {parts}), on"
             f" {count} seeds that chose nothing",
-            None,
-            f"{fresh.signed} bits",
-            verdict(fresh, least),
+            chosen,
+            "LoRA",
+            least,
+            role="fresh",
         ),
     ]
 
@@ -186,9 +202,9 @@ def _report(results: Results) -> Report:
         left, right = figure.subplots(1, 2)
         tuned = sorted(
             (label for label in same_rank if ", lr" not in label),
-            key=lambda label: results.mean(label, "share").mean,
+            key=lambda label: share_of(results, label),
         )
-        shares = [100 * results.mean(label, "share").mean for label in tuned]
+        shares = [100 * share_of(results, label) for label in tuned]
         named = {
             f"{label}: {at:.3g} %": results.gain(label, rival[label])
             for at, label in zip(shares, tuned, strict=True)
@@ -201,12 +217,15 @@ def _report(results: Results) -> Report:
         )
         curves = {}
         for label in tuned:
-            points = results.scores(label, "shares")
-            curves[label] = [
-                (step, interval([100 * one[k][1] for one in points]))
-                for k, (step, _) in enumerate(points[0])
-            ]
-        plot_intervals(curves, log=False, ax=right)
+            # A run that diverged has none
+            points = [one for one in results.scores(label, "shares") if one]
+            if len(points) > 1:
+                curves[label] = [
+                    (step, interval([100 * one[k][1] for one in points]))
+                    for k, (step, _) in enumerate(points[0])
+                ]
+        if curves:
+            plot_intervals(curves, log=False, ax=right)
         right.set(
             xlabel="step", ylabel="order share, %", yscale="log", title="The share in training"
         )
@@ -219,9 +238,9 @@ def _report(results: Results) -> Report:
         ),
         f"Called a gain: a clear one of at least {least:.4f} bits per byte.",
         (
-            f"The last comparison: LoRA and {chosen} once more, each at its rate, on {count} seeds"
-            f" of their own. {chosen} is the arm with the lowest cost on validation text, so"
-            " neither these seeds nor the test text had a part in choosing it."
+            f"The last comparison: LoRA and {chosen} once more, each at its possible rates, on"
+            f" {count} seeds of their own. {chosen} is the arm with the lowest cost on validation"
+            " text, so neither these seeds nor the test text had a part in choosing it."
         ),
         "All of this is about one model, one text and one length of training.",
     ]

@@ -52,9 +52,11 @@ class Interval:
         """As a difference."""
         return self.shown("+.5f")
 
-    def shown(self, spec: str) -> str:
-        """Mean and ends in the format `spec`, as ".1%"."""
-        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+    def shown(self, spec: str, unit: str = "") -> str:
+        """Mean and ends in the format `spec`, as ".1%", and their unit."""
+        if not np.isfinite(self.mean):
+            return "diverged on a seed"
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]{unit}"
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -82,10 +84,33 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(float(x.mean()), float(low), float(high), len(x), float(half))
 
 
+def averaged(values: Sequence[float]) -> Interval:
+    """`interval` of costs, infinite where a run diverged: then their mean is infinite as well."""
+    if np.isinf(values).any():
+        return Interval(np.inf, np.inf, np.inf, len(values), 0.0)
+    return interval(values)
+
+
+def unknown(seeds: int) -> Interval:
+    """The whole line, for a ratio of which a seed diverged."""
+    return Interval(np.nan, -np.inf, np.inf, seeds, 0.0)
+
+
 def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The interval of first - second, seed by seed: both ran on the same batches."""
+    """The interval of first - second, seed by seed: both ran on the same batches.
+
+    Infinite values are costs of runs that diverged. Where all of one side did and none of the
+    other, the difference is clear, and infinite. Otherwise the interval is the whole line.
+    """
     if len(first) != len(second):
         raise PerakitError(
             f"{len(first)} values against {len(second)}: a pair for every seed is needed"
         )
+    gone = [int(np.isinf(values).sum()) for values in (first, second)]
+    if any(gone):
+        # A run that diverged is worse than any that did not, by no number
+        mean = np.sign(gone[0] - gone[1]) * np.inf if gone[0] != gone[1] else np.nan
+        clear = sorted(gone) == [0, len(first)]
+        low, high = (mean, mean) if clear else (-np.inf, np.inf)
+        return Interval(float(mean), float(low), float(high), len(first), 0.0)
     return interval(np.subtract(first, second).tolist())

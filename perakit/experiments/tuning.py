@@ -31,7 +31,7 @@ from perakit.theory.interaction import layer_interaction
 from perakit.toy import corpus
 from perakit.toy.corpus import Corpus
 from perakit.toy.finetune import matched_lora, uniform
-from perakit.toy.gpt2 import GPT2
+from perakit.toy.language import logits, sizes
 from perakit.toy.pretrained import load, tokenizer
 from perakit.toy.training import DivergedError, Recipe, bits_per_byte, train
 
@@ -88,7 +88,7 @@ def text_hash(settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def methods(settings: Mapping[str, Any], model: GPT2) -> dict[str, Method]:
+def methods(settings: Mapping[str, Any], model: nn.Module) -> dict[str, Method]:
     """The method of every adapted layer; none where the model itself trains (settings["train"]).
 
     PerakitError where the model has no such projection, or no such part.
@@ -105,7 +105,7 @@ def methods(settings: Mapping[str, Any], model: GPT2) -> dict[str, Method]:
     return dict((matched_lora(model, trial) if settings["matched"] else trial).methods)
 
 
-def adapted(settings: Mapping[str, Any]) -> GPT2:
+def adapted(settings: Mapping[str, Any]) -> nn.Module:
     """The model with its adapters at their random start.
 
     settings["train"], where it is given, names the part of the model that trains instead
@@ -247,7 +247,7 @@ def _is_look(pair: Any) -> bool:
     return kinds in ([int, float], [int, int])
 
 
-def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:
+def _by_inputs(model: nn.Module, shares: Mapping[str, float]) -> dict[str, float]:
     """Inputs n -> mean share of the layers with n inputs."""
     widths = {
         name: layer.kind.shape(layer.base)[1] for name, layer in adapted_layers(model).items()
@@ -259,7 +259,7 @@ def _by_inputs(model: GPT2, shares: Mapping[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def amplification(model: GPT2) -> tuple[float, float]:
+def amplification(model: nn.Module) -> tuple[float, float]:
     """How much an update strengthens what W0 had in its directions, mean over layers.
 
     It is ‖ΔW‖_F / ‖UᵀW0V‖_F. U, V: the first r singular vectors of ΔW, r the method's rank. The
@@ -289,7 +289,7 @@ def amplification(model: GPT2) -> tuple[float, float]:
     return float(learned), float(random)
 
 
-def interaction(model: GPT2, settings: Mapping[str, Any], text: bytes) -> list[list[float]]:
+def interaction(model: nn.Module, settings: Mapping[str, Any], text: bytes) -> list[list[float]]:
     """Eq. 12 at the input of one layer, over windows of held-out text that do not overlap."""
     asked, context = settings["interaction"], settings["recipe"]["context"]
     ids = tokenizer(settings["model"], model).encode(text)[: asked["windows"] * context].long()
@@ -341,7 +341,7 @@ def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
         label: load(settings["model"]).to(device) if arm is None else adapted(settings | arm)
         for label, arm in settings["arms"].items()
     }
-    vocabulary = next(iter(models.values())).config.vocab_size
+    vocabulary = sizes(next(iter(models.values()))).vocabulary
     ids = torch.randint(
         vocabulary, (recipe.batch, recipe.context), generator=torch.Generator().manual_seed(0)
     ).to(device)
@@ -353,7 +353,8 @@ def pace(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, A
 
     def step(label: str, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
-        F.cross_entropy(models[label](ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+        told = logits(models[label], ids)[:, :-1]
+        F.cross_entropy(told.flatten(0, 1), ids[:, 1:].flatten()).backward()
         optimizer.step()
 
     for label, parameters in trained.items():

@@ -80,7 +80,9 @@ def test_every_file_has_what_the_reader_asks_for(made):
             assert type(row["train_info"]["metrics"][-1][field]) in kinds, field
         for package in PACKAGES:
             assert type(row["meta_info"]["package_info"][f"{package}-version"]) in WORDS
-        assert row["run_info"]["peft_config"]["peft_type"].isupper()
+        full = "full fine-tuning" in row["run_info"]["experiment_name"]
+        config = row["run_info"]["peft_config"]
+        assert config is None if full else config["peft_type"].isupper()
         assert type(row["run_info"]["train_config"]["model_id"]) is str
         assert row["train_info"]["status"] == "success"  # the reader leaves out all others
         names.append(row["run_info"]["experiment_name"])
@@ -91,7 +93,7 @@ def test_the_numbers_are_those_of_the_page(made):
     """The last entry is the mean of the seeds; PEFT's costs are in nats."""
     found, _ = EXPERIMENTS["forgetting"].read(made / "forgetting.jsonl")
     for label in ("LoRA", "PERA, packages"):
-        (path,) = (made / "peft/forgetting").glob(f"{label.replace(', ', '-')}--lr_*.json")
+        path = made / f"peft/forgetting/{label.replace(', ', '-')}--lr_{found.lr(label):g}.json"
         row = json.loads(path.read_text())
         *seeds, last = row["train_info"]["metrics"]
         assert [one["seed"] for one in seeds] == row["run_info"]["train_config"]["seed"]
@@ -113,10 +115,10 @@ def test_the_numbers_are_those_of_the_page(made):
 
 def test_an_arm_in_place_of_another_is_what_ran(made):
     """With PERA's number of parameters, but it is LoRA."""
-    (path,) = (made / "peft/forgetting").glob("LoRA-PERA-s-parameters--*.json")
+    path, _ = (made / "peft/forgetting").glob("LoRA-PERA-s-parameters--*.json")
     config = json.loads(path.read_text())["run_info"]["peft_config"]
     assert (config["peft_type"], config["parameters_of"]["method"]) == ("LORA", "pera")
-    (path,) = (made / "peft/forgetting").glob("DoRA--*.json")
+    path, _ = (made / "peft/forgetting").glob("DoRA--*.json")
     assert json.loads(path.read_text())["run_info"]["peft_config"]["peft_type"] == "DORA"
 
 
@@ -168,11 +170,53 @@ def test_what_is_not_measured_is_null():
     assert (last["forgetting"], last["test accuracy"], last["old bits per byte"]) == (None,) * 3
     assert (last["train samples"], last["train total tokens"]) == (6, 30)
     assert row["run_info"]["train_config"]["use_amp"] is True
-    tuning = ROW | {"role": "tuning", "measured": {"validation": None, "diverged": "at step 1"}}
-    assert peft_results.results("x", [tuning]) == {}
-    free = ROW | {"settings": {k: v for k, v in ROW["settings"].items() if k != "method"}}
-    (full,) = peft_results.results("x", [free]).values()
-    assert full["run_info"]["peft_config"] is None  # the reader calls it full fine-tuning
+    assert peft_results.results("x", [ROW | {"role": "tuning"}]) == {}
+    for part, told in (
+        ("everything", None),  # the reader calls it full fine-tuning
+        ("last block", {"peft_type": "LAST BLOCK", "target_modules": None}),
+    ):
+        free = ROW | {"settings": ROW["settings"] | {"train": part}}
+        (full,) = peft_results.results("x", [free]).values()
+        assert full["run_info"]["peft_config"] == told
+
+
+def of_seed(seed, **changes):
+    recipe = ROW["settings"]["recipe"] | {"seed": seed}
+    return ROW | {"settings": ROW["settings"] | {"recipe": recipe}} | changes
+
+
+def test_an_arm_with_a_seed_that_diverged_has_failed():
+    """PEFT's reader leaves it out; its numbers and the reason are there."""
+    lost = of_seed(1, measured={"validation": None, "diverged": "no finite loss at step 1"})
+    (row,) = peft_results.results("x", [lost, ROW]).values()
+    assert row["train_info"]["status"] == "failed"
+    assert row["run_info"]["error_msg"] == "no finite loss at step 1"
+    kept, gone = row["train_info"]["metrics"]
+    assert (kept["seed"], kept["test bits per byte"]) == (0, 2.0)
+    assert gone == {"seed": 1, "diverged": "no finite loss at step 1"}
+    assert row["train_info"]["train_time"] is None
+
+
+def test_forgetting_is_beside_the_same_model_on_the_same_text():
+    settings = ROW["settings"] | {"old": "prose"}
+    run = ROW | {"settings": settings, "measured": ROW["measured"] | {"old": 3.0}}
+    others = [
+        {
+            "compute": "tuning.before",
+            "settings": settings | {"text": text},
+            "measured": {"old": old},
+        }
+        for text, old in (("packages", 1.0), ("code", 2.0))
+    ]
+    (row,) = peft_results.results("x", [*others, run]).values()
+    assert row["train_info"]["metrics"][-1]["forgetting"] == round(math.log(2), 6)
+
+
+def test_of_several_rows_of_a_seed_the_first_is_taken():
+    """Rows of earlier plans stand further down."""
+    again = ROW | {"measured": ROW["measured"] | {"new": 9.0}}
+    (row,) = peft_results.results("x", [ROW, again]).values()
+    assert [one["test bits per byte"] for one in row["train_info"]["metrics"]] == [2.0, 2.0]
 
 
 def test_two_arms_are_never_one_file():
@@ -192,5 +236,5 @@ def test_files_of_arms_that_are_gone_are_removed(tmp_path):
     stale.parent.mkdir(parents=True)
     stale.write_text("{}")
     written = peft_results.write(tmp_path)
-    assert len(written) == 2
+    assert len(written) == 4  # two arms, each at two rates
     assert sorted((tmp_path / "peft").rglob("*.json")) == sorted(written)

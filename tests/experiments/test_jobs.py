@@ -179,8 +179,8 @@ def old(tmp_path):
     return shutil.copytree(Path(__file__).parent / "ledgers-0.1", tmp_path / "old")
 
 
-@pytest.mark.parametrize("name", ["function", "interaction"])
-def test_a_ledger_of_version_0_1_is_complete_for_this_one(old, name, capsys):
+def test_a_ledger_of_version_0_1_is_complete_for_this_one(old, capsys):
+    name = "interaction"
     lines = [row.values for row in read_rows(old / f"{name}.jsonl", LIMIT, "")]
     EXPERIMENTS[name].run(Options(), old, resume=True)
     assert "runs to do" not in capsys.readouterr().err
@@ -196,20 +196,20 @@ def test_a_ledger_of_version_0_1_is_complete_for_this_one(old, name, capsys):
 
 def test_a_ledger_of_version_0_1_that_was_interrupted_is_continued(old, capsys, monkeypatch):
     monkeypatch.setattr(lab.os, "cpu_count", lambda: 1)  # a pool would import torch again
-    path = old / "function.jsonl"
+    path = old / "interaction.jsonl"
     before = path.read_bytes()
     path.write_bytes(before[: len(before) // 2])
     kept = len(read(path)[1])
-    EXPERIMENTS["function"].run(Options(), old, resume=True)
-    assert f"{24 - kept} runs to do, {kept} already there" in capsys.readouterr().err
-    assert len(read(path)[1]) == 24
+    EXPERIMENTS["interaction"].run(Options(), old, resume=True)
+    assert f"{9 - kept} runs to do" in capsys.readouterr().err
+    assert len(read(path)[1]) == 9
 
 
 def test_a_ledger_of_version_0_1_is_not_written_by_reading_it(old):
-    before = (old / "function.jsonl").read_bytes()
-    assert read(old / "function.jsonl")[0]["format"] == jobs.FORMAT_OF_0_1
-    Ledger(old, "function")
-    assert (old / "function.jsonl").read_bytes() == before
+    before = (old / "interaction.jsonl").read_bytes()
+    assert read(old / "interaction.jsonl")[0]["format"] == jobs.FORMAT_OF_0_1
+    Ledger(old, "interaction")
+    assert (old / "interaction.jsonl").read_bytes() == before
 
 
 def test_rows_of_version_0_1_belong_to_the_weights_that_shipped_with_it(old, monkeypatch):
@@ -373,10 +373,10 @@ def test_a_row_without_a_checksum_has_the_key_of_its_settings(tmp_path, where):
 
 
 def test_a_row_of_version_0_1_has_the_key_of_its_settings(old):
-    path = old / "function.jsonl"
+    path = old / "interaction.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"steps": ', b'"steps": 1'))
     with pytest.raises(PerakitError, match=r"line 2 of .* is no result"):
-        Ledger(old, "function")
+        Ledger(old, "interaction")
 
 
 @pytest.mark.parametrize(
@@ -393,68 +393,70 @@ def test_a_row_of_version_0_1_has_the_key_of_its_settings(old):
 )
 @pytest.mark.parametrize("resume", [True, False])
 def test_options_that_no_experiment_has_are_refused(old, change, told, resume):
-    path = old / "function.jsonl"
+    path = old / "interaction.jsonl"
     header, *rows = path.read_text().splitlines()
     header = json.loads(header)
     header["options"] |= change
     path.write_text("\n".join([json.dumps(header), *rows, ""]))
     for ask in (
-        lambda: EXPERIMENTS["function"].run(Options(), old, resume=resume),
-        lambda: EXPERIMENTS["function"].read(path),
+        lambda: EXPERIMENTS["interaction"].run(Options(), old, resume=resume),
+        lambda: EXPERIMENTS["interaction"].read(path),
     ):
         with pytest.raises(PerakitError, match=f"{told}, which no experiment is asked: restore"):
             ask()
 
 
 def test_old_rows_without_what_was_measured_are_blamed(old):
-    path = old / "function.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"explained":', b'"exploined":'))
+    path = old / "interaction.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"validation":', b'"valuation":'))
     with pytest.raises(
         PerakitError,
-        match=r"does not have what the experiment needs \(KeyError: 'explained'\): restore",
+        match=r"does not have what the experiment needs \(KeyError: 'validation'\): restore",
     ):
-        EXPERIMENTS["function"].run(Options(), old, resume=True)
+        EXPERIMENTS["interaction"].run(Options(), old, resume=True)
 
 
 def test_an_error_of_our_own_is_not_blamed_on_rows_with_checksums(old):
     def wrong(*_):
         raise KeyError("ours")
 
-    ours = replace(EXPERIMENTS["function"], collect=wrong)
+    ours = replace(EXPERIMENTS["interaction"], collect=wrong)
     with pytest.raises(PerakitError, match=r"does not have what the experiment needs .*ours"):
         ours.run(Options(), old, resume=True)
-    for name in ("loss", "share", "interaction"):
+    for name in ("loss", "share", "function"):
         (old / f"{name}.jsonl").unlink()
-    EXPERIMENTS["function"].run(Options(), old, resume=True)  # it writes checksums
+    EXPERIMENTS["interaction"].run(Options(), old, resume=True)  # it writes checksums
     with pytest.raises(KeyError, match="ours"):
         ours.run(Options(), old, resume=True)
 
 
 def test_a_report_blames_its_file(old):
     """It has nothing else to blame, with checksums or without."""
-    path = old / "function.jsonl"
+    path = old / "interaction.jsonl"
     header, *rows = (row.values for row in read_rows(path, LIMIT, ""))
     for row in rows:
-        del row["measured"]["explained"]
+        row["measured"].pop("validation", None)
     path.write_bytes(b"".join(map(sealed, (header, *rows))))
-    with pytest.raises(PerakitError, match=r"function\.jsonl' does not have what .* 'explained'"):
-        EXPERIMENTS["function"].read(path)
+    with pytest.raises(
+        PerakitError, match=r"interaction\.jsonl' does not have what .* 'validation'"
+    ):
+        EXPERIMENTS["interaction"].read(path)
 
 
 def test_a_second_experiment_in_the_folder_is_told_so(old, capsys):
-    before = (old / "function.jsonl").read_bytes()
+    before = (old / "interaction.jsonl").read_bytes()
     with alone(old):
-        assert main(["experiment", "function", "--resume", "--out", str(old)]) == 2
+        assert main(["experiment", "interaction", "--resume", "--out", str(old)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"perakit: {str(old)!r} is in use by process {os.getpid()}: wait for it")
     assert said.count("\n") == 1
-    assert (old / "function.jsonl").read_bytes() == before
+    assert (old / "interaction.jsonl").read_bytes() == before
     assert {path.suffix for path in old.iterdir()} == {".jsonl"}
 
 
 def test_what_a_kill_has_left_beside_a_finished_run_is_cleared(old, monkeypatch):
-    left = old / ".running" / read(old / "function.jsonl")[1][3]["key"]
+    left = old / ".running" / read(old / "interaction.jsonl")[1][3]["key"]
     left.mkdir(parents=True)
     (left / "metrics.jsonl").write_text("of a run that is in the ledger")
-    EXPERIMENTS["function"].run(Options(), old, resume=True)
+    EXPERIMENTS["interaction"].run(Options(), old, resume=True)
     assert not (old / ".running").exists()

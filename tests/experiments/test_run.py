@@ -20,8 +20,8 @@ from perakit.errors import PerakitError
 from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments.jobs import NUMERICS, read
 from perakit.experiments.lab import duration
-from perakit.experiments.regression import fit
-from perakit.experiments.report import page
+from perakit.experiments.regression import fit_at
+from perakit.experiments.report import NO_RATES, file_of, page, pictures
 from perakit.experiments.tuning import text_hash, tune
 
 ROOT = Path(__file__).parents[2]
@@ -49,13 +49,14 @@ def test_function_small(whole, capsys):
     assert "24 runs to do; about" in err
     assert "Findings" in out
     files = {path: path.read_bytes() for path in folder.iterdir()}
-    assert {path.name for path in files} == {"function.jsonl", "function.md", "function.png"}
+    names = {"function.jsonl", "function.md", "function.png", "function-rates.png"}
+    assert {path.name for path in files} == names
     page = (folder / "function.md").read_text()
     assert "`perakit experiment function --seeds 2 --small`" in page
     assert "**Small setting**" in page
     header, rows = read(folder / "function.jsonl")
     assert header["options"]["small"] is True
-    assert len(rows) == 24
+    assert len(rows) == 36  # 12 arms: a tuning run at the one rate, and two seeds
     assert all(row["machine"]["threads"] == 1 for row in rows)
     for more in (FUNCTION, ["experiment", "function", "--resume", "--out"]):
         assert main([*more, str(folder)]) == 0
@@ -75,17 +76,14 @@ def test_components_small(tmp_path, capsys):
     assert "runs to do; about" in first.err
     assert "Findings" in first.out
     assert "held-out bits per byte" in first.out
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "components.jsonl",
-        "components.md",
-        "components.png",
-    }
+    names = {"components.jsonl", "components.md", "components.png", "components-rates.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     page = (tmp_path / "components.md").read_text()
     assert "`perakit experiment components --seeds 2 --small`" in page
     assert "**Small setting**" in page
     header, rows = read(tmp_path / "components.jsonl")
     assert header["options"]["small"] is True
-    assert sum(row["role"] == "judged" for row in rows) == 2 * 12
+    assert sum(row["role"] == "judged" for row in rows) == 2 * 16
     assert all(row["machine"]["threads"] == 1 and len(row["data"]) in (0, 64) for row in rows)
     # What is there is not run again, and shows the same.
     assert main(command) == 0
@@ -114,10 +112,10 @@ def test_a_killed_experiment_goes_on_and_gives_the_same_table(tmp_path, whole, c
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
     kept = len(read(path)[1])
-    assert 0 < kept < 24
+    assert 0 < kept < 12
     assert main([*FUNCTION, str(folder)]) == 0
     again = capsys.readouterr()
-    assert f"{24 - kept} runs to do, {kept} already there" in again.err
+    assert f"{12 - kept} runs to do, {kept} already there" in again.err
     assert again.out.replace(str(folder), str(whole[0])) == whole[1]
 
 
@@ -159,7 +157,7 @@ def test_an_interrupted_experiment_says_so_in_one_line_and_leaves_no_process(tmp
 def test_results_are_those_of_the_jobs_one_by_one(whole):
     """Independent of the pool: each row again, in this process."""
     for row in read(whole[0] / "function.jsonl")[1][::7]:
-        again = fit(row["settings"])
+        again = fit_at(row["settings"])
         assert again["explained"] == pytest.approx(row["measured"]["explained"], abs=1e-5)
 
 
@@ -189,17 +187,15 @@ def test_more_seeds_keep_what_is_there_and_fewer_drop_nothing(tmp_path, whole, c
     assert "12 runs to do, 24 already there" in capsys.readouterr().err
     results, _ = EXPERIMENTS["function"].run(SMALL, tmp_path)
     assert results.options.seeds == 3
-    assert len(read(tmp_path / "function.jsonl")[1]) == 36
+    assert len(read(tmp_path / "function.jsonl")[1]) == 48
 
 
 def test_every_committed_page_says_what_its_numbers_say():
     """The tables and the verdicts are made of the rows and of nothing else."""
     folder = ROOT / "docs" / "results"
-    assert (
-        {path.stem for path in folder.glob("*.jsonl")}
-        == {path.stem for path in folder.glob("*.png")}
-        == set(EXPERIMENTS)
-    )
+    stored = {path.stem for path in folder.glob("*.jsonl")}
+    assert stored <= set(EXPERIMENTS)  # what was not run yet, evidence.md says
+    pictures_there = set()
     for path in sorted(folder.glob("*.jsonl")):
         experiment = EXPERIMENTS[path.stem]
         results, report = experiment.read(path)
@@ -208,11 +204,17 @@ def test_every_committed_page_says_what_its_numbers_say():
         assert (folder / f"{path.stem}.md").read_text() == page(
             path.stem, experiment.title, experiment.question, results, report, path
         )
-        # None without its interval
-        assert all("[" in finding.ours and "]" in finding.ours for finding in report.findings)
+        # None without its interval; a best rate has no interval but its range
+        assert all("[" in one.ours or "best rate" in one.claim for one in report.findings)
+        # None without its range over rates, where rates were tuned
+        assert all((one.rates == NO_RATES) == (not results.tuning) for one in report.findings)
+        pictures_there |= {f"{path.stem}.png"}
+        pictures_there |= {file_of(path.stem, one) for one in pictures(results, report)}
         assert {row["numerics"] for row in results.rows} == {NUMERICS}
-    text = (folder.parent / "evidence.md").read_text()
-    assert renewed(text, evidence.COMMAND, evidence.summary(folder)) == text
+    assert pictures_there == {path.name for path in folder.glob("*.png")}
+    for file, made in (("docs/evidence.md", evidence.summary), ("README.md", evidence.headline)):
+        text = (ROOT / file).read_text()
+        assert renewed(text, evidence.COMMAND, made(folder)) == text
 
 
 @pytest.mark.thorough  # a run in full size

@@ -10,6 +10,7 @@ import damage
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import nn
 
 from perakit import toy
@@ -421,3 +422,33 @@ def test_text_that_is_read_is_part_of_the_key():
         for text in ("synthetic", "synthetic:1")
     )
     assert one != other
+
+
+def test_a_checkpoint_with_byte_pairs_of_its_own_is_one_option_away(tmp_path):
+    """As GPT-2's weights would be: a folder, tokens of several bytes, costs a byte all the same."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pairs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    pairs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pairs.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+    pairs.train_from_iterator([toy.corpus.load("synthetic", 20_000).train.decode()], trainer)
+    pairs.save(str(tmp_path / "tokenizer.json"))
+    model = toy.GPT2(toy.Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=64))
+    config = {"model_type": "gpt2", "vocab_size": 300, "n_positions": 64, "n_embd": 16}
+    config |= {"n_layer": 1, "n_head": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_model(model, str(tmp_path / "model.safetensors"))
+
+    options = replace(OPTIONS, model=str(tmp_path))
+    job = arm("x", PERA(2)).job(options, 0, 1e-2, "judged")
+    assert len(job.model) == 64
+    found, start = tune(job.settings), before(options.settings())
+    tokens = toy.tokenizer(tmp_path, toy.load(tmp_path))
+    text = texts("synthetic", "synthetic:1", 200_000).test
+    assert len(tokens.encode(text)) < len(text) / 1.2
+    # A model that knows nothing: log2(300) bits a token, and less than one token a byte
+    expected = np.log2(300) * len(tokens.encode(text)) / len(text)
+    assert start["new"] == pytest.approx(expected, rel=0.02)
+    assert found["new"] < start["new"]
+    assert options.waking == 160

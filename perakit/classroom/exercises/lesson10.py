@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,8 +14,8 @@ from perakit import theory
 from perakit.classroom.checks import expect, fail
 from perakit.classroom.exercises.answers import array, number, whole
 from perakit.errors import PerakitError
-from perakit.experiments.arms import Results
 from perakit.experiments.jobs import read
+from perakit.experiments.results import Results
 
 __all__ = ["CHECKS", "possible_rates", "stored", "tuned"]
 
@@ -46,24 +45,19 @@ def stored(name: str) -> Results:
 
 
 def tuned(name: str) -> dict[str, dict[float, float]]:
-    """What tuning found: arm -> learning rate -> validation cost, in bits per byte.
+    """What one tuning seed found: arm -> learning rate -> validation cost, in bits per byte.
 
-    name: of an experiment, as in `stored`. A mean over its tuning seeds; infinite where one of them
+    name: of an experiment, as in `stored`. The seed is the first of its tuning seeds, on which
+    every rate was tried: this is what a study with a single one sees. Infinite where the run
     diverged. Learning rates ascend.
 
     >>> from perakit.classroom.exercises.lesson10 import tuned
     >>> list(tuned("rank")["LoRA r=8"])
     [0.003, 0.006, 0.012, 0.024, 0.048]
     """
-    costs = dict[str, dict[float, list[float]]]()
-    for row in stored(name).of("tuning"):
-        cost, rate = row["measured"]["validation"], row["settings"]["recipe"]["lr"]
-        costs.setdefault(row["label"], {}).setdefault(rate, []).append(
-            math.inf if cost is None else cost
-        )
     return {
-        label: {rate: float(np.mean(by_rate[rate])) for rate in sorted(by_rate)}
-        for label, by_rate in costs.items()
+        label: {rate: by_rate[rate][min(by_rate[rate])] for rate in sorted(by_rate)}
+        for label, by_rate in stored(name).tuning.items()
     }
 
 
@@ -71,14 +65,16 @@ def possible_rates(name: str, label: str) -> list[float]:
     """The learning rates of an arm that its tuning cannot tell from the best.
 
     name: of an experiment, as in `stored`; label: of an arm. Their cost is at most one standard
-    deviation above the lowest: that of the validation costs of the arm's judged seeds.
+    deviation above the lowest: that of the validation costs of the arm's judged seeds, at the rate
+    of the lowest. This is the rule of exercise 4; the pages of docs/results ask three tuning seeds.
 
     >>> from perakit.classroom.exercises.lesson10 import possible_rates
     >>> 0.048 in possible_rates("forgetting", "LoRA")
     False
     """
     costs = tuned(name)[label]
-    scatter = np.std(stored(name).scores(label, "validation"), ddof=1)
+    best = min(costs, key=costs.__getitem__)
+    scatter = np.std(stored(name).scores(label, "validation", lr=best), ddof=1)
     return [rate for rate, cost in costs.items() if cost <= min(costs.values()) + scatter]
 
 
