@@ -24,6 +24,7 @@ from perakit.experiments.jobs import ledgers, read
 from perakit.files import write_atomically
 
 Row = Mapping[str, Any]
+COMPARED = ("judged", "fresh")  # roles of the runs that verdicts are made of
 
 
 def write(folder: Path) -> list[Path]:
@@ -42,12 +43,13 @@ def write(folder: Path) -> list[Path]:
 def results(experiment: str, rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """Name of a file -> its content, for every arm and rate that was judged.
 
+    Where a seed diverged the status is "failed", and there is no mean.
     Raises PerakitError where two arms would have one file.
     """
     unadapted = [row for row in rows if row["compute"] == "tuning.before"]
     groups: dict[tuple[str, float, str], dict[int, Row]] = {}
     for row in rows:
-        if row["compute"] == "tuning.tune" and "new" in row["measured"]:
+        if row["compute"] == "tuning.tune" and row["role"] in COMPARED:
             recipe = row["settings"]["recipe"]
             seeds = groups.setdefault((row["label"], recipe["lr"], row["role"]), {})
             # Of several the first, as in `Results.arm`
@@ -75,30 +77,32 @@ def _before(runs: list[Row], unadapted: Iterable[Row]) -> Row | None:
 def _result(name: str, runs: list[Row], before: Row | None) -> dict[str, Any]:
     first, settings = runs[0], runs[0]["settings"]
     metrics = [_metrics(run, before) for run in runs]
-    mean, machine = _mean(metrics), first["machine"]
-    trainable = first["measured"]["trainable"]
+    diverged = [run["measured"]["diverged"] for run in runs if "diverged" in run["measured"]]
+    mean, machine = None if diverged else _mean(metrics), first["machine"]
+    seconds = mean and mean["train time"]
+    trainable = first["measured"].get("trainable")
     # Nothing is reserved on an accelerator where there is none; on one it is not measured
     memory = 0 if settings["device"] == "cpu" else None
     return {
         "run_info": {
             "created_at": None,
-            "total_time": mean["train time"],
+            "total_time": seconds,
             "experiment_name": name,
             "peft_branch": None,
             "train_config": _train_config(settings, [m["seed"] for m in metrics]),
             "peft_config": _peft_config(settings),
-            "error_msg": "",
+            "error_msg": diverged[0] if diverged else "",
         },
         "train_info": {
             "accelerator_memory_reserved_avg": memory,
             "accelerator_memory_max": memory,
             "accelerator_memory_reserved_99th": memory,
-            "train_time": mean["train time"],
-            "file_size": 4 * trainable,
+            "train_time": seconds,
+            "file_size": trainable and 4 * trainable,
             "num_trainable_params": trainable,
             "num_total_params": None,
-            "status": "success",
-            "metrics": [*metrics, mean],
+            "status": "failed" if diverged else "success",
+            "metrics": [*metrics, *([mean] if mean else [])],
         },
         "meta_info": {
             "model_info": {"sha": first["model"], "created_at": None},
@@ -147,10 +151,15 @@ def _train_config(settings: Row, seeds: list[int]) -> dict[str, Any]:
 
 
 def _peft_config(settings: Row) -> dict[str, Any] | None:
-    """The method in perakit's names, with PEFT's `peft_type`; None where all weights were free."""
-    method = settings.get("method")
-    if method is None:
+    """The method in perakit's names, with PEFT's `peft_type`; None where all weights were free.
+
+    A part of the model that trained in an adapter's place is named as that type.
+    """
+    if (part := settings.get("train")) == "everything":
         return None
+    if part:
+        return {"peft_type": part.upper(), "target_modules": None}
+    method = settings["method"]
     # LoRA in its place, with as many parameters
     kind = "lora" if settings["matched"] else method["method"]
     more = {"parameters_of": method} if settings["matched"] else dict(method)
@@ -160,6 +169,8 @@ def _peft_config(settings: Row) -> dict[str, Any] | None:
 def _metrics(run: Row, before: Row | None) -> dict[str, Any]:
     """One seed. Costs in nats, as PEFT's are, and in bits, as our pages have them."""
     recipe, measured = run["settings"]["recipe"], run["measured"]
+    if "diverged" in measured:
+        return {"seed": recipe["seed"], "diverged": measured["diverged"]}
     samples, old = recipe["steps"] * recipe["batch"], measured["old"]
     worse = None if before is None or old is None else _nats(old - before["old"])
     return {
