@@ -406,11 +406,8 @@ def test_the_experiment_runs_small(tmp_path):
     before = dict(pk.Method.registry)
     found, report = EXPERIMENTS["variants"].run(SMALL, tmp_path)
     assert pk.Method.registry == before
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "variants.jsonl",
-        "variants.md",
-        "variants.png",
-    }
+    names = {"variants.jsonl", "variants.md", "variants.png", "variants-rates.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert len(report.findings) == len(variants.LAYERS) + 1
     _, rows = read(tmp_path / "variants.jsonl")
     assert sum(row["role"] == "judged" for row in rows) == 2 * (len(variants.LAYERS) + 2)
