@@ -21,10 +21,8 @@ import torch
 
 from perakit.bench.measured import plain
 from perakit.experiments import EXPERIMENTS, Options, jobs, regression, tuning
-from perakit.experiments.arms import TUNING_SEEDS
 from perakit.experiments.jobs import NUMERICS, Ledger, folder_hash, key_of, read
 from perakit.experiments.lab import Lab
-from perakit.experiments.results import Results
 from perakit.experiments.tuning import text_hash
 from perakit.rows import LIMIT, read_rows
 from perakit.toy.pretrained import TINY
@@ -150,8 +148,6 @@ def test_nothing_is_left_to_run_of_what_is_committed(name, tmp_path, monkeypatch
     """Every job of every plan finds its row, whatever text this Python's library is."""
     if "model" in EXPERIMENTS[name].own:
         pytest.skip("it is about a model that does not ship")
-    if 0 < Results(*read(RESULTS / f"{name}.jsonl")).tuning_seeds < len(TUNING_SEEDS):
-        pytest.skip("of one tuning seed, as its page says: it is to be run again")
     shutil.copy(RESULTS / f"{name}.jsonl", tmp_path)
     before = [*read_rows(tmp_path / f"{name}.jsonl", LIMIT, "")][1:]
     known = {_text(row.values["settings"]): row.values["data"] for row in before}
