@@ -8,33 +8,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
 from perakit.experiments import paper
-from perakit.experiments.arms import Options
+from perakit.experiments.arms import FULL, Options, tuning_costs
 from perakit.experiments.experiment import Experiment
 from perakit.experiments.jobs import Job
 from perakit.experiments.lab import Lab
-from perakit.experiments.rates import Costs, Pair, best, pairs
+from perakit.experiments.rates import Costs
 from perakit.experiments.report import (
-    INCONCLUSIVE,
     MARGIN,
     Finding,
     Report,
+    compared,
+    margin,
     order_share,
+    recovery,
     span,
     verdict,
-    weakest,
 )
 from perakit.experiments.results import Results
 from perakit.experiments.share import mean_rate
-from perakit.experiments.statistics import Interval, averaged, interval, paired
+from perakit.experiments.statistics import averaged, interval
 from perakit.experiments.tuning import adapted, before, texts
 from perakit.formulas import rank_bound
-from perakit.plots import plot_intervals
+from perakit.plots import plot_intervals, plot_rates
 from perakit.table import Table
 from perakit.theory import order_share as share_of
 from perakit.theory import predicted_share
@@ -48,28 +50,31 @@ if TYPE_CHECKING:
 RANK = 16  # the paper's, as are the layers and the lowest rate
 PAPER_RATE = 1e-4
 RATES = (PAPER_RATE, 3e-4, 1e-3, 3e-3)
+FULL_RATES = (1e-5, 3e-5, PAPER_RATE, 3e-4)  # where all weights train the best rate is lower
 WIDTH, INNER = 576, 1536  # inputs of SmolLM2's layers: down_proj has INNER, the others WIDTH
 LIMIT = 600_000  # bytes of training and validation text
 LOOKS = 5  # at the order share: at the end, half way, and so on
 LONG_SEEDS = 2
 PAPER_WIDTH, PAPER_STEPS = 4096, 10_600  # of LLaMA2-7B and LLaMA3-8B, and about what it trains
 
-LORA, PUBLISHED, AWAKE = "LoRA", "PERA", f"PERA, scale {WIDTH}"
+LORA, PUBLISHED = "LoRA", "PERA"
 EXPORTED = f"LoRA of rank {rank_bound(RANK)}"
-ARMS: dict[str, Method] = {
+# Arms with an order share -> feature scale: the paper's, the width, ten times the width
+SCALES = {PUBLISHED: 1.0} | {f"PERA, scale {n}": float(n) for n in (WIDTH, 10 * WIDTH)}
+ARMS: dict[str, Method | None] = {
     LORA: LoRA(RANK),
-    PUBLISHED: PERA(RANK),
-    AWAKE: PERA(RANK, feature_scale=float(WIDTH)),
+    **{arm: PERA(RANK, feature_scale=scale) for arm, scale in SCALES.items()},
     EXPORTED: LoRA(rank_bound(RANK)),
+    FULL: None,
 }
-SCALES = {PUBLISHED: 1.0, AWAKE: float(WIDTH)}  # feature scales of the arms with an order share
 # Time of a step over that of a step of LoRA, for the estimate
-WORK = {LORA: 1.0, PUBLISHED: 1.3, AWAKE: 1.3, EXPORTED: 1.2}
+WORK = {LORA: 1.0, EXPORTED: 1.2, FULL: 2.0} | dict.fromkeys(SCALES, 1.3)
 
 
-def rates(options: Options) -> tuple[float, ...]:
-    """Learning rates of every arm."""
-    return (RATES[0], RATES[2]) if options.small else RATES
+def rates(options: Options, arm: str) -> tuple[float, ...]:
+    """Learning rates of an arm; all have the paper's."""
+    found = FULL_RATES if arm == FULL else RATES
+    return (found[0], found[2]) if options.small else found
 
 
 def recipe(options: Options) -> Recipe:
@@ -102,12 +107,10 @@ def settings(options: Options, how: Recipe) -> dict[str, Any]:
 def run(arm: str, role: str, options: Options, how: Recipe, lr: float, seed: int) -> Job:
     """One run of an arm."""
     base = settings(options, how)
-    more = {
-        "targets": list(smollm2.TARGETS),
-        "matched": False,
-        "method": ARMS[arm].to_dict(),
-        "recipe": base["recipe"] | {"lr": lr, "seed": seed},
-    }
+    method = ARMS[arm]
+    layers = {"targets": list(smollm2.TARGETS), "matched": False}
+    more = {"train": "everything"} if method is None else layers | {"method": method.to_dict()}
+    more |= {"recipe": base["recipe"] | {"lr": lr, "seed": seed}}
     # In steps of 2 x 256 tokens. A short one takes longer than its tokens say; costs take 13
     size = how.steps * how.batch * how.context / 512 * (1 if how.context == 256 else 1.5)
     return Job(arm, role, learn, base | more, WORK[arm] * size + 13)
@@ -128,22 +131,24 @@ def learn(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, 
             except PerakitError as error:  # an update that is not finite, before a loss says it
                 raise DivergedError(f"{error}; after step {done}: lower lr={how.lr:g}") from error
 
-    high = settings["method"]["method"] == "pera"
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lost = {"trainable": trainable, "validation": None, "new": None, "shares": shares}
+    high = settings.get("method", {}).get("method") == "pera"
     try:
         done = train(
             model, found.train, how, None, tokens, after_step=look if high else None, progress=False
         )
     except DivergedError as error:
-        return {"diverged": str(error), "validation": None, "new": None, "shares": shares}
+        return lost | {"diverged": str(error)}
     model.eval()
     cost = bits_per_byte(
         model, found.test, how.context, 4 * how.eval_windows, batch=how.batch, tokenizer=tokens
     )
     if not math.isfinite(cost):
         why = f"cost {cost:g} on the test text: lower lr={how.lr:g}"
-        return {"diverged": why, "validation": None, "new": None, "shares": shares}
+        return lost | {"diverged": why}
     return {
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable": trainable,
         "validation": done.heldout[-1][1],
         "new": cost,
         "shares": shares,
@@ -158,8 +163,8 @@ def _collect(lab: Lab, options: Options) -> None:
     jobs += [
         run(arm, "judged", options, how, lr, seed)
         for seed in range(options.seeds)
-        for lr in rates(options)
         for arm in ARMS
+        for lr in rates(options, arm)
     ]
     jobs += [Job("unadapted, longer", "other", before, settings(options, long), 7)]
     jobs += [
@@ -175,49 +180,20 @@ def _collect(lab: Lab, options: Options) -> None:
 # --- from the rows --------------------------------------------------------------------------------
 
 
-def measured(
-    results: Results, arm: str, lr: float, role: str = "judged"
-) -> list[Mapping[str, Any]]:
-    """What was measured of an arm at a rate, one a seed."""
-    found: dict[int, Mapping[str, Any]] = {}
-    for row in results.of(role):
-        how = row["settings"]["recipe"]
-        if row["label"] == arm and how["lr"] == lr:
-            # Of several the first: rows of earlier plans stand further down
-            found.setdefault(how["seed"], row["measured"])
-    return [found[seed] for seed in sorted(found)]
+class Both(Results):
+    """Results of runs that choose the rate and are judged, each by a text of its own."""
 
-
-def costs(
-    results: Results, arm: str, lr: float, what: str = "new", role: str = "judged"
-) -> list[float]:
-    """Costs of an arm at a rate, one a seed; none where a seed diverged."""
-    found = [one[what] for one in measured(results, arm, lr, role)]
-    return [] if None in found else found
-
-
-def gain(
-    results: Results, arm: str, lr: float, lr_of_lora: float, role: str = "judged"
-) -> Interval | None:
-    """How much lower an arm's cost is than LoRA's, seed by seed; None where one diverged."""
-    ours, theirs = (costs(results, *one, role=role) for one in ((arm, lr), (LORA, lr_of_lora)))
-    return paired(theirs, ours) if ours and theirs else None
-
-
-def tuning(results: Results, arm: str) -> Costs:
-    """Rate -> seed -> cost on validation text, infinite where the run diverged."""
-    found = {}
-    for lr in rates(results.options):
-        values = [one["validation"] for one in measured(results, arm, lr)]
-        found[lr] = {k: math.inf if x is None else x for k, x in enumerate(values)}
-    return found
+    @cached_property
+    def tuning(self) -> dict[str, Costs]:
+        """Label -> rate -> seed -> cost on validation text, infinite where the run diverged."""
+        return tuning_costs([{**row, "role": "tuning"} for row in self.of("judged")])
 
 
 def shares(results: Results, arm: str, lr: float, role: str = "judged") -> dict[int, list[float]]:
     """Steps -> order shares, one a seed."""
     found: dict[int, list[float]] = {}
-    for one in measured(results, arm, lr, role):
-        for steps, value in one["shares"]:
+    for row in results.arm(arm, role, lr):
+        for steps, value in row["measured"]["shares"]:
             found.setdefault(int(steps), []).append(value)
     return dict(sorted(found.items()))
 
@@ -229,52 +205,39 @@ def forecast(arm: str, how: Recipe, lr: float, steps: int) -> tuple[float, float
     return min(one.low for one in found), max(one.high for one in found)
 
 
-def _margin(results: Results, lr: float, role: str = "judged") -> float:
-    """MARGIN of what LoRA gains over the model without an adapter, in bits per byte."""
-    label = {"judged": "unadapted", "longer": "unadapted, longer"}[role]
-    before: float = results.one(label)["new"]
-    reached = costs(results, LORA, lr, role=role)
-    return MARGIN * (before - sum(reached) / len(reached)) if reached else math.inf
-
-
-def _finding(
-    results: Results,
-    claim: str,
-    told: str | None,
-    arm: str,
-    pairs: Sequence[Pair],
-    role: str = "judged",
+def at_paper_rate(
+    results: Results, claim: str, told: str | None, arm: str, role: str = "judged"
 ) -> Finding:
-    """The finding at several pairs of rates, of which the first is shown."""
-    at = {one: gain(results, arm, *one, role=role) for one in pairs}
-    found = {one: value for one, value in at.items() if value is not None}
-    if len(found) < len(at):
-        return Finding(claim, told, "a run diverged", INCONCLUSIVE, rates="a run diverged")
-    verdicts = (verdict(found[one], _margin(results, one[1], role)) for one in pairs)
-    ours = f"{found[pairs[0]].signed} bits"
-    return Finding(claim, told, ours, weakest(verdicts), rates=span(found))
+    """The finding on a claim that an arm beats LoRA where both train at the paper's rate."""
+    pair = PAPER_RATE, PAPER_RATE
+    found = results.gain(arm, LORA, role=role, rates=pair)
+    start = {"judged": "unadapted", "longer": "unadapted, longer"}[role]
+    reached = averaged(results.scores(LORA, role=role, lr=PAPER_RATE)).mean
+    least = MARGIN * (results.one(start)["new"] - reached) if math.isfinite(reached) else math.inf
+    ours = found.shown("+.5f", " bits")
+    return Finding(claim, told, ours, verdict(found, least), rates=span({pair: found}))
 
 
-def _report(results: Results) -> Report:
-    how, long = recipe(results.options), longer(results.options)
-    tuned = {arm: tuning(results, arm) for arm in ARMS}
-    chosen = {arm: best(found) for arm, found in tuned.items()}
+def _report(found: Results) -> Report:
+    results = Both(found.header, found.rows)
+    options = results.options
+    how, long = recipe(options), longer(options)
     scores = paper.COMPONENTS
     published = f"{scores['PERA']:.2f} against {scores['LoRA']:.2f} accuracy, r = 16"
     findings = []
-    for arm in (PUBLISHED, AWAKE, EXPORTED):
-        told, usual = published if arm == PUBLISHED else None, [(PAPER_RATE, PAPER_RATE)]
-        at_paper = f"{arm} beats LoRA at the paper's rate, {PAPER_RATE:g}"
-        findings.append(_finding(results, at_paper, told, arm, usual))
-        top = chosen[arm], chosen[LORA]
-        possible = [top, *(one for one in pairs(tuned[arm], tuned[LORA]) if one != top)]
-        at_best = f"{arm} beats LoRA at the best rates ({top[0]:g}, LoRA {top[1]:g})"
-        findings.append(_finding(results, at_best, told, arm, possible))
+    for arm in ARMS:
+        if arm != LORA:
+            told = published if arm == PUBLISHED else None
+            claim = f"{arm} beats LoRA at the paper's rate, {PAPER_RATE:g}"
+            findings.append(at_paper_rate(results, claim, told, arm))
+            claim = f"{arm} beats LoRA at the best rates ({results.lr(arm):g}, LoRA"
+            claim += f" {results.lr(LORA):g})"
+            findings.append(compared(results, claim, arm, LORA, margin(results, LORA), told))
     late = f"PERA beats LoRA at the paper's rate, after {long.steps} steps"
-    usual = [(PAPER_RATE, PAPER_RATE)]
-    findings.append(_finding(results, late, published, PUBLISHED, usual, "longer"))
+    findings.append(at_paper_rate(results, late, published, PUBLISHED, "longer"))
     tables = [
-        ("Every rate", _every_rate(results, chosen)),
+        ("Every rate", _every_rate(results)),
+        ("What of full fine-tuning's gain each recovers", recovery(results)),
         ("The order share, and what sizes alone predict", _shares(results, how, long)),
     ]
 
@@ -282,16 +245,15 @@ def _report(results: Results) -> Report:
         left, right = figure.subplots(1, 2)
         curves = {
             arm: [
-                (lr, interval(costs(results, arm, lr)))
-                for lr in rates(results.options)
-                if costs(results, arm, lr)
+                (lr, [row["measured"]["new"] for row in results.arm(arm, lr=lr)])
+                for lr in rates(options, arm)
             ]
             for arm in ARMS
         }
-        plot_intervals({arm: points for arm, points in curves.items() if points}, ax=left)
-        left.set(xlabel="peak learning rate", ylabel="held-out bits per byte")
+        plot_rates(curves, best={arm: results.rates(arm) for arm in ARMS}, ax=left)
+        left.set(xlabel="peak learning rate", ylabel="held-out bits per byte", title="")
         grown = {
-            f"rate {lr:g}": shares(results, PUBLISHED, lr) for lr in rates(results.options)
+            f"rate {lr:g}": shares(results, PUBLISHED, lr) for lr in rates(options, PUBLISHED)
         } | {f"rate {PAPER_RATE:g}, longer": shares(results, PUBLISHED, PAPER_RATE, "longer")}
         lines = {
             name: [(step, interval(values)) for step, values in found.items() if len(values) > 1]
@@ -300,7 +262,8 @@ def _report(results: Results) -> Report:
         plot_intervals({name: points for name, points in lines.items() if points}, ax=right)
         right.set(xlabel="steps", ylabel="order share of PERA", yscale="log")
 
-    seconds = [one["seconds"] for one in measured(results, LORA, PAPER_RATE) if "seconds" in one]
+    runs = [row["measured"] for row in results.arm(LORA, lr=PAPER_RATE)]
+    seconds = [one["seconds"] for one in runs if "seconds" in one]
     notes = [
         (
             f"The model is SmolLM2-135M-Instruct, 30 layers of width {WIDTH}, its weights made"
@@ -335,32 +298,30 @@ def _report(results: Results) -> Report:
         f"A run of LoRA took {averaged(seconds).shown('.0f')} seconds of training on one thread.",
     ]
     caption = (
-        "Left: cost against learning rate, every arm at every rate. Right: the order share of PERA"
-        " as published in the course of training, at every rate"
+        "Left: cost on the test text against learning rate; filled: the possible rates. Right: the"
+        " order share of PERA as published in the course of training, at every rate"
     )
     return Report(tables, draw, findings, caption, notes, (10.8, 5.4))
 
 
-def _every_rate(results: Results, chosen: Mapping[str, float]) -> Table:
+def _every_rate(results: Results) -> Table:
     """Arms and rates, a row each."""
-    ends = {min(rates(results.options)), max(rates(results.options))}
     start = results.one("unadapted")["new"]
     rows = [["unadapted", "", f"{start:.4f}", "", "", "0"]]
     for arm in ARMS:
-        for lr in rates(results.options):
-            found, runs = costs(results, arm, lr), measured(results, arm, lr)
-            better = None if arm == LORA else gain(results, arm, lr, lr)
+        for lr in rates(results.options, arm):
+            runs = [row["measured"] for row in results.arm(arm, lr=lr)]
+            same = arm != LORA and lr in rates(results.options, LORA)
             last = [one["shares"][-1][1] if one["shares"] else 0.0 for one in runs]
-            mark = (" best" + "*" * (lr in ends)) if lr == chosen[arm] else ""
-            trainable = next((f"{one['trainable']:,}" for one in runs if "trainable" in one), "")
+            best = " best" + "*" * results.edge(arm) if lr == results.lr(arm) else ""
             rows.append(
                 [
                     arm,
-                    f"{lr:g}{mark}",
-                    str(interval(found)) if found else _diverged(runs),
-                    better.signed if better else "",
-                    order_share(last) if found else "",
-                    trainable,
+                    f"{lr:g}{best}",
+                    _cost(runs),
+                    results.gain(arm, LORA, rates=(lr, lr)).signed if same else "",
+                    "-" if arm == FULL else order_share(last),
+                    f"{runs[0]['trainable']:,}",
                 ]
             )
     columns = (
@@ -378,14 +339,17 @@ def _every_rate(results: Results, chosen: Mapping[str, float]) -> Table:
     return Table(columns, rows, foot)
 
 
-def _diverged(runs: Sequence[Mapping[str, Any]]) -> str:
-    return f"{sum(one['new'] is None for one in runs)} of {len(runs)} runs diverged"
+def _cost(runs: Sequence[Mapping[str, Any]]) -> str:
+    found = [one["new"] for one in runs if one["new"] is not None]
+    if len(found) < len(runs):
+        return f"{len(runs) - len(found)} of {len(runs)} runs diverged"
+    return str(interval(found))
 
 
 def _shares(results: Results, how: Recipe, long: Recipe) -> Table:
     """Order shares beside their forecasts, and the forecast for the paper's own sizes."""
     rows = []
-    places = [(arm, lr, "judged", how) for arm in SCALES for lr in rates(results.options)]
+    places = [(arm, lr, "judged", how) for arm in SCALES for lr in rates(results.options, arm)]
     for arm, lr, role, plan in [*places, (PUBLISHED, PAPER_RATE, "longer", long)]:
         for steps, values in shares(results, arm, lr, role).items():
             if role == "judged" and steps != plan.steps:

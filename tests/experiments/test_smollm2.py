@@ -1,6 +1,7 @@
 """The experiment on SmolLM2, run whole on a LLaMA of random weights in its place."""
 
 import json
+import math
 import os
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ from perakit import PerakitError
 from perakit.cli import main
 from perakit.experiments import EXPERIMENTS, Options
 from perakit.experiments import smollm2 as experiment
+from perakit.experiments.arms import FULL
 from perakit.experiments.jobs import Job, read
-from perakit.experiments.results import Results
 from perakit.experiments.tuning import tune
+from perakit.plots.pictures import new_figure
 from perakit.toy import load, smollm2, tokenizer
 from perakit.toy.training import DivergedError
 
@@ -57,7 +59,7 @@ def folder(llama, tmp_path_factory):
 
 def results(folder, change=lambda row: row):
     header, rows = read(folder / "smollm2.jsonl")
-    return Results(header, [change(row) for row in rows])
+    return experiment.Both(header, [change(row) for row in rows])
 
 
 def test_the_page_has_every_arm_at_every_rate(folder, llama):
@@ -67,12 +69,12 @@ def test_the_page_has_every_arm_at_every_rate(folder, llama):
     assert main([*command.split()[1:], "--small", "--out", str(folder)]) == 0
     for arm in experiment.ARMS:
         assert f"| {arm} | 0.0001" in page
-        assert f"| {arm} | 0.001" in page
+        assert f"| {arm} | {'1e-05' if arm == FULL else '0.001'}" in page
     assert "| PERA, the paper's 7 to 8 B | 0.0001 |" in page
     assert "7.29e-05 ... 0.91 %" in page  # evidence.md: 7e-7 to 9e-3
     assert f"Model: smollm2; hash {smollm2.SHA256[:16]}" in page
     _, rows = read(folder / "smollm2.jsonl")
-    assert len(rows) == 1 + 2 * 2 * 4 + 1 + 2 * 2
+    assert len(rows) == 1 + 2 * 2 * 6 + 1 + 2 * 2
     assert {row["model"] for row in rows} == {smollm2.SHA256}
 
 
@@ -90,9 +92,9 @@ def test_what_is_there_is_shown_without_the_model(folder, monkeypatch, capsys):
 def test_lora_and_pera_start_alike_and_see_the_same(folder):
     """At 1e-4 after two steps PERA's terms are below what float32 can add to LoRA's update."""
     found = results(folder)
-    assert experiment.costs(found, "LoRA", 1e-4) == experiment.costs(found, "PERA", 1e-4)
-    assert experiment.costs(found, "LoRA", 1e-4) != experiment.costs(found, "LoRA", 1e-3)
-    gain = experiment.gain(found, "PERA", 1e-4, 1e-4)
+    assert found.scores("LoRA", lr=1e-4) == found.scores("PERA", lr=1e-4)
+    assert found.scores("LoRA", lr=1e-4) != found.scores("LoRA", lr=1e-3)
+    gain = found.gain("PERA", "LoRA", rates=(1e-4, 1e-4))
     assert (gain.mean, gain.seeds) == (0, 2)
 
 
@@ -104,8 +106,8 @@ def test_gains_are_against_lora_seed_by_seed(folder):
         less = row["measured"]["new"] - (0.1 + 0.2 * row["settings"]["recipe"]["seed"])
         return row | {"measured": row["measured"] | {"new": less}}
 
-    gain = experiment.gain(results(folder, better), "PERA", 1e-4, 1e-4)
-    assert gain.mean == pytest.approx(0.2, abs=1e-3)
+    finding = experiment.at_paper_rate(results(folder, better), "a claim", None, "PERA")
+    assert finding.ours.startswith("+0.20000 [+0.10000, +0.30000] bits")
 
 
 def test_the_best_rate_is_that_of_the_validation_text(folder):
@@ -113,9 +115,9 @@ def test_the_best_rate_is_that_of_the_validation_text(folder):
         low = row["settings"].get("recipe", {}).get("lr") == 1e-4
         return row | {"measured": row["measured"] | {"validation": 1.0 if low else 2.0}}
 
-    assert experiment.best(experiment.tuning(results(folder, cheaper), "LoRA")) == 1e-4
+    assert results(folder, cheaper).lr("LoRA") == 1e-4
     page = experiment.EXPERIMENT.report(results(folder, cheaper)).tables[0][1].markdown()
-    assert page.count("0.0001 best*") == 4
+    assert page.count("0.0001 best*") == 6
 
 
 def test_a_run_that_diverged_is_a_row_and_no_end(folder):
@@ -123,14 +125,16 @@ def test_a_run_that_diverged_is_a_row_and_no_end(folder):
         how = row["settings"].get("recipe", {})
         if (row["label"], how["lr"], how["seed"]) != ("PERA", 1e-3, 1):
             return row
-        lost = {"diverged": "loss nan", "validation": None, "new": None, "shares": []}
+        lost = {"diverged": "loss nan", "trainable": 1, "validation": None, "new": None}
+        lost |= {"shares": []}
         return row | {"measured": lost}
 
     found = results(folder, gone)
-    assert experiment.costs(found, "PERA", 1e-3) == []
-    assert experiment.best(experiment.tuning(found, "PERA")) == 1e-4
+    assert found.tuning["PERA"][1e-3][1] == math.inf
+    assert found.lr("PERA") == 1e-4
     report = experiment.EXPERIMENT.report(found)
     assert "1 of 2 runs diverged" in report.tables[0][1].markdown()
+    report.draw(new_figure(10.8, 5.4))
 
 
 def test_a_loss_that_is_not_finite_is_a_result(llama, monkeypatch):
@@ -142,6 +146,7 @@ def test_a_loss_that_is_not_finite_is_a_result(llama, monkeypatch):
     job = experiment.run("PERA", "judged", options, experiment.recipe(options), 1e-3, 0)
     assert job.compute(job.settings, None) == {
         "diverged": "loss nan at step 1: lower lr=0.001",
+        "trainable": 6480,
         "validation": None,
         "new": None,
         "shares": [],
