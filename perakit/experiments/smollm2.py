@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from perakit.adapters import PERA, LoRA, Method
 from perakit.errors import PerakitError
 from perakit.experiments import paper
@@ -36,6 +38,7 @@ from perakit.experiments.share import mean_rate
 from perakit.experiments.statistics import averaged, interval
 from perakit.experiments.tuning import adapted, before, texts
 from perakit.formulas import rank_bound
+from perakit.models import adapters
 from perakit.plots import plot_intervals, plot_rates
 from perakit.table import Table
 from perakit.theory import order_share as share_of
@@ -52,6 +55,7 @@ PAPER_RATE = 1e-4
 RATES = (PAPER_RATE, 3e-4, 1e-3, 3e-3)
 FULL_RATES = (1e-5, 3e-5, PAPER_RATE, 3e-4)  # where all weights train the best rate is lower
 WIDTH, INNER = 576, 1536  # inputs of SmolLM2's layers: down_proj has INNER, the others WIDTH
+EPSILON = 1e-8  # of torch.optim.AdamW
 LIMIT = 600_000  # bytes of training and validation text
 LOOKS = 5  # at the order share: at the end, half way, and so on
 LONG_SEEDS = 2
@@ -109,8 +113,12 @@ def run(arm: str, role: str, options: Options, how: Recipe, lr: float, seed: int
     base = settings(options, how)
     method = ARMS[arm]
     layers = {"targets": list(smollm2.TARGETS), "matched": False}
-    more = {"train": "everything"} if method is None else layers | {"method": method.to_dict()}
+    more: dict[str, Any] = (
+        {"train": "everything"} if method is None else layers | {"method": method.to_dict()}
+    )
     more |= {"recipe": base["recipe"] | {"lr": lr, "seed": seed}}
+    if role == "longer" and arm in SCALES:
+        more["gradients"] = True  # of the coefficients h, looked at with the shares
     # In steps of 2 x 256 tokens. A short one takes longer than its tokens say; costs take 13
     size = how.steps * how.batch * how.context / 512 * (1 if how.context == 256 else 1.5)
     return Job(arm, role, learn, base | more, WORK[arm] * size + 13)
@@ -123,13 +131,19 @@ def learn(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, 
     tokens = tokenizer(settings["model"], model)
     looks = {how.steps >> k for k in range(LOOKS)}
     shares: list[list[float]] = []
+    gradients: list[list[float]] = []
 
     def look(done: int) -> None:
-        if done in looks:
-            try:
-                shares.append([done, share_of(model).overall])
-            except PerakitError as error:  # an update that is not finite, before a loss says it
-                raise DivergedError(f"{error}; after step {done}: lower lr={how.lr:g}") from error
+        if done not in looks:
+            return
+        try:
+            shares.append([done, share_of(model).overall])
+        except PerakitError as error:  # an update that is not finite, before a loss says it
+            raise DivergedError(f"{error}; after step {done}: lower lr={how.lr:g}") from error
+        if settings.get("gradients"):
+            of_h = [one.get_parameter("h").grad for one in adapters(model).values()]
+            sizes = torch.cat([one.abs().flatten() for one in of_h if one is not None])
+            gradients.append([done, sizes.median().item()])
 
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lost = {"trainable": trainable, "validation": None, "new": None, "shares": shares}
@@ -152,6 +166,7 @@ def learn(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, 
         "validation": done.heldout[-1][1],
         "new": cost,
         "shares": shares,
+        "gradients": gradients,
         "loss": [[step + 1, loss] for step, loss in done.losses][:: max(how.steps // 20, 1)],
         "seconds": done.seconds,
     }
@@ -239,6 +254,7 @@ def _report(found: Results) -> Report:
         ("Every rate", _every_rate(results)),
         ("What of full fine-tuning's gain each recovers", recovery(results)),
         ("The order share, and what sizes alone predict", _shares(results, how, long)),
+        (f"Does h move? {PUBLISHED} at the paper's rate", _gradients(results)),
     ]
 
     def draw(figure: Figure) -> None:
@@ -359,7 +375,9 @@ def _shares(results: Results, how: Recipe, long: Recipe) -> Table:
             within = "yes" if low <= mean <= high else "no"
             shown = order_share(values) if len(values) > 1 else f"{100 * mean:.3g} %"
             run = f"{plan.steps} of {plan.batch} x {plan.context}"
-            rows.append([arm, f"{lr:g}", run, str(steps), shown, _band(low, high), within])
+            unit = f"{100 * mean / SCALES[arm]:.3g} %"
+            cells = [str(steps), shown, _band(low, high), within, unit]
+            rows.append([arm, f"{lr:g}", run, *cells])
     far = predicted_share(PAPER_WIDTH, RANK, PAPER_RATE / 2, PAPER_STEPS)
     rows.append(
         [
@@ -370,6 +388,7 @@ def _shares(results: Results, how: Recipe, long: Recipe) -> Table:
             "not measured",
             _band(far.low, far.high),
             "",
+            "",
         ]
     )
     foot = (
@@ -377,8 +396,35 @@ def _shares(results: Results, how: Recipe, long: Recipe) -> Table:
         f" feature scale, over n = {WIDTH} and {INNER}. The paper's: n = {PAPER_WIDTH}, half of"
         " the peak rate."
     )
-    columns = ("arm", "rate", "run: steps, tokens", "after", "order share", "predicted", "within")
+    columns = (
+        "arm",
+        "rate",
+        "run: steps, tokens",
+        "after",
+        "order share",
+        "predicted",
+        "within",
+        "share / feature scale",
+    )
     return Table(columns, rows, foot)
+
+
+def _gradients(results: Results) -> Table:
+    """How large the gradient of h is, beside Adam's ε."""
+    found: dict[int, list[float]] = {}
+    for row in results.arm(PUBLISHED, "longer", PAPER_RATE):
+        for steps, value in row["measured"].get("gradients", []):
+            found.setdefault(int(steps), []).append(value)
+    rows = [
+        [str(steps), ", ".join(f"{value:.2g}" for value in values), f"{EPSILON:g}"]
+        for steps, values in sorted(found.items())
+    ]
+    foot = (
+        "Median |∂loss/∂h| over all coefficients of all layers, one number a seed. Adam moves a"
+        " number by rate · m / (√v + ε), m and v the running means of its gradient and of the"
+        " square: where the gradient is smaller than ε, h moves by less than the rate."
+    )
+    return Table(("after steps", "gradient of h", "Adam's ε"), rows, foot)
 
 
 def _band(low: float, high: float) -> str:

@@ -160,6 +160,17 @@ def test_the_share_is_looked_at_on_the_way(folder):
     assert 0 < found[2][0] < found[4][0]
 
 
+def test_the_gradient_of_h_is_looked_at_beside_adams_epsilon(folder):
+    table = experiment.EXPERIMENT.report(results(folder)).tables[-1][1]
+    steps = [row[0] for row in table.rows]
+    assert steps == ["1", "2", "4"]
+    assert all(float(one) >= 0 for row in table.rows for one in row[1].split(", "))
+    assert {row[2] for row in table.rows} == {"1e-08"}
+    assert torch.optim.AdamW([torch.zeros(1)]).defaults["eps"] == experiment.EPSILON
+    first, *later = (float(row[1].split(", ")[0]) for row in table.rows)
+    assert first == 0 < min(later)  # B is zero at the start, and the terms are made of B and A
+
+
 def test_forecast_of_the_mean_rate():
     low, high = experiment.forecast("PERA", experiment.recipe(Options()), 1e-3, 40)
     wide = experiment.forecast("PERA, scale 576", experiment.recipe(Options()), 1e-3, 40)
