@@ -251,33 +251,8 @@ def test_their_names_are_lent_and_taken_back():
 # --- the experiment -------------------------------------------------------------------------------
 
 
-class Recorder:
-    """A Lab that runs nothing: the second rate is the best for all."""
-
-    def __init__(self):
-        self.jobs = []
-
-    def run(self, jobs, later=0.0):
-        self.jobs += jobs
-        return [
-            {
-                "label": job.label,
-                "role": job.role,
-                "settings": job.settings,
-                "measured": {"validation": job.settings["recipe"]["lr"] != 0.012},
-            }
-            for job in jobs
-        ]
-
-
-def planned(options=SMALL):
-    lab = Recorder()
-    variants.EXPERIMENT.collect(lab, options)
-    return lab.jobs
-
-
-def test_every_layer_is_an_arm_and_differs_in_its_method_alone():
-    judged = [job for job in planned() if job.role == "judged"]
+def test_every_layer_is_an_arm_and_differs_in_its_method_alone(planned):
+    judged = [job for job in planned("variants", SMALL) if job.role == "judged"]
     labels = list(dict.fromkeys(job.label for job in judged))
     assert labels == [
         "LoRA",
@@ -307,11 +282,11 @@ def test_every_file_of_the_first_commit_is_in_the_table():
     assert all(name in text for name in ("polynomial", "cross terms", "square terms"))
 
 
-def quick(method):
+def quick(planned, method):
     """Settings of a run of two steps."""
     (job,) = (
         job
-        for job in planned()
+        for job in planned("variants", SMALL)
         if job.role == "judged"
         and job.settings["method"] == method.to_dict()
         and job.settings["recipe"]["seed"] == 0
@@ -320,9 +295,9 @@ def quick(method):
     return job, dict(job.settings) | {"text": "synthetic", "old": None, "recipe": recipe}
 
 
-def test_a_process_that_has_not_met_the_method_runs_it():
+def test_a_process_that_has_not_met_the_method_runs_it(planned):
     """As those of the pool are, which know a job and no more."""
-    job, settings = quick(Kernel(8))
+    job, settings = quick(planned, Kernel(8))
     program = (
         "import json, sys; from importlib import import_module;"
         f"run = import_module({job.compute.__module__!r}).{job.compute.__name__};"
@@ -342,10 +317,12 @@ def test_a_process_that_has_not_met_the_method_runs_it():
         tune(settings)
 
 
-def results(costs, seeds=3):
+def results(planned, costs, seeds=3):
     """Results as if measured: label -> cost of the first seed, the same on validation text."""
     rows = [{"label": "unadapted", "role": "other", "settings": {}, "measured": {"new": 3.0}}]
-    jobs = [job for job in planned(Options(seeds=seeds)) if job.role in ("judged", "tuning")]
+    jobs = [
+        job for job in planned("variants", Options(seeds=seeds)) if job.role in ("judged", "tuning")
+    ]
     for job in jobs:
         if job.role == "tuning" and job.label != "unadapted":
             measured = {"validation": 2 + abs(job.settings["recipe"]["lr"] - 0.012)}
@@ -366,10 +343,10 @@ def results(costs, seeds=3):
     return Results({"options": {"seeds": seeds}}, rows)
 
 
-def test_the_page_says_what_was_measured():
+def test_the_page_says_what_was_measured(planned):
     costs = {"Quadratic kernel": 1.9, "PERA, h from 1": 2.1, "LoRA, dropout 0.05": 1.5}
     costs["LoRA + cross"] = 1.8  # better than the kernel, and in the paper
-    report = variants.EXPERIMENT.report(results(costs))
+    report = variants.EXPERIMENT.report(results(planned, costs))
     told = {finding.claim: (finding.told, finding.ours) for finding in report.findings}
     assert told["Quadratic kernel beats LoRA"] == (
         "holds",

@@ -7,35 +7,15 @@ from perakit.experiments.report import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED
 from perakit.experiments.results import Results
 
 
-class Recorder:
-    """In the place of a Lab: remembers every job, and the middle rate is the best."""
-
-    def __init__(self):
-        self.jobs = []
-
-    def run(self, jobs, later=0.0):
-        self.jobs += jobs
-        return [
-            {
-                "label": job.label,
-                "role": job.role,
-                "settings": job.settings,
-                "measured": {"validation": 2 + abs(job.settings["recipe"]["lr"] - 0.012)},
-            }
-            for job in jobs
-        ]
-
-
-def test_every_arm_is_measured_at_three_starts_and_tuned_as_elsewhere():
-    lab = Recorder()
-    curvature.EXPERIMENT.collect(lab, Options())
-    measured = [job for job in lab.jobs if job.role == "curvature"]
+def test_every_arm_is_measured_at_three_starts_and_tuned_as_elsewhere(planned):
+    jobs = planned("curvature", Options())
+    measured = [job for job in jobs if job.role == "curvature"]
     labels = {job.label for job in measured}
     assert len(measured) == 3 * len(labels) == 3 * 16
     assert {job.name for job in measured} == {"sharpness.sharpness"}
-    assert {job.label for job in lab.jobs if job.role == "tuning"} == labels
+    assert {job.label for job in jobs if job.role == "tuning"} == labels
     assert "full fine-tuning" in labels
-    assert not any(job.role == "judged" for job in lab.jobs)
+    assert not any(job.role == "judged" for job in jobs)
     starts = [job.settings["recipe"]["seed"] for job in measured if job.label == "LoRA r=8"]
     assert starts == [0, 1, 2]
 

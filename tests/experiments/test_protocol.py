@@ -10,7 +10,6 @@ import pytest
 from perakit.adapters import PERA, LoRA
 from perakit.errors import PerakitError
 from perakit.experiments import (
-    EXPERIMENTS,
     Options,
     batch,
     cost,
@@ -57,41 +56,11 @@ TRAINED = [
 ]
 
 
-class Recorder:
-    """In the place of a Lab: remembers every job and makes up its numbers."""
-
-    def __init__(self):
-        self.jobs = []
-
-    def run(self, jobs, later=0.0):
-        self.jobs += jobs
-        return [row(job) for job in jobs]
-
-
-def row(job):
-    recipe = job.settings.get("recipe", {})
-    cost = 2.0 + abs(recipe.get("lr", 0) - 0.012)  # the third rate is the best for all
-    # One of the tuning seeds prefers the second
-    cost += 0.009 * (recipe.get("seed") == TUNING_SEEDS[2] and recipe["lr"] == 0.012)
-    measured = {
-        "validation": cost,
-        "new": cost,
-        "training": {"PERA": [1.2, 1.2, 1.2], "LoRA": [1.0, 1.0, 1.0]},
-    }
-    return {"label": job.label, "role": job.role, "settings": job.settings, "measured": measured}
-
-
-def planned(name, options):
-    lab = Recorder()
-    EXPERIMENTS[name].collect(lab, options)
-    return lab.jobs
-
-
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize(
     "options", [Options(), Options(small=True, seeds=2)], ids=["full", "small"]
 )
-def test_every_arm_has_the_same_chances(name, options):
+def test_every_arm_has_the_same_chances(name, options, planned):
     tuning, runs, budget = defaultdict(list), defaultdict(list), defaultdict(set)
     for job in planned(name, options):
         recipe = job.settings.get("recipe", {})
@@ -126,7 +95,7 @@ def test_every_arm_has_the_same_chances(name, options):
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "batch"])
-def test_arms_differ_only_in_what_their_labels_say(name):
+def test_arms_differ_only_in_what_their_labels_say(name, planned):
     jobs = [
         job
         for job in planned(name, Options())
@@ -163,7 +132,7 @@ def test_arms_differ_only_in_what_their_labels_say(name):
     assert longer == expected.get(name, set())
 
 
-def test_every_batch_size_reads_as_many_windows_and_warms_up_for_a_tenth():
+def test_every_batch_size_reads_as_many_windows_and_warms_up_for_a_tenth(planned):
     recipes = {
         job.label: job.settings["recipe"]
         for job in planned("batch", Options())
@@ -211,7 +180,7 @@ def test_verdicts_on_best_rates(first, last, fallen, kept, grown):
     assert batch.grows(first, last) == grown
 
 
-def test_the_last_comparison_has_seeds_that_chose_nothing():
+def test_the_last_comparison_has_seeds_that_chose_nothing(planned):
     found = defaultdict(list)
     jobs = planned("share", Options())
     for job in jobs:
@@ -242,7 +211,7 @@ def test_which_arm_is_compared_last_is_the_validation_texts_choice():
     assert share.best(made) == "PERA"
 
 
-def test_equal_time_gives_lora_the_steps_that_peras_time_is_worth():
+def test_equal_time_gives_lora_the_steps_that_peras_time_is_worth(planned):
     steps = {
         job.label: job.settings["recipe"]["steps"]
         for job in planned("components", Options())
@@ -251,7 +220,7 @@ def test_equal_time_gives_lora_the_steps_that_peras_time_is_worth():
     assert steps["LoRA, PERA's time"] == round(Options().recipe.steps * 1.2)
 
 
-def test_shared_runs_are_shared():
+def test_shared_runs_are_shared(planned):
     keys = {
         name: {
             job.key
@@ -408,11 +377,10 @@ def test_one_seed_is_refused():
         Options(seeds=1)
 
 
-def test_fixed_rates_are_not_tuned():
-    lab = Recorder()
-    judged(lab, [arm("a", LoRA(2), lr=0.5), arm("b", PERA(2))], Options(seeds=2))
-    assert {job.label for job in lab.jobs if job.role == "tuning"} == {"b"}
-    assert {job.settings["recipe"]["lr"] for job in lab.jobs if job.label == "a"} == {0.5}
+def test_fixed_rates_are_not_tuned(recorder):
+    judged(recorder, [arm("a", LoRA(2), lr=0.5), arm("b", PERA(2))], Options(seeds=2))
+    assert {job.label for job in recorder.jobs if job.role == "tuning"} == {"b"}
+    assert {job.settings["recipe"]["lr"] for job in recorder.jobs if job.label == "a"} == {0.5}
 
 
 def two_rates(costs, tuning):
