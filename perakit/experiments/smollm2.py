@@ -52,8 +52,9 @@ if TYPE_CHECKING:
 
 RANK = 16  # the paper's, as are the layers and the lowest rate
 PAPER_RATE = 1e-4
-RATES = (PAPER_RATE, 3e-4, 1e-3, 3e-3)
-FULL_RATES = (1e-5, 3e-5, PAPER_RATE, 3e-4)  # where all weights train the best rate is lower
+GRID = (1e-5, 3e-5, PAPER_RATE, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = GRID[2:6]
+FULL_RATES = GRID[:4]  # where all weights train the best rate is lower
 WIDTH, INNER = 576, 1536  # inputs of SmolLM2's layers: down_proj has INNER, the others WIDTH
 EPSILON = 1e-8  # of torch.optim.AdamW
 LIMIT = 600_000  # bytes of training and validation text
@@ -76,7 +77,7 @@ WORK = {LORA: 1.0, EXPORTED: 1.2, FULL: 2.0} | dict.fromkeys(SCALES, 1.3)
 
 
 def rates(options: Options, arm: str) -> tuple[float, ...]:
-    """Learning rates of an arm; all have the paper's."""
+    """Learning rates that an arm begins with; all have the paper's."""
     found = FULL_RATES if arm == FULL else RATES
     return (found[0], found[2]) if options.small else found
 
@@ -174,22 +175,34 @@ def learn(settings: Mapping[str, Any], folder: Path | None = None) -> dict[str, 
 
 def _collect(lab: Lab, options: Options) -> None:
     how, long = recipe(options), longer(options)
-    jobs = [Job("unadapted", "other", before, settings(options, how), 7)]
-    jobs += [
-        run(arm, "judged", options, how, lr, seed)
-        for seed in range(options.seeds)
-        for arm in ARMS
-        for lr in rates(options, arm)
+    start = [
+        Job("unadapted", "other", before, settings(options, how), 7),
+        Job("unadapted, longer", "other", before, settings(options, long), 7),
+        *(
+            run(arm, "longer", options, long, PAPER_RATE, seed)
+            for seed in range(LONG_SEEDS)
+            for arm in (LORA, PUBLISHED)
+        ),
     ]
-    jobs += [Job("unadapted, longer", "other", before, settings(options, long), 7)]
-    jobs += [
-        run(arm, "longer", options, long, PAPER_RATE, seed)
-        for seed in range(LONG_SEEDS)
-        for arm in (LORA, PUBLISHED)
-    ]
-    if any(job.key not in lab.ledger.known for job in jobs):
-        load(options.model)  # now: the estimate is made from steps, not from this
-    lab.run(jobs)
+    todo = [(arm, lr) for arm in ARMS for lr in rates(options, arm)]
+    rows: list[dict[str, Any]] = []
+    while todo:
+        seeds = range(options.seeds)
+        jobs = [run(arm, "judged", options, how, lr, seed) for seed in seeds for arm, lr in todo]
+        if any(job.key not in lab.ledger.known for job in jobs):
+            load(options.model)  # now: the estimate is made from steps, not from this
+        rows += lab.run(jobs, sum(job.work for job in start))
+        todo = [] if options.small else beyond(Both({"options": asdict(options)}, rows))
+    lab.run(start)
+
+
+def beyond(results: Results) -> list[tuple[str, float]]:
+    """The next rate of GRID for every arm whose best is the first or the last that it tried."""
+    found = []
+    for arm, tried in results.tuning.items():
+        at = GRID.index(results.lr(arm))
+        found += [(arm, lr) for lr in GRID[max(at - 1, 0) : at + 2] if lr not in tried]
+    return found
 
 
 # --- from the rows --------------------------------------------------------------------------------
@@ -262,14 +275,15 @@ def _report(found: Results) -> Report:
         curves = {
             arm: [
                 (lr, [row["measured"]["new"] for row in results.arm(arm, lr=lr)])
-                for lr in rates(options, arm)
+                for lr in sorted(results.tuning[arm])
             ]
             for arm in ARMS
         }
         plot_rates(curves, best={arm: results.rates(arm) for arm in ARMS}, ax=left)
         left.set(xlabel="peak learning rate", ylabel="held-out bits per byte", title="")
         grown = {
-            f"rate {lr:g}": shares(results, PUBLISHED, lr) for lr in rates(options, PUBLISHED)
+            f"rate {lr:g}": shares(results, PUBLISHED, lr)
+            for lr in sorted(results.tuning[PUBLISHED])
         } | {f"rate {PAPER_RATE:g}, longer": shares(results, PUBLISHED, PAPER_RATE, "longer")}
         lines = {
             name: [(step, interval(values)) for step, values in found.items() if len(values) > 1]
@@ -325,9 +339,9 @@ def _every_rate(results: Results) -> Table:
     start = results.one("unadapted")["new"]
     rows = [["unadapted", "", f"{start:.4f}", "", "", "0"]]
     for arm in ARMS:
-        for lr in rates(results.options, arm):
+        for lr in sorted(results.tuning[arm]):
             runs = [row["measured"] for row in results.arm(arm, lr=lr)]
-            same = arm != LORA and lr in rates(results.options, LORA)
+            same = arm != LORA and lr in results.tuning[LORA]
             last = [one["shares"][-1][1] if one["shares"] else 0.0 for one in runs]
             best = " best" + "*" * results.edge(arm) if lr == results.lr(arm) else ""
             rows.append(
@@ -365,7 +379,7 @@ def _cost(runs: Sequence[Mapping[str, Any]]) -> str:
 def _shares(results: Results, how: Recipe, long: Recipe) -> Table:
     """Order shares beside their forecasts, and the forecast for the paper's own sizes."""
     rows = []
-    places = [(arm, lr, "judged", how) for arm in SCALES for lr in rates(results.options, arm)]
+    places = [(arm, lr, "judged", how) for arm in SCALES for lr in sorted(results.tuning[arm])]
     for arm, lr, role, plan in [*places, (PUBLISHED, PAPER_RATE, "longer", long)]:
         for steps, values in shares(results, arm, lr, role).items():
             if role == "judged" and steps != plan.steps:

@@ -120,6 +120,19 @@ def test_the_best_rate_is_that_of_the_validation_text(folder):
     assert page.count("0.0001 best*") == 6
 
 
+def test_the_rates_go_on_where_the_best_is_the_first_or_the_last(folder):
+    def rising(row):
+        """Costs that fall with the rate for LoRA, and rise with it for PERA."""
+        lr = row["settings"].get("recipe", {}).get("lr", 0)
+        cost = 1 - lr if row["label"] == "LoRA" else 1 + lr
+        return row | {"measured": row["measured"] | {"validation": cost}}
+
+    found = experiment.beyond(results(folder, rising))
+    assert {lr for arm, lr in found if arm == "LoRA"} == {3e-4, 3e-3}  # both beside 1e-3
+    assert {lr for arm, lr in found if arm == "PERA"} == {3e-5, 3e-4}
+    assert {lr for arm, lr in found if arm == FULL} == {3e-5}  # the grid has nothing below 1e-5
+
+
 def test_a_run_that_diverged_is_a_row_and_no_end(folder):
     def gone(row):
         how = row["settings"].get("recipe", {})
