@@ -147,7 +147,14 @@ def _report(results: Results) -> Report:
         ax.set_xticks([1, 10], ["1", "10"])
         ax.set(xlabel="λmax at the start", ylabel="learning rate", yscale="log")
 
+    low, high = (at[label] for label in (alpha_r[0], alpha_r[-1]))
     notes = [
+        (
+            f"At α = r, λmax at the start is {high / low:.2f} times as large at rank {RANKS[-1]} as"
+            f" at rank {RANKS[0]}, and the best rate goes from {results.lr(alpha_r[0]):g} to"
+            f" {results.lr(alpha_r[-1]):g}. Each verdict is about an order of arms, not about a"
+            " law for the size of the rate."
+        ),
         (
             "Plain gradient descent is stable below 2/λmax. These runs use Adam, which rescales"
             " every direction, so that no such bound holds for its rate."
