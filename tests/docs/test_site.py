@@ -22,6 +22,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.thorough  # the site is built once more, and every page opened in a browser
@@ -67,14 +68,18 @@ def notebooks(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory, notebooks):
-    """The folder of the built site."""
+def site(tmp_path_factory, worker_id, notebooks):
+    """The folder of the built site, built once for all workers."""
     if not list((ROOT / "build").glob("mathjax-*")) and shutil.which("npm") is None:
         pytest.skip("no npm on this machine, which brings MathJax")
-    folder = tmp_path_factory.mktemp("site")
-    done = make_site(folder, notebooks)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "one-site"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "built").exists():
+            done = make_site(folder, notebooks)
+            assert done.returncode == 0, done.stderr
+            assert done.stderr == ""
+            (folder / "built").touch()
     return folder / "site"
 
 
