@@ -54,6 +54,7 @@ _ROOMS = (
     "files",
     "laws",
     "models",
+    "peft",
     "plots",
     "strategies",
     "table",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from perakit import formulas as formulas
     from perakit import laws as laws
     from perakit import models as models
+    from perakit import peft as peft
     from perakit import plots as plots
     from perakit import strategies as strategies
     from perakit import table as table

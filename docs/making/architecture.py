@@ -22,7 +22,7 @@ ROOMS = {
     "formulas": ("formulas", "families"),
     "adapters": ("adapters",),
     "fast": ("fast",),
-    "models": ("models",),
+    "models": ("models", "peft"),
     "strategies": ("strategies",),
     "theory": ("theory",),
     "laws": ("laws", "testing"),

@@ -29,7 +29,7 @@ from perakit.adapters import Adapter
 from perakit.errors import PerakitError
 from perakit.files import as_folder, write_synced
 from perakit.formulas import check_count
-from perakit.models import gather
+from perakit.models import gather, hosted
 from perakit.models.adapted import (
     AdaptedLayer,
     everywhere,
@@ -112,6 +112,7 @@ def export_peft(
     rank: int | None = None,
     pad: bool = False,
     name: str | None = None,
+    expand: bool = True,
 ) -> ExportReport:
     """Write the adapters of `model` to `folder` as one PEFT LoRA adapter.
 
@@ -122,7 +123,9 @@ def export_peft(
     pad: zeros up to one rank for all layers, the next that servers take (1, 8, 16, 32, 64, 128,
     256, 320, 512);
     name: of one adapter, None writes the sum of the active ones. Modules that it trains in full are
-    written as PEFT's modules_to_save. Merged or disabled changes
+    written as PEFT's modules_to_save;
+    expand: False writes the method itself with its own parameters, for a PEFT that has imported
+    `perakit.peft`, where it trains on. Merged or disabled changes
     nothing. Load it onto the same base with `peft.PeftModel.from_pretrained(base, folder)`: a ΔW
     that depends on W0 belongs to that W0, which is the dequantised one where the base is in 4 bits.
     Everything is computed first, and read back and compared before an older adapter in `folder`
@@ -144,6 +147,12 @@ def export_peft(
     in_full = trained_modules(model, name)
     _check_saved_modules(model, in_full)
     check_modules("export", in_full)
+    if not expand:
+        if rank is not None or pad:
+            raise PerakitError(
+                "rank and pad are about the expanded update: leave them out, or leave expand out"
+            )
+        return _as_they_are(model, folder, layers, in_full)
     if rank is not None:
         check_count("rank", rank)
     factored: dict[str, Factored] = {}
@@ -173,12 +182,51 @@ def export_peft(
     flat: dict[str, Tensor] = {}
     for key, (B, A) in tensors.items():
         flat |= {f"{PREFIX}{key}.lora_A.weight": A, f"{PREFIX}{key}.lora_B.weight": B}
-    for place, module in in_full.items():
-        for key, value in numbers_of(place, module).items():
-            flat[f"{PREFIX}{place}.{key}"] = value.cpu().contiguous()
-    size = _write(folder, config, flat)
+    size = _write(folder, config, flat | _of_modules(in_full))
     rows = [_row(key, part, tensors[key][0].shape[1]) for key, part in factored.items()]
     return ExportReport(rows, folder, size, list(in_full))
+
+
+def _as_they_are(
+    model: nn.Module,
+    folder: Path,
+    layers: Mapping[str, tuple[AdaptedLayer, list[Adapter]]],
+    in_full: Mapping[str, nn.Module],
+) -> ExportReport:
+    """Write one adapter a layer, with its own parameters."""
+    several = [key for key, (_, found) in layers.items() if len(found) > 1]
+    if several:
+        raise PerakitError(
+            f"layer {several[0]!r} has several active adapters, whose sum is none of them: name one"
+        )
+    own = {
+        key: gather.adapter("export", key, layer, found[0])
+        for key, (layer, found) in layers.items()
+    }
+    method = hosted.configuration({key: adapter.method for key, adapter in own.items()})
+    flat: dict[str, Tensor] = {}
+    for key, adapter in own.items():
+        check_finite("export", key, gather.weight("export", key, layers[key][0]), [adapter])
+        for name, value in adapter.state_dict().items():
+            place = f"{PREFIX}{key}.{hosted.PLACES[method['peft_type']]}.{name}"
+            flat[place] = value.detach().cpu().contiguous()
+    config = _about(model, list(layers), list(in_full)) | method
+    size = _write(folder, config, flat | _of_modules(in_full))
+    rows = [
+        (key, (m, n), (K := own[key].method.rank_bound(m, n)), K, 0.0, 0.0, 0.0)
+        for key, (layer, _) in layers.items()
+        for m, n in [layer.kind.shape(layer.base)]
+    ]
+    return ExportReport(rows, folder, size, list(in_full))
+
+
+def _of_modules(in_full: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The tensors of the modules that train in full, by the names that PEFT gives them."""
+    return {
+        f"{PREFIX}{place}.{key}": value.cpu().contiguous()
+        for place, module in in_full.items()
+        for key, value in numbers_of(place, module).items()
+    }
 
 
 def _row(
@@ -289,25 +337,30 @@ def _config(
     in_full: list[str],
 ) -> dict[str, Any]:
     """What PEFT needs to know about the factors and modules in the file."""
-    model = unwrapped(model)
     r = max(ranks.values())  # servers reserve room for r, so it is the largest
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
-    return {
+    return _about(model, list(layers), in_full) | {
         "peft_type": "LORA",
-        "task_type": _task(model, in_full),
-        "base_model_name_or_path": (
-            getattr(getattr(model, "config", None), "_name_or_path", None) or None
-        ),
-        "inference_mode": True,
         "r": r,
         # So that the scale is 1 also where a server reads only `r`; PEFT's default is 8
         "lora_alpha": r,
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
-        "target_modules": target_modules([name for name, _ in walk(model)], list(layers)),
         "fan_in_fan_out": any(map(_transposed, layers.values())),
         "lora_dropout": 0.0,
         "bias": "none",
+    }
+
+
+def _about(model: nn.Module, layers: list[str], in_full: list[str]) -> dict[str, Any]:
+    """What every configuration of PEFT says: the base, and which of its modules are meant."""
+    model = unwrapped(model)
+    base = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+    return {
+        "task_type": _task(model, in_full),
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "target_modules": target_modules([name for name, _ in walk(model)], layers),
     } | ({"modules_to_save": in_full} if in_full else {})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from perakit.adapters import DoRA, LoRA, Method
 from perakit.errors import PerakitError, listed, short
 from perakit.files import as_folder, open_plain
+from perakit.models import hosted
 from perakit.models.adapted import check_model, names, plain, walk
 from perakit.models.attach import AttachReport, adapt, report
 from perakit.models.export import CONFIG_NAME, PREFIX, SERVED, TENSORS_NAME, covers
@@ -39,19 +41,26 @@ HARMLESS = {
     "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "merge_weights",
     "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
+# The same of what `perakit.peft` had PEFT write
+OWN_READ = {
+    *hosted.OPTIONS, "peft_type", "method", "rank_pattern", "alpha_pattern", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+}  # fmt: skip
 # Of training ("mica" also freezes lora_B); the others rewrite the base's weights
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 # perakit's name -> PEFT's
 KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+OWN = re.compile(r"\.(lora_|pera_adapters\.|perakit_adapters\.)")  # in the name of a factor
 JSON_LIMIT = 2**20  # bytes; parsed, hostile JSON takes 40 times its size
 HEADER_ALLOWANCE = 512  # bytes of safetensors header granted to each tensor, besides its name
 METADATA_ALLOWANCE = 2**16  # bytes
 
 
 def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> AttachReport:
-    """Attach the LoRA or DoRA adapter that PEFT saved in `folder`.
+    """Attach the LoRA or DoRA adapter that PEFT saved in `folder`, or one of `perakit.peft`.
 
-    It becomes a pk.LoRA or pk.DoRA of the same function; PEFT's modules_to_save train in full.
+    It becomes a pk.LoRA or pk.DoRA of the same function, or the method that it is; PEFT's
+    modules_to_save train in full.
     model: bare, or with adapters of other names, and the base that the adapter was trained on
     (which weights it has is not checked); name: of the new adapter, which is then the active one.
     Rank, alpha, rslora and patterns are read per layer. Strict: the layers that the configuration
@@ -77,11 +86,16 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     folder = as_folder(folder)
     config = _read_config(folder / CONFIG_NAME)
     shapes = _targets(model, config)
-    methods = _methods(config, shapes)
+    if config["peft_type"] == "LORA":
+        methods, keys = _methods(config, shapes), KEYS
+    else:
+        methods = hosted.methods_of(config, list(shapes), _values)
+        place = hosted.PLACES[config["peft_type"]]
+        keys = {key: f"{place}.{key}" for one in methods.values() for key in one.shapes(1, 1)}
     in_full = _in_full(model, config, name)
     modules = dict(walk(model))
     expected = {
-        f"{PREFIX}{layer}.{KEYS[key]}": shape
+        f"{PREFIX}{layer}.{keys[key]}": shape
         for layer, method in methods.items()
         for key, shape in method.shapes(*shapes[layer]).items()
     } | {
@@ -91,11 +105,11 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
     }
     tensors = _read_tensors(folder, expected)
     numbers = {
-        layer: {key: tensors[f"{PREFIX}{layer}.{KEYS[key]}"] for key in method.shapes(1, 1)}
+        layer: {key: tensors[f"{PREFIX}{layer}.{keys[key]}"] for key in method.shapes(1, 1)}
         for layer, method in methods.items()
     }
     for layer, own in numbers.items():
-        _check_values(layer, plain(modules[layer]), own)
+        _check_values(layer, plain(modules[layer]), {keys[key]: own[key] for key in own})
     for place in in_full:
         start = f"{PREFIX}{place}."
         own = {k.removeprefix(start): value for k, value in tensors.items() if k.startswith(start)}
@@ -109,10 +123,7 @@ def import_peft(model: nn.Module, folder: str | Path, name: str = "default") -> 
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The parsed adapter_config.json of a LoRA or DoRA adapter.
-
-    Every field that is read has the right type.
-    """
+    """The parsed adapter_config.json, of which every field that is read has the right type."""
     try:
         with open_plain(path) as file:
             text = file.read(JSON_LIMIT + 1)
@@ -131,39 +142,30 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is not an adapter's configuration: pass a folder that PEFT's"
             " save_pretrained wrote"
         )
-    if config.get("peft_type") != "LORA":
+    kind = config.get("peft_type")
+    own = isinstance(kind, str) and kind in hosted.PLACES
+    if not own and kind != "LORA":
         raise PerakitError(
-            f"peft_type={short(config.get('peft_type'))} cannot be imported: perakit reads LORA,"
-            " with or without use_dora"
+            f"peft_type={short(kind)} cannot be imported: perakit reads LORA, with or without"
+            f" use_dora, and its own, {' and '.join(hosted.PLACES)}"
         )
-    if config.get("bias", "none") != "none":
-        raise PerakitError(
-            f"bias={short(config['bias'])} cannot be imported: perakit trains no bias; train with"
-            " bias='none'"
-        )
-    if not any(
-        config.get("init_lora_weights") is start or config.get("init_lora_weights") == start
-        for start in STARTS
-    ):
-        raise PerakitError(
-            f"init_lora_weights={short(config['init_lora_weights'])} cannot be imported: it changes"
-            " the base's weights; save with PEFT's path_initial_model_for_weight_conversion, which"
-            " makes a plain LoRA of it"
-        )
-    odd = sorted(key for key, value in config.items() if value and key not in READ | HARMLESS)
+    if not own:
+        _check_lora(config)
+    known = OWN_READ if own else READ
+    odd = sorted(key for key, value in config.items() if value and key not in known | HARMLESS)
     if odd:
         shown = ", ".join(f"{key}={short(config[key])}" for key in odd[:3])
-        raise PerakitError(
-            f"{shown} cannot be imported: perakit reads plain LoRA and DoRA, which this option"
-            " changes"
+        plain = (
+            f"the options of {kind}" if own else "plain LoRA and DoRA, which this option changes"
         )
+        raise PerakitError(f"{shown} cannot be imported: perakit reads {plain}")
     for field, (fits, what) in FIELDS.items():
         if field in config and not fits(config[field]):
             raise PerakitError(
                 f"{field}={short(config[field])} in {str(path)!r} must be {what}: copy the adapter"
                 " again"
             )
-    for field in ("r", "lora_alpha", "target_modules"):
+    for field in ("target_modules",) if own else ("r", "lora_alpha", "target_modules"):
         if config.get(field) is None:
             raise PerakitError(
                 f"{str(path)!r} has no {field}, for which PEFT would take a default: write the"
@@ -185,6 +187,24 @@ def _read_config(path: Path) -> dict[str, Any]:
             " refuses too: remove it"
         )
     return config
+
+
+def _check_lora(config: Mapping[str, Any]) -> None:
+    """Refuse what PEFT's LoRA has and perakit's has not."""
+    if config.get("bias", "none") != "none":
+        raise PerakitError(
+            f"bias={short(config['bias'])} cannot be imported: perakit trains no bias; train with"
+            " bias='none'"
+        )
+    if not any(
+        config.get("init_lora_weights") is start or config.get("init_lora_weights") == start
+        for start in STARTS
+    ):
+        raise PerakitError(
+            f"init_lora_weights={short(config['init_lora_weights'])} cannot be imported: it changes"
+            " the base's weights; save with PEFT's path_initial_model_for_weight_conversion, which"
+            " makes a plain LoRA of it"
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -375,7 +395,7 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
             odd = [
                 name
                 for name, kind in header.types.items()
-                if ".lora_" in name and kind not in FLOATS
+                if OWN.search(name) and kind not in FLOATS
             ]
             if odd:
                 raise PerakitError(f"{damaged} ({odd[0]!r} is {header.types[odd[0]]})")
@@ -410,7 +430,7 @@ def _check_names(
     """Refuse a file whose tensors are not those that configuration and model agree on."""
     unexpected, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
     problems = []
-    base = [name for name in unexpected if ".lora_" not in name]
+    base = [name for name in unexpected if not OWN.search(name)]
     if any(name.endswith((".base_layer.weight", ".base_layer.bias")) for name in base):
         raise PerakitError(
             f"the file has weights of the base beside the adapter: {listed(base)}; where they are"
@@ -437,9 +457,9 @@ def _check_names(
 def _check_values(layer: str, base: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Refuse numbers that the adapter on `base` could not hold as they are."""
     for key, tensor in tensors.items():
-        check_width(f"{KEYS[key]} of layer {layer!r}", tensor, base)
+        check_width(f"{key} of layer {layer!r}", tensor, base)
         if not tensor.isfinite().all():
             raise PerakitError(
-                f"{KEYS[key]} of layer {layer!r} holds NaN or inf: import another checkpoint of"
+                f"{key} of layer {layer!r} holds NaN or inf: import another checkpoint of"
                 " this adapter"
             )
