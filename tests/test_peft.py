@@ -285,6 +285,25 @@ def test_a_safe_merge_of_numbers_that_are_not_finite_changes_nothing():
     assert torch.equal(layers(model)["last"].base_layer.weight, before)
 
 
+def test_a_safe_merge_that_fails_leaves_what_was_merged_before():
+    model = wrapped("pera", "linear")
+    model.add_adapter("second", config_of("pera", "linear"))
+    layer = layers(model)["last"]
+    layer.merge()
+    merged = layer.base_layer.weight.clone()
+    with torch.no_grad():
+        layer.adapters["second"].B[0, 0] = float("inf")
+    with (
+        pytest.warns(UserWarning, match="additionally merging second"),
+        pytest.raises(ValueError, match="would be merged of default, second"),
+    ):
+        layer.merge(safe_merge=True, adapter_names=["second"])
+    assert torch.equal(layer.base_layer.weight, merged)
+    assert layer.merged_adapters == ["default"]
+    layer.unmerge()
+    assert torch.equal(layer.base_layer.weight, base("linear").last.weight)
+
+
 def test_converted_to_a_lora_of_rank_k_it_is_the_same_function():
     """PEFT's own conversion, a singular value decomposition: exact from rank K on."""
     model, x = wrapped("pera", "linear", dtype=torch.float64, r=2), inputs(torch.float64)
@@ -337,7 +356,9 @@ def test_moved_while_merged_it_can_still_be_unmerged():
     model.merge_adapter()
     model.double()
     model.unmerge_adapter()
-    assert torch.equal(layers(model)["last"].base_layer.weight, base("linear").last.weight.double())
+    weight = layers(model)["last"].base_layer.weight
+    assert weight.dtype == torch.float64
+    assert torch.equal(weight, base("linear").last.weight.double())
 
 
 @pytest.mark.parametrize(
