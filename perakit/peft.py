@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from perakit.adapters import PERA, Method
+from perakit.adapters import Method
 from perakit.errors import PerakitError
+from perakit.models import hosted
 from perakit.models.adapted import AdaptedLayer
 from perakit.models.layers import KINDS, LayerKind, kind_of, why_not
 
@@ -91,7 +92,7 @@ class MethodConfig(PeftConfig):
 
     def usual(self) -> Method:
         """The method of a layer that no pattern names."""
-        return Method.from_dict(self.method)
+        return hosted.usual({**vars(self), "peft_type": self.registered})
 
     def of(self, layer: str) -> Method:
         """The method of one layer."""
@@ -108,8 +109,8 @@ class PeraConfig(MethodConfig):
     """How PEFT adapts a model with PERA, arXiv 2604.11841: `PeraConfig(r=8)`.
 
     r: rank; alpha: the update is multiplied by alpha/r, None = r; terms, degree, feature_scale,
-    scaling, dropout and init as in `pk.PERA`; the others as in `MethodConfig`, whose `method` is
-    made of these. Raises PerakitError for options that no PERA has.
+    scaling, dropout and init as in `pk.PERA`; the others as in `MethodConfig`, but `method`,
+    which these are in place of. Raises PerakitError for options that no PERA has.
 
     >>> from peft import get_peft_model
     >>> from perakit.peft import PeraConfig
@@ -129,19 +130,6 @@ class PeraConfig(MethodConfig):
     scaling: str = "standard"
     dropout: float = 0.0
     init: str = "zero_B"
-
-    def usual(self) -> PERA:
-        """The PERA of a layer that no pattern names."""
-        return PERA(
-            self.r,
-            self.alpha,
-            terms=self.terms,
-            degree=self.degree,
-            feature_scale=self.feature_scale,
-            scaling=self.scaling,
-            dropout=self.dropout,
-            init=self.init,
-        )
 
 
 class MethodLayer(nn.Module, BaseTunerLayer):
@@ -195,14 +183,17 @@ class MethodLayer(nn.Module, BaseTunerLayer):
             return
         merged, base, layer = [*self.merged_adapters, *new], self.base_layer, self.inner[0]
         before, W0 = self.kind.weight(base).detach(), self.W0
-        self.kind.written(base, W0)
-        layer.wanted = tuple(merged)
-        total = layer.sum_with(layer.exact_delta())
-        if safe_merge and not torch.isfinite(total).all():
+        try:
+            self.kind.written(base, W0)
+            layer.wanted = tuple(merged)
+            total = layer.sum_with(layer.exact_delta())
+            if safe_merge and not torch.isfinite(total).all():
+                raise ValueError(f"NaNs or infinities would be merged of {', '.join(merged)}")
+        except BaseException:
             self.kind.written(base, before)
-            raise ValueError(f"NaNs or infinities would be merged of {', '.join(merged)}")
+            raise
+        self.kept, self.merged_adapters = W0, merged  # first: what is kept can always come back
         self.kind.written(base, total)
-        self.kept, self.merged_adapters = W0, merged
 
     def unmerge(self) -> None:
         """W0 in its place again, to the bit."""

@@ -560,6 +560,7 @@ def test_a_layer_that_cannot_be_adapted_is_named():
     [
         (lambda: PeraConfig(r=0), "rank=0 must be an integer"),
         (lambda: PeraConfig(terms="cubes"), "terms='cubes'"),
+        (lambda: PeraConfig(method=pk.LoRA(2)), "method=.* beside peft_type='PERA'"),
         (lambda: MethodConfig(), "unknown method None: known here are"),
         (lambda: MethodConfig(method={"method": "mora"}), "method 'mora' needs a rank"),
     ],

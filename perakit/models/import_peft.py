@@ -155,10 +155,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     odd = sorted(key for key, value in config.items() if value and key not in known | HARMLESS)
     if odd:
         shown = ", ".join(f"{key}={short(config[key])}" for key in odd[:3])
-        plain = (
+        reads = (
             f"the options of {kind}" if own else "plain LoRA and DoRA, which this option changes"
         )
-        raise PerakitError(f"{shown} cannot be imported: perakit reads {plain}")
+        raise PerakitError(f"{shown} cannot be imported: perakit reads {reads}")
     for field, (fits, what) in FIELDS.items():
         if field in config and not fits(config[field]):
             raise PerakitError(
